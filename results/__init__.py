@@ -1,0 +1,1 @@
+"""What was found: tables, fronts, figures. Knows nothing of how it was made."""

@@ -1,0 +1,1 @@
+"""What a network costs: FLOPs counted, energy modelled or measured, per segment and per exit head."""

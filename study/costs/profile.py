@@ -1,0 +1,112 @@
+"""Cost profiles: what each segment, exit head and engine step of one network costs per image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from study.errors import UserError
+from study.policies import Floats
+
+if TYPE_CHECKING:
+    from study.walks import Walk
+
+Measure = Literal["flops", "energy", "seconds"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+UNITS: Mapping[str, str] = {
+    "flops": "2 x multiply-accumulates per image",
+    "energy": "J per image",
+    "seconds": "s per image",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Cost of every part of a network with E exits, per image.
+
+    Args:
+        segment_flops: ``[E+1]``; the last entry is the classifier's.
+        head_flops: ``[E]``.
+        engine_step_flops: one smoothing step of the prediction engine.
+        segment_energy, head_energy, engine_step_energy: joules, or None where no model and no meter gave them.
+        segment_seconds, head_seconds, engine_step_seconds: likewise.
+        energy_source: ``nvml``, ``rapl`` or ``modelled:<profile>``; required with energies.
+
+    Raises:
+        UserError: lengths do not fit, a cost is negative or not finite, or energies come without a source.
+    """
+
+    segment_flops: ArrayLike
+    head_flops: ArrayLike
+    engine_step_flops: float = 0.0
+    segment_energy: ArrayLike | None = None
+    head_energy: ArrayLike | None = None
+    engine_step_energy: float = 0.0
+    segment_seconds: ArrayLike | None = None
+    head_seconds: ArrayLike | None = None
+    engine_step_seconds: float = 0.0
+    energy_source: str | None = None
+
+    def __post_init__(self) -> None:
+        exits = len(np.atleast_1d(np.asarray(self.head_flops)))
+        for measure in MEASURES:
+            for part, length in (("segment", exits + 1), ("head", exits)):
+                name = f"{part}_{measure}"
+                value = getattr(self, name)
+                if value is None:
+                    continue
+                array = np.asarray(value, dtype=np.float64)
+                if array.shape != (length,):
+                    raise UserError(f"costs: {name} has shape {array.shape}, but {exits} exits need ({length},)")
+                if not (np.isfinite(array).all() and (array >= 0).all()):
+                    raise UserError(f"costs: {name} holds a negative or non-finite value")
+                object.__setattr__(self, name, array)
+            if (getattr(self, f"segment_{measure}") is None) != (getattr(self, f"head_{measure}") is None):
+                raise UserError(f"costs: segment_{measure} and head_{measure} belong together, but one is missing")
+        if self.segment_energy is not None and not self.energy_source:
+            raise UserError("costs: energies come without an energy_source (nvml, rapl or modelled:<profile>)")
+
+    @property
+    def exit_count(self) -> int:
+        """E."""
+        return len(cast(Floats, self.head_flops))
+
+    def parts(self, measure: str) -> tuple[Floats, Floats, float]:
+        """``(segments [E+1], heads [E], engine step)`` of one measure.
+
+        Raises:
+            UserError: the measure is unknown, or this profile does not hold it.
+        """
+        if measure not in MEASURES:
+            raise UserError(f"cost {measure!r} is unknown: use one of {', '.join(MEASURES)}")
+        segments, heads = getattr(self, f"segment_{measure}"), getattr(self, f"head_{measure}")
+        if segments is None:
+            raise UserError(f"objective {measure}: this cost profile has no {measure}; profile the network first")
+        return segments, heads, getattr(self, f"engine_step_{measure}")
+
+    def per_sample(self, walk: Walk, measure: str) -> Floats:
+        """What each sample of a walk cost, ``[N]``: segments up to its exit, heads tried, engine steps run."""
+        segments, heads, step = self.parts(measure)
+        return segments.cumsum()[walk.exit_index - 1] + walk.tried @ heads + walk.engine_steps * step
+
+    def classic(self, measure: str) -> float:
+        """Cost of the network without exits."""
+        return float(self.parts(measure)[0].sum())
+
+    def to_json(self) -> str:
+        """All fields as JSON text."""
+        values = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in asdict(self).items()
+        }
+        return json.dumps(values, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Costs:
+        """The inverse of :meth:`to_json`."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(**values)

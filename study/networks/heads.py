@@ -1,0 +1,145 @@
+"""Exit heads: what turns the feature map at an exit into logits.
+
+All heads of a network are one module, `heads(feature, exit) -> logits`, because exits may share parts; a part
+is registered once, under the key that its exits name.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from study.errors import UserError
+from study.networks.bof import Codebook
+from study.networks.registry import ExitPoint
+
+HeadKind: TypeAlias = Literal["bof", "linear", "conv"]
+Sharing: TypeAlias = Literal["paper", "none"]
+Shape: TypeAlias = tuple[int, int, int]
+"""(channels, height, width) of a feature map."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """Which exit heads a network has.
+
+    Attributes:
+        kind: `bof`: Bag-of-Features pooling and linear layers; `linear`: one linear layer after global average
+            pooling; `conv`: two small convolutions.
+        codewords: K, of `bof`.
+        sharing: of `bof`: `paper`: as the exits' keys say; `none`: each exit has its own parts.
+        conv_channels: channels of both convolutions of `conv`.
+        conv_side: maps larger than this are averaged down to it before the convolutions of `conv`.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    kind: HeadKind = "bof"
+    codewords: int = 64
+    sharing: Sharing = "paper"
+    conv_channels: int = 64
+    conv_side: int = 8
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(HeadKind):
+            raise UserError(f"unknown head kind {self.kind!r}; known are {', '.join(get_args(HeadKind))}")
+        if self.sharing not in get_args(Sharing):
+            raise UserError(f"unknown head sharing {self.sharing!r}; known are {', '.join(get_args(Sharing))}")
+        for name in ("codewords", "conv_channels", "conv_side"):
+            if getattr(self, name) < 1:
+                raise UserError(f"head setting {name} must be at least 1, got {getattr(self, name)}")
+
+
+class ExitHeads(nn.Module):
+    """The heads of all exits of a network."""
+
+    def forward(self, feature: Tensor, exit: int) -> Tensor:
+        """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
+        raise NotImplementedError
+
+
+class BofHeads(ExitHeads):
+    """Bag-of-Features heads: codebook, then linear layers, shared as the exits' keys say.
+
+    A histogram over a g x g grid has g*g*K values; where g > 1, a hidden layer of K units brings them down
+    to the K values that the output layer takes from every exit.
+    """
+
+    def __init__(
+        self, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int, codewords: int
+    ) -> None:
+        super().__init__()
+        self.codebooks = nn.ModuleDict()
+        self.hidden = nn.ModuleDict()
+        self.outputs = nn.ModuleDict()
+        # A map smaller than its grid has one cell a pixel.
+        self._grids = [min(e.grid, height, width) for e, (_, height, width) in zip(exits, shapes, strict=True)]
+        self._codebook_keys = [e.codebook for e in exits]
+        self._output_keys = [e.linear for e in exits]
+        self._hidden_keys = [
+            f"{e.linear}_grid{g}" if g > 1 else None for e, g in zip(exits, self._grids, strict=True)
+        ]
+        # One learned scale an exit, since it starts at the side of its map's pooling window.
+        sides = [height / grid for (_, height, _), grid in zip(shapes, self._grids, strict=True)]
+        self.window_scales = nn.Parameter(torch.tensor(sides))
+
+        for index, (channels, _, _) in enumerate(shapes):
+            codebook, hidden, output = self._keys(index)
+            if codebook not in self.codebooks:
+                self.codebooks[codebook] = Codebook(channels, codewords)
+            if hidden is not None and hidden not in self.hidden:
+                self.hidden[hidden] = nn.Linear(self._grids[index] ** 2 * codewords, codewords)
+            if output not in self.outputs:
+                self.outputs[output] = nn.Linear(codewords, classes)
+
+    def _keys(self, index: int) -> tuple[str, str | None, str]:
+        return self._codebook_keys[index], self._hidden_keys[index], self._output_keys[index]
+
+    def forward(self, feature: Tensor, exit: int) -> Tensor:
+        """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
+        codebook, hidden, output = self._keys(exit - 1)
+        histogram = self.codebooks[codebook](feature, self._grids[exit - 1])
+        values = (self.window_scales[exit - 1] * histogram).flatten(1)
+        if hidden is not None:
+            values = functional.relu(self.hidden[hidden](values))
+        logits: Tensor = self.outputs[output](values)
+        return logits
+
+
+class SeparateHeads(ExitHeads):
+    """Heads that share nothing: one module an exit, from feature map to logits."""
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.exits = nn.ModuleList(heads)
+
+    def forward(self, feature: Tensor, exit: int) -> Tensor:
+        """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
+        logits: Tensor = self.exits[exit - 1](feature)
+        return logits
+
+
+def linear_head(shape: Shape, *, classes: int) -> nn.Module:
+    """Global average pooling and one linear layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes))
+
+
+def conv_head(shape: Shape, *, classes: int, channels: int, side: int) -> nn.Module:
+    """Average down to at most `side` x `side`, two 3x3 convolutions, global average pooling, linear layer."""
+    inputs, height, width = shape
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d((min(side, height), min(side, width))),
+        nn.Conv2d(inputs, channels, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, classes),
+    )

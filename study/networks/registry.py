@@ -1,0 +1,192 @@
+"""What a backbone is, and how one is found by its name.
+
+A backbone is an ordinary torch model and a view of it as *segments* and a *classifier*. Everything else in
+this project (exits, costs, traces, searches) works on that view, so a new backbone is one function: see
+`register_backbone`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from itertools import chain
+from typing import Protocol, TypeAlias, TypeVar
+
+from torch import Tensor, nn
+
+from study.errors import UserError
+
+ENTRY_POINT_GROUP = "predictive_exit.backbones"
+
+State: TypeAlias = tuple[Tensor, ...]
+"""`(feature, *carried)`: the map that an exit reads, then what later segments need (a ResNet's skip)."""
+
+
+@dataclass(frozen=True)
+class ExitPoint:
+    """Where an exit sits, and which parts of its head it shares with other exits.
+
+    `name` says the place ("conv1_2", "pool1", "layer2.0.conv1"). Exits with the same `codebook` share their
+    codewords, and must have the same number of channels; exits with the same `linear` share their linear
+    layers. `grid` is the side g of the g x g grid onto which Bag-of-Features pooling averages. Both keys
+    become part of parameter names, hence are identifiers.
+    """
+
+    name: str
+    codebook: str
+    linear: str
+    grid: int
+
+    def __post_init__(self) -> None:
+        for key in (self.codebook, self.linear):
+            if not key.isidentifier():
+                raise ValueError(f"exit {self.name}: the sharing key {key!r} is not an identifier")
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """A backbone and the view of it that the exits need: what a backbone builder returns.
+
+    Attributes:
+        model: the whole network as its library has it: `model(images) -> logits [B, C]`.
+        segments: E modules, `segment(state) -> state`; the first gets `(images,)`, exit l reads the feature
+            that segment l returns. A segment must not change a tensor of the state that it was given.
+        classifier: the rest of the network, `classifier(state) -> logits [B, C]`.
+        exits: one `ExitPoint` behind each segment.
+
+    Segments and classifier hold the very same layers as `model`, each parameter in one place of the way.
+
+    Raises:
+        ValueError: the parts do not fit together.
+    """
+
+    model: nn.Module
+    segments: tuple[nn.Module, ...]
+    classifier: nn.Module
+    exits: tuple[ExitPoint, ...]
+
+    def __post_init__(self) -> None:
+        if not self.exits or len(self.segments) != len(self.exits):
+            raise ValueError(f"{len(self.segments)} segments for {len(self.exits)} exits: one each, at least one")
+        whole = {id(tensor): name for name, tensor in _named_tensors(self.model)}
+        walked = {
+            id(tensor): f"{type(part).__name__} {name}"
+            for part in (*self.segments, self.classifier)
+            for name, tensor in _named_tensors(part)
+        }
+        for key in whole.keys() ^ walked.keys():
+            place = f"model's {whole[key]}" if key in whole else f"segments' {walked[key]}"
+            raise ValueError(f"segments and classifier must hold the layers of model, all of them: {place}")
+
+
+def _named_tensors(module: nn.Module) -> "chain[tuple[str, Tensor]]":
+    return chain(module.named_parameters(), module.named_buffers())
+
+
+class FeatureSegment(nn.Module):
+    """A segment that carries nothing: layers in a row from feature to feature."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, state: State) -> State:
+        """From `(feature,)` to `(feature,)`."""
+        return (self.layers(state[0]),)
+
+
+class FeatureClassifier(nn.Module):
+    """A classifier that reads the feature only: layers in a row from feature to logits."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, state: State) -> Tensor:
+        """From `(feature, ...)` to logits [B, C]."""
+        logits: Tensor = self.layers(state[0])
+        return logits
+
+
+class BackboneBuilder(Protocol):
+    """Builds one untrained backbone for `image_size` x `image_size` images of `channels` planes."""
+
+    def __call__(self, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
+        """Return the segmented backbone; `width` scales every channel count."""
+        ...
+
+
+_Builder = TypeVar("_Builder", bound=BackboneBuilder)
+_builders: dict[str, BackboneBuilder] = {}
+
+
+def register_backbone(name: str) -> Callable[[_Builder], _Builder]:
+    """Add a backbone under `name`; a study then names it like any built-in one.
+
+    The whole of it is one function that returns segments::
+
+        @register_backbone("tiny")
+        def tiny(*, classes: int, image_size: int, channels: int, width: float) -> Segmented:
+            features = scale_channels(32, width)
+            model = nn.Sequential(
+                nn.Conv2d(channels, features, 3, padding=1), nn.ReLU(),
+                nn.Conv2d(features, features, 3, padding=1), nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes),
+            )
+            return Segmented(
+                model=model,
+                segments=(FeatureSegment(*model[0:2]), FeatureSegment(*model[2:4])),
+                classifier=FeatureClassifier(*model[4:]),
+                exits=(ExitPoint("conv1", "first", "all", grid=2), ExitPoint("conv2", "second", "all", grid=2)),
+            )
+
+    To let the worker processes of a cluster find it too, ship it in a distribution whose `pyproject.toml` says::
+
+        [project.entry-points."predictive_exit.backbones"]
+        tiny = "my_package.my_module:tiny"
+
+    (the decorator is then not needed).
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(builder: _Builder) -> _Builder:
+        if name in _builders:
+            raise ValueError(f"a backbone named {name!r} is registered already")
+        _builders[name] = builder
+        return builder
+
+    return register
+
+
+def backbone_names() -> list[str]:
+    """Names that `build_backbone` knows, sorted: registered ones and entry points of other distributions."""
+    return sorted(_builders.keys() | entry_points(group=ENTRY_POINT_GROUP).names)
+
+
+def build_backbone(name: str, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
+    """Build the untrained backbone `name`.
+
+    Raises:
+        UserError: the name is unknown, a size is impossible, or the backbone refuses the image size.
+    """
+    if min(classes, image_size, channels) < 1 or not 0 < width < float("inf"):
+        raise UserError(
+            f"a backbone needs classes, image_size, channels and width above 0, "
+            f"got {classes}, {image_size}, {channels} and {width}"
+        )
+    return _find(name)(classes=classes, image_size=image_size, channels=channels, width=width)
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to a multiple of 8 (what matrix units like), at least 8."""
+    return max(8, 8 * round(channels * width / 8))
+
+
+def _find(name: str) -> BackboneBuilder:
+    if name in _builders:
+        return _builders[name]
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        builder: BackboneBuilder = entry_point.load()
+        return _builders.setdefault(name, builder)  # loading may have run the decorator
+    raise UserError(f"unknown backbone {name!r}; known are {', '.join(backbone_names())}")

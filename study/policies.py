@@ -1,0 +1,295 @@
+"""Exit criterion, prediction engine and policies: pure functions on arrays.
+
+A policy never sees logits. It sees *ratios* (logits divided by thresholds, float64, computed once) and compares
+them with ``beta``; nothing is ever multiplied out. Replay, exact fronts and live inference share these comparisons,
+so that they cannot disagree.
+
+Exits are numbered from 1 to E as in the paper; E + 1 is the classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import UserError
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Booleans: TypeAlias = NDArray[np.bool_]
+Beta: TypeAlias = float | Floats
+Statistic = Literal["mean_logit", "mean_max"]
+Overshoot = Literal["last_exit", "classifier"]
+
+
+def thresholds_from_logits(logits: NDArray[np.floating], statistic: Statistic) -> Floats:
+    """Threshold theta_l of every exit from calibration logits.
+
+    Args:
+        logits: ``[N, E+1, C]``, all exits and the classifier on the calibration split, eval mode, no augmentation.
+        statistic: ``mean_logit`` = |mean over samples and classes of z_l| (the published program), ``mean_max`` =
+            mean over samples of max_c |z_lc| (Passalis et al., Pattern Recognition 2020).
+
+    Returns:
+        ``[E]`` float64, never negative.
+    """
+    exits = np.asarray(logits, dtype=np.float64)[:, :-1]
+    if statistic == "mean_logit":
+        return cast(Floats, np.abs(exits.mean(axis=(0, 2))))
+    if statistic == "mean_max":
+        return cast(Floats, np.abs(exits).max(axis=2).mean(axis=0))
+    raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
+
+
+def _divide_by_threshold(activation: Floats, threshold: float | Floats) -> Floats:
+    """``activation / threshold``, and infinity wherever the threshold is 0."""
+    threshold = np.asarray(threshold, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(threshold == 0, np.inf, activation / threshold)
+
+
+def stop_ratios(logits: NDArray[np.floating], threshold: float) -> Floats:
+    """r_l = max_c |z_lc| / theta_l; the exit criterion is ``r_l >= beta`` (paper, Eq. 1-2).
+
+    Args:
+        logits: ``[B, C]`` of one exit.
+        threshold: theta_l.
+
+    Returns:
+        ``[B]`` float64.
+    """
+    return _divide_by_threshold(np.abs(logits.astype(np.float64)).max(axis=1), threshold)
+
+
+def jump_ratios(logits: NDArray[np.floating], thresholds: Floats, exit: int, max_jump: int) -> Floats:
+    """r^k = max_c |z^k_c| / theta_min(l+k, E) of the prediction engine for k = 1..K_max.
+
+    z^0 = z_l, and z^k is z^(k-1) convolved over the class axis with [1, 1, 1], zero padded. The engine predicts a
+    jump of the smallest k with ``r^k > beta``.
+
+    Args:
+        logits: ``[B, C]`` of exit l.
+        thresholds: ``[E]``.
+        exit: l, from 1.
+        max_jump: K_max.
+
+    Returns:
+        ``[B, K_max]`` float64.
+    """
+    smoothed = logits.astype(np.float64)
+    ratios = np.empty((len(smoothed), max_jump))
+    for k in range(1, max_jump + 1):
+        padded = np.pad(smoothed, ((0, 0), (1, 1)))
+        smoothed = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+        ahead = float(thresholds[min(exit + k, len(thresholds)) - 1])
+        ratios[:, k - 1] = _divide_by_threshold(np.abs(smoothed).max(axis=1), ahead)
+    return ratios
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """What a policy compares with beta at one exit, for B samples."""
+
+    stop: Floats
+    """``[B]``, r_l of the exit criterion."""
+    jump: Floats
+    """``[B, K]``, r^k of the prediction engine; K = 0 for a policy without engine."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy does at one exit with B samples."""
+
+    stop: Booleans
+    """``[B]``: stop here."""
+    next_exit: Integers
+    """``[B]``: the exit tried next by a sample that does not stop; E + 1 is the classifier."""
+    engine_steps: Integers
+    """``[B]``: smoothing steps of the prediction engine that were run."""
+
+
+def _follow(stop: Booleans, next_exit: int) -> Decision:
+    """A decision in which every sample that goes on tries the same exit next."""
+    count = len(stop)
+    return Decision(stop, np.full(count, next_exit, dtype=np.int64), np.zeros(count, dtype=np.int64))
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """The rule that decides, exit by exit, whether to stop and which exit to try next."""
+
+    @property
+    def max_jump(self) -> int:
+        """Smoothing steps that the engine may need; 0 for a policy without engine."""
+        ...
+
+    def first_exit(self, exit_count: int) -> int:
+        """The first exit tried, E + 1 for none.
+
+        Raises:
+            UserError: the policy names an exit that a network with ``exit_count`` exits does not have.
+        """
+        ...
+
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+        """Decide for B samples that are at exit ``exit``; ``beta`` (a number or ``[B]``) overrides the policy's."""
+        ...
+
+
+def _check_exit(what: str, exit: int, last: int) -> None:
+    if not 1 <= exit <= last:
+        raise UserError(f"{what} is {exit}, but this network's exits are numbered 1 to {last}")
+
+
+def _check_beta(beta: float) -> None:
+    if not beta > 0:
+        raise UserError(f"beta is {beta}, but the exit criterion needs beta > 0")
+
+
+@dataclass(frozen=True)
+class Classic:
+    """No exits: every sample runs to the classifier."""
+
+    max_jump = 0
+
+    def first_exit(self, exit_count: int) -> int:
+        """The classifier."""
+        return exit_count + 1
+
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+        """Never asked: the classic network has no exits."""
+        raise AssertionError("the classic policy tries no exit")
+
+
+@dataclass(frozen=True)
+class Static:
+    """Always stop at one exit: the network cut there."""
+
+    exit: int
+    max_jump = 0
+
+    def first_exit(self, exit_count: int) -> int:
+        """The one exit, whatever its logits say."""
+        _check_exit("static: exit", self.exit, exit_count)
+        return self.exit
+
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+        """Stop."""
+        return _follow(np.ones(len(ratios.stop), dtype=np.bool_), exit_count + 1)
+
+
+@dataclass(frozen=True)
+class Hierarchical:
+    """Try every exit from ``start_layer`` on: the passive early exit (Passalis et al. 2020)."""
+
+    beta: float
+    start_layer: int = 1
+    max_jump = 0
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    def first_exit(self, exit_count: int) -> int:
+        """``start_layer``."""
+        _check_exit("hierarchical: start_layer", self.start_layer, exit_count)
+        return self.start_layer
+
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+        """Stop where r_l >= beta, else try the next exit."""
+        return _follow(ratios.stop >= (self.beta if beta is None else beta), exit + 1)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Try a chosen subset of exits, in order."""
+
+    beta: float
+    exits: Sequence[int]
+    max_jump = 0
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+        if not self.exits or list(self.exits) != sorted(set(self.exits)):
+            raise UserError(f"placed: exits are {list(self.exits)}, but must be a rising list of exit numbers")
+        object.__setattr__(self, "exits", tuple(self.exits))
+
+    def first_exit(self, exit_count: int) -> int:
+        """The first of the subset."""
+        _check_exit("placed: first exit", self.exits[0], exit_count)
+        _check_exit("placed: last exit", self.exits[-1], exit_count)
+        return self.exits[0]
+
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+        """Stop where r_l >= beta, else try the next exit of the subset."""
+        later = [chosen for chosen in self.exits if chosen > exit]
+        return _follow(ratios.stop >= (self.beta if beta is None else beta), later[0] if later else exit_count + 1)
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """Predict the exit: jump over the exits that the prediction engine expects to fail (Li et al., AAAI 2023).
+
+    Args:
+        beta: the exit criterion's factor; larger means later and surer exits.
+        start_layer: L_0, the first exit tried.
+        max_jump: K_max, the longest jump (8; the published program uses 5 for STL-10).
+        overshoot: where a jump beyond exit E lands: ``last_exit`` tries exit E (published VGG-19), ``classifier``
+            runs to the end (published ResNet-34).
+    """
+
+    beta: float
+    start_layer: int = 1
+    max_jump: int = 8
+    overshoot: Overshoot = "last_exit"
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+        if self.max_jump < 1:
+            raise UserError(f"predictive: max_jump is {self.max_jump}, but must be at least 1")
+        if self.overshoot not in ("last_exit", "classifier"):
+            raise UserError(f"predictive: overshoot is {self.overshoot!r}: use last_exit or classifier")
+
+    def first_exit(self, exit_count: int) -> int:
+        """``start_layer``."""
+        _check_exit("predictive: start_layer", self.start_layer, exit_count)
+        return self.start_layer
+
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+        """Stop where r_l >= beta, else jump by the engine's prediction; exit E hands over to the classifier."""
+        beta = self.beta if beta is None else beta
+        stop = ratios.stop >= beta
+        if exit == exit_count:
+            return _follow(stop, exit_count + 1)
+        jump = predicted_jumps(ratios.jump, beta)
+        landing = exit + jump
+        beyond = exit_count if self.overshoot == "last_exit" else exit_count + 1
+        # Without a hit the engine still ran all K_max steps, which is also the jump then taken.
+        return Decision(stop, np.where(landing > exit_count, beyond, landing), np.where(stop, 0, jump))
+
+
+def predicted_jumps(ratios: Floats, beta: Beta) -> Integers:
+    """The engine's jump: the smallest k with r^k > beta, else K_max.
+
+    Args:
+        ratios: ``[B, K_max]`` from :func:`jump_ratios`.
+        beta: a number or ``[B]``.
+
+    Returns:
+        ``[B]``, each 1..K_max.
+    """
+    hit = ratios > (beta if np.ndim(beta) == 0 else np.asarray(beta)[:, None])
+    jump = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, ratios.shape[1])
+    return np.asarray(jump, dtype=np.int64)
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "classic": Classic,
+    "static": Static,
+    "hierarchical": Hierarchical,
+    "placed": Placed,
+    "predictive": Predictive,
+}
