@@ -1,7 +1,7 @@
 """Bag-of-Features pooling: a feature map becomes a histogram of learned codewords.
 
 Source: Passalis et al., "Efficient adaptive inference for deep convolutional neural networks using
-hierarchical early exits", Pattern Recognition 2020, section 3; Li et al., arXiv 2206.04685, section 3.
+hierarchical early exits", Pattern Recognition 2020; used by Li et al., arXiv 2206.04685.
 """
 
 import torch
@@ -36,12 +36,16 @@ class Codebook(nn.Module):
         Returns:
             [B, K, g, g]; the sum over K is `scale`.
         """
-        # Two identities halve the time on a 32 x 32 map. (tanh(z) + 1) / 2 = sigmoid(2 z), and 2 (slope x +
-        # shift) is a 1x1 convolution itself, so that no pass over the map is needed for either.
-        weight = 2 * self.slope * self.codewords.weight
-        assert self.codewords.bias is not None
-        bias = 2 * (self.slope * self.codewords.bias + self.shift)
-        similarity = torch.sigmoid(functional.conv2d(feature, weight, bias))
+        # (tanh(z) + 1) / 2 = sigmoid(2 z): one pass over the map, and no cancellation for negative z.
+        if self.training:
+            # Slope and shift folded into the convolution: training on a 32 x 32 map takes 0.6 of the time.
+            assert self.codewords.bias is not None
+            weight = 2 * self.slope * self.codewords.weight
+            bias = 2 * (self.slope * self.codewords.bias + self.shift)
+            similarity = torch.sigmoid(functional.conv2d(feature, weight, bias))
+        else:
+            # Kept apart, because quantizers overlook a convolution whose weight is computed; a compiler fuses it.
+            similarity = torch.sigmoid(2 * (self.slope * self.codewords(feature) + self.shift))
         membership = similarity / similarity.sum(dim=1, keepdim=True).clamp_min(SMALLEST_SUM)
         # The scale commutes with the mean: on g x g cells it costs nothing.
         return self.scale * functional.adaptive_avg_pool2d(membership, grid)

@@ -4,8 +4,8 @@ All heads of a network are one module, `heads(feature, exit) -> logits`, because
 is registered once, under the key that its exits name.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -62,51 +62,59 @@ class ExitHeads(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class _Route:
+    """The parts of one exit's Bag-of-Features head, by their keys."""
+
+    codebook: str
+    grid: int
+    hidden: str | None
+    output: str
+
+
 class BofHeads(ExitHeads):
     """Bag-of-Features heads: codebook, then linear layers, shared as the exits' keys say.
 
     A histogram over a g x g grid has g*g*K values; where g > 1, a hidden layer of K units brings them down
     to the K values that the output layer takes from every exit.
+
+    Raises:
+        ValueError: exits with maps of different channel counts name the same codebook.
     """
 
-    def __init__(
-        self, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int, codewords: int
-    ) -> None:
+    def __init__(self, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int, codewords: int) -> None:
         super().__init__()
         self.codebooks = nn.ModuleDict()
         self.hidden = nn.ModuleDict()
         self.outputs = nn.ModuleDict()
-        # A map smaller than its grid has one cell a pixel.
-        self._grids = [min(e.grid, height, width) for e, (_, height, width) in zip(exits, shapes, strict=True)]
-        self._codebook_keys = [e.codebook for e in exits]
-        self._output_keys = [e.linear for e in exits]
-        self._hidden_keys = [
-            f"{e.linear}_grid{g}" if g > 1 else None for e, g in zip(exits, self._grids, strict=True)
-        ]
-        # One learned scale an exit, since it starts at the side of its map's pooling window.
-        sides = [height / grid for (_, height, _), grid in zip(shapes, self._grids, strict=True)]
-        self.window_scales = nn.Parameter(torch.tensor(sides))
-
-        for index, (channels, _, _) in enumerate(shapes):
-            codebook, hidden, output = self._keys(index)
-            if codebook not in self.codebooks:
-                self.codebooks[codebook] = Codebook(channels, codewords)
+        self._routes: list[_Route] = []
+        sides: list[float] = []
+        codebook_channels: dict[str, int] = {}
+        for point, (channels, height, width) in zip(exits, shapes, strict=True):
+            grid = min(point.grid, height, width)  # a map smaller than its grid has one cell a pixel
+            hidden = f"{point.linear}_grid{grid}" if grid > 1 else None
+            self._routes.append(_Route(point.codebook, grid, hidden, point.linear))
+            sides.append(height / grid)
+            if point.codebook not in self.codebooks:
+                self.codebooks[point.codebook] = Codebook(channels, codewords)
             if hidden is not None and hidden not in self.hidden:
-                self.hidden[hidden] = nn.Linear(self._grids[index] ** 2 * codewords, codewords)
-            if output not in self.outputs:
-                self.outputs[output] = nn.Linear(codewords, classes)
-
-    def _keys(self, index: int) -> tuple[str, str | None, str]:
-        return self._codebook_keys[index], self._hidden_keys[index], self._output_keys[index]
+                self.hidden[hidden] = nn.Linear(grid * grid * codewords, codewords)
+            if point.linear not in self.outputs:
+                self.outputs[point.linear] = nn.Linear(codewords, classes)
+            if channels != codebook_channels.setdefault(point.codebook, channels):
+                expected = codebook_channels[point.codebook]
+                raise ValueError(f"exit {point.name} has {channels} channels, its codebook {point.codebook} {expected}")
+        # One learned scale an exit, even where all else is shared: it starts at the side of a window.
+        self.window_scales = nn.Parameter(torch.tensor(sides))
 
     def forward(self, feature: Tensor, exit: int) -> Tensor:
         """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
-        codebook, hidden, output = self._keys(exit - 1)
-        histogram = self.codebooks[codebook](feature, self._grids[exit - 1])
+        route = self._routes[exit - 1]
+        histogram = self.codebooks[route.codebook](feature, route.grid)
         values = (self.window_scales[exit - 1] * histogram).flatten(1)
-        if hidden is not None:
-            values = functional.relu(self.hidden[hidden](values))
-        logits: Tensor = self.outputs[output](values)
+        if route.hidden is not None:
+            values = functional.relu(self.hidden[route.hidden](values))
+        logits: Tensor = self.outputs[route.output](values)
         return logits
 
 
@@ -143,3 +151,18 @@ def conv_head(shape: Shape, *, classes: int, channels: int, side: int) -> nn.Mod
         nn.Flatten(),
         nn.Linear(channels, classes),
     )
+
+
+def build_heads(
+    settings: HeadSettings, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int
+) -> ExitHeads:
+    """Build the heads of all `exits`, whose feature maps have `shapes`; both in the order of the exits."""
+    if settings.kind == "linear":
+        return SeparateHeads([linear_head(shape, classes=classes) for shape in shapes])
+    if settings.kind == "conv":
+        size = {"channels": settings.conv_channels, "side": settings.conv_side}
+        return SeparateHeads([conv_head(shape, classes=classes, **size) for shape in shapes])
+    if settings.sharing == "none":
+        own_keys = [f"exit{number}" for number in range(1, len(exits) + 1)]
+        exits = [replace(e, codebook=key, linear=key) for e, key in zip(exits, own_keys, strict=True)]
+    return BofHeads(exits, shapes=shapes, classes=classes, codewords=settings.codewords)

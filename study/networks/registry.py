@@ -5,10 +5,9 @@ this project (exits, costs, traces, searches) works on that view, so a new backb
 `register_backbone`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from itertools import chain
 from typing import Protocol, TypeAlias, TypeVar
 
 from torch import Tensor, nn
@@ -53,7 +52,7 @@ class Segmented:
         classifier: the rest of the network, `classifier(state) -> logits [B, C]`.
         exits: one `ExitPoint` behind each segment.
 
-    Segments and classifier hold the very same layers as `model`, each parameter in one place of the way.
+    Segments and classifier hold the very same layers as `model`, and no others.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -67,19 +66,21 @@ class Segmented:
     def __post_init__(self) -> None:
         if not self.exits or len(self.segments) != len(self.exits):
             raise ValueError(f"{len(self.segments)} segments for {len(self.exits)} exits: one each, at least one")
-        whole = {id(tensor): name for name, tensor in _named_tensors(self.model)}
+        whole = {id(tensor): f"model's {name}" for name, tensor in _named_tensors(self.model)}
         walked = {
-            id(tensor): f"{type(part).__name__} {name}"
+            id(tensor): f"segments' {type(part).__name__} {name}"
             for part in (*self.segments, self.classifier)
             for name, tensor in _named_tensors(part)
         }
-        for key in whole.keys() ^ walked.keys():
-            place = f"model's {whole[key]}" if key in whole else f"segments' {walked[key]}"
-            raise ValueError(f"segments and classifier must hold the layers of model, all of them: {place}")
+        for one, other in ((whole, walked), (walked, whole)):
+            for key, place in one.items():
+                if key not in other:
+                    raise ValueError(f"segments and classifier must hold the layers of model, all of them: {place}")
 
 
-def _named_tensors(module: nn.Module) -> "chain[tuple[str, Tensor]]":
-    return chain(module.named_parameters(), module.named_buffers())
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 class FeatureSegment(nn.Module):

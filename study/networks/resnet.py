@@ -30,9 +30,9 @@ class ScaledResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     The stem is a 3x3 convolution of stride 1, without a max-pool below `POOLED_FROM` pixels.
     """
 
-    def __init__(
-        self, layers: list[int], *, classes: int, image_size: int, channels: int, width: float
-    ) -> None:
+    inplanes: int  # the parent's count of channels so far
+
+    def __init__(self, layers: list[int], *, classes: int, image_size: int, channels: int, width: float) -> None:
         self._width = width  # before the parent's constructor, which calls _make_layer
         super().__init__(BasicBlock, layers)
         stem = scale_channels(64, width)
@@ -47,7 +47,9 @@ class ScaledResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     ) -> nn.Sequential:
         if not hasattr(self, "layer1"):  # the first stage: its input is the stem that __init__ puts in
             self.inplanes = scale_channels(self.inplanes, self._width)
-        return super()._make_layer(block, scale_channels(planes, self._width), blocks, stride, dilate)
+        planes = scale_channels(planes, self._width)
+        layer: nn.Sequential = super()._make_layer(block, planes, blocks, stride, dilate)
+        return layer
 
 
 class FirstConvolution(nn.Module):
@@ -82,9 +84,7 @@ class SecondConvolution(nn.Module):
 
 def build_resnet(name: str, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
     """Build `name` (a key of `DEPTHS`): two exits a block, g = 2, a codebook a block, linear layers a stage."""
-    model = ScaledResNet(
-        DEPTHS[name], classes=classes, image_size=image_size, channels=channels, width=width
-    )
+    model = ScaledResNet(DEPTHS[name], classes=classes, image_size=image_size, channels=channels, width=width)
     segments: list[nn.Module] = []
     exits: list[ExitPoint] = []
     stem: nn.Module = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool)

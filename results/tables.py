@@ -1,0 +1,226 @@
+"""The tables of a study: explicit schemas, one folder of parquet files each.
+
+Units stand in the column names, or in the field's metadata (``unit``). Costs are means per image; accuracies are shares
+from 0 to 1. Every row with a metric says on which ``split`` it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from results.files import write_atomic
+
+
+class TableError(ValueError):
+    """A table that is missing or cannot be read, told in one line."""
+
+
+def _field(name: str, kind: Any, unit: str | None = None) -> Any:
+    return pa.field(name, kind, metadata={"unit": unit} if unit else None)
+
+
+_ID, _TEXT, _INT, _SHARE = pa.string(), pa.string(), pa.int64(), pa.float64()
+_FLOPS = "2 x multiply-accumulates per image"
+
+
+def _flops(name: str) -> Any:
+    return _field(name, pa.float64(), _FLOPS)
+
+
+def _joules(name: str) -> Any:
+    return _field(name, pa.float64(), "J per image")
+
+
+_SETTINGS = [
+    _field("policy", _TEXT),
+    _field("beta", pa.float64()),
+    _field("beta_quantile", pa.float64()),
+    _field("start_layer", _INT),
+    _field("exits", pa.list_(_INT)),
+    _field("max_jump", _INT),
+    _field("overshoot", _TEXT),
+    _field("statistic", _TEXT),
+    _field("precision", _TEXT),
+    _field("batch_size", _INT, "images"),
+]
+
+_OBJECTIVES = [
+    _field("split", _TEXT),
+    _field("samples", _INT, "images"),
+    _field("accuracy", _SHARE),
+    _flops("flops"),
+    _joules("energy_joules"),
+    _field("energy_source", _TEXT),
+    _field("mean_exit", pa.float64()),
+    _field("mean_heads_run", pa.float64()),
+    _field("classic_accuracy", _SHARE),
+    _flops("classic_flops"),
+    _joules("classic_energy_joules"),
+]
+
+SCHEMAS: Mapping[str, Any] = {
+    # Phase 1: one row a trial.
+    "trials": pa.schema(
+        [
+            _field("trial_id", _ID),
+            _field("phase", _TEXT),
+            _field("parent", _ID),
+            _field("status", _TEXT),
+            _field("error", _TEXT),
+            _field("backbone", _TEXT),
+            _field("width", pa.float64()),
+            _field("head", _TEXT),
+            _field("mode", _TEXT),
+            _field("settings", _TEXT),
+            _field("seed", _INT),
+            _field("epochs_done", _INT),
+            _field("best_epoch", _INT),
+            _field("split", _TEXT),
+            _field("score", _SHARE),
+            _field("classifier_accuracy", _SHARE),
+            _field("mean_exit_accuracy", _SHARE),
+            _field("seconds", pa.float64(), "s"),
+            _field("weights_hash", _ID),
+            _field("data_digest", _ID),
+            _field("code_version", _TEXT),
+            _field("checkpoint", _TEXT),
+        ]
+    ),
+    # Phase 1: learning curves, one row an epoch.
+    "epochs": pa.schema(
+        [
+            _field("trial_id", _ID),
+            _field("phase", _TEXT),
+            _field("epoch", _INT),
+            _field("learning_rate", pa.float64()),
+            _field("train_loss", pa.float64()),
+            _field("split", _TEXT),
+            _field("validation_loss", pa.float64()),
+            _field("classifier_accuracy", _SHARE),
+            _field("exit_accuracies", pa.list_(pa.float64())),
+            _field("score", _SHARE),
+            _field("seconds", pa.float64(), "s"),
+        ]
+    ),
+    # Statistics of each layer: of a network as such (point is null), and under each point of the front.
+    "exits": pa.schema(
+        [
+            _field("trial_id", _ID),
+            _field("point", _INT),
+            _field("precision", _TEXT),
+            _field("split", _TEXT),
+            _field("statistic", _TEXT),
+            _field("exit", _INT),
+            _field("threshold", pa.float64()),
+            _field("share_stopped", _SHARE),
+            _field("accuracy_stopped", _SHARE),
+            _field("accuracy_all", _SHARE),
+            _flops("cumulative_flops"),
+            _joules("cumulative_energy_joules"),
+        ]
+    ),
+    # Cost of every part of a network: part is segment (number E + 1: the classifier), head or engine_step.
+    "costs": pa.schema(
+        [
+            _field("trial_id", _ID),
+            _field("precision", _TEXT),
+            _field("batch_size", _INT, "images"),
+            _field("part", _TEXT),
+            _field("number", _INT),
+            _flops("flops"),
+            _joules("energy_joules"),
+            _field("energy_source", _TEXT),
+        ]
+    ),
+    # Phase 2: one row an Optuna trial.
+    "operating_points": pa.schema(
+        [
+            _field("number", _INT),
+            _field("search", _TEXT),
+            _field("trial_id", _ID),
+            _field("state", _TEXT),
+            _field("error", _TEXT),
+            _field("repeat_of", _INT),
+            *_SETTINGS,
+            *_OBJECTIVES,
+            _field("sampler", _TEXT),
+            _field("params", _TEXT),
+            _field("distributions", _TEXT),
+        ]
+    ),
+    # The non-dominated operating points: chosen on the validation split, reported on the test split.
+    "front": pa.schema(
+        [
+            _field("number", _INT),
+            _field("search", _TEXT),
+            _field("trial_id", _ID),
+            *_SETTINGS,
+            *_OBJECTIVES,
+            _field("test_samples", _INT, "images"),
+            _field("test_accuracy", _SHARE),
+            _field("test_accuracy_low", _SHARE),
+            _field("test_accuracy_high", _SHARE),
+            _flops("test_flops"),
+            _joules("test_energy_joules"),
+            _field("test_classic_accuracy", _SHARE),
+            _field("test_digest", _ID),
+        ]
+    ),
+}
+
+
+def write_part(tables: Path, name: str, rows: Sequence[Mapping[str, Any]], part: int = 0) -> None:
+    """Write rows as one part of a table, atomically; a part of the same number is replaced.
+
+    Args:
+        tables: the run folder's ``tables``.
+        name: a key of ``SCHEMAS``.
+        rows: columns left out are null; a column that the schema does not know is a fault of the caller.
+        part: number of the part.
+    """
+    schema = SCHEMAS[name]
+    unknown = {key for row in rows for key in row} - set(schema.names)
+    assert not unknown, f"table {name} has no columns {sorted(unknown)}"
+    buffer = BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), buffer)
+    write_atomic(tables / name / f"part-{part:05d}.parquet", buffer.getvalue())
+
+
+def part_count(tables: Path, name: str) -> int:
+    """Number of parts that a table has."""
+    return len(list((tables / name).glob("part-*.parquet")))
+
+
+def read_table(tables: Path, name: str) -> pd.DataFrame:
+    """A whole table.
+
+    Raises:
+        TableError: it was not written yet, or a part is damaged.
+    """
+    parts = sorted((tables / name).glob("part-*.parquet"))
+    if not parts:
+        raise TableError(f"{tables / name} holds no table: the study has not come that far")
+    frames = []
+    for part in parts:
+        try:
+            frames.append(pq.ParquetFile(part).read().cast(SCHEMAS[name]).to_pandas())
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
+    return pd.concat(frames, ignore_index=True)
+
+
+def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:
+    """The rows of a table with None for what is missing."""
+    for row in frame.to_dict("records"):
+        yield {str(key): None if _is_missing(value) else value for key, value in row.items()}
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))

@@ -1,0 +1,153 @@
+"""Values of a study file that stand for a choice: one value, a list of values, or a range."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+Scalar: TypeAlias = bool | int | float | str | None
+Kind = Literal["number", "integer", "name"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A dimension of a search: ``values``, or every number from ``low`` to ``high``."""
+
+    values: tuple[Scalar, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    integer: bool = False
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the choice is a range rather than a list."""
+        return not self.values
+
+    def sample(self, rng: np.random.Generator) -> Scalar:
+        """One value, uniformly (in the logarithm where ``log``)."""
+        if not self.is_range:
+            return self.values[int(rng.integers(len(self.values)))]
+        if self.integer and not self.log:
+            return int(rng.integers(int(self.low), int(self.high) + 1))
+        if self.log:
+            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = rng.uniform(self.low, self.high)
+        # Seven digits are more than a learning rate needs, and keep the tables readable.
+        return round(value) if self.integer else float(f"{value:.7g}")
+
+    def plain(self) -> object:
+        """The choice as it would stand in a study file."""
+        if self.is_range:
+            low, high = (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
+            return {"low": low, "high": high, "log": self.log}
+        return self.values[0] if len(self.values) == 1 else list(self.values)
+
+
+def parse_choice(raw: object, kind: Kind) -> Choice:
+    """A choice from a study file.
+
+    Args:
+        raw: a value, a list of values, or ``{low: .., high: .., log: false}`` (numbers only).
+        kind: what the values are; ``integer`` takes no fractions.
+
+    Raises:
+        ValueError: what is wrong, in one line.
+    """
+    if isinstance(raw, Choice):
+        return raw
+    if isinstance(raw, Mapping):
+        return _parse_range(raw, kind)
+    values = raw if isinstance(raw, list) else [raw]
+    if not values:
+        raise ValueError("the list of choices is empty")
+    parsed = tuple(_parse_scalar(value, kind) for value in values)
+    if len(set(parsed)) != len(parsed):
+        raise ValueError(f"the list of choices {values} names a value twice")
+    return Choice(values=parsed, integer=kind == "integer")
+
+
+def _parse_scalar(value: object, kind: Kind) -> Scalar:
+    if kind == "name":
+        if isinstance(value, str) and value:
+            return value
+        raise ValueError(f"expected a name or a list of names, got {value!r}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "number" and isinstance(value, str):
+        # YAML reads 1e-3 (no dot) as text; people mean the number.
+        with_dot = _number_or_none(value)
+        value, number = (value, False) if with_dot is None else (with_dot, True)
+    if kind == "number" and number and math.isfinite(value):  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
+    if kind == "integer" and number and value == int(value):  # type: ignore[call-overload, operator]
+        return int(value)  # type: ignore[call-overload, no-any-return]
+    what = "a number" if kind == "number" else "a whole number"
+    raise ValueError(f"expected {what}, a list of them or {{low, high, log}}, got {value!r}")
+
+
+def _number_or_none(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _parse_range(raw: Mapping[Any, Any], kind: Kind) -> Choice:
+    if kind == "name":
+        raise ValueError("names cannot form a range: give a list")
+    unknown = set(raw) - {"low", "high", "log"}
+    if unknown or not {"low", "high"} <= set(raw):
+        raise ValueError(f"a range has the keys low, high and log, got {sorted(map(str, raw))}")
+    low, high = _parse_scalar(raw["low"], kind), _parse_scalar(raw["high"], kind)
+    log = raw.get("log", False)
+    if not isinstance(log, bool):
+        raise ValueError(f"log must be true or false, got {log!r}")
+    assert isinstance(low, int | float) and isinstance(high, int | float)
+    if low >= high:
+        raise ValueError(f"the range is empty: low {low} is not below high {high}")
+    if log and low <= 0:
+        raise ValueError(f"a logarithmic range needs low above 0, got {low}")
+    return Choice(low=low, high=high, log=log, integer=kind == "integer")
+
+
+def draw(choices: Mapping[str, Choice], trials: int | Literal["grid"], seed: int) -> list[dict[str, Scalar]]:
+    """Distinct settings of a phase: the whole grid, or a random sample.
+
+    Trial i depends on the seed and on i alone, so that a longer study repeats a shorter one and goes on.
+
+    Returns:
+        At most ``trials`` settings: a small space holds fewer.
+
+    Raises:
+        ValueError: a grid over a range.
+    """
+    names = sorted(choices)
+    if trials == "grid":
+        for name in names:
+            if choices[name].is_range:
+                raise ValueError(f"trials: grid needs lists, but {name} is a range")
+        return [
+            dict(zip(names, values, strict=True)) for values in itertools.product(*(choices[n].values for n in names))
+        ]
+    return list(itertools.islice(_distinct(choices, names, seed), trials))
+
+
+def _distinct(choices: Mapping[str, Choice], names: list[str], seed: int) -> Iterator[dict[str, Scalar]]:
+    seen: set[tuple[Scalar, ...]] = set()
+    misses = 0
+    for index in itertools.count():
+        rng = np.random.default_rng([seed, index])
+        values = tuple(choices[name].sample(rng) for name in names)
+        # In a finite space nothing new comes after a while; 1,000 misses in a row mean that it is used up.
+        misses = misses + 1 if values in seen else 0
+        if misses > 1000:
+            return
+        if values not in seen:
+            seen.add(values)
+            yield dict(zip(names, values, strict=True))

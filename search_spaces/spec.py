@@ -1,0 +1,257 @@
+"""The schema of a study file.
+
+Only structure is checked here: types, unknown keys, empty ranges. Names (backbones, data sets, policies) are strings
+that the program resolves before any work starts, so that a new backbone needs no second registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from search_spaces.choices import Choice, Kind, Scalar, parse_choice
+
+MAX_FILE_BYTES = 1_000_000
+
+
+class SpecError(ValueError):
+    """A study file that cannot be used, told in one line that names the file and the key."""
+
+
+_plain = PlainSerializer(lambda value: value.plain() if isinstance(value, Choice) else value)
+
+
+def _parse(kind: Kind, *, auto: bool = False) -> BeforeValidator:
+    return BeforeValidator(lambda raw: raw if auto and raw == "auto" else parse_choice(raw, kind))
+
+
+Number: TypeAlias = Annotated[Choice, _parse("number"), _plain]
+Integer: TypeAlias = Annotated[Choice, _parse("integer"), _plain]
+Name: TypeAlias = Annotated[Choice, _parse("name"), _plain]
+AutoNumber: TypeAlias = Annotated[Choice | Literal["auto"], _parse("number", auto=True), _plain]
+AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", auto=True), _plain]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _one(value: Scalar) -> Choice:
+    return Choice(values=(value,))
+
+
+class DataSpec(_Section):
+    """Which images, and how they are cut into splits."""
+
+    name: str = "digits"
+    image_size: int | None = Field(None, ge=8)
+    channels: Literal[1, 3] | None = None
+    calibration: float = Field(0.1, gt=0, lt=1)
+    validation: float = Field(0.1, gt=0, lt=1)
+    limit: int | None = Field(None, ge=1)
+    test_limit: int | None = Field(None, ge=1)
+    folder: str | None = None
+
+
+class SchedulerSpec(_Section):
+    """How phase 1 stops weak trials.
+
+    ``halving``: all trials train ``first_rung`` epochs, the best 1/``reduction`` of them ``reduction`` times as many,
+    and so on up to ``epochs``. ``asha``: the same without waiting for a rung's trials, hence not repeatable. ``none``: all
+    trials train ``epochs`` epochs.
+    """
+
+    kind: Literal["halving", "asha", "none"] = "none"
+    first_rung: int = Field(1, ge=1)
+    reduction: int = Field(2, ge=2)
+
+
+class TrainingSpec(_Section):
+    """What both halves of phase 1 share; the fields that are choices are the dimensions of the search."""
+
+    trials: int | Literal["grid"] = Field(1, union_mode="left_to_right")
+    epochs: int = Field(10, ge=1)
+    scheduler: SchedulerSpec = SchedulerSpec()
+    patience: int | None = Field(None, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    batch_size: Integer = _one(128)
+    optimizer: Name = _one("adam")
+    learning_rate: Number = _one(1e-3)
+    weight_decay: Number = _one(0.0)
+    momentum: Number = _one(0.9)
+    schedule: Name = _one("cosine")
+    warmup_epochs: Number = _one(0.0)
+    label_smoothing: Number = _one(0.0)
+
+    @model_validator(mode="after")
+    def _positive(self) -> TrainingSpec:
+        if self.trials != "grid" and self.trials < 1:
+            raise ValueError(f"trials must be at least 1 or 'grid', got {self.trials}")
+        return self
+
+
+class BackbonesSpec(TrainingSpec):
+    """Phase 1a: backbones, ranked by the classifier's validation accuracy."""
+
+    mode: Literal["normal", "original"] = "original"
+    backbone: Name = _one("vgg19")
+    width: Number = _one(1.0)
+    pretrained: str | None = None
+
+
+class ExitsSpec(TrainingSpec):
+    """Phase 1b: exit heads on the best backbones, ranked by the mean validation accuracy over the exits."""
+
+    mode: Literal["exits", "joint"] = "exits"
+    parents: int = Field(1, ge=1)
+    head: Name = _one("bof")
+    codewords: Integer = _one(64)
+    sharing: Name = _one("paper")
+    conv_channels: Integer = _one(64)
+    conv_side: Integer = _one(8)
+    exit_loss_base: Number = _one(1.0)
+    exit_loss_slope: Number = _one(0.0)
+
+
+class OperatingPointsSpec(_Section):
+    """Phase 2: inference settings of the best networks, searched on replayed traces."""
+
+    trials: int = Field(200, ge=1)
+    batch: int = Field(25, ge=1)
+    sampler: Literal["tpe", "nsga2", "nsga3", "qmc", "gp", "random"] = "tpe"
+    objectives: list[Literal["accuracy", "flops", "energy"]] = ["accuracy", "flops", "energy"]
+    networks: int = Field(1, ge=1)
+    scope: Literal["across", "each"] = "across"
+    policy: Name = _one("predictive")
+    beta: AutoNumber = "auto"
+    start_layer: AutoInteger = "auto"
+    max_jump: Integer = _one(8)
+    overshoot: Name = _one("last_exit")
+    statistic: Name = _one("mean_logit")
+    placements: Literal["auto"] | list[list[int]] = "auto"
+    quantization: Name = _one("fp32")
+    batch_size: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _objectives(self) -> OperatingPointsSpec:
+        if "accuracy" not in self.objectives or len(self.objectives) < 2:
+            raise ValueError("objectives must be accuracy and at least one cost (flops, energy)")
+        if len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(f"objectives names one twice: {self.objectives}")
+        return self
+
+
+class ResourcesSpec(_Section):
+    """What a phase-1 trial asks of the cluster."""
+
+    cpus_per_trial: float = Field(1, gt=0)
+    gpus_per_trial: float = Field(0, ge=0)
+    max_failures: int = Field(1, ge=0)
+
+
+class StudySpec(_Section):
+    """A whole study."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    seed: int = Field(0, ge=0)
+    data: DataSpec = DataSpec()
+    backbones: BackbonesSpec = BackbonesSpec()
+    exits: ExitsSpec = ExitsSpec()
+    operating_points: OperatingPointsSpec = OperatingPointsSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    def choices(self, phase: Literal["backbones", "exits"]) -> dict[str, Choice]:
+        """The dimensions of a phase, by name."""
+        section = getattr(self, phase)
+        return {name: value for name, value in section if isinstance(value, Choice)}
+
+    def plain(self) -> dict[str, Any]:
+        """All settings, defaults included, as they would stand in a study file."""
+        return self.model_dump()
+
+
+def parse_space(text: str, source: str) -> StudySpec:
+    """A study from YAML text; ``source`` names it in errors.
+
+    Raises:
+        SpecError: no YAML, no mapping, an unknown or doubled key, a wrong type, an empty range.
+    """
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{source}: {where}{problem}") from None
+    except RecursionError:
+        raise SpecError(f"{source}: nested too deeply for a study file") from None
+    if not isinstance(raw, dict):
+        raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
+    return validate_space(raw, source)
+
+
+def validate_space(raw: dict[str, Any], source: str) -> StudySpec:
+    """A study from plain values; errors as in :func:`parse_space`."""
+    try:
+        return StudySpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(f"{source}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "study"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown key"
+    elif first["type"] == "missing":
+        message = "this key is required"
+    elif "got" not in message:
+        message = f"{message}, got {str(first['input'])[:60]!r}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key}: {message}{more}"
+
+
+def load_space(name_or_path: str) -> StudySpec:
+    """A study from a file, or one that comes with the program by its bare name.
+
+    Raises:
+        SpecError: neither exists, the file cannot be read, or :func:`parse_space` refuses it.
+    """
+    if name_or_path in bundled():
+        text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
+        return parse_space(text, f"{name_or_path}.yaml")
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(bundled())
+        raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SpecError(f"{path}: {path.stat().st_size} bytes are too many for a study file")
+        return parse_space(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def bundled() -> list[str]:
+    """Names of the studies that come with the program."""
+    files = resources.files("search_spaces").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                mark = node.value[position][0].start_mark
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)

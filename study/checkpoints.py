@@ -1,0 +1,212 @@
+"""Checkpoints: a trained network as safetensors and JSON, published whole or not at all.
+
+``<folder>/best`` holds weights and metadata of the best epoch; ``<folder>/last`` the optimizer's state as well, to go
+on from. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from study.data import DataInfo
+from study.errors import UserError
+from study.networks.heads import HeadSettings
+from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
+from study.storage import DamagedError, Published, content_hash, publish, read_published
+from study.training import (
+    Epoch,
+    TrainingSettings,
+    TrainingState,
+    history_from_json,
+    history_to_json,
+)
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint says of itself; the weights are read by :func:`load_weights`."""
+
+    network: NetworkSettings
+    training: TrainingSettings
+    data: DataInfo
+    history: tuple[Epoch, ...]
+    parent: str | None
+    """Trial id, or hash of the weights, of the backbone that heads were trained on."""
+    versions: Mapping[str, str]
+    weights_hash: str
+    """sha256 of the weights file, shortened."""
+
+    def build(self, weights: Mapping[str, Tensor], device: torch.device) -> MultiExitNetwork:
+        """The network with these weights, in eval mode. Mode ``normal`` stores no heads: they are left untrained."""
+        network = new_network(self.network, self.data, self.training.seed)
+        load_weights(network, weights, partial=self.training.mode == "normal")
+        return network.to(device).eval()
+
+
+def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiExitNetwork:
+    """A network for a data set with weights drawn from a seed, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(
+            settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels
+        )
+
+
+def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, partial: bool = False) -> None:
+    """Load a network's own weights; ``partial`` allows the exit heads to be absent."""
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not (partial and name.startswith("heads."))]
+    if missing or unexpected:
+        odd = (missing or unexpected)[0]
+        raise UserError(f"weights do not fit the network: {odd} is {'missing' if missing else 'unexpected'}")
+
+
+def versions() -> dict[str, str]:
+    """The versions that results depend on."""
+    names = ("predictive-exit", "torch", "torchvision", "numpy")
+    found = {name: _version(name) for name in names}
+    return {**found, "python": platform.python_version(), "machine": platform.machine()}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: str, parent: str | None) -> str:
+    """Name of a training run, known before it starts: a hash of all that decides its result but the epoch budget."""
+    return content_hash(
+        {
+            "format": FORMAT_VERSION,
+            "network": asdict(network),
+            "training": asdict(training),
+            "data": data_digest,
+            "parent": parent,
+        }
+    )
+
+
+def save(
+    folder: Path,
+    network: MultiExitNetwork,
+    state: TrainingState,
+    *,
+    settings: NetworkSettings,
+    training: TrainingSettings,
+    info: DataInfo,
+    parent: str | None,
+) -> None:
+    """Publish ``last``, and ``best`` before it if this epoch is the best."""
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if not (training.mode == "normal" and name.startswith("heads."))
+    }
+    description = {
+        "format_version": FORMAT_VERSION,
+        "network": asdict(settings),
+        "training": asdict(training),
+        "data": asdict(info),
+        "history": history_to_json(state.history),
+        "parent": parent,
+        "versions": versions(),
+    }
+    files = {
+        "weights.safetensors": safetensors.save(tensors),
+        "checkpoint.json": json.dumps(description, indent=1, allow_nan=False).encode(),
+    }
+    if state.is_best:
+        publish(folder / "best", files)
+    optimizer = {name: value.detach().cpu().contiguous() for name, value in state.optimizer.items()}
+    publish(folder / "last", {**files, "optimizer.safetensors": safetensors.save(optimizer)})
+
+
+def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]] | None:
+    """Checkpoint, weights and optimizer tensors (empty in ``best``) of a published folder; None where it is empty.
+
+    Raises:
+        DamagedError: files that do not match their manifest, or that cannot be parsed.
+    """
+    published = read_published(folder)
+    if published is None:
+        return None
+    checkpoint = _parse(folder, published)
+    try:
+        weights = safetensors.load(published.files["weights.safetensors"])
+        optimizer = safetensors.load(published.files.get("optimizer.safetensors", safetensors.save({})))
+    except SafetensorError as error:
+        raise DamagedError(f"{folder} holds no readable tensors ({error})") from None
+    return checkpoint, weights, optimizer
+
+
+def read_description(folder: Path) -> Checkpoint | None:
+    """The checkpoint without its tensors; of those only the sizes are compared with the manifest."""
+    published = read_published(folder, names={"checkpoint.json"})
+    return _parse(folder, published) if published else None
+
+
+def _parse(folder: Path, published: Published) -> Checkpoint:
+    try:
+        raw: dict[str, Any] = json.loads(published.files["checkpoint.json"])
+        version, weights_hash = raw["format_version"], published.digests["weights.safetensors"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise DamagedError(f"{folder} is no checkpoint of this program") from None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{folder} has checkpoint format {version}, but this program reads format {FORMAT_VERSION}")
+    head = HeadSettings(**raw["network"].pop("head"))
+    return Checkpoint(
+        network=NetworkSettings(head=head, **raw["network"]),
+        training=TrainingSettings(**raw["training"]),
+        data=DataInfo(**{key: tuple(v) if isinstance(v, list) else v for key, v in raw["data"].items()}),
+        history=history_from_json(raw["history"]),
+        parent=raw["parent"],
+        versions=raw["versions"],
+        weights_hash=weights_hash[:16],
+    )
+
+
+def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
+    """Weights that a user points at: a checkpoint folder of this program, a ``.safetensors`` file, or a torch
+    state_dict (read with ``weights_only=True``: nothing in it is executed).
+
+    Returns:
+        The checkpoint (None for a bare file) and the tensors.
+
+    Raises:
+        UserError: nothing is there, or it is none of these.
+    """
+    if path.is_dir():
+        folder = path / "best" if (path / "best").is_dir() else path
+        found = read(folder)
+        if found is None:
+            raise UserError(f"{path} holds no checkpoint: expected {folder / 'manifest.json'}")
+        return found[0], found[1]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give a checkpoint folder, a .safetensors file or a torch state_dict")
+    try:
+        if path.suffix == ".safetensors":
+            return None, safetensors.load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a file that is no state_dict
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path} cannot be read as weights (only tensors are accepted): {reason}") from None
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"{path} is no state_dict: expected a mapping of names to tensors")
+    return None, cast(dict[str, Tensor], loaded)

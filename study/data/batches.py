@@ -1,0 +1,57 @@
+"""From a split in memory to a batch for the network, without per-image Python."""
+
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study.data.settings import DataInfo
+
+
+def place(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """The images as a uint8 tensor of the same shape, as near to `device` as they fit.
+
+    CPU: shares the array's memory, read-only arrays included (Ray's object store): never write to it.
+    GPU: in its memory if they take at most half of what is free there, else in pinned host memory.
+    """
+    with warnings.catch_warnings():
+        # torch warns that writing to a read-only array is undefined; nothing here writes.
+        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+        tensor = torch.from_numpy(np.ascontiguousarray(images))
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        if images.nbytes > free_bytes // 2:
+            return tensor.pin_memory()
+    return tensor.to(device)
+
+
+def normalize(images: Tensor, info: DataInfo) -> Tensor:
+    """uint8 `[B, C, H, W]` -> float32 of the same shape: pixels / 255, minus `info.mean`, over `info.std`."""
+    mean = torch.tensor(info.mean, dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)
+    std = torch.tensor(info.std, dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)
+    return images.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
+
+
+def augment(images: Tensor, info: DataInfo, generator: torch.Generator) -> Tensor:
+    """Random crops after zero padding by `info.crop_padding`, and mirror images where `info.flip`.
+
+    uint8 `[B, C, H, W]` -> the same shape and device. `generator` is a CPU generator: a seed gives the same
+    crops on every device.
+    """
+    batch, channels, height, width = images.shape
+    padding = info.crop_padding
+    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator)
+    rows = offsets[0] + torch.arange(height)
+    columns = torch.arange(width).expand(batch, width)
+    if info.flip:
+        mirrored = torch.rand((batch, 1), generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    columns = columns + offsets[1]
+    # Crop and mirror are one gather over the flattened padded image.
+    source = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).flatten(1)
+    source = source.to(images.device, non_blocking=True)[:, None].expand(-1, channels, -1)
+    padded: Tensor = functional.pad(images, (padding,) * 4)
+    return padded.flatten(2).gather(2, source).reshape(images.shape)

@@ -1,0 +1,103 @@
+"""Loading a data set: the training part cut in three, and, through a door of its own, the test part."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from study.data.array_sources import array_part
+from study.data.image_folder import folder_part
+from study.data.pixels import Pixels, mean_and_std
+from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
+from study.data.splits import Indices, cut, limited_test_part
+
+_DIGEST_FORMAT = 1  # raised when the same settings and bytes come to mean other pixels
+
+
+class _Part(Protocol):
+    """The training or the test part of a data set before anything is chosen from it."""
+
+    @property
+    def labels(self) -> Indices: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
+        """Images `[len(indices), channels, image_size, image_size]` and the sha256 of their source bytes."""
+        ...
+
+
+def load_dataset(settings: DataSettings, data_root: Path, *, download: bool = False) -> Dataset:
+    """Train, calibration and validation split of a data set. No test image is read.
+
+    (A flat image folder has its test files among the others: they are listed, never opened.)
+
+    Raises:
+        UserError: wrong settings; files missing, damaged or too few. One line says what would be right.
+    """
+    settings, image_size, channels = _resolved(settings)
+    part = _open_part("train", settings, data_root, download=download)
+    indices = cut(
+        part.labels,
+        part.class_names,
+        calibration=settings.calibration,
+        validation=settings.validation,
+        limit=settings.limit,
+        seed=settings.seed,
+    )
+    digest = hashlib.sha256(
+        json.dumps([_DIGEST_FORMAT, settings.name, image_size, channels, part.class_names]).encode()
+    )
+    splits = {}
+    for split, chosen in indices.items():
+        images, source_digest = part.read(chosen, image_size=image_size, channels=channels)
+        splits[split] = ImageSet(images=images, labels=part.labels[chosen])
+        digest.update(f"{split} {len(chosen)} {source_digest}".encode())
+        digest.update(np.ascontiguousarray(chosen, dtype="<i8").data)
+    mean, std = mean_and_std(splits["train"].images)
+    info = DataInfo(
+        name=settings.name,
+        image_size=image_size,
+        channels=channels,
+        class_names=part.class_names,
+        mean=mean,
+        std=std,
+        flip=DATASETS[settings.name].flip,
+        crop_padding=image_size // 8,
+        digest=digest.hexdigest(),
+        settings=asdict(settings),
+    )
+    return Dataset(info=info, **splits)
+
+
+def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = False) -> ImageSet:
+    """The test part, with the class order of `load_dataset`. `seed` has no say in it.
+
+    The official test split; of digits and flat image folders a fixed fifth of each class.
+
+    Raises:
+        UserError: as `load_dataset`.
+    """
+    settings, image_size, channels = _resolved(settings)
+    part = _open_part("test", settings, data_root, download=download)
+    chosen = limited_test_part(part.labels, len(part.class_names), settings.test_limit)
+    images, _ = part.read(chosen, image_size=image_size, channels=channels)
+    return ImageSet(images=images, labels=part.labels[chosen])
+
+
+def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:
+    """Resolved settings, and out of them image size and channels, which are not None any more."""
+    settings = resolve(settings)
+    assert settings.image_size is not None and settings.channels is not None
+    return settings, settings.image_size, settings.channels
+
+
+def _open_part(part: str, settings: DataSettings, data_root: Path, *, download: bool) -> _Part:
+    if settings.name == "image_folder":
+        assert settings.folder is not None  # resolve() refuses it
+        return folder_part(part, Path(data_root) / Path(settings.folder).expanduser())
+    return array_part(settings.name, part, Path(data_root).expanduser(), download=download)

@@ -1,0 +1,153 @@
+"""Which image goes where: stratified, by seed, the same on every platform.
+
+The rule of the cut, per class c with n_c images in the training part (after `limit`):
+
+- A split with share s takes floor(s n_c) or one more, the extras by largest remainder until the split has
+  round(s N) images. Whatever is left is the train split.
+- Where round(s N) is at least the number of classes, every class has at least one image in the split;
+  where it is smaller, some classes are absent from it. A split without any image is refused.
+- Every class keeps at least one image to train on. A class that is too small for that is refused by name.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from study.errors import UserError
+
+Indices = npt.NDArray[np.int64]
+
+# Purposes of random numbers: first word of the seed, so that no two purposes share a stream.
+_LIMIT, _HOLD_OUT, _CALIBRATE, _TEST_LIMIT, _TEST_PART = range(5)
+
+TEST_SHARE = 0.2  # of data sets that come without a test part
+
+
+def cut(
+    labels: Indices,
+    class_names: Sequence[str],
+    *,
+    calibration: float,
+    validation: float,
+    limit: int | None,
+    seed: int,
+) -> dict[str, Indices]:
+    """Split the training part: `{"train", "calibration", "validation"}` -> ascending indices into `labels`.
+
+    Args:
+        labels: `[N]`, each in 0..len(class_names)-1.
+        calibration, validation: shares of the images that `limit` leaves.
+
+    Raises:
+        UserError: a class or a split would be left without the images that it needs.
+    """
+    kept = np.arange(len(labels))
+    sizes = np.bincount(labels, minlength=len(class_names))
+    if limit is not None and limit < len(labels):
+        if limit < len(class_names):
+            raise UserError(f"limit {limit} is too small for {len(class_names)} classes: each needs an image")
+        kept = _draw(labels, apportion(sizes, limit), (_LIMIT, seed))
+        sizes = np.bincount(labels[kept], minlength=len(class_names))
+    calibration_counts, validation_counts = _split_counts(sizes, class_names, calibration, validation)
+    held_out = _draw(labels[kept], calibration_counts + validation_counts, (_HOLD_OUT, seed))
+    # The second draw cuts what the first one held out, so that the two splits cannot overlap.
+    of_held_out = _draw(labels[kept][held_out], calibration_counts, (_CALIBRATE, seed))
+    return {
+        "train": np.delete(kept, held_out),
+        "calibration": kept[held_out[of_held_out]],
+        "validation": kept[np.delete(held_out, of_held_out)],
+    }
+
+
+def limited_test_part(labels: Indices, classes: int, test_limit: int | None) -> Indices:
+    """Ascending indices of the test images to keep: stratified, and the same for every seed of a study."""
+    if test_limit is None or test_limit >= len(labels):
+        return np.arange(len(labels))
+    return _draw(labels, apportion(np.bincount(labels, minlength=classes), test_limit), (_TEST_LIMIT,))
+
+
+def fixed_test_part(labels: Indices, classes: int) -> Indices:
+    """Ascending indices of a fifth of each class: the test part of a data set that brings none."""
+    sizes = np.bincount(labels, minlength=classes)
+    return _draw(labels, apportion(sizes, _rounded(TEST_SHARE * len(labels))), (_TEST_PART,))
+
+
+def apportion(sizes: Indices, total: int) -> Indices:
+    """Seats for classes of the given sizes `[C]`, in proportion, by largest remainder: `[C]`, sum `total`.
+
+    Where there are enough seats, each class that has an image gets one. Requires total <= sizes.sum().
+    """
+    quota = total * sizes / max(1, sizes.sum())
+    counts = np.floor(quota).astype(np.int64)
+    if total >= np.count_nonzero(sizes):
+        counts = np.maximum(counts, np.minimum(sizes, 1))
+    counts = _hand_out(counts, quota, total, room=sizes - counts)
+    while counts.sum() > total:  # the seats given to tiny classes are taken back from the best supplied ones
+        excess = np.where(counts > 1, counts - quota, -np.inf)
+        counts[int(np.argmax(excess))] -= 1
+    return counts
+
+
+def _split_counts(
+    sizes: Indices, class_names: Sequence[str], calibration: float, validation: float
+) -> tuple[Indices, Indices]:
+    """Images per class `[C]` of the calibration and the validation split, by the rule of this module."""
+    totals, quotas, counts = [], [], []
+    for name, share in (("calibration", calibration), ("validation", validation)):
+        total = _rounded(share * int(sizes.sum()))
+        if total == 0:
+            raise UserError(
+                f"{name} share {share} of {sizes.sum()} images is no image at all: "
+                f"make it {1 / sizes.sum():.2g} or more"
+            )
+        quota = np.float64(share) * sizes
+        at_least = 1 if total >= len(sizes) else 0
+        totals.append(total)
+        quotas.append(quota)
+        counts.append(np.maximum(np.floor(quota).astype(np.int64), at_least))
+    room = sizes - counts[0] - counts[1] - 1  # one image of each class stays in the train split
+    if (room < 0).any():
+        smallest = int(np.argmin(room))
+        raise UserError(
+            f"class {class_names[smallest]!r} has {sizes[smallest]} images to train, calibrate and validate on "
+            f"but needs {counts[0][smallest] + counts[1][smallest] + 1}: add images, drop the class, "
+            "raise limit, or make calibration and validation smaller"
+        )
+    first = _hand_out(counts[0], quotas[0], totals[0], room=room)
+    second = _hand_out(counts[1], quotas[1], totals[1], room=room - (first - counts[0]))
+    if not first.any() or not second.any():
+        raise UserError(
+            f"{sizes.sum()} images in {len(sizes)} classes are too few to train, calibrate and validate on: "
+            "each class needs an image to train on, and both other splits need some more"
+        )
+    return first, second
+
+
+def _hand_out(counts: Indices, quota: npt.NDArray[np.float64], total: int, *, room: Indices) -> Indices:
+    """One more for the classes `[C]` with the largest remainders and room, until `total` is reached."""
+    remainder = np.where((room > 0) & (quota > counts), quota - counts, 0.0)
+    order = np.argsort(-remainder, kind="stable")  # equal remainders: the lower class first
+    winners = order[: max(0, total - int(counts.sum()))]
+    winners = winners[remainder[winners] > 0]
+    handed_out = counts.copy()
+    handed_out[winners] += 1
+    return handed_out
+
+
+def _draw(labels: Indices, counts: Indices, seed: tuple[int, ...]) -> Indices:
+    """Ascending indices of `counts[c]` random images of each class c.
+
+    Images are ranked by raw 64-bit words of the bit generator: numpy keeps that stream the same across
+    versions and platforms, which it does not promise for `permutation` or `choice`.
+    """
+    words = np.random.default_rng(np.random.SeedSequence(seed)).bit_generator.random_raw(len(labels))
+    order = np.lexsort((words, labels))  # by class, and at random within each
+    ranked = labels[order]
+    rank = np.arange(len(labels)) - np.searchsorted(ranked, ranked)  # 0, 1, 2 .. within each class
+    return np.sort(order[rank < counts[ranked]]).astype(np.int64)
+
+
+def _rounded(value: float) -> int:
+    """Halves upwards (Python's round takes them to the even neighbour)."""
+    return int(np.floor(value + 0.5))

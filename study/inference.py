@@ -1,0 +1,74 @@
+"""Policies on a live network: samples that stopped leave the batch, and no head runs that the policy does not try."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from study.networks.multi_exit import MultiExitNetwork
+from study.policies import Floats, Integers, Policy, Ratios, jump_ratios, stop_ratios
+from study.walks import Walk
+
+
+def run_policy(network: MultiExitNetwork, images: Tensor, policy: Policy, thresholds: Floats) -> Walk:
+    """Classify one batch, exit by exit.
+
+    Args:
+        network: in eval mode.
+        images: ``[B, C, H, W]``, normalised, on the network's device. B may be 1.
+        policy: decides who stops and which exit is tried next.
+        thresholds: ``[E]``.
+
+    Returns:
+        The same walk that the replay of these images' trace gives.
+    """
+    exit_count, count = network.exit_count, len(images)
+    target = np.full(count, policy.first_exit(exit_count), dtype=np.int64)
+    predictions = np.zeros(count, dtype=np.int64)
+    tried = np.zeros((count, exit_count), dtype=np.bool_)
+    engine_steps = np.zeros(count, dtype=np.int64)
+    running = np.arange(count)  # the samples still in the batch, in its order
+    state: tuple[Tensor, ...] = (images,)
+    with torch.inference_mode():
+        for exit in range(1, exit_count + 1):
+            state = network.segments[exit - 1](state)
+            trying = np.flatnonzero(target[running] == exit)
+            if not len(trying):
+                continue
+            everyone = len(trying) == len(running)
+            feature = state[0] if everyone else state[0][_index(trying, images)]
+            logits = network.heads(feature, exit).float().cpu().numpy()
+            who = running[trying]
+            ratios = Ratios(
+                stop_ratios(logits, float(thresholds[exit - 1])),
+                jump_ratios(logits, thresholds, exit, policy.max_jump),
+            )
+            decision = policy.decide(ratios, exit=exit, exit_count=exit_count)
+            tried[who, exit - 1] = True
+            engine_steps[who] += decision.engine_steps
+            predictions[who] = logits.argmax(axis=1)
+            target[who] = np.where(decision.stop, exit, decision.next_exit)
+            if decision.stop.any():
+                staying = np.delete(np.arange(len(running)), trying[decision.stop])
+                running = running[staying]
+                if not len(running):
+                    break
+                state = tuple(part[_index(staying, images)] for part in state)
+        if len(running):
+            predictions[running] = network.classifier(state).float().argmax(dim=1).cpu().numpy()
+    return Walk(target, predictions, tried, engine_steps)
+
+
+def _index(positions: Integers, like: Tensor) -> Tensor:
+    return torch.from_numpy(positions).to(like.device)
+
+
+def join_walks(walks: list[Walk]) -> Walk:
+    """The walks of consecutive batches as one."""
+    return Walk(
+        np.concatenate([walk.exit_index for walk in walks]),
+        np.concatenate([walk.predictions for walk in walks]),
+        np.concatenate([walk.tried for walk in walks]),
+        np.concatenate([walk.engine_steps for walk in walks]),
+    )

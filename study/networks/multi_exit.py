@@ -1,0 +1,151 @@
+"""A backbone with exit heads: the network that is trained, traced, quantized and run exit by exit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from study.errors import UserError
+from study.networks.heads import HeadSettings, Shape, build_heads
+from study.networks.registry import ExitPoint, Segmented, build_backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """Which network to build: a registered backbone, the factor on its channel counts, its exit heads."""
+
+    backbone: str
+    width: float = 1.0
+    head: HeadSettings = field(default_factory=HeadSettings)
+
+
+class MultiExitNetwork(nn.Module):
+    """A backbone and its exit heads.
+
+    To run it exit by exit::
+
+        state = (images,)
+        for number in range(1, network.exit_count + 1):
+            state = network.segments[number - 1](state)
+            logits = network.heads(state[0], number)
+        logits = network.classifier(state)
+
+    Attributes:
+        backbone: the whole model, with its library's parameter names.
+        heads: `heads(feature, exit) -> logits [B, C]`, exits from 1.
+        classes: C.
+        input_shape: (channels, height, width) of an image.
+        exit_shapes: (channels, height, width) of the feature map at each exit.
+
+    Segments and classifier are views of `backbone`, not submodules: they hold its very layers (also in a deep
+    copy, and after `.to()`), and `state_dict()` has each tensor once. Whether a layer trains or evaluates is
+    set through `backbone` and `heads`.
+    """
+
+    def __init__(self, segmented: Segmented, head: HeadSettings, *, classes: int, input_shape: Shape) -> None:
+        super().__init__()
+        self._segmented = segmented  # a dataclass, so that its parts are not registered a second time
+        self.backbone = segmented.model
+        self.classes = classes
+        self.input_shape = input_shape
+        self.exit_shapes = _measure(segmented, input_shape)
+        self.heads = build_heads(head, segmented.exits, shapes=self.exit_shapes, classes=classes)
+
+    @property
+    def segments(self) -> tuple[nn.Module, ...]:
+        """E modules, `segment(state) -> state`, `state = (feature, *carried)`; the first gets `(images,)`."""
+        return self._segmented.segments
+
+    @property
+    def classifier(self) -> nn.Module:
+        """What follows the last exit: `classifier(state) -> logits [B, C]`."""
+        return self._segmented.classifier
+
+    @property
+    def exits(self) -> tuple[ExitPoint, ...]:
+        """Place and sharing keys of each exit."""
+        return self._segmented.exits
+
+    @property
+    def exit_count(self) -> int:
+        """E, the classifier not counted."""
+        return len(self.exits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, E+1, C] of all exits and the classifier for images [B, channels, height, width]."""
+        state: tuple[Tensor, ...] = (images,)
+        logits = []
+        for number, segment in enumerate(self.segments, start=1):
+            state = segment(state)
+            logits.append(self.heads(state[0], number))
+        logits.append(self.classifier(state))
+        return torch.stack(logits, dim=1)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits [B, C] of the classifier alone; no head runs."""
+        state: tuple[Tensor, ...] = (images,)
+        for segment in self.segments:
+            state = segment(state)
+        logits: Tensor = self.classifier(state)
+        return logits
+
+
+def build_network(settings: NetworkSettings, *, classes: int, image_size: int, channels: int) -> MultiExitNetwork:
+    """Build an untrained network for `image_size` x `image_size` images of `channels` planes.
+
+    Raises:
+        UserError: unknown backbone, impossible size (see `build_backbone`).
+    """
+    segmented = build_backbone(
+        settings.backbone, classes=classes, image_size=image_size, channels=channels, width=settings.width
+    )
+    input_shape = (channels, image_size, image_size)
+    return MultiExitNetwork(segmented, settings.head, classes=classes, input_shape=input_shape)
+
+
+def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> None:
+    """Copy trained weights into the backbone; the heads stay as they are.
+
+    Args:
+        network: changed in place, or not at all.
+        tensors: a state_dict of the backbone (torchvision's names, `features.0.weight`), or one of a
+            `MultiExitNetwork` (`backbone.features.0.weight`), of which the heads are ignored.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, or of another shape (often: another class count).
+    """
+    expected = network.backbone.state_dict()
+    if tensors.keys() & expected.keys():
+        given = dict(tensors)
+    else:
+        own = "backbone."
+        given = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
+
+    for name, tensor in expected.items():
+        if name in given and given[name].shape != tensor.shape:
+            shapes = f"{list(given[name].shape)}, this network's is {list(tensor.shape)}"
+            raise UserError(f"the weights do not fit the backbone: {name} has shape {shapes}")
+    # Files older than this counter lack it; evaluation never reads it.
+    missing = [name for name in expected if name not in given and not name.endswith(".num_batches_tracked")]
+    unexpected = [name for name in given if name not in expected]
+    for what, names in (("lack", missing), ("have an unexpected", unexpected)):
+        if names:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"the weights do not fit the backbone: they {what} {names[0]}{others}")
+    network.backbone.load_state_dict(given, strict=False)
+
+
+@torch.no_grad()
+def _measure(segmented: Segmented, input_shape: Shape) -> tuple[Shape, ...]:
+    """Shapes of the feature maps, from one black image; in eval mode, where batch norm keeps its statistics."""
+    training = segmented.model.training
+    segmented.model.eval()
+    state: tuple[Tensor, ...] = (torch.zeros(1, *input_shape),)
+    shapes: list[Shape] = []
+    for segment in segmented.segments:
+        state = segment(state)
+        channels, height, width = state[0].shape[1:]
+        shapes.append((channels, height, width))
+    segmented.model.train(training)
+    return tuple(shapes)

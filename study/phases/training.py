@@ -1,0 +1,208 @@
+"""Phase 1: plan the trials of backbones and exit heads, train them by rungs, rank them.
+
+What is left to do is always derived from the checkpoints, and the survivors of a rung are a pure function of their
+learning curves: a study that was interrupted ends like one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from results.files import write_atomic
+from search_spaces.choices import draw
+from search_spaces.spec import SpecError, StudySpec, TrainingSpec
+from study.checkpoints import Checkpoint, read_description
+from study.networks.heads import HeadSettings
+from study.networks.multi_exit import NetworkSettings
+from study.phases.tuning import Workshop, run_trials
+from study.training import Epoch, TrainingSettings, best_epoch, outcome
+from study.trials import TrialPlan, read_trial
+
+Phase = Literal["backbones", "exits"]
+STOPPED = "stopped.json"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial after its phase."""
+
+    plan: TrialPlan
+    status: str
+    """``finished``, ``stopped_early`` (patience), ``stopped_by_halving``, ``stopped_by_asha``, ``diverged``,
+    ``failed``, ``pretrained``."""
+    error: str | None
+    checkpoint: Checkpoint | None
+    """The description of its last checkpoint; None where it failed before the first epoch."""
+
+    @property
+    def score(self) -> float:
+        """The best validation score; NaN without any."""
+        return best_epoch(self.checkpoint.history).score if self.checkpoint else math.nan
+
+
+def plan_trials(
+    spec: StudySpec,
+    phase: Phase,
+    data_digest: str,
+    *,
+    backbone: NetworkSettings | None = None,
+    parent: str | None = None,
+) -> list[TrialPlan]:
+    """The trials of a phase, in the order of the search.
+
+    Args:
+        spec: the study.
+        phase: which half.
+        data_digest: of the images.
+        backbone: the network that exit heads are put on (phase ``exits``).
+        parent: ``<trial id>@<weights hash>`` of that backbone.
+
+    Raises:
+        SpecError: a grid over a range.
+        UserError: a setting that no network or training run accepts.
+    """
+    section: TrainingSpec = getattr(spec, phase)
+    try:
+        draws = draw(spec.choices(phase), section.trials, spec.seed)
+    except ValueError as error:
+        raise SpecError(f"{spec.name}: {phase}: {error}") from None
+    return [_plan(spec, phase, settings, data_digest, backbone, parent) for settings in draws]
+
+
+def _plan(
+    spec: StudySpec,
+    phase: Phase,
+    settings: Mapping[str, Any],
+    data_digest: str,
+    backbone: NetworkSettings | None,
+    parent: str | None,
+) -> TrialPlan:
+    section = spec.backbones if phase == "backbones" else spec.exits
+    names = {field.name for field in fields(TrainingSettings)}
+    training = TrainingSettings(
+        mode=section.mode,
+        patience=section.patience,
+        precision=section.precision,
+        seed=spec.seed,
+        # The horizon is the budget; a constant rate has none, so that such a trial can be extended.
+        schedule_epochs=1 if settings["schedule"] == "constant" else section.epochs,
+        **{name: value for name, value in settings.items() if name in names},
+    )
+    if phase == "backbones":
+        network = NetworkSettings(backbone=settings["backbone"], width=settings["width"])
+    else:
+        assert backbone is not None, "exit heads need a backbone"
+        head = HeadSettings(
+            kind=settings["head"],
+            **{name: settings[name] for name in ("codewords", "sharing", "conv_channels", "conv_side")},
+        )
+        network = NetworkSettings(backbone=backbone.backbone, width=backbone.width, head=head)
+    return TrialPlan(
+        phase=phase, network=network, training=training, data_digest=data_digest, parent=parent, settings=settings
+    )
+
+
+def rungs(section: TrainingSpec) -> list[int]:
+    """The epoch budgets of successive halving, rising, the last one the full budget."""
+    if section.scheduler.kind != "halving":
+        return [section.epochs]
+    budgets = []
+    budget = section.scheduler.first_rung
+    while budget < section.epochs:
+        budgets.append(budget)
+        budget *= section.scheduler.reduction
+    return [*budgets, section.epochs]
+
+
+def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: int) -> list[str]:
+    """The best 1/``reduction`` of the trials (rounded up) by their best score within ``budget`` epochs.
+
+    Args:
+        histories: trial id -> learning curve. Trials without a score rank last.
+        budget: epochs of the rung; what a trial did later does not count.
+        reduction: how many times fewer trials go on.
+
+    Returns:
+        Trial ids, best first; ties are broken by trial id.
+    """
+
+    def rank(identity: str) -> tuple[float, str]:
+        history = [row for row in histories[identity] if row.epoch <= budget]
+        score = best_epoch(history).score if history else math.nan
+        return (math.inf if math.isnan(score) else -score, identity)
+
+    return sorted(histories, key=rank)[: math.ceil(len(histories) / reduction)]
+
+
+def run_phase(plans: Sequence[TrialPlan], section: TrainingSpec, workshop: Workshop) -> list[TrialRecord]:
+    """Train the trials of a phase, as far as they are not trained yet.
+
+    Returns:
+        A record of each, best score first (ties by trial id; trials without a score last).
+    """
+    errors: dict[str, str] = {}
+    alive = list(plans)
+    halved: set[str] = set()
+    budgets = rungs(section)
+    asha = section.scheduler if section.scheduler.kind == "asha" else None
+    for number, budget in enumerate(budgets, start=1):
+        missing = [plan for plan in alive if status_of(plan, workshop.checkpoints, budget) in ("waiting", "running")]
+        if missing:
+            phase = missing[0].phase
+            name = phase if len(budgets) == 1 else f"{phase}, rung {number}/{len(budgets)}"
+            errors |= run_trials(missing, budget, workshop, name=name, asha=asha)
+            if asha:
+                _mark_stopped(missing, budget, workshop.checkpoints, errors)
+        alive = [plan for plan in alive if plan.trial_id not in errors]
+        if number < len(budgets):
+            histories = {plan.trial_id: _history(plan, workshop.checkpoints) for plan in alive}
+            kept = set(survivors(histories, budget, section.scheduler.reduction))
+            halved |= set(histories) - kept
+            alive = [plan for plan in alive if plan.trial_id in kept]
+    records = []
+    for plan in plans:
+        status = status_of(plan, workshop.checkpoints, section.epochs)
+        if plan.trial_id in errors:
+            status = "failed"
+        elif plan.trial_id in halved and status == "running":
+            status = "stopped_by_halving"
+        records.append(TrialRecord(plan, status, errors.get(plan.trial_id), read_trial(plan, workshop.checkpoints)))
+    return rank_records(records)
+
+
+def rank_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Best score first; ties by trial id, trials without a score last."""
+    return sorted(records, key=lambda r: (math.inf if math.isnan(r.score) else -r.score, r.plan.trial_id))
+
+
+def status_of(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
+    """``waiting``, ``running``, ``stopped_by_asha`` or the outcome of the trial at this budget."""
+    checkpoint = read_trial(plan, checkpoints)
+    if checkpoint is None:
+        return "waiting"
+    status = outcome(checkpoint.history, plan.training, epochs)
+    stopped = checkpoints / plan.trial_id / STOPPED
+    return "stopped_by_asha" if status == "running" and stopped.exists() else status
+
+
+def _mark_stopped(plans: Sequence[TrialPlan], epochs: int, checkpoints: Path, errors: Mapping[str, str]) -> None:
+    """ASHA's verdicts are not a function of the curves: they are written down, so that a later start knows them."""
+    for plan in plans:
+        if plan.trial_id not in errors and status_of(plan, checkpoints, epochs) == "running":
+            write_atomic(checkpoints / plan.trial_id / STOPPED, b'{"by": "asha"}\n')
+
+
+def _history(plan: TrialPlan, checkpoints: Path) -> tuple[Epoch, ...]:
+    checkpoint = read_trial(plan, checkpoints)
+    return checkpoint.history if checkpoint else ()
+
+
+def best_weights(record: TrialRecord, checkpoints: Path) -> str:
+    """``<trial id>@<hash of its best weights>``: what a child trial or a trace is made from."""
+    best = read_description(checkpoints / record.plan.trial_id / "best")
+    assert best is not None, "a trial with a score has best weights"
+    return f"{record.plan.trial_id}@{best.weights_hash}"

@@ -1,0 +1,178 @@
+"""Training trials as Ray Tune trials.
+
+Ray is where trials run, not where their state is kept: every start submits just the trials that are missing as a new
+Tune run, and each trial goes on from its own last checkpoint in the run folder. Tune's experiment folder is scratch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces.spec import ResourcesSpec, SchedulerSpec
+from study.data import Dataset
+from study.progress import Reporter, Task
+from study.trials import TrialPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """Where and with what phase 1 works."""
+
+    checkpoints: Path
+    """Must be readable and writable on every node."""
+    dataset: Dataset
+    resources: ResourcesSpec
+    reporter: Reporter
+    address: str | None = None
+    """Of a running Ray cluster; None starts Ray on this machine."""
+
+
+def train_trial(config: Mapping[str, Any], dataset: Dataset) -> None:
+    """The function that Tune runs: one trial, on whatever device Ray gave it."""
+    import torch
+    from ray import tune
+
+    from study.trials import run_trial
+
+    torch.set_num_threads(max(1, int(config["cpus"])))
+    run_trial(
+        TrialPlan.from_plain(config["plan"]),
+        dataset,
+        Path(config["checkpoints"]),
+        epochs=config["epochs"],
+        device=torch.device("cuda" if config["gpus"] else "cpu"),
+        on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
+    )
+
+
+def run_trials(
+    plans: Sequence[TrialPlan],
+    epochs: int,
+    workshop: Workshop,
+    *,
+    name: str,
+    asha: SchedulerSpec | None = None,
+) -> dict[str, str]:
+    """Train trials up to ``epochs`` epochs each.
+
+    Args:
+        plans: the trials that are not done yet.
+        epochs: the budget, counted from each trial's very first start.
+        workshop: where to work.
+        name: told in the progress.
+        asha: stop weak trials asynchronously.
+
+    Returns:
+        trial id -> error, one line, of the trials that failed for good.
+    """
+    import ray
+    from ray import tune
+    from ray.tune import FailureConfig, RunConfig, TuneConfig
+
+    start_ray(workshop.address)
+    resources = workshop.resources
+    configs = [
+        {
+            "trial_id": plan.trial_id,
+            "plan": plan.to_plain(),
+            "epochs": epochs,
+            "checkpoints": str(workshop.checkpoints.absolute()),
+            "cpus": resources.cpus_per_trial,
+            "gpus": resources.gpus_per_trial,
+        }
+        for plan in plans
+    ]
+    scratch = Path(tempfile.mkdtemp(prefix="predictive-exit-"))
+    try:
+        with workshop.reporter.task(name, len(plans) * epochs) as task:
+            tuner = tune.Tuner(
+                tune.with_resources(
+                    tune.with_parameters(train_trial, dataset=workshop.dataset),
+                    {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+                ),
+                param_space=tune.grid_search(configs),
+                tune_config=TuneConfig(reuse_actors=True, scheduler=_asha(asha, epochs)),
+                run_config=RunConfig(
+                    storage_path=str(scratch),
+                    name="tune",
+                    verbose=0,
+                    failure_config=FailureConfig(max_failures=resources.max_failures),
+                    callbacks=[_progress_callback(task)],
+                ),
+            )
+            results = tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    del ray
+    return {result.config["trial_id"]: _last_line(str(result.error)) for result in results if result.error is not None}
+
+
+def start_ray(address: str | None) -> None:
+    """Connect to a cluster, or start Ray on this machine; once a process."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address is None:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    import results
+    import search_spaces
+    import study
+
+    # The workers of a cluster get this very code, whatever is installed there.
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"py_modules": [study, search_spaces, results]},
+    )
+
+
+def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
+    if spec is None:
+        return None
+    from ray.tune.schedulers import ASHAScheduler
+
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric="score",
+        mode="max",
+        max_t=epochs,
+        grace_period=min(spec.first_rung, epochs),
+        reduction_factor=spec.reduction,
+    )
+
+
+def _progress_callback(task: Task) -> Any:
+    from ray.tune import Callback
+
+    class Progress(Callback):  # type: ignore[misc]
+        """Sums the epochs of all trials."""
+
+        def __init__(self) -> None:
+            self.epochs: dict[str, int] = {}
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            if "epoch" in result:
+                identity = trial.config["trial_id"]
+                self.epochs[identity] = result["epoch"]
+                task.advance(sum(self.epochs.values()), f"{identity} validation score {result['score']:.4f}")
+
+    return Progress()
+
+
+def _last_line(error: str) -> str:
+    lines = [line for line in error.strip().splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "unknown error"

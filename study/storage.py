@@ -1,0 +1,108 @@
+"""Files that are either whole or absent: atomic writes, and folders published by a manifest.
+
+A folder is published by its ``manifest.json``, written last by an atomic rename. Every other file carries a part of its
+hash in its name, so that a new generation never overwrites the files of the old one: killed anywhere, the folder
+still holds the last whole generation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.files import write_atomic
+from study.errors import UserError
+
+MANIFEST = "manifest.json"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class DamagedError(UserError):
+    """A published folder whose files do not match its manifest."""
+
+
+def safe_name(name: str, what: str) -> str:
+    """The name itself, if it can be a file name on every file system and cannot leave its folder.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not _SAFE_NAME.fullmatch(name):
+        raise UserError(f"{what} {name!r} cannot be a folder name: use letters, digits, '_', '-' and '.'")
+    return name
+
+
+def publish(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replace a folder's published content by ``files`` (name -> content)."""
+    entries = {}
+    for name, data in files.items():
+        digest = hashlib.sha256(data).hexdigest()
+        stem, dot, suffix = name.partition(".")
+        stored = f"{stem}-{digest[:12]}{dot}{suffix}"
+        if not (folder / stored).exists() or (folder / stored).stat().st_size != len(data):
+            write_atomic(folder / stored, data)
+        entries[name] = {"file": stored, "bytes": len(data), "sha256": digest}
+    write_atomic(folder / MANIFEST, json.dumps(entries, indent=1).encode())
+    current = {MANIFEST, *(str(entry["file"]) for entry in entries.values())}
+    for path in folder.iterdir():
+        if path.name not in current:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published content of a folder."""
+
+    files: Mapping[str, bytes]
+    digests: Mapping[str, str]
+    """sha256 of every published file, those that were not read included."""
+
+
+def read_published(folder: Path, names: Collection[str] | None = None) -> Published | None:
+    """The published content of a folder, or None where nothing was ever published.
+
+    Args:
+        folder: that :func:`publish` wrote.
+        names: the files to read and verify in full; of the others only the size is compared. None: all.
+
+    Raises:
+        DamagedError: there is a manifest, but the files do not match it.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    files, digests = {}, {}
+    try:
+        for name, entry in json.loads((folder / MANIFEST).read_bytes()).items():
+            path = folder / safe_name(entry["file"], "a file of the manifest")
+            digests[name] = str(entry["sha256"])
+            whole = path.stat().st_size == entry["bytes"]
+            if names is None or name in names:
+                files[name] = path.read_bytes()
+                whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
+            if not whole:
+                raise DamagedError(f"{path} does not match its manifest")
+    except FileNotFoundError as error:
+        raise DamagedError(f"{error.filename} is missing, but its manifest names it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
+    return Published(files, digests)
+
+
+def set_aside(folder: Path, reason: str) -> None:
+    """Rename a damaged folder to ``<name>.damaged`` and say so; what it held will be computed again."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    print(f"warning: {reason}; set aside as {aside}, will be computed again", file=sys.stderr)
+
+
+def content_hash(value: object, length: int = 12) -> str:
+    """Hex digest of a JSON-able value, the same on every platform."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,0 +1,141 @@
+"""A trial: one training run with its own folder of checkpoints. Knows nothing of Ray.
+
+A trial is named before it starts by a hash of everything that decides its result but the epoch budget, so that whoever
+runs it again finds what was done and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from study.checkpoints import Checkpoint, load_weights, new_network, read, read_description, save, trial_id
+from study.data import Dataset
+from study.errors import UserError
+from study.networks.heads import HeadSettings
+from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
+from study.storage import DamagedError, set_aside
+from study.training import Epoch, TrainingSettings, TrainingState, outcome, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """What a trial will compute."""
+
+    phase: str
+    network: NetworkSettings
+    training: TrainingSettings
+    data_digest: str
+    parent: str | None = None
+    """``<trial id>@<hash of its best weights>`` of the backbone that exit heads are trained on."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The values that the search chose, for the table."""
+
+    @property
+    def trial_id(self) -> str:
+        """The trial's name."""
+        return trial_id(self.network, self.training, self.data_digest, self.parent)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, to travel in a trial's configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, raw: Mapping[str, Any]) -> TrialPlan:
+        """The inverse of :meth:`to_plain`."""
+        network = dict(raw["network"])
+        head = HeadSettings(**network.pop("head"))
+        return cls(
+            **{
+                **raw,
+                "network": NetworkSettings(head=head, **network),
+                "training": TrainingSettings(**raw["training"]),
+            }
+        )
+
+
+def run_trial(
+    plan: TrialPlan,
+    dataset: Dataset,
+    checkpoints: Path,
+    *,
+    epochs: int,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None] = lambda row: None,
+) -> tuple[Epoch, ...]:
+    """Train a trial up to ``epochs`` epochs in all, from its own last checkpoint where it has one.
+
+    Args:
+        plan: what to train.
+        dataset: must be the one that the plan names by its digest.
+        checkpoints: the run folder's ``checkpoints``; the trial writes ``<trial id>/{last,best}``.
+        epochs: the budget, counted from the trial's very first start.
+        device: to train on.
+        on_epoch: told each epoch after its checkpoint is safe.
+
+    Returns:
+        The trial's whole history.
+    """
+    assert plan.data_digest == dataset.info.digest, "the plan was made for other images"
+    folder = checkpoints / plan.trial_id
+    network = new_network(plan.network, dataset.info, plan.training.seed)
+    resume = _last_state(folder, network, partial=plan.training.mode == "normal")
+    if resume is None and plan.parent is not None:
+        load_backbone_weights(network, _parent_weights(checkpoints, plan.parent))
+    network.to(device)
+
+    def save_then_report(state: TrainingState) -> None:
+        save(
+            folder,
+            network,
+            state,
+            settings=plan.network,
+            training=plan.training,
+            info=dataset.info,
+            parent=plan.parent,
+        )
+        on_epoch(state.history[-1])
+
+    return train(network, dataset, plan.training, epochs=epochs, resume=resume, on_epoch=save_then_report)
+
+
+def _last_state(folder: Path, network: MultiExitNetwork, *, partial: bool) -> TrainingState | None:
+    """Load the trial's last checkpoint into the network; a damaged one is set aside and the trial starts anew."""
+    try:
+        found = read(folder / "last")
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        return None
+    if found is None:
+        return None
+    checkpoint, weights, optimizer = found
+    load_weights(network, weights, partial=partial)
+    return TrainingState(checkpoint.history, optimizer)
+
+
+def _parent_weights(checkpoints: Path, parent: str) -> dict[str, torch.Tensor]:
+    identity, _, weights_hash = parent.partition("@")
+    found = read(checkpoints / identity / "best")
+    if found is None or found[0].weights_hash != weights_hash:
+        raise UserError(f"{checkpoints / identity / 'best'} does not hold the weights {weights_hash} any more")
+    return found[1]
+
+
+def read_trial(plan: TrialPlan, checkpoints: Path) -> Checkpoint | None:
+    """The description of a trial's last checkpoint; None before its first epoch, or when damage was set aside."""
+    folder = checkpoints / plan.trial_id
+    try:
+        return read_description(folder / "last")
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        return None
+
+
+def trial_outcome(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
+    """``waiting`` (nothing is there), or the :func:`study.training.outcome` at this budget."""
+    checkpoint = read_trial(plan, checkpoints)
+    return outcome(checkpoint.history, plan.training, epochs) if checkpoint else "waiting"
