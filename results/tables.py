@@ -153,6 +153,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("sampler", _TEXT),
             _field("params", _TEXT),
             _field("distributions", _TEXT),
+            _field("system_attrs", _TEXT),
         ]
     ),
     # The non-dominated operating points: chosen on the validation split, reported on the test split.
@@ -213,7 +214,8 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
             frames.append(pq.ParquetFile(part).read().cast(SCHEMAS[name]).to_pandas())
         except (pa.ArrowException, OSError, ValueError) as error:
             raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
-    return pd.concat(frames, ignore_index=True)
+    table: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return table
 
 
 def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:

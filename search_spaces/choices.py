@@ -85,7 +85,7 @@ def _parse_scalar(value: object, kind: Kind) -> Scalar:
         value, number = (value, False) if with_dot is None else (with_dot, True)
     if kind == "number" and number and math.isfinite(value):  # type: ignore[arg-type]
         return float(value)  # type: ignore[arg-type]
-    if kind == "integer" and number and value == int(value):  # type: ignore[call-overload, operator]
+    if kind == "integer" and number and value == int(value):  # type: ignore[call-overload]
         return int(value)  # type: ignore[call-overload, no-any-return]
     what = "a number" if kind == "number" else "a whole number"
     raise ValueError(f"expected {what}, a list of them or {{low, high, log}}, got {value!r}")

@@ -62,8 +62,8 @@ class SchedulerSpec(_Section):
     """How phase 1 stops weak trials.
 
     ``halving``: all trials train ``first_rung`` epochs, the best 1/``reduction`` of them ``reduction`` times as many,
-    and so on up to ``epochs``. ``asha``: the same without waiting for a rung's trials, hence not repeatable. ``none``: all
-    trials train ``epochs`` epochs.
+    and so on up to ``epochs``. ``asha``: the same without waiting for a rung's trials, hence not repeatable. ``none``:
+    all trials train ``epochs`` epochs.
     """
 
     kind: Literal["halving", "asha", "none"] = "none"
@@ -105,7 +105,7 @@ class BackbonesSpec(TrainingSpec):
 
 
 class ExitsSpec(TrainingSpec):
-    """Phase 1b: exit heads on the best backbones, ranked by the mean validation accuracy over the exits."""
+    """Phase 1b: exit heads on the best backbones, ranked by the mean validation accuracy over exits."""
 
     mode: Literal["exits", "joint"] = "exits"
     parents: int = Field(1, ge=1)
@@ -249,7 +249,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice is an error: the second would silently win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 mark = node.value[position][0].start_mark

@@ -21,16 +21,11 @@ from torch import Tensor
 
 from study.data import DataInfo
 from study.errors import UserError
+from study.learning_curves import Epoch, history_from_json, history_to_json
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
 from study.storage import DamagedError, Published, content_hash, publish, read_published
-from study.training import (
-    Epoch,
-    TrainingSettings,
-    TrainingState,
-    history_from_json,
-    history_to_json,
-)
+from study.training import TrainingSettings, TrainingState
 
 FORMAT_VERSION = 1
 
@@ -172,7 +167,7 @@ def _parse(folder: Path, published: Published) -> Checkpoint:
     return Checkpoint(
         network=NetworkSettings(head=head, **raw["network"]),
         training=TrainingSettings(**raw["training"]),
-        data=DataInfo(**{key: tuple(v) if isinstance(v, list) else v for key, v in raw["data"].items()}),
+        data=DataInfo.from_json(raw["data"]),
         history=history_from_json(raw["history"]),
         parent=raw["parent"],
         versions=raw["versions"],

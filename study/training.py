@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,11 +22,26 @@ from torch.nn import functional as F
 
 from study.data import DataInfo, Dataset, ImageSet, augment, normalize, place
 from study.errors import UserError
+from study.learning_curves import Epoch, best_epoch, outcome
 from study.networks.multi_exit import MultiExitNetwork
 from study.trace import batches
 
 Mode = Literal["normal", "original", "exits", "joint"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
+_POSITIVE = {
+    "batch_size": True,
+    "learning_rate": True,
+    "weight_decay": False,
+    "momentum": False,
+    "schedule_epochs": True,
+    "warmup_epochs": False,
+    "label_smoothing": False,
+    "exit_loss_base": False,
+    "exit_loss_slope": False,
+}
+"""Numbers that must be above 0, or at least 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +61,11 @@ class TrainingSettings:
 
     mode: Mode
     batch_size: int = 128
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     schedule_epochs: int = 1
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
@@ -60,20 +75,17 @@ class TrainingSettings:
     precision: Precision = "auto"
     seed: int = 0
 
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One row of a learning curve. ``score`` is what phase 1 ranks by and early stopping watches."""
-
-    epoch: int
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
-    classifier_accuracy: float
-    exit_accuracies: tuple[float, ...]
-    """``[E]`` on the validation split; empty in the modes that leave the heads idle."""
-    score: float
-    seconds: float
+    def __post_init__(self) -> None:
+        for name, kind in (("mode", Mode), ("optimizer", Optimizer), ("schedule", Schedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise UserError(f"training setting {name} is {getattr(self, name)!r}, but must be one of {known}")
+        for name, positive in _POSITIVE.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
+                raise UserError(f"training setting {name} is {value}, but must be {'above 0' if positive else '>= 0'}")
+        if not (self.momentum < 1 and self.label_smoothing < 1):
+            raise UserError("training settings momentum and label_smoothing must be below 1")
 
 
 @dataclass(frozen=True)
@@ -88,23 +100,6 @@ class TrainingState:
     def is_best(self) -> bool:
         """The last epoch has the best score so far (the first such, of equals)."""
         return best_epoch(self.history) is self.history[-1]
-
-
-def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """The epoch with the highest score; the first of equals. A diverged epoch (NaN) is never better."""
-    return max(history, key=lambda row: (-math.inf if math.isnan(row.score) else row.score, -row.epoch))
-
-
-def outcome(history: Sequence[Epoch], settings: TrainingSettings, epochs: int) -> str:
-    """``running``, or why a run with this history is over: ``finished``, ``stopped_early``, ``diverged``."""
-    if history and not math.isfinite(history[-1].train_loss):
-        return "diverged"
-    if len(history) >= epochs:
-        return "finished"
-    waited = history[-1].epoch - best_epoch(history).epoch if history else 0
-    if settings.patience is not None and history and waited >= settings.patience:
-        return "stopped_early"
-    return "running"
 
 
 def train(
@@ -131,7 +126,7 @@ def train(
     """
     device = next(network.parameters()).device
     channels_last = device.type == "cuda" or _fast_bf16(device)
-    network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     trainable = _trainable(network, settings.mode)
     optimizer = _make_optimizer(trainable, settings)
     history = resume.history if resume else ()
@@ -139,7 +134,7 @@ def train(
         _load_optimizer(optimizer, resume.optimizer)
     images, labels = place(dataset.train.images, device), torch.from_numpy(dataset.train.labels).to(device)
     step = _Step(network, optimizer, settings, dataset.info)
-    while outcome(history, settings, epochs) == "running":
+    while outcome(history, epochs=epochs, patience=settings.patience) == "running":
         epoch = len(history) + 1
         started = time.perf_counter()
         _set_mode(network, settings.mode)
@@ -289,7 +284,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
@@ -362,21 +357,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def history_to_json(history: Sequence[Epoch]) -> list[dict[str, object]]:
-    """A history as JSON-able rows; NaN becomes None."""
-    return [{key: _none_for_nan(value) for key, value in asdict(row).items()} for row in history]
-
-
-def history_from_json(rows: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> tuple[Epoch, ...]:
-    """The inverse of :func:`history_to_json`."""
-    history = []
-    for row in rows:
-        values = {key: math.nan if value is None else value for key, value in row.items()}
-        history.append(Epoch(**{**values, "exit_accuracies": tuple(values["exit_accuracies"])}))
-    return tuple(history)
-
-
-def _none_for_nan(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,10 +16,11 @@ import torch
 from study.checkpoints import Checkpoint, load_weights, new_network, read, read_description, save, trial_id
 from study.data import Dataset
 from study.errors import UserError
+from study.learning_curves import Epoch
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
 from study.storage import DamagedError, set_aside
-from study.training import Epoch, TrainingSettings, TrainingState, outcome, train
+from study.training import TrainingSettings, TrainingState, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +134,3 @@ def read_trial(plan: TrialPlan, checkpoints: Path) -> Checkpoint | None:
     except DamagedError as error:
         set_aside(folder, str(error))
         return None
-
-
-def trial_outcome(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
-    """``waiting`` (nothing is there), or the :func:`study.training.outcome` at this budget."""
-    checkpoint = read_trial(plan, checkpoints)
-    return outcome(checkpoint.history, plan.training, epochs) if checkpoint else "waiting"

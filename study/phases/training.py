@@ -16,10 +16,11 @@ from results.files import write_atomic
 from search_spaces.choices import draw
 from search_spaces.spec import SpecError, StudySpec, TrainingSpec
 from study.checkpoints import Checkpoint, read_description
+from study.learning_curves import Epoch, best_epoch, outcome
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import NetworkSettings
 from study.phases.tuning import Workshop, run_trials
-from study.training import Epoch, TrainingSettings, best_epoch, outcome
+from study.training import TrainingSettings
 from study.trials import TrialPlan, read_trial
 
 Phase = Literal["backbones", "exits"]
@@ -184,7 +185,7 @@ def status_of(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
     checkpoint = read_trial(plan, checkpoints)
     if checkpoint is None:
         return "waiting"
-    status = outcome(checkpoint.history, plan.training, epochs)
+    status = outcome(checkpoint.history, epochs=epochs, patience=plan.training.patience)
     stopped = checkpoints / plan.trial_id / STOPPED
     return "stopped_by_asha" if status == "running" and stopped.exists() else status
 

@@ -15,10 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+import torch
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.schedulers import ASHAScheduler
+
+import results
+import search_spaces
+import study
 from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
 from study.progress import Reporter, Task
-from study.trials import TrialPlan
+from study.trials import TrialPlan, run_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +45,6 @@ class Workshop:
 
 def train_trial(config: Mapping[str, Any], dataset: Dataset) -> None:
     """The function that Tune runs: one trial, on whatever device Ray gave it."""
-    import torch
-    from ray import tune
-
-    from study.trials import run_trial
-
     torch.set_num_threads(max(1, int(config["cpus"])))
     run_trial(
         TrialPlan.from_plain(config["plan"]),
@@ -72,10 +76,6 @@ def run_trials(
     Returns:
         trial id -> error, one line, of the trials that failed for good.
     """
-    import ray
-    from ray import tune
-    from ray.tune import FailureConfig, RunConfig, TuneConfig
-
     start_ray(workshop.address)
     resources = workshop.resources
     configs = [
@@ -104,20 +104,17 @@ def run_trials(
                     name="tune",
                     verbose=0,
                     failure_config=FailureConfig(max_failures=resources.max_failures),
-                    callbacks=[_progress_callback(task)],
+                    callbacks=[_EpochCounter(task)],
                 ),
             )
-            results = tuner.fit()
+            grid = tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    del ray
-    return {result.config["trial_id"]: _last_line(str(result.error)) for result in results if result.error is not None}
+    return {result.config["trial_id"]: _last_line(str(result.error)) for result in grid if result.error is not None}
 
 
 def start_ray(address: str | None) -> None:
     """Connect to a cluster, or start Ray on this machine; once a process."""
-    import ray
-
     if ray.is_initialized():
         return
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -127,10 +124,6 @@ def start_ray(address: str | None) -> None:
     if address is None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return
-    import results
-    import search_spaces
-    import study
-
     # The workers of a cluster get this very code, whatever is installed there.
     ray.init(
         address=address,
@@ -143,8 +136,6 @@ def start_ray(address: str | None) -> None:
 def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
     if spec is None:
         return None
-    from ray.tune.schedulers import ASHAScheduler
-
     return ASHAScheduler(
         time_attr="epoch",
         metric="score",
@@ -155,22 +146,23 @@ def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
     )
 
 
-def _progress_callback(task: Task) -> Any:
-    from ray.tune import Callback
+class _EpochCounter(Callback):  # type: ignore[misc]
+    """Tells the epochs of all trials, summed up."""
 
-    class Progress(Callback):  # type: ignore[misc]
-        """Sums the epochs of all trials."""
+    def __init__(self, task: Task) -> None:
+        self.task: Task | None = task
+        self.epochs: dict[str, int] = {}
 
-        def __init__(self) -> None:
-            self.epochs: dict[str, int] = {}
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks into the experiment folder, which nobody reads again.
+        return {"task": None, "epochs": {}}
 
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            if "epoch" in result:
-                identity = trial.config["trial_id"]
-                self.epochs[identity] = result["epoch"]
-                task.advance(sum(self.epochs.values()), f"{identity} validation score {result['score']:.4f}")
-
-    return Progress()
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        """Called by Tune for each report of a trial."""
+        if self.task and "epoch" in result:
+            identity = trial.config["trial_id"]
+            self.epochs[identity] = result["epoch"]
+            self.task.advance(sum(self.epochs.values()), f"{identity} validation score {result['score']:.4f}")
 
 
 def _last_line(error: str) -> str:

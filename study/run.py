@@ -1,0 +1,367 @@
+"""A study from its file to its front.
+
+Run and resume are one act: what is done is derived from what is there and whole.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from results.files import write_atomic
+from results.tables import SCHEMAS, read_table, write_part
+from search_spaces.spec import StudySpec
+from study.checkpoints import load_pretrained, new_network, read_description, save, versions
+from study.costs.energy import modelled_costs
+from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
+from study.errors import UserError
+from study.learning_curves import Epoch, best_epoch
+from study.networks.multi_exit import load_backbone_weights
+from study.phases.candidates import Candidate
+from study.phases.front import cost_rows, front_of, network_exit_rows, test_front
+from study.phases.operating_points import search
+from study.phases.training import Phase, TrialRecord, best_weights, plan_trials, rank_records, run_phase
+from study.phases.tuning import Workshop
+from study.policies import POLICIES
+from study.progress import Reporter
+from study.storage import content_hash, safe_name
+from study.stored_traces import ensure_trace, load_best
+from study.training import TrainingState, evaluate_split, pick_device
+
+STUDY_FILE = "study.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Where a study runs: nothing of this changes its results."""
+
+    folder: Path
+    data_root: Path
+    download: bool = False
+    address: str | None = None
+    reporter: Reporter
+
+    @property
+    def tables(self) -> Path:
+        """The tables of the run folder."""
+        return self.folder / "tables"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints of the run folder."""
+        return self.folder / "checkpoints"
+
+
+def run_study(spec: StudySpec, where: Surroundings) -> None:
+    """Run a study, or go on with it, until its six tables are complete.
+
+    Raises:
+        UserError: the study names something that does not exist, the folder holds another study, or all trials of a
+            phase failed.
+    """
+    data_settings = check(spec)
+    claim_folder(spec, where.folder)
+    dataset = load_dataset(data_settings, where.data_root, download=where.download)
+    workshop = Workshop(
+        checkpoints=where.checkpoints,
+        dataset=dataset,
+        resources=spec.resources,
+        reporter=where.reporter,
+        address=where.address,
+    )
+    backbones = train_backbones(spec, workshop)
+    write_trials(where.tables, backbones)
+    exits = train_exits(spec, workshop, backbones)
+    write_trials(where.tables, [*backbones, *exits])
+    candidates = trace_candidates(spec, where, dataset, exits[: spec.operating_points.networks])
+    search_operating_points(spec, where, candidates)
+    finish(spec, where, data_settings, candidates, exits)
+
+
+def check(spec: StudySpec) -> DataSettings:
+    """Resolve every name of a study before any work starts; returns the settings of its data set.
+
+    Raises:
+        UserError: a name or value that the program does not know.
+    """
+    points = spec.operating_points
+    for key, known in (
+        ("policy", tuple(POLICIES)),
+        ("statistic", ("mean_logit", "mean_max")),
+        ("overshoot", ("last_exit", "classifier")),
+        ("quantization", ("fp32",)),
+    ):
+        for name in getattr(points, key).values:
+            if name not in known:
+                raise UserError(
+                    f"{spec.name}: operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}"
+                )
+    settings = resolve(DataSettings(seed=spec.seed, **spec.data.model_dump()))
+    # Networks are built for as many classes as any data set may have: only the names and sizes are checked.
+    info = DataInfo(
+        name=settings.name,
+        image_size=settings.image_size or 32,
+        channels=settings.channels or 3,
+        class_names=("0", "1"),
+        mean=(0.0,),
+        std=(1.0,),
+        flip=False,
+        crop_padding=0,
+        digest="",
+        settings={},
+    )
+    backbones = plan_trials(spec, "backbones", "")
+    networks = {plan.network for plan in backbones}
+    exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
+    with torch.device("meta"):
+        for network in networks | {plan.network for plan in exits}:
+            new_network(network, info, 0)
+    if spec.backbones.pretrained and len(backbones) != 1:
+        raise UserError(
+            f"{spec.name}: backbones.pretrained needs one backbone and one width, not {len(backbones)} trials"
+        )
+    return settings
+
+
+def claim_folder(spec: StudySpec, folder: Path) -> None:
+    """Write the resolved study with its provenance into a new run folder, or check that an old one holds this study.
+
+    Raises:
+        UserError: the folder holds another study.
+    """
+    path = folder / STUDY_FILE
+    if not path.exists():
+        provenance = {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+        }
+        text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
+        write_atomic(path, text.encode())
+        return
+    try:
+        stored = yaml.safe_load(path.read_text("utf-8"))["study"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read; restore it, or run under another --name") from None
+    difference = first_difference(stored, spec.plain())
+    if difference:
+        raise UserError(f"{path} holds another study: {difference}; run under another --name")
+
+
+def first_difference(stored: object, asked: object, key: str = "") -> str | None:
+    """The first place where two nested mappings differ, in words; None where they are equal."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for name in [*stored, *(name for name in asked if name not in stored)]:
+            inner = first_difference(stored.get(name), asked.get(name), f"{key}.{name}" if key else str(name))
+            if inner:
+                return inner
+        return None
+    return None if stored == asked else f"{key} is {stored!r} there and {asked!r} here"
+
+
+def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
+    """Phase 1a, or the user's own weights in its place."""
+    plans = plan_trials(spec, "backbones", workshop.dataset.info.digest)
+    if spec.backbones.pretrained:
+        return [adopt_pretrained(spec, workshop)]
+    return _any_usable(run_phase(plans, spec.backbones, workshop), "backbones")
+
+
+def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Phase 1b: exit heads on the best backbones; the usable trials, best first."""
+    parents = [record for record in backbones if not math.isnan(record.score)][: spec.exits.parents]
+    plans = [
+        plan
+        for parent in parents
+        for plan in plan_trials(
+            spec,
+            "exits",
+            workshop.dataset.info.digest,
+            backbone=parent.plan.network,
+            parent=best_weights(parent, workshop.checkpoints),
+        )
+    ]
+    return _any_usable(run_phase(plans, spec.exits, workshop), "exits")
+
+
+def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
+    if all(math.isnan(record.score) for record in records):
+        error = next((record.error for record in records if record.error), "every trial diverged")
+        raise UserError(f"no trial of phase {phase} could be trained: {error}")
+    return records
+
+
+def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
+    """The user's own backbone as the one trial of phase 1a, with its validation accuracy."""
+    assert spec.backbones.pretrained is not None
+    path, info = Path(spec.backbones.pretrained), workshop.dataset.info
+    (plan,) = plan_trials(spec, "backbones", info.digest)
+    _, tensors = load_pretrained(path)
+    sample = content_hash({name: [list(t.shape), float(t.double().sum())] for name, t in sorted(tensors.items())}, 64)
+    plan = type(plan).from_plain({**plan.to_plain(), "parent": f"pretrained@{sample[:16]}"})
+    folder = workshop.checkpoints / plan.trial_id
+    if read_description(folder / "last") is None:
+        network = new_network(plan.network, info, spec.seed)
+        load_backbone_weights(network, tensors)
+        result = evaluate_split(network, workshop.dataset.validation, info, plan.training, heads=False)
+        row = Epoch(
+            epoch=0,
+            learning_rate=0.0,
+            train_loss=math.nan,
+            validation_loss=result.loss,
+            classifier_accuracy=result.accuracies[-1],
+            exit_accuracies=(),
+            score=result.accuracies[-1],
+            seconds=0.0,
+        )
+        save(
+            folder,
+            network,
+            TrainingState((row,), {}),
+            settings=plan.network,
+            training=plan.training,
+            info=info,
+            parent=plan.parent,
+        )
+    return TrialRecord(plan, "pretrained", None, read_description(folder / "last"))
+
+
+def trace_candidates(
+    spec: StudySpec, where: Surroundings, dataset: Dataset, records: Sequence[TrialRecord]
+) -> list[Candidate]:
+    """Trace the best networks on the calibration and validation splits and cost them."""
+    device = pick_device("auto")
+    splits = {"calibration": dataset.calibration, "validation": dataset.validation}
+    usable = [record for record in records if not math.isnan(record.score)]
+    candidates = []
+    with where.reporter.task("traces", len(usable) * sum(len(split.labels) for split in splits.values())) as task:
+        done = 0
+        for record in usable:
+            weights = best_weights(record, where.checkpoints)
+            logits = {}
+            for name, images in splits.items():
+                logits[name] = ensure_trace(
+                    where.folder / "traces",
+                    where.checkpoints,
+                    weights,
+                    name,
+                    lambda images=images: images,  # type: ignore[misc]
+                    dataset.info.digest,
+                    device,
+                )
+                done += len(images.labels)
+                task.advance(done, f"{record.plan.trial_id} {name}")
+            network, _ = load_best(where.checkpoints, weights, torch.device("cpu"))
+            costs = modelled_costs(network, batch_size=spec.operating_points.batch_size)
+            write_atomic(where.folder / "profiles" / f"{record.plan.trial_id}.json", costs.to_json().encode())
+            candidates.append(Candidate(record.plan.trial_id, costs, logits["calibration"], logits["validation"]))
+    return candidates
+
+
+def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Sequence[Candidate]) -> None:
+    """Phase 2: one search across the networks, or one for each."""
+    points = spec.operating_points
+    groups = {"across": list(candidates)} if points.scope == "across" else {c.trial_id: [c] for c in candidates}
+    for name, group in groups.items():
+        with where.reporter.task("operating points", points.trials) as task:
+            search(points, group, where.tables, seed=spec.seed, name=name, task=task)
+
+
+def finish(
+    spec: StudySpec,
+    where: Surroundings,
+    data_settings: DataSettings,
+    candidates: Sequence[Candidate],
+    records: Sequence[TrialRecord],
+) -> None:
+    """Evaluate the front once on the test split and write the last tables. Here the test images are read first."""
+    weights = {r.plan.trial_id: best_weights(r, where.checkpoints) for r in records if not math.isnan(r.score)}
+    test_set = cache(lambda: load_test_set(data_settings, where.data_root, download=where.download))
+    front = front_of(read_table(where.tables, "operating_points"), spec.operating_points.objectives)
+
+    @cache
+    def test_logits(trial: str) -> Any:
+        return ensure_trace(
+            where.folder / "traces",
+            where.checkpoints,
+            weights[trial],
+            "test",
+            test_set,
+            test_set().digest,
+            pick_device("auto"),
+        )
+
+    where.reporter.line(f"test: {len(front)} points of the front")
+    rows, exit_rows = test_front(front, candidates, test_logits, test_set().digest)
+    batch_size = spec.operating_points.batch_size
+    write_part(where.tables, "costs", [row for c in candidates for row in cost_rows(c, batch_size)])
+    write_part(where.tables, "exits", [row for c in candidates for row in network_exit_rows(c)] + exit_rows)
+    write_part(where.tables, "front", rows)
+
+
+def write_trials(tables: Path, records: Sequence[TrialRecord]) -> None:
+    """Write the tables ``trials`` and ``epochs`` anew from the checkpoints."""
+    write_part(tables, "trials", [_trial_row(record) for record in rank_records(records)])
+    write_part(tables, "epochs", [row for record in rank_records(records) for row in _epoch_rows(record)])
+
+
+def _trial_row(record: TrialRecord) -> dict[str, Any]:
+    plan, checkpoint = record.plan, record.checkpoint
+    row: dict[str, Any] = {
+        "trial_id": plan.trial_id,
+        "phase": plan.phase,
+        "parent": plan.parent,
+        "status": record.status,
+        "error": record.error,
+        "backbone": plan.network.backbone,
+        "width": plan.network.width,
+        "head": plan.network.head.kind if plan.phase == "exits" else None,
+        "mode": plan.training.mode,
+        "settings": json.dumps({"network": asdict(plan.network), "training": asdict(plan.training)}),
+        "seed": plan.training.seed,
+        "data_digest": plan.data_digest,
+        "checkpoint": f"checkpoints/{plan.trial_id}",
+    }
+    if checkpoint:
+        best = best_epoch(checkpoint.history)
+        row |= {
+            "epochs_done": checkpoint.history[-1].epoch,
+            "best_epoch": best.epoch,
+            "split": "validation",
+            "score": best.score,
+            "classifier_accuracy": best.classifier_accuracy,
+            "mean_exit_accuracy": sum(best.exit_accuracies) / len(best.exit_accuracies)
+            if best.exit_accuracies
+            else None,
+            "seconds": sum(epoch.seconds for epoch in checkpoint.history),
+            "weights_hash": checkpoint.weights_hash,
+            "code_version": checkpoint.versions["predictive-exit"],
+        }
+    return row
+
+
+def _epoch_rows(record: TrialRecord) -> list[dict[str, Any]]:
+    names = set(SCHEMAS["epochs"].names)
+    history = record.checkpoint.history if record.checkpoint else ()
+    return [
+        {
+            "trial_id": record.plan.trial_id,
+            "phase": record.plan.phase,
+            "split": "validation",
+            **{name: value for name, value in asdict(epoch).items() if name in names},
+        }
+        for epoch in history
+    ]
+
+
+def run_folder(storage: str, name: str) -> Path:
+    """``<storage>/<name>``."""
+    return Path(storage).expanduser() / safe_name(name, "the study's name")
