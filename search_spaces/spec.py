@@ -6,7 +6,7 @@ that the program resolves before any work starts, so that a new backbone needs n
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -175,8 +175,13 @@ class StudySpec(_Section):
         return self.model_dump()
 
 
-def parse_space(text: str, source: str) -> StudySpec:
-    """A study from YAML text; ``source`` names it in errors.
+def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+    """A study from YAML text.
+
+    Args:
+        text: of the study file.
+        source: names it in errors.
+        changes: values from elsewhere that replace the file's, as (``backbones.epochs``, 5).
 
     Raises:
         SpecError: no YAML, no mapping, an unknown or doubled key, a wrong type, an empty range.
@@ -192,7 +197,30 @@ def parse_space(text: str, source: str) -> StudySpec:
         raise SpecError(f"{source}: nested too deeply for a study file") from None
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
+    for key, value in changes:
+        section = raw
+        *parents, name = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise SpecError(f"{source}: {key}: {parent} is no section")
+        section[name] = value
     return validate_space(raw, source)
+
+
+def parse_change(text: str) -> tuple[str, object]:
+    """``key=value`` from a command line, the value in YAML.
+
+    Raises:
+        SpecError: it has no ``=``, or the value is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise SpecError(f"--set {text}: expected KEY=VALUE, as in backbones.epochs=5")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(f"--set {text}: {value} is no YAML value") from None
 
 
 def validate_space(raw: dict[str, Any], source: str) -> StudySpec:
@@ -218,15 +246,15 @@ def _first_problem(error: ValidationError) -> str:
     return f"{key}: {message}{more}"
 
 
-def load_space(name_or_path: str) -> StudySpec:
-    """A study from a file, or one that comes with the program by its bare name.
+def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+    """A study from a file, or one that comes with the program by its bare name; ``changes`` as in :func:`parse_space`.
 
     Raises:
         SpecError: neither exists, the file cannot be read, or :func:`parse_space` refuses it.
     """
     if name_or_path in bundled():
         text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
-        return parse_space(text, f"{name_or_path}.yaml")
+        return parse_space(text, f"{name_or_path}.yaml", changes)
     path = Path(name_or_path)
     if not path.is_file():
         known = ", ".join(bundled())
@@ -234,7 +262,7 @@ def load_space(name_or_path: str) -> StudySpec:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SpecError(f"{path}: {path.stat().st_size} bytes are too many for a study file")
-        return parse_space(path.read_text("utf-8"), str(path))
+        return parse_space(path.read_text("utf-8"), str(path), changes)
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 

@@ -6,6 +6,7 @@ on from. Nothing is ever pickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -205,3 +206,12 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(f"{path} is no state_dict: expected a mapping of names to tensors")
     return None, cast(dict[str, Tensor], loaded)
+
+
+def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Names weights by their values, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -5,6 +5,7 @@ Run and resume are one act: what is done is derived from what is there and whole
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -20,7 +21,7 @@ import yaml
 from results.files import write_atomic
 from results.tables import SCHEMAS, read_table, write_part
 from search_spaces.spec import StudySpec
-from study.checkpoints import load_pretrained, new_network, read_description, save, versions
+from study.checkpoints import load_pretrained, new_network, read_description, save, versions, weights_fingerprint
 from study.costs.energy import modelled_costs
 from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
@@ -33,11 +34,10 @@ from study.phases.training import Phase, TrialRecord, best_weights, plan_trials,
 from study.phases.tuning import Workshop
 from study.policies import POLICIES
 from study.progress import Reporter
-from study.storage import content_hash, safe_name
+from study.storage import safe_name
 from study.stored_traces import ensure_trace, load_best
 from study.training import TrainingState, evaluate_split, pick_device
-
-STUDY_FILE = "study.yaml"
+from study.views import STUDY_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,9 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
             phase failed.
     """
     data_settings = check(spec)
-    claim_folder(spec, where.folder)
+    refuse_other_study(spec, where.folder)
     dataset = load_dataset(data_settings, where.data_root, download=where.download)
+    claim_folder(spec, where.folder)
     workshop = Workshop(
         checkpoints=where.checkpoints,
         dataset=dataset,
@@ -132,20 +133,14 @@ def check(spec: StudySpec) -> DataSettings:
     return settings
 
 
-def claim_folder(spec: StudySpec, folder: Path) -> None:
-    """Write the resolved study with its provenance into a new run folder, or check that an old one holds this study.
+def refuse_other_study(spec: StudySpec, folder: Path) -> None:
+    """Check that a run folder is new or holds this very study.
 
     Raises:
-        UserError: the folder holds another study.
+        UserError: it holds another study, with the first difference.
     """
     path = folder / STUDY_FILE
     if not path.exists():
-        provenance = {
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
-        }
-        text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
-        write_atomic(path, text.encode())
         return
     try:
         stored = yaml.safe_load(path.read_text("utf-8"))["study"]
@@ -154,6 +149,18 @@ def claim_folder(spec: StudySpec, folder: Path) -> None:
     difference = first_difference(stored, spec.plain())
     if difference:
         raise UserError(f"{path} holds another study: {difference}; run under another --name")
+
+
+def claim_folder(spec: StudySpec, folder: Path) -> None:
+    """Write the resolved study with its provenance into a new run folder."""
+    if (folder / STUDY_FILE).exists():
+        return
+    provenance = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
+    write_atomic(folder / STUDY_FILE, text.encode())
 
 
 def first_difference(stored: object, asked: object, key: str = "") -> str | None:
@@ -205,8 +212,7 @@ def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
     path, info = Path(spec.backbones.pretrained), workshop.dataset.info
     (plan,) = plan_trials(spec, "backbones", info.digest)
     _, tensors = load_pretrained(path)
-    sample = content_hash({name: [list(t.shape), float(t.double().sum())] for name, t in sorted(tensors.items())}, 64)
-    plan = type(plan).from_plain({**plan.to_plain(), "parent": f"pretrained@{sample[:16]}"})
+    plan = dataclasses.replace(plan, parent=f"weights@{weights_fingerprint(tensors)}")
     folder = workshop.checkpoints / plan.trial_id
     if read_description(folder / "last") is None:
         network = new_network(plan.network, info, spec.seed)

@@ -81,24 +81,51 @@ def run_trial(
     Returns:
         The trial's whole history.
     """
+    parent = plan.parent
+    return train_in_folder(
+        plan,
+        dataset,
+        checkpoints / plan.trial_id,
+        epochs=epochs,
+        device=device,
+        backbone_weights=None if parent is None else lambda: _parent_weights(checkpoints, parent),
+        on_epoch=on_epoch,
+    )
+
+
+def train_in_folder(
+    plan: TrialPlan,
+    dataset: Dataset,
+    folder: Path | None,
+    *,
+    epochs: int,
+    device: torch.device,
+    backbone_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda row: None,
+) -> tuple[Epoch, ...]:
+    """Like :func:`run_trial`, with a folder of any name (None: nothing is saved) and the backbone's weights given.
+
+    Args:
+        backbone_weights: called for a new start only; None: the backbone starts from the seed.
+    """
     assert plan.data_digest == dataset.info.digest, "the plan was made for other images"
-    folder = checkpoints / plan.trial_id
     network = new_network(plan.network, dataset.info, plan.training.seed)
-    resume = _last_state(folder, network, partial=plan.training.mode == "normal")
-    if resume is None and plan.parent is not None:
-        load_backbone_weights(network, _parent_weights(checkpoints, plan.parent))
+    resume = _last_state(folder, network, partial=plan.training.mode == "normal") if folder else None
+    if resume is None and backbone_weights is not None:
+        load_backbone_weights(network, backbone_weights())
     network.to(device)
 
     def save_then_report(state: TrainingState) -> None:
-        save(
-            folder,
-            network,
-            state,
-            settings=plan.network,
-            training=plan.training,
-            info=dataset.info,
-            parent=plan.parent,
-        )
+        if folder:
+            save(
+                folder,
+                network,
+                state,
+                settings=plan.network,
+                training=plan.training,
+                info=dataset.info,
+                parent=plan.parent,
+            )
         on_epoch(state.history[-1])
 
     return train(network, dataset, plan.training, epochs=epochs, resume=resume, on_epoch=save_then_report)

@@ -146,7 +146,9 @@ def resolve(settings: DataSettings) -> DataSettings:
     _require_integer(where, "seed", resolved.seed, at_least=0)
     if resolved.name == "image_folder":
         if not isinstance(resolved.folder, str) or not resolved.folder:
-            raise UserError(f"{where}: folder must name the folder of the images, not {resolved.folder!r}")
+            raise UserError(
+                f"{where}: name the folder of the images with --folder, or as data.folder in the study file"
+            )
     elif resolved.folder is not None:
         raise UserError(f"{where}: folder is for the data set image_folder only; leave it out here")
     return resolved

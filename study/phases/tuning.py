@@ -26,6 +26,7 @@ import search_spaces
 import study
 from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
+from study.errors import UserError
 from study.progress import Reporter, Task
 from study.trials import TrialPlan, run_trial
 
@@ -76,8 +77,9 @@ def run_trials(
     Returns:
         trial id -> error, one line, of the trials that failed for good.
     """
-    start_ray(workshop.address)
     resources = workshop.resources
+    start_ray(workshop.address)
+    _refuse_impossible(resources)
     configs = [
         {
             "trial_id": plan.trial_id,
@@ -131,6 +133,20 @@ def start_ray(address: str | None) -> None:
         logging_level=logging.ERROR,
         runtime_env={"py_modules": [study, search_spaces, results]},
     )
+
+
+def _refuse_impossible(resources: ResourcesSpec) -> None:
+    """Trials that fit on no node would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(
+        node.get("CPU", 0) >= resources.cpus_per_trial and node.get("GPU", 0) >= resources.gpus_per_trial
+        for node in nodes
+    ):
+        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
+        raise UserError(
+            f"resources: a trial asks for {resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs, but "
+            f"the largest node has {most[0]:g} and {most[1]:g}; use --set resources.gpus_per_trial=0 to train on CPUs"
+        )
 
 
 def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:

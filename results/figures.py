@@ -1,0 +1,59 @@
+"""Figures of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.summary import summarize_front
+from results.tables import read_table
+
+
+def front_figure(tables: Path, path: Path) -> None:
+    """Draw the front over FLOPs and over energy, beside all operating points, the static cuts and the classic network.
+
+    Args:
+        tables: the run folder's ``tables``.
+        path: of the picture; its suffix (png, svg, pdf) decides the format.
+    """
+    from matplotlib.figure import Figure
+
+    summary = summarize_front(tables)
+    points, exits = read_table(tables, "operating_points"), read_table(tables, "exits")
+    points = points[points["state"] == "COMPLETE"]
+    cuts = exits[exits["point"].isna() & (exits["split"] == "validation")]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    energy = f"energy, mJ per image ({summary.energy_source})"
+    panels = (
+        ("flops", "cumulative_flops", 1e-6, "MFLOPs per image"),
+        ("energy_joules", "cumulative_energy_joules", 1e3, energy),
+    )
+    for axes, (column, cut_column, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        _panel(axes, summary.points, points, cuts, column, cut_column, unit)
+        classic = getattr(summary.reference, column)
+        axes.plot(classic * unit, summary.reference.accuracy * 100, "k*", markersize=12, label="classic network")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("validation accuracy, %")
+    figure.axes[0].legend(loc="lower right", fontsize="small")
+    floor = min(summary.points["accuracy"].min(), summary.reference.accuracy) * 100
+    figure.axes[0].set_ylim(bottom=max(0.0, floor - 5))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _panel(
+    axes: Any,
+    front: pd.DataFrame,
+    points: pd.DataFrame,
+    cuts: pd.DataFrame,
+    column: str,
+    cut_column: str,
+    unit: float,
+) -> None:
+    axes.scatter(points[column] * unit, points["accuracy"] * 100, s=8, color="0.75", label="operating points")
+    axes.scatter(cuts[cut_column] * unit, cuts["accuracy_all"] * 100, s=18, marker="x", color="C1", label="static cuts")
+    ordered = front.sort_values(column)
+    axes.plot(ordered[column] * unit, ordered["accuracy"] * 100, "o-", markersize=4, color="C0", label="front")

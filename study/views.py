@@ -1,0 +1,196 @@
+"""What the command line prints: fronts, status, single results."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from results.summary import FrontSummary, summarize_front, summary_json
+from results.tables import SCHEMAS, part_count, read_table
+from study.checkpoints import read_description
+from study.errors import UserError
+from study.learning_curves import best_epoch
+from study.storage import DamagedError
+
+STUDY_FILE = "study.yaml"
+
+
+def _console() -> Console:
+    # Rich would fold a table to 80 columns where there is no terminal to measure.
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 150)
+
+
+def print_front(folder: Path, *, as_json: bool) -> None:
+    """Print the front of a run folder."""
+    _require_run_folder(folder)
+    summary = summarize_front(folder / "tables")
+    if as_json:
+        print(json.dumps(summary_json(summary), indent=1))
+        return
+    console = _console()
+    console.print(_front_table(summary))
+    for line in front_lines(summary):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"tables: {folder / 'tables'}", markup=False)
+
+
+def front_lines(summary: FrontSummary) -> list[str]:
+    """The summary in sentences."""
+    classic, points = summary.reference, summary.tolerance * 100
+    lines = [
+        f"classic network {classic.trial_id}: validation accuracy {classic.accuracy:.2%}, "
+        f"{classic.flops / 1e6:.2f} MFLOPs, {classic.energy_joules * 1e3:.4g} mJ ({summary.energy_source}) per image"
+    ]
+    best = summary.best_point
+    if best is None:
+        lines.append(f"no point of the front is within {points:g} points of it")
+    else:
+        lines.append(
+            f"at most {points:g} points below it on validation: point {best['number']} with "
+            f"{best['flops_share']:.1%} of its FLOPs and {best['energy_share']:.1%} of its energy; "
+            f"on test {best['test_accuracy']:.2%} [{best['test_accuracy_low']:.2%}, {best['test_accuracy_high']:.2%}], "
+            f"the same network without exits {best['test_classic_accuracy']:.2%}"
+        )
+    static = summary.best_static
+    if static is not None:
+        share = static["cumulative_flops"] / classic.flops
+        lines.append(f"a network simply cut (exit {static['exit']} of {static['trial_id']}) needs {share:.1%} for that")
+    return lines
+
+
+def _front_table(summary: FrontSummary) -> Table:
+    table = Table(title="front: chosen on validation, reported on test", title_justify="left")
+    for name in ("network", "point", "policy", "statistic"):
+        table.add_column(name, no_wrap=True)
+    for name in ("beta", "start", "accuracy", "FLOPs", "energy", "test", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in summary.points.to_dict("records"):
+        table.add_row(
+            str(row["trial_id"]),
+            str(row["number"]),
+            str(row["policy"]),
+            str(row["statistic"]),
+            _text(row["beta"], ".4g"),
+            _text(row["start_layer"], ".0f"),
+            f"{row['accuracy']:.2%}",
+            f"{row['flops_share']:.1%}",
+            f"{row['energy_share']:.1%}",
+            f"{row['test_accuracy']:.2%}",
+            f"{row['test_accuracy_low']:.1%}-{row['test_accuracy_high']:.1%}",
+        )
+    return table
+
+
+def _text(value: Any, form: str) -> str:
+    return "" if value is None or math.isnan(value) else format(value, form)
+
+
+def write_front(folder: Path, output: Path) -> None:
+    """Write the front, with its shares of the classic network, as .csv or .parquet."""
+    _require_run_folder(folder)
+    if output.suffix not in (".csv", ".parquet"):
+        raise UserError(f"front: --output {output} must end in .csv or .parquet")
+    points = summarize_front(folder / "tables").points
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".csv":
+        points.to_csv(output, index=False)
+    else:
+        points.to_parquet(output, index=False)
+
+
+def study_status(folder: Path) -> dict[str, Any]:
+    """What of a study is there, derived from the files of its run folder."""
+    _require_run_folder(folder)
+    stored = yaml.safe_load((folder / STUDY_FILE).read_text("utf-8"))
+    trials = [_trial_status(path) for path in sorted((folder / "checkpoints").glob("*")) if path.is_dir()]
+    tables = folder / "tables"
+    present = [name for name in SCHEMAS if part_count(tables, name)]
+    if "trials" in present:
+        known = read_table(tables, "trials").set_index("trial_id")
+        for trial in trials:
+            if trial["trial_id"] in known.index:
+                trial["status"] = str(known.loc[trial["trial_id"], "status"])
+    asked = stored["study"]["operating_points"]["trials"]
+    points = len(read_table(tables, "operating_points")) if "operating_points" in present else 0
+    return {
+        "study": stored["study"]["name"],
+        "created": stored["provenance"]["created"],
+        "versions": stored["provenance"]["versions"],
+        "trials": trials,
+        "operating_points": points,
+        "operating_points_asked_each_search": asked,
+        "tables": present,
+        "finished": "front" in present,
+    }
+
+
+def _trial_status(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial_id": folder.name, "status": "under way"}
+    try:
+        checkpoint = read_description(folder / "last")
+    except DamagedError as error:
+        return {**row, "status": f"damaged: {error}"}
+    if checkpoint is None:
+        return {**row, "status": "no epoch yet"}
+    best = best_epoch(checkpoint.history)
+    network = checkpoint.network
+    return {
+        **row,
+        "mode": checkpoint.training.mode,
+        "network": f"{network.backbone} x {network.width:g}",
+        "head": network.head.kind if checkpoint.training.mode in ("exits", "joint") else None,
+        "epochs": checkpoint.history[-1].epoch,
+        "score": None if math.isnan(best.score) else best.score,
+    }
+
+
+def print_status(folder: Path, *, as_json: bool) -> None:
+    """Print the status of a run folder."""
+    status = study_status(folder)
+    if as_json:
+        print(json.dumps(status, indent=1))
+        return
+    console = _console()
+    table = Table(title=f"study {status['study']}, created {status['created']}", title_justify="left")
+    columns = ("trial_id", "status", "mode", "network", "head", "epochs", "score")
+    for name in columns:
+        table.add_column(name)
+    for trial in status["trials"]:
+        score = trial.get("score")
+        shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
+        table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
+    console.print(table)
+    console.print(f"operating points: {status['operating_points']}", markup=False)
+    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)
+    console.print("finished" if status["finished"] else "not finished: the same `run` command goes on", markup=False)
+
+
+def _require_run_folder(folder: Path) -> None:
+    if not (folder / STUDY_FILE).is_file():
+        raise UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")
+
+
+def print_mapping(result: Mapping[str, Any]) -> None:
+    """One line for each value; a list of rows as a table."""
+    console = _console()
+    for name, value in result.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            console.print(f"{name}:", markup=False)
+            console.print(pd.DataFrame(value).to_string(index=False, float_format="{:.6g}".format), markup=False)
+        elif isinstance(value, list):
+            console.print(f"{name}: {' '.join(_number(item) for item in value)}", markup=False)
+        else:
+            console.print(f"{name}: {_number(value)}", markup=False)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
