@@ -72,7 +72,8 @@ class _Plain:
 
     def __init__(self, reporter: Reporter, name: str, total: float) -> None:
         self.reporter, self.name, self.total = reporter, name, total
-        self.told = 0.0
+        self.told = time.monotonic()
+        reporter.line(f"{name}: 0/{total:g}")
 
     def advance(self, done: float, text: str = "") -> None:
         now = time.monotonic()

@@ -5,12 +5,10 @@ Run and resume are one act: what is done is derived from what is there and whole
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,24 +17,24 @@ import torch
 import yaml
 
 from results.files import write_atomic
-from results.tables import SCHEMAS, read_table, write_part
+from results.tables import read_table, write_part
 from search_spaces.spec import StudySpec
-from study.checkpoints import load_pretrained, new_network, read_description, save, versions, weights_fingerprint
+from study.checkpoints import new_network, versions
 from study.costs.energy import modelled_costs
 from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
-from study.learning_curves import Epoch, best_epoch
-from study.networks.multi_exit import load_backbone_weights
 from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, network_exit_rows, test_front
 from study.phases.operating_points import search
-from study.phases.training import Phase, TrialRecord, best_weights, plan_trials, rank_records, run_phase
+from study.phases.pretrained import adopt_pretrained
+from study.phases.training import Phase, TrialRecord, best_weights, plan_trials, run_phase
+from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop
 from study.policies import POLICIES
 from study.progress import Reporter
 from study.storage import safe_name
 from study.stored_traces import ensure_trace, load_best
-from study.training import TrainingState, evaluate_split, pick_device
+from study.training import pick_device
 from study.views import STUDY_FILE
 
 
@@ -176,9 +174,9 @@ def first_difference(stored: object, asked: object, key: str = "") -> str | None
 
 def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
     """Phase 1a, or the user's own weights in its place."""
-    plans = plan_trials(spec, "backbones", workshop.dataset.info.digest)
     if spec.backbones.pretrained:
         return [adopt_pretrained(spec, workshop)]
+    plans = plan_trials(spec, "backbones", workshop.dataset.info.digest)
     return _any_usable(run_phase(plans, spec.backbones, workshop), "backbones")
 
 
@@ -204,40 +202,6 @@ def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
         error = next((record.error for record in records if record.error), "every trial diverged")
         raise UserError(f"no trial of phase {phase} could be trained: {error}")
     return records
-
-
-def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
-    """The user's own backbone as the one trial of phase 1a, with its validation accuracy."""
-    assert spec.backbones.pretrained is not None
-    path, info = Path(spec.backbones.pretrained), workshop.dataset.info
-    (plan,) = plan_trials(spec, "backbones", info.digest)
-    _, tensors = load_pretrained(path)
-    plan = dataclasses.replace(plan, parent=f"weights@{weights_fingerprint(tensors)}")
-    folder = workshop.checkpoints / plan.trial_id
-    if read_description(folder / "last") is None:
-        network = new_network(plan.network, info, spec.seed)
-        load_backbone_weights(network, tensors)
-        result = evaluate_split(network, workshop.dataset.validation, info, plan.training, heads=False)
-        row = Epoch(
-            epoch=0,
-            learning_rate=0.0,
-            train_loss=math.nan,
-            validation_loss=result.loss,
-            classifier_accuracy=result.accuracies[-1],
-            exit_accuracies=(),
-            score=result.accuracies[-1],
-            seconds=0.0,
-        )
-        save(
-            folder,
-            network,
-            TrainingState((row,), {}),
-            settings=plan.network,
-            training=plan.training,
-            info=info,
-            parent=plan.parent,
-        )
-    return TrialRecord(plan, "pretrained", None, read_description(folder / "last"))
 
 
 def trace_candidates(
@@ -311,61 +275,6 @@ def finish(
     write_part(where.tables, "costs", [row for c in candidates for row in cost_rows(c, batch_size)])
     write_part(where.tables, "exits", [row for c in candidates for row in network_exit_rows(c)] + exit_rows)
     write_part(where.tables, "front", rows)
-
-
-def write_trials(tables: Path, records: Sequence[TrialRecord]) -> None:
-    """Write the tables ``trials`` and ``epochs`` anew from the checkpoints."""
-    write_part(tables, "trials", [_trial_row(record) for record in rank_records(records)])
-    write_part(tables, "epochs", [row for record in rank_records(records) for row in _epoch_rows(record)])
-
-
-def _trial_row(record: TrialRecord) -> dict[str, Any]:
-    plan, checkpoint = record.plan, record.checkpoint
-    row: dict[str, Any] = {
-        "trial_id": plan.trial_id,
-        "phase": plan.phase,
-        "parent": plan.parent,
-        "status": record.status,
-        "error": record.error,
-        "backbone": plan.network.backbone,
-        "width": plan.network.width,
-        "head": plan.network.head.kind if plan.phase == "exits" else None,
-        "mode": plan.training.mode,
-        "settings": json.dumps({"network": asdict(plan.network), "training": asdict(plan.training)}),
-        "seed": plan.training.seed,
-        "data_digest": plan.data_digest,
-        "checkpoint": f"checkpoints/{plan.trial_id}",
-    }
-    if checkpoint:
-        best = best_epoch(checkpoint.history)
-        row |= {
-            "epochs_done": checkpoint.history[-1].epoch,
-            "best_epoch": best.epoch,
-            "split": "validation",
-            "score": best.score,
-            "classifier_accuracy": best.classifier_accuracy,
-            "mean_exit_accuracy": sum(best.exit_accuracies) / len(best.exit_accuracies)
-            if best.exit_accuracies
-            else None,
-            "seconds": sum(epoch.seconds for epoch in checkpoint.history),
-            "weights_hash": checkpoint.weights_hash,
-            "code_version": checkpoint.versions["predictive-exit"],
-        }
-    return row
-
-
-def _epoch_rows(record: TrialRecord) -> list[dict[str, Any]]:
-    names = set(SCHEMAS["epochs"].names)
-    history = record.checkpoint.history if record.checkpoint else ()
-    return [
-        {
-            "trial_id": record.plan.trial_id,
-            "phase": record.plan.phase,
-            "split": "validation",
-            **{name: value for name, value in asdict(epoch).items() if name in names},
-        }
-        for epoch in history
-    ]
 
 
 def run_folder(storage: str, name: str) -> Path:

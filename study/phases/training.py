@@ -158,6 +158,9 @@ def run_phase(plans: Sequence[TrialPlan], section: TrainingSpec, workshop: Works
             errors |= run_trials(missing, budget, workshop, name=name, asha=asha)
             if asha:
                 _mark_stopped(missing, budget, workshop.checkpoints, errors)
+            for plan in missing:
+                if status_of(plan, workshop.checkpoints, budget) in ("waiting", "running"):
+                    errors.setdefault(plan.trial_id, "ended without an error, but short of its epochs")
         alive = [plan for plan in alive if plan.trial_id not in errors]
         if number < len(budgets):
             histories = {plan.trial_id: _history(plan, workshop.checkpoints) for plan in alive}

@@ -1,0 +1,228 @@
+"""A whole study on Ray: its tables, its resume, its fronts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import surroundings, tiny_study  # type: ignore[import-not-found]
+
+import study.phases.training as training_phase
+from results.tables import SCHEMAS, read_table
+from study import Costs, Hierarchical, Placed, Predictive, Static, Trace, replay
+from study.errors import UserError
+from study.policies import Classic, thresholds_from_logits
+from study.run import run_study
+from study.stored_traces import read_trace
+
+TIMES = {"seconds"}
+
+
+def tables_of(folder: Path) -> dict[str, pd.DataFrame]:
+    """All tables, without the columns that hold wall-clock times."""
+    return {
+        name: read_table(folder / "tables", name).drop(columns=list(TIMES), errors="ignore") for name in SCHEMAS
+    }
+
+
+def assert_same_tables(left: Path, right: Path) -> None:
+    for name, table in tables_of(left).items():
+        pd.testing.assert_frame_equal(table, tables_of(right)[name], check_exact=True, obj=name)
+
+
+def test_six_tables_open_with_pandas_and_duckdb(finished_study: Path) -> None:
+    for name in SCHEMAS:
+        folder = finished_study / "tables" / name
+        frame = pd.read_parquet(folder)
+        assert len(frame) > 0, name
+        ((rows,),) = duckdb.sql(f"SELECT count(*) FROM read_parquet('{folder}/*.parquet')").fetchall()
+        assert rows == len(frame)
+
+
+def test_trials_and_epochs_agree(finished_study: Path) -> None:
+    tables = tables_of(finished_study)
+    trials, epochs = tables["trials"], tables["epochs"]
+    counts = trials["phase"].value_counts()
+    assert counts["backbones"] == 3 and counts["exits"] == 2
+    assert set(trials["status"]) <= {"finished", "stopped_by_halving"}
+    assert (trials["status"] == "stopped_by_halving").sum() == 1
+    assert not epochs.duplicated(["trial_id", "epoch"]).any()
+    for trial in trials.itertuples():
+        curve = epochs[epochs["trial_id"] == trial.trial_id]
+        assert len(curve) == trial.epochs_done and curve["score"].max() == trial.score
+    best = trials[trials["phase"] == "backbones"].sort_values("score").iloc[-1]["trial_id"]
+    assert trials[trials["phase"] == "exits"]["parent"].str.startswith(best).all()
+
+
+def test_every_front_figure_follows_from_stored_traces_and_costs(finished_study: Path) -> None:
+    """Recomputed from the files alone, with none of the code that wrote the table."""
+    tables = tables_of(finished_study)
+    weights = tables["trials"].set_index("trial_id")["weights_hash"]
+    for row in tables["front"].to_dict("records"):
+        stored = {
+            split: read_trace(next((finished_study / "traces").glob(f"{row['trial_id']}-*-fp32-{split}-*")))
+            for split in ("calibration", "validation", "test")
+        }
+        assert weights[row["trial_id"]]
+        costs = costs_from_table(tables["costs"], row["trial_id"])
+        theta = thresholds_from_logits(stored["calibration"].logits, row["statistic"])
+        for split, prefix in (("validation", ""), ("test", "test_")):
+            trace = Trace(stored[split].logits, stored[split].labels, theta)
+            walk = replay(trace, policy_of(row))
+            assert row[f"{prefix}accuracy"] == np.mean(walk.predictions == trace.labels)
+            assert row[f"{prefix}flops"] == pytest.approx(costs.per_sample(walk, "flops").mean(), rel=1e-12)
+            assert row[f"{prefix}energy_joules"] == pytest.approx(costs.per_sample(walk, "energy").mean(), rel=1e-12)
+
+
+def costs_from_table(table: pd.DataFrame, trial_id: str) -> Costs:
+    own = table[table["trial_id"] == trial_id].sort_values("number")
+    part = dict(iter(own.groupby("part")))
+    return Costs(
+        segment_flops=part["segment"]["flops"],
+        head_flops=part["head"]["flops"],
+        engine_step_flops=part["engine_step"]["flops"].iloc[0],
+        segment_energy=part["segment"]["energy_joules"],
+        head_energy=part["head"]["energy_joules"],
+        engine_step_energy=part["engine_step"]["energy_joules"].iloc[0],
+        energy_source=own["energy_source"].iloc[0],
+    )
+
+
+def policy_of(row: dict[str, object]) -> object:
+    start = 0 if pd.isna(row["start_layer"]) else int(row["start_layer"])
+    return {
+        "classic": lambda: Classic(),
+        "static": lambda: Static(int(row["exits"][0])),
+        "placed": lambda: Placed(row["beta"], [int(e) for e in row["exits"]]),
+        "hierarchical": lambda: Hierarchical(row["beta"], start),
+        "predictive": lambda: Predictive(row["beta"], start, int(row["max_jump"]), row["overshoot"]),
+    }[str(row["policy"])]()
+
+
+def test_front_is_what_no_other_point_dominates(finished_study: Path) -> None:
+    tables = tables_of(finished_study)
+    points = tables["operating_points"]
+    done = points[points["state"] == "COMPLETE"][["accuracy", "flops", "energy_joules"]].to_numpy() * [-1, 1, 1]
+    front = tables["front"][["accuracy", "flops", "energy_joules"]].to_numpy() * [-1, 1, 1]
+    undominated = {tuple(p) for p in done if not any((q <= p).all() and (q < p).any() for q in done)}
+    assert undominated == {tuple(p) for p in front}
+
+
+def test_a_finished_study_starts_nothing_again(finished_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
+    monkeypatch.setattr(training_phase, "run_trials", lambda *_, **__: pytest.fail("a trial was started"))
+    monkeypatch.setattr("study.stored_traces.collect_logits", lambda *_, **__: pytest.fail("a network ran"))
+    run_study(tiny_study(), surroundings(finished_study))
+    assert before == {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+@pytest.mark.parametrize("writes", [1, 4, 6, 8])
+def test_stopped_at_any_table_write_and_run_again_gives_the_same_tables(
+    finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """The checkpoints are those of the finished study; everything after phase 1 is done in two halves."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished_study / "checkpoints", folder / "checkpoints")
+    import results.tables
+
+    original, left = results.tables.write_atomic, writes
+
+    def dying(path: Path, data: bytes) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        original(path, data)
+
+    monkeypatch.setattr(results.tables, "write_atomic", dying)
+    with pytest.raises(Killed):
+        run_study(tiny_study(), surroundings(folder))
+    monkeypatch.setattr(results.tables, "write_atomic", original)
+    run_study(tiny_study(), surroundings(folder))
+    assert_same_tables(finished_study, folder)
+
+
+def test_trials_go_on_from_their_last_checkpoint(finished_study: Path, ray_instance: None, tmp_path: Path) -> None:
+    """A trial whose exits were never trained and one that lost its last epoch: the end is the same, bit for bit."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished_study / "checkpoints", folder / "checkpoints")
+    trials = tables_of(finished_study)["trials"]
+    lost = trials[trials["phase"] == "exits"].iloc[0]["trial_id"]
+    shutil.rmtree(folder / "checkpoints" / lost)
+    run_study(tiny_study(), surroundings(folder))
+    assert_same_tables(finished_study, folder)
+
+
+def test_a_changed_study_is_refused_with_the_difference(finished_study: Path) -> None:
+    with pytest.raises(UserError, match=r"exits.epochs is 1 there and 2 here"):
+        run_study(tiny_study(exits={"epochs": 2}), surroundings(finished_study))
+
+
+def test_impossible_resources_are_refused(ray_instance: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a trial asks for 1 CPUs and 64 GPUs"):
+        run_study(tiny_study(resources={"gpus_per_trial": 64}), surroundings(tmp_path / "tiny"))
+
+
+def test_failed_trials_are_told_and_retried(ray_instance: None, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    spec = tiny_study(
+        backbones={"trials": 1, "epochs": 1, "scheduler": {"kind": "none"}}, operating_points={"trials": 5}
+    )
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"max_failures": 0})})
+    blocker = None
+    plans = training_phase.plan_trials
+
+    def sabotage(*args: object, **kwargs: object) -> list[object]:
+        nonlocal blocker
+        made = plans(*args, **kwargs)
+        if args[1] == "exits" and args[2]:  # not the check before the start, which knows no images yet
+            # A file where the first trial's folder belongs.
+            blocker = folder / "checkpoints" / made[0].trial_id
+            blocker.parent.mkdir(parents=True, exist_ok=True)
+            blocker.write_text("in the way")
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("study.run.plan_trials", sabotage)
+        run_study(spec, surroundings(folder))
+    trials = tables_of(folder)["trials"]
+    failed = trials[trials["status"] == "failed"]
+    assert len(failed) == 1 and blocker is not None and failed.iloc[0]["trial_id"] == blocker.name
+    assert failed.iloc[0]["error"]
+    blocker.unlink()
+    run_study(spec, surroundings(folder))
+    assert set(tables_of(folder)["trials"]["status"]) == {"finished"}
+
+
+def test_asha(ray_instance: None, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    spec = tiny_study(
+        backbones={"epochs": 2, "scheduler": {"kind": "asha", "first_rung": 1, "reduction": 2}},
+        operating_points={"trials": 5},
+    )
+    run_study(spec, surroundings(folder))
+    trials = tables_of(folder)["trials"]
+    assert set(trials["status"]) <= {"finished", "stopped_by_asha"}
+    before = tables_of(folder)["trials"]
+    run_study(spec, surroundings(folder))
+    pd.testing.assert_frame_equal(before, tables_of(folder)["trials"])
+
+
+def test_own_weights_take_the_place_of_backbones(finished_study: Path, ray_instance: None, tmp_path: Path) -> None:
+    trials = tables_of(finished_study)["trials"]
+    best = trials[trials["phase"] == "backbones"].iloc[0]
+    weights = finished_study / "checkpoints" / best["trial_id"]
+    spec = tiny_study(
+        backbones={"trials": 1, "pretrained": str(weights), "learning_rate": 0.001}, operating_points={"trials": 5}
+    )
+    run_study(spec, surroundings(tmp_path / "tiny"))
+    own = tables_of(tmp_path / "tiny")["trials"].set_index("status").loc["pretrained"]
+    assert own["classifier_accuracy"] == pytest.approx(best["classifier_accuracy"], abs=1e-6)
