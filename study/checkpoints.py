@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from study.data import DataInfo
+from study.data import DataInfo, DataSettings
 from study.errors import UserError
 from study.learning_curves import Epoch, history_from_json, history_to_json
 from study.networks.heads import HeadSettings
@@ -59,6 +59,17 @@ def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiEx
         return build_network(
             settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels
         )
+
+
+def check_network(settings: NetworkSettings, data: DataSettings) -> None:
+    """Refuse what cannot be built, before any image is read.
+
+    Raises:
+        UserError: an unknown backbone, or a size that it cannot take.
+    """
+    assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
+    with torch.device("meta"):  # shapes only: no memory, no time
+        build_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
 
 
 def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, partial: bool = False) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from results.tables import TableError
 from search_spaces.spec import SpecError, bundled, load_space, parse_change
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="predictive-exit", description="Early-exit image classifiers that predict where they will stop."
     )
     parser.add_argument("--version", action="version", version=metadata.version("predictive-exit"))
@@ -46,6 +46,20 @@ def build_parser() -> argparse.ArgumentParser:
     _add_front(commands.add_parser("front", help="print, write or draw the front of a study"))
     _add_status(commands.add_parser("status", help="what of a study is done and what is left"))
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong option in one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -87,14 +101,14 @@ def _add_network_and_data(parser: argparse.ArgumentParser) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     _add_network_and_data(parser)
     parser.add_argument("--mode", default="original", choices=("normal", "original", "exits", "joint"))
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--epochs", type=_positive, default=30)
+    parser.add_argument("--batch-size", type=_positive, default=128)
     parser.add_argument("--optimizer", default="adam", choices=("adam", "adamw", "sgd"))
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--schedule", default="cosine", choices=("constant", "cosine"))
     parser.add_argument("--warmup-epochs", type=float, default=0.0)
-    parser.add_argument("--patience", type=int, help="stop after so many epochs without a better validation score")
+    parser.add_argument("--patience", type=_positive, help="stop after so many epochs without a better score")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv"))
     parser.add_argument("--codewords", type=int, default=64, help="of a bof head")
@@ -124,7 +138,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stat-each-layer", action="store_true", help="print the statistics of each layer")
     parser.add_argument("--quantization", default="fp32", choices=("fp32",), help="int8 comes in a later version")
     parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
-    parser.add_argument("--batch-size", type=int, default=256, help="1: image by image")
+    parser.add_argument("--batch-size", type=_positive, default=256, help="1: image by image")
     parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
     parser.set_defaults(run=_evaluate)
 

@@ -19,9 +19,9 @@ import yaml
 from results.files import write_atomic
 from results.tables import read_table, write_part
 from search_spaces.spec import StudySpec
-from study.checkpoints import new_network, versions
+from study.checkpoints import check_network, versions
 from study.costs.energy import modelled_costs
-from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
+from study.data import Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
 from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, network_exit_rows, test_front
@@ -105,25 +105,11 @@ def check(spec: StudySpec) -> DataSettings:
                     f"{spec.name}: operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}"
                 )
     settings = resolve(DataSettings(seed=spec.seed, **spec.data.model_dump()))
-    # Networks are built for as many classes as any data set may have: only the names and sizes are checked.
-    info = DataInfo(
-        name=settings.name,
-        image_size=settings.image_size or 32,
-        channels=settings.channels or 3,
-        class_names=("0", "1"),
-        mean=(0.0,),
-        std=(1.0,),
-        flip=False,
-        crop_padding=0,
-        digest="",
-        settings={},
-    )
     backbones = plan_trials(spec, "backbones", "")
     networks = {plan.network for plan in backbones}
     exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
-    with torch.device("meta"):
-        for network in networks | {plan.network for plan in exits}:
-            new_network(network, info, 0)
+    for network in networks | {plan.network for plan in exits}:
+        check_network(network, settings)
     if spec.backbones.pretrained and len(backbones) != 1:
         raise UserError(
             f"{spec.name}: backbones.pretrained needs one backbone and one width, not {len(backbones)} trials"

@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from study.checkpoints import Checkpoint, load_pretrained, new_network, read_description, weights_fingerprint
+from study.checkpoints import (
+    Checkpoint,
+    check_network,
+    load_pretrained,
+    new_network,
+    read_description,
+    weights_fingerprint,
+)
 from study.costs.energy import modelled_costs
 from study.costs.profile import Costs
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place, resolve
@@ -103,6 +110,7 @@ def train_one(
     if training.mode == "exits" and pretrained is None:
         raise UserError("train: mode exits trains heads on a trained backbone: name one with --pretrained")
     where = pick_device(device)
+    check_network(network, data)
     checkpoint, tensors = load_pretrained(pretrained) if pretrained else (None, None)
     parent = None if tensors is None else f"weights@{weights_fingerprint(tensors)}"
     dataset = load_dataset(data, source.data_root, download=source.download)
