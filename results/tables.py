@@ -190,7 +190,7 @@ def write_part(tables: Path, name: str, rows: Sequence[Mapping[str, Any]], part:
     unknown = {key for row in rows for key in row} - set(schema.names)
     assert not unknown, f"table {name} has no columns {sorted(unknown)}"
     buffer = BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), buffer)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), buffer, write_page_checksum=True)
     write_atomic(tables / name / f"part-{part:05d}.parquet", buffer.getvalue())
 
 
@@ -211,7 +211,7 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
     frames = []
     for part in parts:
         try:
-            frames.append(pq.ParquetFile(part).read().cast(SCHEMAS[name]).to_pandas())
+            frames.append(pq.ParquetFile(part, page_checksum_verification=True).read().cast(SCHEMAS[name]).to_pandas())
         except (pa.ArrowException, OSError, ValueError) as error:
             raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
     table: pd.DataFrame = pd.concat(frames, ignore_index=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -40,7 +41,14 @@ class Choice:
         else:
             value = rng.uniform(self.low, self.high)
         # Seven digits are more than a learning rate needs, and keep the tables readable.
-        return round(value) if self.integer else float(f"{value:.7g}")
+        value = float(round(value)) if self.integer else float(f"{value:.7g}")
+        value = min(max(value, self.low), self.high)
+        return int(value) if self.integer else value
+
+    @property
+    def smallest(self) -> float:
+        """The smallest number among the choices."""
+        return self.low if self.is_range else min(float(value) for value in self.values)  # type: ignore[arg-type]
 
     def plain(self) -> object:
         """The choice as it would stand in a study file."""
@@ -69,7 +77,7 @@ def parse_choice(raw: object, kind: Kind) -> Choice:
         raise ValueError("the list of choices is empty")
     parsed = tuple(_parse_scalar(value, kind) for value in values)
     if len(set(parsed)) != len(parsed):
-        raise ValueError(f"the list of choices {values} names a value twice")
+        raise ValueError(f"the list of choices {reprlib.repr(values)} names a value twice")
     return Choice(values=parsed, integer=kind == "integer")
 
 
@@ -77,25 +85,25 @@ def _parse_scalar(value: object, kind: Kind) -> Scalar:
     if kind == "name":
         if isinstance(value, str) and value:
             return value
-        raise ValueError(f"expected a name or a list of names, got {value!r}")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == "number" and isinstance(value, str):
-        # YAML reads 1e-3 (no dot) as text; people mean the number.
-        with_dot = _number_or_none(value)
-        value, number = (value, False) if with_dot is None else (with_dot, True)
-    if kind == "number" and number and math.isfinite(value):  # type: ignore[arg-type]
-        return float(value)  # type: ignore[arg-type]
-    if kind == "integer" and number and value == int(value):  # type: ignore[call-overload]
-        return int(value)  # type: ignore[call-overload, no-any-return]
+        raise ValueError(f"expected a name or a list of names, got {reprlib.repr(value)}")
+    number = _finite_number(value)
+    if number is not None and kind == "number":
+        return number
+    if number is not None and number == int(number) and not isinstance(value, str):
+        return int(number)
     what = "a number" if kind == "number" else "a whole number"
-    raise ValueError(f"expected {what}, a list of them or {{low, high, log}}, got {value!r}")
+    raise ValueError(f"expected {what}, a list of them or {{low, high, log}}, got {reprlib.repr(value)}")
 
 
-def _number_or_none(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
+def _finite_number(value: object) -> float | None:
+    """The value as a number. YAML reads 1e-3 (no dot) as text; people mean the number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _parse_range(raw: Mapping[Any, Any], kind: Kind) -> Choice:

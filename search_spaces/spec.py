@@ -37,12 +37,38 @@ AutoNumber: TypeAlias = Annotated[Choice | Literal["auto"], _parse("number", aut
 AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", auto=True), _plain]
 
 
+def _parse_trials(raw: object) -> object:
+    if raw == "grid" or (isinstance(raw, int) and not isinstance(raw, bool) and raw >= 1):
+        return raw
+    raise ValueError(f"expected a number of trials from 1, or grid, got {_short(raw)!r}")
+
+
+def _parse_placements(raw: object) -> object:
+    if raw == "auto":
+        return raw
+    good = isinstance(raw, list) and raw and all(_is_placement(placed) for placed in raw)
+    if not good:
+        raise ValueError(f"expected auto or a list of rising lists of exits from 1, got {_short(raw)!r}")
+    return raw
+
+
+def _is_placement(placed: object) -> bool:
+    if not isinstance(placed, list) or not placed or any(type(exit) is not int for exit in placed):
+        return False
+    return bool(placed[0] >= 1) and placed == sorted(set(placed))
+
+
+Placements: TypeAlias = Annotated[list[list[int]] | Literal["auto"], BeforeValidator(_parse_placements)]
+Trials: TypeAlias = Annotated[int | Literal["grid"], BeforeValidator(_parse_trials)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
-def _one(value: Scalar) -> Choice:
-    return Choice(values=(value,))
+def _one(value: Scalar) -> Any:
+    """A default of one value, parsed like a value of the file."""
+    return Field(value, validate_default=True)
 
 
 class DataSpec(_Section):
@@ -74,7 +100,7 @@ class SchedulerSpec(_Section):
 class TrainingSpec(_Section):
     """What both halves of phase 1 share; the fields that are choices are the dimensions of the search."""
 
-    trials: int | Literal["grid"] = Field(1, union_mode="left_to_right")
+    trials: Trials = 1
     epochs: int = Field(10, ge=1)
     scheduler: SchedulerSpec = SchedulerSpec()
     patience: int | None = Field(None, ge=1)
@@ -87,12 +113,6 @@ class TrainingSpec(_Section):
     schedule: Name = _one("cosine")
     warmup_epochs: Number = _one(0.0)
     label_smoothing: Number = _one(0.0)
-
-    @model_validator(mode="after")
-    def _positive(self) -> TrainingSpec:
-        if self.trials != "grid" and self.trials < 1:
-            raise ValueError(f"trials must be at least 1 or 'grid', got {self.trials}")
-        return self
 
 
 class BackbonesSpec(TrainingSpec):
@@ -133,9 +153,18 @@ class OperatingPointsSpec(_Section):
     max_jump: Integer = _one(8)
     overshoot: Name = _one("last_exit")
     statistic: Name = _one("mean_logit")
-    placements: Literal["auto"] | list[list[int]] = "auto"
+    placements: Placements = "auto"
     quantization: Name = _one("fp32")
     batch_size: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _positive(self) -> OperatingPointsSpec:
+        for name in ("beta", "start_layer", "max_jump"):
+            choice = getattr(self, name)
+            smallest = choice.smallest if isinstance(choice, Choice) else 1
+            if smallest <= 0:
+                raise ValueError(f"{name} must be above 0, got {smallest}")
+        return self
 
     @model_validator(mode="after")
     def _objectives(self) -> OperatingPointsSpec:
@@ -231,17 +260,21 @@ def validate_space(raw: dict[str, Any], source: str) -> StudySpec:
         raise SpecError(f"{source}: {_first_problem(error)}") from None
 
 
+_UNION_BRANCHES = ("int", "literal['grid']", "literal['auto']", "list[list[int]]")
+
+
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"]) or "study"
+    # Pydantic adds the branch of a union to the place; the file has no such key.
+    key = ".".join(_short(part) for part in first["loc"] if part not in _UNION_BRANCHES) or "study"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown key"
     elif first["type"] == "missing":
         message = "this key is required"
     elif "got" not in message:
-        message = f"{message}, got {str(first['input'])[:60]!r}"
+        message = f"{message}, got {_short(first['input'])!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{key}: {message}{more}"
 
@@ -274,12 +307,35 @@ def bundled() -> list[str]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error: the second would silently win."""
+    """Safe YAML without aliases (a few of them can stand for gigabytes), in which a key that stands twice is an error
+    (the second would silently win)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.get_mark()
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed here", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
+            # PyYAML lets through what its constructors raise, for 2024-13-45 or !!int abc.
+            raise yaml.MarkedYAMLError(
+                problem=f"a value cannot be read ({_short(error)})", problem_mark=node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                mark = node.value[position][0].start_mark
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=mark)
+        seen = set()
+        for key_node, _ in node.value:
+            key = str(self.construct_object(key_node, deep=True))
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {_short(key)!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _short(value: object) -> str:
+    return " ".join(str(value).split())[:60]

@@ -25,7 +25,7 @@ from study.errors import UserError
 from study.learning_curves import Epoch, history_from_json, history_to_json
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
-from study.storage import DamagedError, Published, content_hash, publish, read_published
+from study.storage import DamagedError, Published, content_hash, publish, read_published, set_aside
 from study.training import TrainingSettings, TrainingState
 
 FORMAT_VERSION = 1
@@ -167,6 +167,25 @@ def read_description(folder: Path) -> Checkpoint | None:
     return _parse(folder, published) if published else None
 
 
+def read_best(checkpoints: Path, weights: str) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """Checkpoint and weights of ``<trial id>@<weights hash>``.
+
+    Raises:
+        UserError: the trial's ``best`` holds other weights, none, or damaged ones (the trial is then set aside, so that
+            the next start trains it again).
+    """
+    identity, _, weights_hash = weights.partition("@")
+    folder = checkpoints / identity
+    try:
+        found = read(folder / "best")
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        raise UserError(f"{error}; run the same command again to train trial {identity} anew") from None
+    if found is None or found[0].weights_hash != weights_hash:
+        raise UserError(f"{folder / 'best'} does not hold the weights {weights_hash}")
+    return found[0], found[1]
+
+
 def _parse(folder: Path, published: Published) -> Checkpoint:
     try:
         raw: dict[str, Any] = json.loads(published.files["checkpoint.json"])
@@ -210,7 +229,7 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
             return None, safetensors.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a file that is no state_dict
-        reason = str(error).splitlines()[0][:120]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise UserError(f"{path} cannot be read as weights (only tensors are accepted): {reason}") from None
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]

@@ -50,7 +50,9 @@ def exact_front(
         raise UserError(f"objectives are {list(objectives)}, but must be accuracy and at least one cost")
     if costs.exit_count != trace.exit_count:
         raise UserError(f"costs are for {costs.exit_count} exits, but the trace has {trace.exit_count}")
-    layers = list(start_layers or range(1, trace.exit_count + 1))
+    layers = list(range(1, trace.exit_count + 1) if start_layers is None else start_layers)
+    for layer in layers:
+        Hierarchical(1.0, layer).first_exit(trace.exit_count)
     rule: Policy = Hierarchical(1.0)
     if issubclass(policy, Predictive):
         rule = Predictive(1.0, max_jump=max_jump, overshoot=overshoot)

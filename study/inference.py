@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork
 from study.policies import Floats, Integers, Policy, Ratios, jump_ratios, stop_ratios
 from study.walks import Walk
@@ -22,8 +23,14 @@ def run_policy(network: MultiExitNetwork, images: Tensor, policy: Policy, thresh
 
     Returns:
         The same walk that the replay of these images' trace gives.
+
+    Raises:
+        UserError: the policy or the thresholds do not fit the network.
     """
     exit_count, count = network.exit_count, len(images)
+    if thresholds.shape != (exit_count,):
+        raise UserError(f"thresholds have shape {thresholds.shape}, but the network has {exit_count} exits")
+    assert not network.training, "batch statistics would make an answer depend on its batch"
     target = np.full(count, policy.first_exit(exit_count), dtype=np.int64)
     predictions = np.zeros(count, dtype=np.int64)
     tried = np.zeros((count, exit_count), dtype=np.bool_)
@@ -56,7 +63,7 @@ def run_policy(network: MultiExitNetwork, images: Tensor, policy: Policy, thresh
                     break
                 state = tuple(part[_index(staying, images)] for part in state)
         if len(running):
-            predictions[running] = network.classifier(state).float().argmax(dim=1).cpu().numpy()
+            predictions[running] = network.classifier(state).float().cpu().numpy().argmax(axis=1)
     return Walk(target, predictions, tried, engine_steps)
 
 

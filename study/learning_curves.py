@@ -22,6 +22,11 @@ class Epoch:
     score: float
     seconds: float
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the weights are ruined: a loss is not finite."""
+        return not (math.isfinite(self.train_loss) and math.isfinite(self.validation_loss))
+
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """The epoch with the highest score; the first of equals. A diverged epoch (NaN) is never better."""
@@ -30,7 +35,7 @@ def best_epoch(history: Sequence[Epoch]) -> Epoch:
 
 def outcome(history: Sequence[Epoch], *, epochs: int, patience: int | None) -> str:
     """``running``, or why a run with this history is over: ``finished``, ``stopped_early``, ``diverged``."""
-    if history and not math.isfinite(history[-1].train_loss):
+    if history and history[-1].diverged:
         return "diverged"
     if len(history) >= epochs:
         return "finished"

@@ -90,7 +90,7 @@ def jump_ratios(logits: NDArray[np.floating], thresholds: Floats, exit: int, max
     return ratios
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ratios:
     """What a policy compares with beta at one exit, for B samples."""
 
@@ -100,7 +100,7 @@ class Ratios:
     """``[B, K]``, r^k of the prediction engine; K = 0 for a policy without engine."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decision:
     """What a policy does at one exit with B samples."""
 
@@ -213,9 +213,10 @@ class Placed:
 
     def __post_init__(self) -> None:
         _check_beta(self.beta)
-        if not self.exits or list(self.exits) != sorted(set(self.exits)):
-            raise UserError(f"placed: exits are {list(self.exits)}, but must be a rising list of exit numbers")
-        object.__setattr__(self, "exits", tuple(self.exits))
+        exits = tuple(int(exit) for exit in self.exits)
+        if not exits or list(exits) != sorted(set(exits)):
+            raise UserError(f"placed: exits are {list(exits)}, but must be a rising list of exit numbers")
+        object.__setattr__(self, "exits", exits)
 
     def first_exit(self, exit_count: int) -> int:
         """The first of the subset."""

@@ -24,7 +24,7 @@ from study.costs.energy import modelled_costs
 from study.data import Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
 from study.phases.candidates import Candidate
-from study.phases.front import cost_rows, front_of, network_exit_rows, test_front
+from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import search
 from study.phases.pretrained import adopt_pretrained
 from study.phases.training import Phase, TrialRecord, best_weights, plan_trials, run_phase
@@ -256,7 +256,7 @@ def finish(
         )
 
     where.reporter.line(f"test: {len(front)} points of the front")
-    rows, exit_rows = test_front(front, candidates, test_logits, test_set().digest)
+    rows, exit_rows = front_on_test(front, candidates, test_logits, test_set().digest)
     batch_size = spec.operating_points.batch_size
     write_part(where.tables, "costs", [row for c in candidates for row in cost_rows(c, batch_size)])
     write_part(where.tables, "exits", [row for c in candidates for row in network_exit_rows(c)] + exit_rows)

@@ -45,10 +45,10 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
         digest = hashlib.sha256(data).hexdigest()
         stem, dot, suffix = name.partition(".")
         stored = f"{stem}-{digest[:12]}{dot}{suffix}"
-        if not (folder / stored).exists() or (folder / stored).stat().st_size != len(data):
-            write_atomic(folder / stored, data)
+        write_atomic(folder / stored, data)
         entries[name] = {"file": stored, "bytes": len(data), "sha256": digest}
-    write_atomic(folder / MANIFEST, json.dumps(entries, indent=1).encode())
+    manifest = {"files": entries, "sha256": content_hash(entries, 64)}
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     current = {MANIFEST, *(str(entry["file"]) for entry in entries.values())}
     for path in folder.iterdir():
         if path.name not in current:
@@ -74,23 +74,44 @@ def read_published(folder: Path, names: Collection[str] | None = None) -> Publis
     Raises:
         DamagedError: there is a manifest, but the files do not match it.
     """
-    if not (folder / MANIFEST).exists():
-        return None
-    files, digests = {}, {}
+    manifest = _manifest_text(folder)
+    while manifest is not None:
+        try:
+            return _read_generation(folder, manifest, names)
+        except DamagedError:
+            newer = _manifest_text(folder)
+            if newer == manifest:
+                raise
+            manifest = newer  # a writer published the next generation meanwhile
+    return None
+
+
+def _manifest_text(folder: Path) -> bytes | None:
+    path = folder / MANIFEST
+    return path.read_bytes() if path.exists() else None
+
+
+def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | None) -> Published:
     try:
-        for name, entry in json.loads((folder / MANIFEST).read_bytes()).items():
-            path = folder / safe_name(entry["file"], "a file of the manifest")
-            digests[name] = str(entry["sha256"])
+        parsed = json.loads(manifest)
+        entries = parsed["files"]
+        if content_hash(entries, 64) != parsed["sha256"]:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
+    files, digests = {}, {}
+    for name, entry in entries.items():
+        path = folder / safe_name(entry["file"], "a file of the manifest")
+        digests[name] = str(entry["sha256"])
+        try:
             whole = path.stat().st_size == entry["bytes"]
             if names is None or name in names:
                 files[name] = path.read_bytes()
                 whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
-            if not whole:
-                raise DamagedError(f"{path} does not match its manifest")
-    except FileNotFoundError as error:
-        raise DamagedError(f"{error.filename} is missing, but its manifest names it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is missing, but its manifest names it") from None
+        if not whole:
+            raise DamagedError(f"{path} does not match its manifest")
     return Published(files, digests)
 
 

@@ -12,15 +12,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
-from study.checkpoints import read
+from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
-from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork
 from study.storage import DamagedError, publish, read_published, safe_name, set_aside
 from study.trace import collect_logits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SplitLogits:
     """Logits of all exits and the classifier on one split."""
 
@@ -88,16 +87,8 @@ def ensure_trace(
 
 
 def load_best(checkpoints: Path, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
-    """The network of a trial's best checkpoint, in eval mode.
-
-    Raises:
-        UserError: the checkpoint does not hold these weights.
-    """
-    identity, _, weights_hash = weights.partition("@")
-    found = read(checkpoints / identity / "best")
-    if found is None or found[0].weights_hash != weights_hash:
-        raise UserError(f"{checkpoints / identity / 'best'} does not hold the weights {weights_hash}")
-    checkpoint, tensors, _ = found
+    """The network of a trial's best checkpoint, in eval mode; ``weights`` and errors as in :func:`read_best`."""
+    checkpoint, tensors = read_best(checkpoints, weights)
     return checkpoint.build(tensors, device), checkpoint.data
 
 

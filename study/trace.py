@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from study.networks.multi_exit import MultiExitNetwork
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Logits of all exits and the classifier for N images, with labels and thresholds.
 
@@ -75,7 +75,7 @@ class Trace:
         return self._tables[max_jump]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DecisionTable:
     """The ratios of a whole trace, so that a policy is comparisons only."""
 

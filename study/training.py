@@ -148,7 +148,7 @@ def train(
             validation_loss=validation.loss,
             classifier_accuracy=validation.accuracies[-1],
             exit_accuracies=validation.accuracies[:-1],
-            score=_score(validation.accuracies, train_loss, settings.mode),
+            score=_score(validation, train_loss, settings.mode),
             seconds=time.perf_counter() - started,
         )
         history = (*history, row)
@@ -156,10 +156,11 @@ def train(
     return history
 
 
-def _score(accuracies: tuple[float, ...], train_loss: float, mode: Mode) -> float:
-    """Validation accuracy of the classifier for backbones, its mean over the exits for exit heads."""
-    if not math.isfinite(train_loss):
+def _score(validation: SplitResult, train_loss: float, mode: Mode) -> float:
+    """Accuracy of the classifier for backbones, the mean over the exits for heads; NaN where a loss is not finite."""
+    if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
         return math.nan
+    accuracies = validation.accuracies
     return accuracies[-1] if mode in ("normal", "original") else float(np.mean(accuracies[:-1]))
 
 
@@ -183,7 +184,12 @@ class _Step:
 
     def run_epoch(self, images: Tensor, labels: Tensor, epoch: int) -> float:
         """One pass over the training images; returns the mean loss per image."""
-        generator = torch.Generator().manual_seed(epoch_seed(self.settings.seed, epoch))
+        seed = epoch_seed(self.settings.seed, epoch)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)  # of random layers, should a backbone have any
+            return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
+
+    def _run_batches(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> float:
         order = torch.randperm(len(images), generator=generator).to(images.device)
         total = torch.zeros((), device=self.device)
         starts = list(batches(len(order), self.settings.batch_size))

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from study.checkpoints import Checkpoint, load_weights, new_network, read, read_description, save, trial_id
+from study.checkpoints import Checkpoint, load_weights, new_network, read, read_best, read_description, save, trial_id
 from study.data import Dataset
-from study.errors import UserError
 from study.learning_curves import Epoch
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
@@ -88,7 +87,7 @@ def run_trial(
         checkpoints / plan.trial_id,
         epochs=epochs,
         device=device,
-        backbone_weights=None if parent is None else lambda: _parent_weights(checkpoints, parent),
+        backbone_weights=None if parent is None else lambda: read_best(checkpoints, parent)[1],
         on_epoch=on_epoch,
     )
 
@@ -145,19 +144,14 @@ def _last_state(folder: Path, network: MultiExitNetwork, *, partial: bool) -> Tr
     return TrainingState(checkpoint.history, optimizer)
 
 
-def _parent_weights(checkpoints: Path, parent: str) -> dict[str, torch.Tensor]:
-    identity, _, weights_hash = parent.partition("@")
-    found = read(checkpoints / identity / "best")
-    if found is None or found[0].weights_hash != weights_hash:
-        raise UserError(f"{checkpoints / identity / 'best'} does not hold the weights {weights_hash} any more")
-    return found[1]
-
-
 def read_trial(plan: TrialPlan, checkpoints: Path) -> Checkpoint | None:
     """The description of a trial's last checkpoint; None before its first epoch, or when damage was set aside."""
     folder = checkpoints / plan.trial_id
     try:
-        return read_description(folder / "last")
+        last = read_description(folder / "last")
+        if last is not None and read_description(folder / "best") is None:
+            raise DamagedError(f"{folder / 'best'} is missing beside {folder / 'last'}")
+        return last
     except DamagedError as error:
         set_aside(folder, str(error))
         return None

@@ -24,7 +24,7 @@ from study.policies import (
 from study.trace import DecisionTable, Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Walk:
     """The way of N samples through a network with E exits under a policy."""
 

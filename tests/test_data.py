@@ -78,7 +78,7 @@ def test_resolve_fills_in_defaults_once(name: str, image_size: int, channels: in
         ({"seed": -1}, "seed"),
         ({"seed": 0.5}, "seed"),
         ({"folder": "somewhere"}, "image_folder only"),
-        ({"name": "image_folder"}, "folder must name"),
+        ({"name": "image_folder"}, "name the folder"),
     ],
 )
 def test_resolve_refuses_what_cannot_be(wrong: dict[str, Any], said: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from study.costs.flops import NetworkWork, Work, count_work
 from study.costs.profile import Costs
+from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork
 
 PICOJOULE = 1e-12
@@ -52,6 +53,8 @@ def modelled_joules(work: Work, prices: OperationEnergies, *, batch_size: int) -
 def modelled_costs(network: MultiExitNetwork, *, precision: str = "fp32", batch_size: int = 1) -> Costs:
     """FLOPs counted and energy modelled, for a network at a precision and batch size."""
     work: NetworkWork = count_work(network)
+    if precision not in HOROWITZ:
+        raise UserError(f"no energy model for precision {precision!r}: use one of {', '.join(HOROWITZ)}")
     prices = HOROWITZ[precision]
     step = work.engine_step
     return Costs(

@@ -84,7 +84,8 @@ def _measure(part: nn.Module, read: tuple[Tensor, ...], *arguments: object) -> t
     written: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
     # A tensor that is only carried along stays where it is.
     new = [tensor for tensor in written if all(tensor is not old for old in read)]
-    weights = {id(t): t.numel() for m in ran for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)]}
+    tensors = [t for module in ran for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)]]
+    weights = {id(tensor): tensor.numel() for tensor in tensors if tensor.is_floating_point()}  # no batch counters
     work = Work(
         flops=float(counter.get_total_flops()),
         weight_elements=float(sum(weights.values())),

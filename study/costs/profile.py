@@ -25,7 +25,7 @@ UNITS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Costs:
     """Cost of every part of a network with E exits, per image.
 
@@ -66,6 +66,9 @@ class Costs:
                 if not (np.isfinite(array).all() and (array >= 0).all()):
                     raise UserError(f"costs: {name} holds a negative or non-finite value")
                 object.__setattr__(self, name, array)
+            step = getattr(self, f"engine_step_{measure}")
+            if not (np.isfinite(step) and step >= 0):
+                raise UserError(f"costs: engine_step_{measure} is {step}, but must be finite and >= 0")
             if (getattr(self, f"segment_{measure}") is None) != (getattr(self, f"head_{measure}") is None):
                 raise UserError(f"costs: segment_{measure} and head_{measure} belong together, but one is missing")
         if self.segment_energy is not None and not self.energy_source:
@@ -107,6 +110,13 @@ class Costs:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Costs:
-        """The inverse of :meth:`to_json`."""
-        values: dict[str, Any] = json.loads(text)
-        return cls(**values)
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            UserError: the text is no cost profile.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            return cls(**values)
+        except (json.JSONDecodeError, TypeError) as error:
+            raise UserError(f"costs: this is no cost profile ({error})") from None

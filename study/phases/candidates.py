@@ -15,7 +15,7 @@ from study.trace import Trace
 from study.walks import Walk, replay
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A trained network as phase 2 sees it: its traces and its costs. No image, no weights."""
 
@@ -58,7 +58,7 @@ class Candidate:
         return max(beta, float(np.finfo(np.float64).tiny))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OperatingPoint:
     """A network, the statistic of its thresholds and a policy."""
 

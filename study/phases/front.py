@@ -32,7 +32,7 @@ def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     return done[non_dominated(values)].sort_values([*columns[1:], "accuracy"], ignore_index=True)
 
 
-def test_front(
+def front_on_test(
     front: pd.DataFrame, candidates: Sequence[Candidate], test_logits: Callable[[str], SplitLogits], test_digest: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Replay the points of a front on the test split.

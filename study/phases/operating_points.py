@@ -8,7 +8,8 @@ on as if it had not been. A half-done batch is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def search(
     study = optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, 0))
     rows = _stored_rows(tables, name)
     _rebuild(study, rows, spec, candidates, seed)
-    known = {_key(row, candidates): int(row["number"]) for row in rows if row["state"] == "COMPLETE"}
+    known: dict[object, int] = {}
+    for row in rows:
+        if row["state"] == "COMPLETE":
+            known.setdefault(point_of(row, candidates).key, int(row["number"]))
     by_number = {int(row["number"]): row for row in rows}
     while len(by_number) < spec.trials:
         batch = []
@@ -187,17 +191,17 @@ def _suggest_placement(
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """An Optuna sampler by its name in a study file."""
     samplers = optuna.samplers
-    if name == "tpe":
-        return samplers.TPESampler(seed=seed)
-    if name == "nsga2":
-        return samplers.NSGAIISampler(seed=seed)
-    if name == "nsga3":
-        return samplers.NSGAIIISampler(seed=seed)
-    if name == "qmc":
-        return samplers.QMCSampler(seed=seed, warn_independent_sampling=False)
-    if name == "gp":
-        return samplers.GPSampler(seed=seed)
-    return samplers.RandomSampler(seed=seed)
+    kinds: Mapping[str, Callable[[], optuna.samplers.BaseSampler]] = {
+        "tpe": lambda: samplers.TPESampler(seed=seed),
+        "nsga2": lambda: samplers.NSGAIISampler(seed=seed),
+        "nsga3": lambda: samplers.NSGAIIISampler(seed=seed),
+        "qmc": lambda: samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
+        "gp": lambda: samplers.GPSampler(seed=seed),
+        "random": lambda: samplers.RandomSampler(seed=seed),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return kinds[name]()
 
 
 def _ask(study: optuna.Study, spec: OperatingPointsSpec, number: int, seed: int) -> optuna.Trial:
@@ -249,12 +253,9 @@ def _stored_rows(tables: Path, name: str) -> list[dict[str, Any]]:
         return []
     table = read_table(tables, TABLE)
     rows = sorted(rows_of(table[table["search"] == name]), key=lambda row: int(row["number"]))
-    assert [row["number"] for row in rows] == list(range(len(rows))), "trials of a search are numbered without gaps"
+    if [row["number"] for row in rows] != list(range(len(rows))):
+        raise UserError(f"{tables / TABLE} lacks a part: put it back, or remove the folder to search again")
     return rows
-
-
-def _key(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> object:
-    return point_of(row, candidates).key
 
 
 def point_of(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> OperatingPoint:

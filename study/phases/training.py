@@ -123,7 +123,7 @@ def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: 
     """The best 1/``reduction`` of the trials (rounded up) by their best score within ``budget`` epochs.
 
     Args:
-        histories: trial id -> learning curve. Trials without a score rank last.
+        histories: trial id -> learning curve. Trials that have none or that diverged rank last.
         budget: epochs of the rung; what a trial did later does not count.
         reduction: how many times fewer trials go on.
 
@@ -133,7 +133,7 @@ def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: 
 
     def rank(identity: str) -> tuple[float, str]:
         history = [row for row in histories[identity] if row.epoch <= budget]
-        score = best_epoch(history).score if history else math.nan
+        score = best_epoch(history).score if history and not history[-1].diverged else math.nan
         return (math.inf if math.isnan(score) else -score, identity)
 
     return sorted(histories, key=rank)[: math.ceil(len(histories) / reduction)]

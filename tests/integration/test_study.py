@@ -24,9 +24,7 @@ TIMES = {"seconds"}
 
 def tables_of(folder: Path) -> dict[str, pd.DataFrame]:
     """All tables, without the columns that hold wall-clock times."""
-    return {
-        name: read_table(folder / "tables", name).drop(columns=list(TIMES), errors="ignore") for name in SCHEMAS
-    }
+    return {name: read_table(folder / "tables", name).drop(columns=list(TIMES), errors="ignore") for name in SCHEMAS}
 
 
 def assert_same_tables(left: Path, right: Path) -> None:

@@ -1,0 +1,240 @@
+"""The end of a study: what the front holds, its metrics on test images, and what is refused before any work."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from results.tables import SCHEMAS, read_table, rows_of, write_part
+from search_spaces import SpecError
+from search_spaces.spec import parse_space
+from study import Costs, Static, Trace, replay
+from study.errors import UserError
+from study.phases import front  # `test_front` itself would be collected as a test
+from study.phases.candidates import Candidate, OperatingPoint
+from study.phases.operating_points import point_of
+from study.policies import Classic, Hierarchical, Placed, Predictive, thresholds_from_logits
+from study.progress import Reporter
+from study.run import Surroundings, check, claim_folder, refuse_other_study, run_study
+from study.stored_traces import SplitLogits
+
+EXITS, CLASSES = 4, 3
+
+
+def split(seed: int, count: int) -> SplitLogits:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    logits = rng.normal(size=(count, EXITS + 1, CLASSES)) + 0.2
+    logits[np.arange(count), :, labels] += np.linspace(0.5, 2, EXITS + 1)
+    return SplitLogits(logits.astype(np.float32), labels)
+
+
+COSTS = Costs(
+    segment_flops=[4.0, 3.0, 5.0, 2.0, 1.0],
+    head_flops=[0.5, 0.25, 0.5, 0.25],
+    engine_step_flops=0.125,
+    segment_energy=[1.0, 2.0, 1.0, 2.0, 1.0],
+    head_energy=[0.1] * 4,
+    energy_source="modelled:test",
+)
+CANDIDATE = Candidate("one", COSTS, split(1, 30), split(2, 50))
+TEST = split(3, 70)
+POLICIES = [Classic(), Static(2), Hierarchical(1.5, 2), Placed(2.0, (1, 4)), Predictive(1.2, 1, 3, "classifier")]
+
+
+def points(seed: int, count: int = 120, levels: int = 8) -> pd.DataFrame:
+    """Rows with many ties, failures and repeats."""
+    rng = np.random.default_rng(seed)
+    accuracy = rng.integers(0, levels, count)
+    return pd.DataFrame(
+        {
+            "search": rng.choice(["a", "b"], count),
+            "number": rng.permutation(count),
+            "state": rng.choice(["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"], count),
+            "repeat_of": rng.choice([np.nan, np.nan, 3.0], count),
+            "accuracy": accuracy / levels,
+            "flops": (accuracy + rng.integers(0, 3, count)) * 1e9,
+            "energy_joules": rng.integers(0, levels, count) * 0.1,
+        }
+    )
+
+
+def plain_front(table: pd.DataFrame, columns: list[str]) -> dict[tuple[float, ...], tuple[str, int]]:
+    """Objectives of the front -> (search, number) of the point that is kept; O(n^2), straight from the definition."""
+    rows = [r for r in table.to_dict("records") if r["state"] == "COMPLETE" and np.isnan(r["repeat_of"])]
+
+    def dominates(one, other) -> bool:
+        no_worse = one["accuracy"] >= other["accuracy"] and all(one[c] <= other[c] for c in columns[1:])
+        return no_worse and any(one[c] != other[c] for c in columns)
+
+    kept: dict[tuple[float, ...], tuple[str, int]] = {}
+    for row in rows:
+        if not any(dominates(other, row) for other in rows):
+            key, name = tuple(row[c] for c in columns), (row["search"], row["number"])
+            kept[key] = min(kept.get(key, name), name)
+    return kept
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "flops"), ("accuracy", "energy", "flops")])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_front_equals_its_definition(objectives, seed):
+    table = points(seed, levels=5 + 20 * (seed % 2))
+    columns = ["energy_joules" if name == "energy" else name for name in objectives]
+    found = front.front_of(table, objectives)
+    got = {tuple(row[c] for c in columns): (row["search"], row["number"]) for row in found.to_dict("records")}
+    assert got == plain_front(table, columns) and len(got) == len(found) > 1
+    assert found[columns[1]].is_monotonic_increasing, "cheapest first"
+    shuffled = front.front_of(table.sample(frac=1, random_state=seed), objectives)
+    pd.testing.assert_frame_equal(shuffled, found)
+
+
+def test_a_front_of_failures_is_empty():
+    table = points(0).assign(state="FAIL")
+    assert len(front.front_of(table, ("accuracy", "flops"))) == 0
+    assert front.front_on_test(front.front_of(table, ("accuracy", "flops")), [CANDIDATE], lambda name: TEST, "d") == (
+        [],
+        [],
+    )
+
+
+def stored_points(tmp_path) -> pd.DataFrame:
+    rows = []
+    for number, policy in enumerate(POLICIES):
+        point = OperatingPoint(CANDIDATE, "mean_max", policy)
+        metrics = point.evaluate()[0]
+        rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings(), **metrics})
+    done = {"state": "COMPLETE", "split": "validation"}
+    write_part(tmp_path, "operating_points", [{**row, **done} for row in rows])
+    return read_table(tmp_path, "operating_points")
+
+
+def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
+    table, asked = stored_points(tmp_path), []
+    rows, exit_rows = front.front_on_test(table, [CANDIDATE], lambda name: asked.append(name) or TEST, "t3st")
+    thresholds = thresholds_from_logits(CANDIDATE.calibration.logits, "mean_max")
+    trace = Trace(TEST.logits, TEST.labels, thresholds)
+    assert set(asked) == {"one"} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)
+    for row, policy in zip(rows, POLICIES, strict=True):
+        walk = replay(trace, policy)
+        assert row["test_accuracy"] == (walk.predictions == TEST.labels).mean()
+        assert row["test_flops"] == COSTS.per_sample(walk, "flops").mean()
+        assert row["test_energy_joules"] == COSTS.per_sample(walk, "energy").mean()
+        assert row["test_samples"] == 70 and row["test_digest"] == "t3st" and row["split"] == "validation"
+        assert row["test_accuracy_low"] < row["test_accuracy"] < row["test_accuracy_high"]
+        assert row["test_classic_accuracy"] == (trace.answers[:, -1] == TEST.labels).mean()
+        assert row["accuracy"] == OperatingPoint(CANDIDATE, "mean_max", policy).evaluate()[0]["accuracy"]
+        layers = [layer for layer in exit_rows if layer["point"] == row["number"]]
+        assert [layer["exit"] for layer in layers] == list(range(1, EXITS + 2))
+        assert {layer["split"] for layer in layers} == {"test"}
+        assert [layer["share_stopped"] for layer in layers] == [
+            (walk.exit_index == exit).mean() for exit in range(1, EXITS + 2)
+        ]
+    write_part(tmp_path, "front", rows)
+    write_part(tmp_path, "exits", exit_rows)
+    for row in rows_of(read_table(tmp_path, "front")):
+        assert point_of(row, [CANDIDATE]).policy == POLICIES[row["number"]]
+
+
+def test_a_network_s_own_statistics_and_costs(tmp_path):
+    rows = front.network_exit_rows(CANDIDATE)
+    assert {row["split"] for row in rows} == {"validation"} and {row["point"] for row in rows} == {None}
+    assert {row["share_stopped"] for row in rows} == {None}
+    for statistic, here in itertools.groupby(rows, key=lambda row: row["statistic"]):
+        trace, layers = CANDIDATE.trace(statistic), list(here)
+        assert [r["threshold"] for r in layers[:-1]] == trace.thresholds.tolist() and layers[-1]["threshold"] is None
+        assert [r["accuracy_all"] for r in layers] == [(trace.answers[:, e] == trace.labels).mean() for e in range(5)]
+        assert [r["cumulative_flops"] for r in layers] == [4.5, 7.25, 12.5, 14.25, 15.0]
+        assert [r["cumulative_energy_joules"] for r in layers] == pytest.approx([1.1, 3.1, 4.1, 6.1, 7.0])
+    costs = front.cost_rows(CANDIDATE, batch_size=8)
+    by_part = {part: [r["flops"] for r in costs if r["part"] == part] for part in ("segment", "head", "engine_step")}
+    assert by_part == {"segment": [4, 3, 5, 2, 1], "head": [0.5, 0.25, 0.5, 0.25], "engine_step": [0.125]}
+    assert {(row["energy_source"], row["batch_size"]) for row in costs} == {("modelled:test", 8)}
+    write_part(tmp_path, "costs", costs)
+    write_part(tmp_path, "exits", rows)
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "low", "high"),
+    # By (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.959964 (Wilson 1927).
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_interval(right, samples, low, high):
+    assert front.wilson_interval(right / samples, samples) == pytest.approx((low, high), abs=1e-4)
+
+
+REFUSED = [
+    ("backbones: {backbone: vgg99}", "unknown backbone 'vgg99'"),
+    ("backbones: {backbone: [vgg11, resnet7]}", "unknown backbone 'resnet7'"),
+    ("backbones: {optimizer: lion}", "optimizer is 'lion'"),
+    ("exits: {optimizer: [adam, lion]}", "optimizer is 'lion'"),
+    ("exits: {schedule: step}", "schedule is 'step'"),
+    ("exits: {head: fog}", "unknown head kind 'fog'"),
+    ("exits: {sharing: all}", "unknown head sharing 'all'"),
+    ("exits: {codewords: 0}", "codewords must be at least 1"),
+    ("backbones: {width: -1}", "width above 0"),
+    ("backbones: {learning_rate: -1}", "learning_rate is -1"),
+    ("backbones: {trials: grid, width: {low: 0.1, high: 1}}", "grid needs lists"),
+    ("data: {name: mnist1d}", "unknown data set 'mnist1d'"),
+    ("data: {image_size: 8}", "image"),
+    ("data: {calibration: 0.6, validation: 0.6}", "leave nothing"),
+    ("data: {folder: pictures}", "folder is for the data set image_folder"),
+    ("data: {name: image_folder}", "image_folder"),
+    ("operating_points: {policy: [predictive, psychic]}", "policy: 'psychic' is unknown"),
+    ("operating_points: {statistic: median}", "statistic: 'median' is unknown"),
+    ("operating_points: {overshoot: far}", "overshoot: 'far' is unknown"),
+    ("operating_points: {quantization: int3}", "quantization: 'int3' is unknown"),
+    ("backbones: {pretrained: w.pt, width: [0.5, 1], trials: grid}", "needs one backbone"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED, ids=[text for text, _ in REFUSED])
+def test_names_that_do_not_exist_are_refused_before_any_work(tmp_path, text, message):
+    spec = parse_space(f"name: x\n{text}", "x.yaml")
+    where = Surroundings(folder=tmp_path / "run", data_root=tmp_path / "data", reporter=Reporter(quiet=True))
+    with pytest.raises((UserError, SpecError), match=message) as error:
+        run_study(spec, where)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_can_run_passes():
+    spec = parse_space("name: x\nbackbones: {backbone: [vgg11, resnet18], trials: grid, width: 0.125}", "x.yaml")
+    assert check(spec).name == "digits" and check(spec).image_size == 32
+
+
+def test_a_run_folder_holds_one_study(tmp_path):
+    spec = parse_space("name: x\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}", "x.yaml")
+    refuse_other_study(spec, tmp_path / "run")
+    claim_folder(spec, tmp_path / "run")
+    text = (tmp_path / "run" / "study.yaml").read_text()
+    stored = yaml.safe_load(text)
+    assert stored["study"] == spec.plain() and {"created", "versions"} <= stored["provenance"].keys()
+    refuse_other_study(parse_space(yaml.safe_dump(stored["study"]), "again"), tmp_path / "run")
+    for changed, message in (
+        (
+            "name: x\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-4}",
+            r"backbones\.learning_rate is 1e-05.*0\.0001",
+        ),
+        (
+            "name: x\nbackbones: {width: 0.25, learning_rate: 1e-5}",
+            r"backbones\.width is \[0\.25, 0\.5\] there and 0\.25",
+        ),
+        ("name: x\nseed: 3\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}", "seed is 0 there and 3 here"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            refuse_other_study(parse_space(changed, "x.yaml"), tmp_path / "run")
+        assert "\n" not in str(error.value) and "study.yaml" in str(error.value)
+    claim_folder(spec, tmp_path / "run")
+    assert (tmp_path / "run" / "study.yaml").read_text() == text, "nothing was written"
+    for damage in ("", "study", "a: [", "\0"):
+        (tmp_path / "run" / "study.yaml").write_text(damage)
+        with pytest.raises(UserError, match="cannot be read"):
+            refuse_other_study(spec, tmp_path / "run")
+
+
+def test_every_setting_of_a_point_is_a_column():
+    for policy in POLICIES:
+        point = replace(OperatingPoint(CANDIDATE, "mean_max", policy), beta_quantile=0.5)
+        assert set(point.settings()) | set(point.evaluate()[0]) <= set(SCHEMAS["operating_points"].names)

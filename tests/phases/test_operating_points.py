@@ -1,0 +1,249 @@
+"""Phase 2: a search is a pure function of its seed, whatever interrupts it, and its rows say what was replayed."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from results.tables import part_count, read_table, rows_of
+from search_spaces.spec import OperatingPointsSpec, parse_space
+from study import Costs, replay
+from study.errors import UserError
+from study.phases import operating_points as module
+from study.phases.candidates import Candidate, OperatingPoint
+from study.phases.operating_points import point_of, search
+from study.policies import Classic, Hierarchical, Placed, Predictive, Static
+from study.stored_traces import SplitLogits
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+METRICS = ["samples", "accuracy", "flops", "energy_joules", "mean_exit", "mean_heads_run", "classic_accuracy"]
+
+
+class Killed(BaseException):
+    """What no program catches."""
+
+
+class Task:
+    def __init__(self) -> None:
+        self.told: list[float] = []
+
+    def advance(self, done: float, text: str = "") -> None:
+        self.told.append(done)
+
+
+def split(exits: int, seed: int, count: int = 40, classes: int = 4) -> SplitLogits:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    logits = rng.normal(size=(count, exits + 1, classes)) + 0.3
+    strength = np.linspace(0.5, 2.5, exits + 1)
+    logits[np.arange(count), :, labels] += strength
+    return SplitLogits(logits.astype(np.float32), labels)
+
+
+def candidate(name: str, exits: int, seed: int = 0, **changed) -> Candidate:
+    segments, heads = np.arange(1.0, exits + 2), np.full(exits, 0.25)
+    costs = Costs(
+        segment_flops=segments,
+        head_flops=heads,
+        engine_step_flops=0.01,
+        segment_energy=segments[::-1] / 7,
+        head_energy=heads / 5,
+        engine_step_energy=0.001,
+        energy_source="modelled:test",
+    )
+    parts = {"calibration": split(exits, seed + 1), "validation": split(exits, seed + 2), **changed}
+    return Candidate(name, costs, **parts)
+
+
+ONE = [candidate("one", 5)]
+TWO = [candidate("shallow", 4), candidate("deep", 6, seed=10)]
+ALL_POLICIES = "[predictive, hierarchical, placed, static, classic]"
+
+
+def spec(text: str = "", **changed) -> OperatingPointsSpec:
+    text = f"name: x\noperating_points: {{policy: {ALL_POLICIES}, statistic: [mean_logit, mean_max]{text}}}"
+    return parse_space(text, "test").operating_points.model_copy(update={"trials": 30, "batch": 7, **changed})
+
+
+def run(chosen: OperatingPointsSpec, candidates, tables, *, seed: int = 0, name: str = "across") -> pd.DataFrame:
+    search(chosen, candidates, tables, seed=seed, name=name, task=Task())
+    return read_table(tables, "operating_points")
+
+
+def run_killed(chosen, candidates, tables, monkeypatch, after: int) -> None:
+    """Die at the start of writing a batch, when ``after`` batches of this call are written."""
+    real, written = module.write_part, []
+
+    def write_part(*args):
+        if len(written) == after:
+            raise Killed
+        written.append(args)
+        real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_part", write_part)
+        with pytest.raises(Killed):
+            run(chosen, candidates, tables)
+
+
+@pytest.mark.parametrize("trials", [1, 7, 30])
+def test_a_search_writes_just_its_trials_numbered_without_gaps(tmp_path, trials):
+    task = Task()
+    search(spec(trials=trials), ONE, tmp_path, seed=0, name="across", task=task)
+    table = read_table(tmp_path, "operating_points")
+    assert table["number"].tolist() == list(range(trials)) and task.told[-1] == trials
+    assert part_count(tmp_path, "operating_points") == len(task.told) == math.ceil(trials / 7)
+    again = run(spec(trials=trials), ONE, tmp_path)
+    pd.testing.assert_frame_equal(table, again)
+    assert len(run(spec(trials=trials + 3), ONE, tmp_path)) == trials + 3
+
+
+SAMPLERS = [("tpe", 30, 7), ("random", 30, 7), ("qmc", 30, 7), ("nsga2", 140, 40), ("nsga3", 60, 25)]
+"""With trials and size of a batch. Passing "gp" takes half a minute, and is therefore left out."""
+
+
+@pytest.mark.parametrize(("sampler", "trials", "batch"), SAMPLERS, ids=[name for name, _, _ in SAMPLERS])
+def test_an_interrupted_search_writes_the_same_table(tmp_path, monkeypatch, sampler, trials, batch):
+    chosen = spec(sampler=sampler, trials=trials, batch=batch)
+    whole = run(chosen, TWO, tmp_path / "whole")
+    assert len(whole) == trials and set(whole["state"]) <= {"COMPLETE", "FAIL"}
+    assert len(set(whole["params"])) > trials / 3
+    for after in (0, 1, 1):
+        run_killed(chosen, TWO, tmp_path / "killed", monkeypatch, after)
+    assert len(read_table(tmp_path / "killed", "operating_points")) == 2 * batch
+    killed = run(chosen, TWO, tmp_path / "killed")
+    # `repeat_of` has a test of its own.
+    pd.testing.assert_frame_equal(killed.drop(columns="repeat_of"), whole.drop(columns="repeat_of"))
+
+
+def test_seeds_search_differently(tmp_path):
+    first, same, other = (run(spec(), ONE, tmp_path / str(n), seed=seed) for n, seed in enumerate([1, 1, 2]))
+    assert first["params"].tolist() == same["params"].tolist() != other["params"].tolist()
+
+
+def test_every_repeat_names_the_first_point_of_its_kind_also_after_an_interruption(tmp_path, monkeypatch):
+    chosen = spec(sampler="random", trials=60, batch=15, policy=parse_policy("[classic, static]"))
+    whole = run(chosen, ONE, tmp_path / "whole")
+    first: dict[object, int] = {}
+    for row in rows_of(whole):
+        original = first.setdefault(point_of(row, ONE).key, row["number"])
+        assert row["repeat_of"] == (None if original == row["number"] else original)
+    assert len(first) == 6
+    for _ in range(3):
+        run_killed(chosen, ONE, tmp_path / "killed", monkeypatch, after=1)
+    pd.testing.assert_frame_equal(run(chosen, ONE, tmp_path / "killed"), whole)
+
+
+def parse_policy(text: str):
+    return parse_space(f"name: x\noperating_points: {{policy: {text}}}", "test").operating_points.policy
+
+
+def test_what_is_known_is_not_replayed_again(tmp_path, monkeypatch):
+    real, counted = OperatingPoint.evaluate, Counter()
+
+    def evaluate(point, *args):
+        counted[point.key] += 1
+        return real(point, *args)
+
+    monkeypatch.setattr(OperatingPoint, "evaluate", evaluate)
+    chosen = spec(sampler="random", trials=40, policy=parse_policy("[classic, static, placed]"))
+    run_killed(chosen, ONE, tmp_path, monkeypatch, after=2)
+    counted.clear()
+    table = run(chosen, ONE, tmp_path)
+    assert counted and max(counted.values()) == 1
+    complete = table[table["state"] == "COMPLETE"]
+    repeats = complete[complete["repeat_of"].notna()]
+    before = complete[(complete["number"] < 14) & complete["repeat_of"].isna()]
+    assert len(repeats) > 10 and sum(counted.values()) == len(complete) - len(repeats) - len(before)
+    for row in rows_of(repeats):
+        original = table.iloc[int(row["repeat_of"])]
+        assert all(row[name] == original[name] for name in METRICS)
+
+
+def test_a_row_is_enough_to_replay_its_point(tmp_path):
+    table = run(
+        spec(", overshoot: [last_exit, classifier], max_jump: [1, 3]", trials=100, sampler="random"), TWO, tmp_path
+    )
+    seen = set()
+    for row in rows_of(table):
+        if row["state"] != "COMPLETE":
+            continue
+        point = point_of(row, TWO)
+        seen.add((type(point.policy), point.candidate.trial_id))
+        metrics, trace, walk = point.evaluate()
+        assert metrics == {name: row[name] for name in metrics} and row["split"] == "validation"
+        assert walk.predictions.tolist() == replay(trace, point.policy).predictions.tolist()
+        assert {k: v for k, v in point.settings().items() if v is not None} == {
+            k: (v.tolist() if isinstance(v, np.ndarray) else v)
+            for k, v in row.items()
+            if k in point.settings() and v is not None
+        }
+    assert seen == {(kind, c.trial_id) for kind in (Classic, Static, Hierarchical, Placed, Predictive) for c in TWO}
+
+
+def test_metrics_equal_a_direct_count():
+    point = OperatingPoint(ONE[0], "mean_max", Static(3))
+    metrics, trace, _ = point.evaluate()
+    assert metrics["accuracy"] == (trace.logits[:, 2].argmax(axis=1) == trace.labels).mean()
+    assert metrics["flops"] == 1 + 2 + 3 + 0.25 and metrics["classic_flops"] == 21
+    assert metrics["energy_joules"] == pytest.approx((6 + 5 + 4) / 7 + 0.05) and metrics["mean_heads_run"] == 1
+    assert metrics["classic_accuracy"] == (trace.logits[:, -1].argmax(axis=1) == trace.labels).mean()
+    assert trace.thresholds == pytest.approx(np.abs(ONE[0].calibration.logits[:, :-1]).max(axis=2).mean(axis=0))
+
+
+def test_beta_at_is_a_quantile_of_the_validation_ratios():
+    trace = ONE[0].trace("mean_max")
+    for quantile in (0.0, 0.3, 1.0):
+        beta = ONE[0].beta_at("mean_max", quantile)
+        assert (trace.decision_table(0).stop < beta).mean() == pytest.approx(quantile, abs=0.01)
+    zero = SplitLogits(np.zeros((3, 6, 4), dtype=np.float32), np.zeros(3, dtype=np.int64))
+    with pytest.raises(UserError, match="network flat: all mean_max thresholds are 0"):
+        candidate("flat", 5, calibration=zero).beta_at("mean_max", 0.5)
+
+
+def test_an_objective_that_is_not_a_number_fails_its_trial_and_the_search_goes_on(tmp_path, monkeypatch):
+    real = OperatingPoint.evaluate
+
+    def evaluate(point, *args):
+        metrics, trace, walk = real(point, *args)
+        return ({**metrics, "flops": math.nan} if isinstance(point.policy, Hierarchical) else metrics), trace, walk
+
+    monkeypatch.setattr(OperatingPoint, "evaluate", evaluate)
+    for sampler in ("tpe", "qmc", "nsga2"):
+        chosen = spec(sampler=sampler, policy=parse_policy("[hierarchical, static]"))
+        whole = run(chosen, ONE, tmp_path / sampler)
+        failed = whole[whole["policy"] == "hierarchical"]
+        assert 0 < len(failed) < len(whole) == 30 and set(failed["state"]) == {"FAIL"}
+        assert failed["error"].str.contains("flops.*nan").all() and failed["accuracy"].isna().all()
+        assert set(whole[whole["policy"] == "static"]["state"]) == {"COMPLETE"}
+        run_killed(chosen, ONE, tmp_path / f"{sampler} killed", monkeypatch, after=2)
+        killed = run(chosen, ONE, tmp_path / f"{sampler} killed").drop(columns="repeat_of")
+        pd.testing.assert_frame_equal(killed, whole.drop(columns="repeat_of"))
+
+
+def test_ranges_and_lists_of_settings_are_kept_to(tmp_path):
+    text = ", beta: {low: 0.5, high: 4}, start_layer: [2, 3], max_jump: {low: 2, high: 4}, placements: [[1, 3], [2]]"
+    table = run(spec(text, trials=60), ONE, tmp_path)
+    assert set(table["state"]) == {"COMPLETE"} and table["beta_quantile"].isna().all()
+    assert table["beta"].dropna().between(0.5, 4).all() and table["beta"].nunique() > 10
+    assert set(table["start_layer"].dropna()) == {2, 3} and set(table["max_jump"].dropna()) <= {2, 3, 4}
+    placed = table[table["policy"] == "placed"]["exits"]
+    assert {tuple(exits) for exits in placed} == {(1, 3), (2,)}
+
+
+def test_a_setting_that_a_network_does_not_have_fails_its_trials_alone(tmp_path):
+    table = run(spec(", start_layer: [1, 5]", trials=60, policy=parse_policy("hierarchical")), TWO, tmp_path)
+    failed = table["state"] == "FAIL"
+    assert 0 < failed.sum() < 60 and table[failed]["error"].str.contains("exits are numbered 1 to 4").all()
+    assert set(table[~failed & (table["start_layer"] == 5)]["trial_id"]) == {"deep"}
+
+
+def test_searches_of_one_network_each_share_a_table(tmp_path):
+    alone = run(spec(), TWO[1:], tmp_path / "alone", name="deep")
+    for one in TWO:
+        table = run(spec(), [one], tmp_path / "each", name=one.trial_id)
+    deep = table[table["search"] == "deep"].reset_index(drop=True)
+    assert len(table) == 60 and set(table[table["search"] == "shallow"]["trial_id"].dropna()) == {"shallow"}
+    assert deep["number"].tolist() == list(range(30)) and deep["params"].tolist() == alone["params"].tolist()

@@ -1,0 +1,135 @@
+"""Tables: schemas, nulls and lists, other people's readers, damage, leftovers."""
+
+import math
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from results.tables import SCHEMAS, TableError, part_count, read_table, rows_of, write_part
+
+SAMPLES = {pa.string(): "text", pa.int64(): 2**40 + 1, pa.float64(): 0.1, pa.list_(pa.int64()): [3, 1]}
+SAMPLES[pa.list_(pa.float64())] = [0.5, 0.25]
+
+
+def full_row(name: str) -> dict[str, object]:
+    return {field.name: SAMPLES[field.type] for field in SCHEMAS[name]}
+
+
+def plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def stored(tables, name: str) -> list[dict[str, object]]:
+    return [{key: plain(value) for key, value in row.items()} for row in rows_of(read_table(tables, name))]
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_every_column_comes_back_with_and_without_a_value(tmp_path, name):
+    full, empty = full_row(name), dict.fromkeys(SCHEMAS[name].names)
+    write_part(tmp_path, name, [full, {}, full])
+    assert stored(tmp_path, name) == [full, empty, full]
+    file = pq.ParquetFile(tmp_path / name / "part-00000.parquet")
+    assert file.schema_arrow.names == SCHEMAS[name].names
+    write_part(tmp_path, name, [{}])
+    assert stored(tmp_path, name) == [empty]
+
+
+def test_units_are_told(tmp_path):
+    for name in ("costs", "operating_points", "front"):
+        write_part(tmp_path, name, [])
+        schema = pq.ParquetFile(tmp_path / name / "part-00000.parquet").schema_arrow
+        for column, unit in (("flops", b"2 x multiply-accumulates per image"), ("energy_joules", b"J per image")):
+            assert schema.field(column).metadata == {b"unit": unit}
+
+
+def test_parts_follow_each_other_and_are_replaced_by_number(tmp_path):
+    for part in range(11):
+        assert part_count(tmp_path, "epochs") == part
+        write_part(tmp_path, "epochs", [{"epoch": 10 * part + n} for n in range(2)], part)
+    write_part(tmp_path, "epochs", [{"epoch": 777}], 3)
+    epochs = read_table(tmp_path, "epochs")["epoch"].tolist()
+    assert epochs == [n for part in range(11) for n in ([777] if part == 3 else [10 * part, 10 * part + 1])]
+    assert part_count(tmp_path, "epochs") == 11
+
+
+def test_nan_and_null_are_both_missing_and_infinity_is_a_value(tmp_path):
+    write_part(tmp_path, "epochs", [{"score": math.nan}, {"score": None}, {"score": math.inf}])
+    assert [row["score"] for row in stored(tmp_path, "epochs")] == [None, None, math.inf]
+
+
+def test_integers_survive_a_null_beside_them(tmp_path):
+    """What was read is written again, as the front and a search that goes on do."""
+    write_part(tmp_path, "operating_points", [{"number": 1, "start_layer": 3, "exits": [1, 2]}, {"number": 2}])
+    write_part(tmp_path, "operating_points", list(rows_of(read_table(tmp_path, "operating_points"))), 1)
+    again = stored(tmp_path, "operating_points")
+    assert again[:2] == again[2:] and again[0]["start_layer"] == 3 and again[0]["exits"] == [1, 2]
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_pandas_and_duckdb_open_a_table_as_it_is(tmp_path, name):
+    full = full_row(name)
+    write_part(tmp_path, name, [full, {}])
+    write_part(tmp_path, name, [full], 1)
+    (tmp_path / name / ".part-00002.parquet.x1y2").write_bytes(b"half a par")
+    assert len(stored(tmp_path, name)) == 3 and part_count(tmp_path, name) == 2
+    by_pandas = pd.read_parquet(tmp_path / name)
+    assert list(by_pandas.columns) == SCHEMAS[name].names and len(by_pandas) == 3
+    assert {key: plain(value) for key, value in by_pandas.iloc[2].items()} == full
+    found = duckdb.sql(f"select * from read_parquet('{tmp_path / name}/*.parquet')").fetchall()
+    assert found == [tuple(full.values()), (None,) * len(full), tuple(full.values())]
+
+
+def test_a_column_that_no_schema_knows_is_a_fault_of_the_caller(tmp_path):
+    with pytest.raises(AssertionError, match=r"table epochs has no columns \['eporch'\]"):
+        write_part(tmp_path, "epochs", [{"epoch": 1}, {"eporch": 1}])
+    assert not (tmp_path / "epochs").exists()
+    with pytest.raises(pa.ArrowException):
+        write_part(tmp_path, "epochs", [{"epoch": "one"}])
+    assert not (tmp_path / "epochs").exists()
+
+
+def test_a_missing_table_is_told_in_one_line(tmp_path):
+    (tmp_path / "front").mkdir()
+    (tmp_path / "front" / ".part-00000.parquet.tmp").write_bytes(b"leftover")
+    for name in ("front", "trials"):
+        with pytest.raises(TableError, match=f"{name} holds no table") as error:
+            read_table(tmp_path, name)
+        assert "\n" not in str(error.value) and part_count(tmp_path, name) == 0
+
+
+@pytest.mark.parametrize("size", [0, 3, 4, 11, 100, -4, -1])
+def test_a_cut_part_is_told_by_name_in_one_line(tmp_path, size):
+    for part in range(3):
+        write_part(tmp_path, "epochs", [{"epoch": part}], part)
+    path = tmp_path / "epochs" / "part-00001.parquet"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(TableError, match=r"part-00001\.parquet cannot be read as table epochs") as error:
+        read_table(tmp_path, "epochs")
+    assert "\n" not in str(error.value)
+
+
+def test_other_columns_under_the_name_of_a_part_are_told(tmp_path):
+    (tmp_path / "epochs").mkdir()
+    path = tmp_path / "epochs" / "part-00000.parquet"
+    for strange in ({"a": [1]}, {name: ["x"] for name in SCHEMAS["epochs"].names}):
+        pq.write_table(pa.table(strange), path)
+        with pytest.raises(TableError, match="cannot be read as table epochs") as error:
+            read_table(tmp_path, "epochs")
+        assert "\n" not in str(error.value)
+
+
+def test_a_part_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_part(tmp_path, "epochs", [{"epoch": 1}])
+
+    def fail(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_part(tmp_path, "epochs", [{"epoch": 2}])
+    assert read_table(tmp_path, "epochs")["epoch"].tolist() == [1]
+    assert [path.name for path in (tmp_path / "epochs").iterdir()] == ["part-00000.parquet"]

@@ -1,0 +1,189 @@
+"""Live inference: the same walk as the replay of the same images' trace, and no work that the walk does not need."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from plain_twins import all_ratios
+
+from study import Classic, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay
+from study.inference import join_walks, run_policy
+from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
+from study.policies import Policy, thresholds_from_logits
+from study.trace import collect_logits
+
+IMAGES, CLASSES, MAX_JUMP = 20, 5, 4
+FIELDS = ("exit_index", "predictions", "tried", "heads_run", "engine_steps")
+
+
+@dataclass
+class Case:
+    network: MultiExitNetwork
+    images: torch.Tensor
+    trace: Trace
+    betas: list[float]
+    """Each at least 1e-4 (relative) away from every ratio, among them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small are slower on several threads, most of all where other work runs beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=[("vgg11", "linear"), ("resnet18", "conv")], ids=lambda pair: pair[0])
+def case(request, one_thread) -> Case:
+    backbone, kind = request.param
+    torch.manual_seed(7)
+    head = HeadSettings(kind=kind, conv_channels=8)
+    settings = NetworkSettings(backbone=backbone, width=0.125, head=head)
+    network = build_network(settings, classes=CLASSES, image_size=32, channels=1).eval()
+    # Contrast differs from image to image and no head has a bias, so that logits differ too.
+    for layer in network.heads.modules():
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.zeros_(layer.bias)
+    images = torch.randn(IMAGES, 1, 32, 32) * torch.linspace(0.2, 3.0, IMAGES).reshape(-1, 1, 1, 1)
+    logits = collect_logits(network, images, lambda batch: batch, batch_size=7)
+    # Thresholds fall with depth, so that a beta sends some images out early and others late.
+    thresholds = thresholds_from_logits(logits, "mean_max") * np.geomspace(3.0, 0.3, network.exit_count)
+    trace = Trace(logits=logits, labels=np.arange(IMAGES) % CLASSES, thresholds=thresholds)
+    return Case(network, images, trace, _betas_between(all_ratios(trace, MAX_JUMP)))
+
+
+def _betas_between(ratios: list[float]) -> list[float]:
+    low, high = ratios[0], ratios[-1]
+    tries = np.geomspace(low * 0.9, high * 1.1, 2000)
+    near = np.abs(np.asarray(ratios)[:, None] / tries - 1).min(axis=0)
+    return [float(beta) for beta in tries[near > 1e-4]]
+
+
+def random_policies(case: Case, count: int) -> list[Policy]:
+    """Policies of all kinds at betas from everywhere between the ratios; adaptive ones most often."""
+    random = np.random.default_rng(3)
+    exits = case.network.exit_count
+    policies: list[Policy] = [Classic(), Static(1), Static(exits)]
+    typical = [beta for beta in case.betas if 0.5 < beta < 2]
+    for number in range(count):
+        beta = float(random.choice(typical if number % 3 else case.betas))
+        start = int(random.integers(1, exits + 1))
+        chosen = np.flatnonzero(random.random(exits) < 0.5) + 1
+        policies += [
+            Predictive(beta, start, max_jump=1 + number % MAX_JUMP, overshoot=("last_exit", "classifier")[number % 2]),
+            Hierarchical(beta, start),
+            Placed(beta, chosen.tolist() or [1]),
+        ]
+    return policies
+
+
+def assert_same(walk, other) -> None:
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(walk, name), getattr(other, name), err_msg=name)
+
+
+def test_the_cases_are_worth_running(case):
+    """Samples stop at many exits, and jumps of several lengths are taken."""
+    assert len(case.betas) > 50
+    walks = [replay(case.trace, policy) for policy in random_policies(case, 12)]
+    assert len(np.unique(np.concatenate([walk.exit_index for walk in walks]))) > case.network.exit_count / 2
+    assert len(np.unique(np.concatenate([walk.engine_steps for walk in walks]))) > 3
+    assert sum(len(np.unique(walk.exit_index)) > 2 for walk in walks) > 8
+
+
+def test_a_batch_equals_the_replay(case):
+    for policy in random_policies(case, 12):
+        live = run_policy(case.network, case.images, policy, case.trace.thresholds)
+        assert_same(live, replay(case.trace, policy))
+
+
+def test_single_images_and_uneven_batches_equal_the_replay(case):
+    for policy in random_policies(case, 2):
+        for size in (1, 7):
+            batches = case.images.split(size)
+            walks = [run_policy(case.network, batch, policy, case.trace.thresholds) for batch in batches]
+            assert_same(join_walks(walks), replay(case.trace, policy))
+
+
+def count_work(case: Case, policy: Policy):
+    """Run a policy; returns the walk and, per part, the batch sizes of its calls."""
+    network, segments, heads, classifier = case.network, {}, {}, []
+
+    def watch_segment(number):
+        def hook(module, arguments):
+            sizes = {len(tensor) for tensor in arguments[0]}
+            assert len(sizes) == 1, "a carried tensor was left uncompacted"
+            segments.setdefault(number, []).append(sizes.pop())
+
+        return hook
+
+    hooks = [
+        segment.register_forward_pre_hook(watch_segment(number))
+        for number, segment in enumerate(network.segments, start=1)
+    ]
+    hooks.append(
+        network.heads.register_forward_pre_hook(
+            lambda module, arguments: heads.setdefault(arguments[1], []).append(len(arguments[0]))
+        )
+    )
+    hooks.append(
+        network.classifier.register_forward_pre_hook(lambda module, arguments: classifier.append(len(arguments[0][0])))
+    )
+    try:
+        walk = run_policy(network, case.images, policy, case.trace.thresholds)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return walk, segments, heads, classifier
+
+
+def test_stopped_samples_leave_and_untried_heads_stay_idle(case):
+    exits, shrunk, idle = case.network.exit_count, 0, 0
+    for policy in random_policies(case, 8):
+        walk, segments, heads, classifier = count_work(case, policy)
+        stopped = Counter(replay(case.trace, policy).exit_index.tolist())
+        expected, staying = {}, IMAGES
+        for number in range(1, exits + 1):
+            if staying:
+                expected[number] = [staying]
+            staying -= stopped[number]
+        assert segments == expected
+        assert classifier == ([staying] if staying else [])
+        tried = replay(case.trace, policy).tried.sum(axis=0)
+        assert heads == {exit: [int(count)] for exit, count in enumerate(tried, start=1) if count}
+        shrunk += len({sizes[0] for sizes in segments.values()}) > 2
+        idle += len(heads) < exits
+        assert walk.heads_run.sum() == sum(sizes[0] for sizes in heads.values())
+    assert shrunk > 5
+    assert idle > 5
+
+
+def test_no_gradient_is_kept_and_the_images_stay(case):
+    before = case.images.clone()
+    mode = case.network.training
+    run_policy(case.network, case.images, Predictive(case.betas[25]), case.trace.thresholds)
+    assert torch.equal(case.images, before)
+    assert case.network.training == mode
+
+
+def test_an_exit_that_the_network_lacks_is_refused(case):
+    with pytest.raises(UserError, match=f"1 to {case.network.exit_count}"):
+        run_policy(case.network, case.images, Static(99), case.trace.thresholds)
+
+
+def test_collected_logits_are_those_of_the_network_in_eval_mode(case):
+    network = case.network.train()
+    try:
+        seen = []
+        logits = collect_logits(network, case.images, lambda batch: batch, batch_size=8, on_batch=seen.append)
+        assert network.training
+    finally:
+        network.eval()
+    with torch.inference_mode():
+        expected = network(case.images).numpy()
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert seen == [8, 16, 20]

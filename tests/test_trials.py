@@ -1,0 +1,229 @@
+"""Trials: killed anywhere and run again, they end like one that was never interrupted."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from study import checkpoints as checkpoints_module
+from study.checkpoints import read, read_description
+from study.data import DataInfo, Dataset, ImageSet
+from study.errors import UserError
+from study.networks import (
+    ExitPoint,
+    FeatureClassifier,
+    FeatureSegment,
+    HeadSettings,
+    NetworkSettings,
+    Segmented,
+    register_backbone,
+)
+from study.training import TrainingSettings
+from study.trials import TrialPlan, read_trial, run_trial
+
+INFO = DataInfo(
+    name="stripes",
+    image_size=8,
+    channels=1,
+    class_names=("a", "b", "c"),
+    mean=(0.5,),
+    std=(0.3,),
+    flip=False,
+    crop_padding=1,
+    digest="d1ge5t",
+    settings={},
+)
+EPOCHS = 4
+
+
+@register_backbone("tiny_of_test_trials")
+def tiny(*, classes: int, image_size: int, channels: int, width: float) -> Segmented:
+    model = nn.Sequential(
+        *(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)),
+    )
+    segments = (FeatureSegment(*model[:3]), FeatureSegment(*model[3:6]))
+    exits = (ExitPoint("one", "first", "all", grid=2), ExitPoint("two", "second", "all", grid=1))
+    return Segmented(model=model, segments=segments, classifier=FeatureClassifier(*model[6:]), exits=exits)
+
+
+class Killed(BaseException):
+    """What no program catches."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def image_set(count: int, seed: int) -> ImageSet:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = rng.integers(0, 160, (count, 1, 8, 8)) + 40 * labels[:, None, None, None]
+    return ImageSet(images=images.astype(np.uint8), labels=labels.astype(np.int64))
+
+
+DATASET = Dataset(info=INFO, train=image_set(40, 0), calibration=image_set(9, 1), validation=image_set(30, 2))
+
+
+def plan(mode: str = "normal", parent: str | None = None, **training) -> TrialPlan:
+    return TrialPlan(
+        phase="exits" if mode == "exits" else "backbones",
+        network=NetworkSettings(backbone="tiny_of_test_trials", head=HeadSettings(kind="conv", conv_channels=4)),
+        training=TrainingSettings(
+            mode=mode,
+            **{"batch_size": 16, "learning_rate": 0.02, "precision": "fp32", "weight_decay": 0.01, **training},
+        ),
+        data_digest=INFO.digest,
+        parent=parent,
+        settings={"batch_size": 16},
+    )
+
+
+def run(trial: TrialPlan, folder, *, epochs: int = EPOCHS, on_epoch=lambda row: None):
+    return run_trial(trial, DATASET, folder, epochs=epochs, device=torch.device("cpu"), on_epoch=on_epoch)
+
+
+def result(trial: TrialPlan, folder) -> dict[str, object]:
+    """Everything that a trial leaves behind, but for the seconds."""
+    left: dict[str, object] = {}
+    for generation in ("last", "best"):
+        manifest = json.loads((folder / trial.trial_id / generation / "manifest.json").read_bytes())
+        left |= {f"{generation} {name}": entry["sha256"] for name, entry in manifest.items() if "tensors" in name}
+        history = read_description(folder / trial.trial_id / generation).history
+        left[f"{generation} history"] = [replace(row, seconds=0.0) for row in history]
+    return left
+
+
+def kill_when_reporting(trial, folder, monkeypatch, epoch: int) -> None:
+    def report(row):
+        if row.epoch == epoch:
+            raise Killed
+
+    run(trial, folder, on_epoch=report)
+
+
+def kill_when_publishing(trial, folder, monkeypatch, epoch: int, generation: str) -> None:
+    real = checkpoints_module.publish
+
+    def publish(target, files):
+        if target.name == generation and len(json.loads(files["checkpoint.json"])["history"]) == epoch:
+            raise Killed
+        real(target, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "publish", publish)
+        run(trial, folder)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", ["normal", "joint"])
+def test_killed_after_each_epoch_a_trial_ends_as_if_it_had_not_been(tmp_path, monkeypatch, optimizer, precision, mode):
+    trial = plan(mode, optimizer=optimizer, precision=precision, schedule="cosine", schedule_epochs=EPOCHS)
+    run(trial, tmp_path / "whole")
+    for epoch in range(1, EPOCHS):
+        with pytest.raises(Killed):
+            kill_when_reporting(trial, tmp_path / "killed", monkeypatch, epoch)
+        assert len(read_trial(trial, tmp_path / "killed").history) == epoch
+    run(trial, tmp_path / "killed")
+    assert result(trial, tmp_path / "killed") == result(trial, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
+def test_killed_between_publishing_best_and_last(tmp_path, monkeypatch, epoch):
+    trial = plan("joint", optimizer="adamw")
+    run(trial, tmp_path / "whole")
+    with pytest.raises(Killed):
+        kill_when_publishing(trial, tmp_path / "killed", monkeypatch, epoch, "last")
+    left = read_trial(trial, tmp_path / "killed")
+    assert (len(left.history) if left else 0) == epoch - 1
+    trained = []
+    run(trial, tmp_path / "killed", on_epoch=lambda row: trained.append(row.epoch))
+    assert trained == list(range(epoch, EPOCHS + 1))
+    assert result(trial, tmp_path / "killed") == result(trial, tmp_path / "whole")
+
+
+def test_killed_before_publishing_best(tmp_path, monkeypatch):
+    trial = plan()
+    history = run(trial, tmp_path / "whole")
+    improved = [row.epoch for row in history if row.score > max([-1, *(r.score for r in history[: row.epoch - 1])])]
+    assert len(improved) > 1, "the case needs a second best epoch"
+    for epoch in improved:
+        folder = tmp_path / str(epoch)
+        with pytest.raises(Killed):
+            kill_when_publishing(trial, folder, monkeypatch, epoch, "best")
+        run(trial, folder)
+        assert result(trial, folder) == result(trial, tmp_path / "whole")
+
+
+def test_a_longer_budget_goes_on_and_a_done_one_does_nothing(tmp_path):
+    trial = plan()
+    run(trial, tmp_path / "whole")
+    first = run(trial, tmp_path / "grown", epochs=2)
+    grown = run(trial, tmp_path / "grown")
+    assert grown[:2] == first and len(grown) == EPOCHS
+    assert result(trial, tmp_path / "grown") == result(trial, tmp_path / "whole")
+    assert run(trial, tmp_path / "grown", on_epoch=lambda row: pytest.fail("trained")) == grown
+
+
+def test_heads_are_trained_on_the_best_weights_of_their_parent(tmp_path):
+    backbone = plan()
+    run(backbone, tmp_path)
+    checkpoint, mother, _ = read(tmp_path / backbone.trial_id / "best")
+    trial = plan("exits", parent=f"{backbone.trial_id}@{checkpoint.weights_hash}")
+    run(trial, tmp_path, epochs=1)
+    run(trial, tmp_path, epochs=2)
+    _, child, _ = read(tmp_path / trial.trial_id / "last")
+    assert all(torch.equal(child[name], value) for name, value in mother.items())
+    assert read_trial(trial, tmp_path).parent == trial.parent
+    for wrong in (f"{backbone.trial_id}@0000000000000000", "nobody@0000"):
+        with pytest.raises(UserError, match="does not hold the weights"):
+            run(plan("exits", parent=wrong), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["weights", "optimizer", "checkpoint", "manifest"])
+def test_a_damaged_trial_is_set_aside_and_starts_anew(tmp_path, damage, capsys):
+    trial = plan()
+    run(trial, tmp_path / "whole")
+    run(trial, tmp_path / "damaged", epochs=2)
+    path = next((tmp_path / "damaged" / trial.trial_id / "last").glob(f"{damage}*"))
+    path.write_bytes(path.read_bytes()[:-3])
+    assert run(trial, tmp_path / "damaged")[-1].epoch == EPOCHS
+    assert result(trial, tmp_path / "damaged") == result(trial, tmp_path / "whole")
+    assert (tmp_path / "damaged" / f"{trial.trial_id}.damaged").is_dir()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert path.name in line
+
+
+def test_reading_a_trial(tmp_path):
+    trial = plan()
+    assert read_trial(trial, tmp_path) is None
+    run(trial, tmp_path, epochs=1)
+    assert read_trial(trial, tmp_path).history[-1].epoch == 1
+    path = next((tmp_path / trial.trial_id / "last").glob("weights*"))
+    path.write_bytes(b"")
+    assert read_trial(trial, tmp_path) is None and not (tmp_path / trial.trial_id).exists()
+
+
+def test_a_trial_that_diverges_keeps_its_best_weights(tmp_path):
+    trial = plan(learning_rate=1e30)
+    history = run(trial, tmp_path)
+    assert len(history) == 1 and math.isnan(history[0].score)
+    assert run(trial, tmp_path, on_epoch=lambda row: pytest.fail("trained")) == read_trial(trial, tmp_path).history
+
+
+def test_a_plan_travels_as_plain_values(tmp_path):
+    trial = plan("exits", parent="mother@12", patience=3)
+    there = json.loads(json.dumps(trial.to_plain()))
+    assert TrialPlan.from_plain(there) == trial and TrialPlan.from_plain(there).trial_id == trial.trial_id
+    with pytest.raises(AssertionError, match="other images"):
+        run(replace(trial, data_digest="other"), tmp_path)
