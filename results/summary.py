@@ -68,7 +68,9 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
         reference=reference,
         energy_source=str(front["energy_source"].iloc[0]),
         points=points,
-        best_static=_cheapest(cuts[cuts["accuracy_all"] >= enough], "cumulative_flops"),
+        best_static=_cheapest(
+            cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)], "cumulative_flops"
+        ),
         best_point=_cheapest(points[points["accuracy"] >= enough], "flops"),
         tolerance=tolerance,
     )

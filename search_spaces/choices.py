@@ -46,6 +46,11 @@ class Choice:
         return int(value) if self.integer else value
 
     @property
+    def largest(self) -> float:
+        """The largest number among the choices."""
+        return self.high if self.is_range else max(float(value) for value in self.values)  # type: ignore[arg-type]
+
+    @property
     def smallest(self) -> float:
         """The smallest number among the choices."""
         return self.low if self.is_range else min(float(value) for value in self.values)  # type: ignore[arg-type]

@@ -61,15 +61,19 @@ def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiEx
         )
 
 
-def check_network(settings: NetworkSettings, data: DataSettings) -> None:
+def check_network(settings: NetworkSettings, data: DataSettings) -> int:
     """Refuse what cannot be built, before any image is read.
+
+    Returns:
+        The network's number of exits.
 
     Raises:
         UserError: an unknown backbone, or a size that it cannot take.
     """
     assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
     with torch.device("meta"):  # shapes only: no memory, no time
-        build_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
+        network = build_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
+    return network.exit_count
 
 
 def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, partial: bool = False) -> None:

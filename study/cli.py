@@ -159,12 +159,13 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from study.progress import Reporter
-    from study.run import Surroundings, run_folder, run_study
+    from study.run import Surroundings, run_study
+    from study.run_folder import run_folder
     from study.views import print_front
 
     changes = [parse_change(text) for text in options.set]
     if options.folder:
-        changes.append(("data.folder", options.folder))
+        changes.append(("data.folder", str(Path(options.folder).absolute())))
     if options.pretrained:
         changes.append(("backbones.pretrained", options.pretrained))
     spec = load_space(options.space, changes)
@@ -230,7 +231,9 @@ def _train(options: argparse.Namespace) -> None:
 
 def _data_request(options: argparse.Namespace) -> dict[str, Any]:
     names = {"name": "data", **{name: name for name in ("folder", "image_size", "channels", "limit", "seed")}}
-    return {name: getattr(options, option) for name, option in names.items()}
+    request = {name: getattr(options, option) for name, option in names.items()}
+    # A folder on the command line is meant from where one stands; in a study file, from the data root.
+    return {**request, "folder": str(Path(options.folder).absolute()) if options.folder else None}
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -250,7 +253,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         head=HeadSettings(),
         data=_data_request(options),
     )
-    loaded = load_network(options.pretrained, source, pick_device(options.device), settings=network, data=data)
+    loaded = load_network(options.pretrained, source, pick_device(options.device), network, data)
     if options.forward_mode == "accuracy":
         result = accuracy_forward(
             loaded,

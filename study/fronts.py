@@ -50,11 +50,15 @@ def exact_front(
         raise UserError(f"objectives are {list(objectives)}, but must be accuracy and at least one cost")
     if costs.exit_count != trace.exit_count:
         raise UserError(f"costs are for {costs.exit_count} exits, but the trace has {trace.exit_count}")
+    if policy not in (Predictive, Hierarchical):
+        raise UserError("the exact front is known for the policies Predictive and Hierarchical")
     layers = list(range(1, trace.exit_count + 1) if start_layers is None else start_layers)
     for layer in layers:
         Hierarchical(1.0, layer).first_exit(trace.exit_count)
+    if not layers:
+        raise UserError("the exact front needs at least one start layer")
     rule: Policy = Hierarchical(1.0)
-    if issubclass(policy, Predictive):
+    if policy is Predictive:
         rule = Predictive(1.0, max_jump=max_jump, overshoot=overshoot)
     table = _sweep(trace, costs, rule, layers, measures)
     table = table.drop_duplicates(subset=["accuracy", *measures], ignore_index=True)

@@ -5,21 +5,20 @@ Run and resume are one act: what is done is derived from what is there and whole
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import torch
-import yaml
 
 from results.files import write_atomic
 from results.tables import read_table, write_part
+from search_spaces.choices import Choice
 from search_spaces.spec import StudySpec
-from study.checkpoints import check_network, versions
+from study.checkpoints import check_network
 from study.costs.energy import modelled_costs
 from study.data import Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
@@ -27,15 +26,15 @@ from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import search
 from study.phases.pretrained import adopt_pretrained
-from study.phases.training import Phase, TrialRecord, best_weights, plan_trials, run_phase
+from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop
 from study.policies import POLICIES
 from study.progress import Reporter
-from study.storage import safe_name
-from study.stored_traces import ensure_trace, load_best
+from study.run_folder import claim_folder, refuse_other_study
+from study.storage import content_hash
+from study.stored_traces import SplitLogits, ensure_trace, load_best
 from study.training import pick_device
-from study.views import STUDY_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
     data_settings = check(spec)
     refuse_other_study(spec, where.folder)
     dataset = load_dataset(data_settings, where.data_root, download=where.download)
-    claim_folder(spec, where.folder)
+    claim_folder(spec, where.folder, dataset.info.digest)
     workshop = Workshop(
         checkpoints=where.checkpoints,
         dataset=dataset,
@@ -82,8 +81,8 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
     exits = train_exits(spec, workshop, backbones)
     write_trials(where.tables, [*backbones, *exits])
     candidates = trace_candidates(spec, where, dataset, exits[: spec.operating_points.networks])
-    search_operating_points(spec, where, candidates)
-    finish(spec, where, data_settings, candidates, exits)
+    points = search_operating_points(spec, where, candidates)
+    finish(spec, where, data_settings, candidates, points)
 
 
 def check(spec: StudySpec) -> DataSettings:
@@ -108,54 +107,22 @@ def check(spec: StudySpec) -> DataSettings:
     backbones = plan_trials(spec, "backbones", "")
     networks = {plan.network for plan in backbones}
     exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
-    for network in networks | {plan.network for plan in exits}:
-        check_network(network, settings)
+    depth = min(check_network(network, settings) for network in networks | {plan.network for plan in exits})
+    asked = [("start_layer", [points.start_layer.largest] if isinstance(points.start_layer, Choice) else [])]
+    if points.placements != "auto":
+        asked.append(("placements", [placed[-1] for placed in points.placements]))
+    for key, exits_asked in asked:
+        if max(exits_asked, default=0) > depth:
+            raise UserError(
+                f"{spec.name}: operating_points.{key}: names exit {max(exits_asked):g}, but a network has {depth}"
+            )
     if spec.backbones.pretrained and len(backbones) != 1:
         raise UserError(
             f"{spec.name}: backbones.pretrained needs one backbone and one width, not {len(backbones)} trials"
         )
+    if spec.backbones.pretrained and not Path(spec.backbones.pretrained).exists():
+        raise UserError(f"{spec.name}: backbones.pretrained: {spec.backbones.pretrained} does not exist")
     return settings
-
-
-def refuse_other_study(spec: StudySpec, folder: Path) -> None:
-    """Check that a run folder is new or holds this very study.
-
-    Raises:
-        UserError: it holds another study, with the first difference.
-    """
-    path = folder / STUDY_FILE
-    if not path.exists():
-        return
-    try:
-        stored = yaml.safe_load(path.read_text("utf-8"))["study"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise UserError(f"{path} cannot be read; restore it, or run under another --name") from None
-    difference = first_difference(stored, spec.plain())
-    if difference:
-        raise UserError(f"{path} holds another study: {difference}; run under another --name")
-
-
-def claim_folder(spec: StudySpec, folder: Path) -> None:
-    """Write the resolved study with its provenance into a new run folder."""
-    if (folder / STUDY_FILE).exists():
-        return
-    provenance = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-    }
-    text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
-    write_atomic(folder / STUDY_FILE, text.encode())
-
-
-def first_difference(stored: object, asked: object, key: str = "") -> str | None:
-    """The first place where two nested mappings differ, in words; None where they are equal."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for name in [*stored, *(name for name in asked if name not in stored)]:
-            inner = first_difference(stored.get(name), asked.get(name), f"{key}.{name}" if key else str(name))
-            if inner:
-                return inner
-        return None
-    return None if stored == asked else f"{key} is {stored!r} there and {asked!r} here"
 
 
 def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
@@ -163,7 +130,7 @@ def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
     if spec.backbones.pretrained:
         return [adopt_pretrained(spec, workshop)]
     plans = plan_trials(spec, "backbones", workshop.dataset.info.digest)
-    return _any_usable(run_phase(plans, spec.backbones, workshop), "backbones")
+    return _any_usable(run_phase(plans, spec.backbones, workshop, keep=spec.exits.parents), "backbones")
 
 
 def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -177,10 +144,10 @@ def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRe
             "exits",
             workshop.dataset.info.digest,
             backbone=parent.plan.network,
-            parent=best_weights(parent, workshop.checkpoints),
+            parent=parent.weights,
         )
     ]
-    return _any_usable(run_phase(plans, spec.exits, workshop), "exits")
+    return _any_usable(run_phase(plans, spec.exits, workshop, keep=spec.operating_points.networks), "exits")
 
 
 def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
@@ -201,13 +168,13 @@ def trace_candidates(
     with where.reporter.task("traces", len(usable) * sum(len(split.labels) for split in splits.values())) as task:
         done = 0
         for record in usable:
-            weights = best_weights(record, where.checkpoints)
+            assert record.weights is not None, "a trial with a score has weights"
             logits = {}
             for name, images in splits.items():
                 logits[name] = ensure_trace(
                     where.folder / "traces",
                     where.checkpoints,
-                    weights,
+                    record.weights,
                     name,
                     lambda images=images: images,  # type: ignore[misc]
                     dataset.info.digest,
@@ -215,20 +182,42 @@ def trace_candidates(
                 )
                 done += len(images.labels)
                 task.advance(done, f"{record.plan.trial_id} {name}")
-            network, _ = load_best(where.checkpoints, weights, torch.device("cpu"))
+            network, _ = load_best(where.checkpoints, record.weights, torch.device("cpu"))
             costs = modelled_costs(network, batch_size=spec.operating_points.batch_size)
             write_atomic(where.folder / "profiles" / f"{record.plan.trial_id}.json", costs.to_json().encode())
-            candidates.append(Candidate(record.plan.trial_id, costs, logits["calibration"], logits["validation"]))
+            candidates.append(Candidate(record.weights, costs, logits["calibration"], logits["validation"]))
     return candidates
 
 
-def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Sequence[Candidate]) -> None:
-    """Phase 2: one search across the networks, or one for each."""
-    points = spec.operating_points
-    groups = {"across": list(candidates)} if points.scope == "across" else {c.trial_id: [c] for c in candidates}
+def search_groups(spec: StudySpec, candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """The searches of phase 2, by name: one across the networks, or one for each.
+
+    The name follows from the weights that are searched: where a retried trial brings other networks, another search
+    begins, and the old one stays in the table.
+    """
+    across = spec.operating_points.scope == "across"
+    groups = [list(candidates)] if across else [[candidate] for candidate in candidates]
+    return {content_hash(sorted(candidate.weights for candidate in group)): group for group in groups}
+
+
+def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Sequence[Candidate]) -> pd.DataFrame:
+    """Phase 2; returns the rows of its searches in the table ``operating_points``.
+
+    Raises:
+        UserError: not one trial could be evaluated.
+    """
+    points, groups = spec.operating_points, search_groups(spec, candidates)
     for name, group in groups.items():
         with where.reporter.task("operating points", points.trials) as task:
             search(points, group, where.tables, seed=spec.seed, name=name, task=task)
+    table = read_table(where.tables, "operating_points")
+    table = table[table["search"].isin(list(groups))]
+    failed = table[table["state"] == "FAIL"]
+    if len(failed):
+        where.reporter.line(f"{len(failed)} of {len(table)} operating points failed; first: {failed['error'].iloc[0]}")
+    if len(failed) == len(table):
+        raise UserError(f"{spec.name}: no operating point could be evaluated: {failed['error'].iloc[0]}")
+    return table
 
 
 def finish(
@@ -236,15 +225,15 @@ def finish(
     where: Surroundings,
     data_settings: DataSettings,
     candidates: Sequence[Candidate],
-    records: Sequence[TrialRecord],
+    points: pd.DataFrame,
 ) -> None:
     """Evaluate the front once on the test split and write the last tables. Here the test images are read first."""
-    weights = {r.plan.trial_id: best_weights(r, where.checkpoints) for r in records if not math.isnan(r.score)}
+    weights = {candidate.trial_id: candidate.weights for candidate in candidates}
     test_set = cache(lambda: load_test_set(data_settings, where.data_root, download=where.download))
-    front = front_of(read_table(where.tables, "operating_points"), spec.operating_points.objectives)
+    front = front_of(points, spec.operating_points.objectives)
 
     @cache
-    def test_logits(trial: str) -> Any:
+    def test_logits(trial: str) -> SplitLogits:
         return ensure_trace(
             where.folder / "traces",
             where.checkpoints,
@@ -261,8 +250,3 @@ def finish(
     write_part(where.tables, "costs", [row for c in candidates for row in cost_rows(c, batch_size)])
     write_part(where.tables, "exits", [row for c in candidates for row in network_exit_rows(c)] + exit_rows)
     write_part(where.tables, "front", rows)
-
-
-def run_folder(storage: str, name: str) -> Path:
-    """``<storage>/<name>``."""
-    return Path(storage).expanduser() / safe_name(name, "the study's name")

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from results.intervals import wilson_interval
 from study.checkpoints import (
-    Checkpoint,
     check_network,
     load_pretrained,
     new_network,
@@ -174,37 +174,31 @@ class LoadedNetwork:
 
 
 def load_network(
-    pretrained: Path,
-    source: ImageSource,
-    device: torch.device,
-    *,
-    settings: NetworkSettings | None = None,
-    data: DataSettings | None = None,
+    pretrained: Path, source: ImageSource, device: torch.device, settings: NetworkSettings, data: DataSettings
 ) -> LoadedNetwork:
     """A network to evaluate.
 
     Args:
-        pretrained: a checkpoint folder, which knows its network and images, or bare weights, which do not.
+        pretrained: a checkpoint folder, or bare weights.
         source: where the images are.
         device: to put it on.
-        settings, data: required for bare weights; of ``data`` only ``folder`` counts beside a checkpoint.
+        settings, data: from :func:`resolve_request`; what a checkpoint knows must not differ.
 
     Raises:
-        UserError: bare weights without settings, or images that are not those of the checkpoint: thresholds, training
-            and test images would mix.
+        UserError: another network than the checkpoint's, or other images: thresholds, training and test images would
+            mix.
     """
     checkpoint, tensors = load_pretrained(pretrained)
+    if checkpoint is not None:
+        for name in ("backbone", "width"):
+            stored, asked = getattr(checkpoint.network, name), getattr(settings, name)
+            if stored != asked:
+                raise UserError(f"{pretrained} holds a network of {name} {stored}, not {asked}")
+    dataset = load_dataset(data, source.data_root, download=source.download)
     if checkpoint is None:
-        if settings is None or data is None:
-            raise UserError(
-                f"{pretrained} holds bare weights: name the network and the images with --backbone and --data"
-            )
-        dataset = load_dataset(data, source.data_root, download=source.download)
         network = new_network(settings, dataset.info, data.seed)
         load_backbone_weights(network, tensors)
         return LoadedNetwork(network.to(device).eval(), dataset, data, heads_trained=False)
-    data = checkpoint_data(checkpoint, folder=data.folder if data else None)
-    dataset = load_dataset(data, source.data_root, download=source.download)
     if dataset.info.digest != checkpoint.data.digest:
         raise UserError(
             f"these {data.name} images are not those that {pretrained} was trained with "
@@ -212,12 +206,6 @@ def load_network(
         )
     network = checkpoint.build(tensors, device)
     return LoadedNetwork(network, dataset, data, heads_trained=checkpoint.training.mode in ("exits", "joint"))
-
-
-def checkpoint_data(checkpoint: Checkpoint, *, folder: str | None) -> DataSettings:
-    """The data settings that a checkpoint was trained with; its images may have moved to ``folder``."""
-    known: dict[str, Any] = dict(checkpoint.data.settings)
-    return resolve(DataSettings(**{**known, **({"folder": folder} if folder else {})}))
 
 
 @dataclass(frozen=True)
@@ -235,8 +223,6 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """Figures of the run, per image where they are costs."""
-        from study.phases.front import wilson_interval
-
         samples = len(self.labels)
         accuracy = self.walk.accuracy(self.labels)
         low, high = wilson_interval(accuracy, samples)

@@ -264,7 +264,8 @@ def evaluate_split(
     device = next(network.parameters()).device
     images, labels = place(split.images, device), torch.from_numpy(split.labels).to(device)
     network.eval()
-    right, loss = torch.zeros(network.exit_count + 1 if heads else 1), 0.0
+    right = torch.zeros(network.exit_count + 1 if heads else 1, dtype=torch.float64)
+    loss = 0.0
     with torch.no_grad():
         for batch in batches(len(labels), 512):
             target = labels[batch]
@@ -297,9 +298,12 @@ def _fast_bf16(device: torch.device) -> bool:
 def pick_device(name: str) -> torch.device:
     """``cpu``, ``cuda``, ``cuda:1`` or ``auto`` (a GPU where there is one).
 
+    On GPUs, fp32 then means fp32: the ten-bit TF32 that cuDNN would use in its place is switched off.
+
     Raises:
         UserError: the device does not exist here.
     """
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -19,9 +18,8 @@ from results.tables import SCHEMAS, part_count, read_table
 from study.checkpoints import read_description
 from study.errors import UserError
 from study.learning_curves import best_epoch
+from study.run_folder import STUDY_FILE, read_study_file
 from study.storage import DamagedError
-
-STUDY_FILE = "study.yaml"
 
 
 def _console() -> Console:
@@ -109,8 +107,9 @@ def write_front(folder: Path, output: Path) -> None:
 
 def study_status(folder: Path) -> dict[str, Any]:
     """What of a study is there, derived from the files of its run folder."""
-    _require_run_folder(folder)
-    stored = yaml.safe_load((folder / STUDY_FILE).read_text("utf-8"))
+    stored = read_study_file(folder)
+    if stored is None:
+        raise _no_run_folder(folder)
     trials = [_trial_status(path) for path in sorted((folder / "checkpoints").glob("*")) if path.is_dir()]
     tables = folder / "tables"
     present = [name for name in SCHEMAS if part_count(tables, name)]
@@ -120,13 +119,14 @@ def study_status(folder: Path) -> dict[str, Any]:
             if trial["trial_id"] in known.index:
                 trial["status"] = str(known.loc[trial["trial_id"], "status"])
     asked = stored["study"]["operating_points"]["trials"]
-    points = len(read_table(tables, "operating_points")) if "operating_points" in present else 0
+    points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
     return {
         "study": stored["study"]["name"],
         "created": stored["provenance"]["created"],
         "versions": stored["provenance"]["versions"],
         "trials": trials,
-        "operating_points": points,
+        "operating_points": len(points),
+        "operating_points_failed": int((points["state"] == "FAIL").sum()),
         "operating_points_asked_each_search": asked,
         "tables": present,
         "finished": "front" in present,
@@ -169,14 +169,19 @@ def print_status(folder: Path, *, as_json: bool) -> None:
         shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
         table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
     console.print(table)
-    console.print(f"operating points: {status['operating_points']}", markup=False)
+    failed = status["operating_points_failed"]
+    console.print(f"operating points: {status['operating_points']}, {failed} of them failed", markup=False)
     console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)
     console.print("finished" if status["finished"] else "not finished: the same `run` command goes on", markup=False)
 
 
 def _require_run_folder(folder: Path) -> None:
     if not (folder / STUDY_FILE).is_file():
-        raise UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")
+        raise _no_run_folder(folder)
+
+
+def _no_run_folder(folder: Path) -> UserError:
+    return UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")
 
 
 def print_mapping(result: Mapping[str, Any]) -> None:

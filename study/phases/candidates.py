@@ -19,12 +19,18 @@ from study.walks import Walk, replay
 class Candidate:
     """A trained network as phase 2 sees it: its traces and its costs. No image, no weights."""
 
-    trial_id: str
+    weights: str
+    """``<trial id>@<weights hash>``."""
     costs: Costs
     calibration: SplitLogits
     validation: SplitLogits
     _traces: dict[str, Trace] = field(default_factory=dict, repr=False, compare=False)
     _ratios: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def trial_id(self) -> str:
+        """The trial that trained it."""
+        return self.weights.partition("@")[0]
 
     @property
     def exit_count(self) -> int:

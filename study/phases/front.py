@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from results.intervals import wilson_interval
 from results.pareto import non_dominated
 from results.tables import SCHEMAS, rows_of
 from study.phases.candidates import Candidate
@@ -29,7 +30,8 @@ def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     done = done.sort_values(["search", "number"]).drop_duplicates(subset=columns)
     values = done[columns].to_numpy(dtype=np.float64)
     values = values * np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
-    return done[non_dominated(values)].sort_values([*columns[1:], "accuracy"], ignore_index=True)
+    costs = [column for column in columns if column != "accuracy"]
+    return done[non_dominated(values)].sort_values([*costs, "accuracy"], ignore_index=True)
 
 
 def front_on_test(
@@ -68,14 +70,6 @@ def front_on_test(
         statistics = exit_statistics(trace, walk, point.candidate.costs)
         exit_rows += _exit_rows(statistics, point.candidate, "test", point.statistic, stored["number"])
     return rows, exit_rows
-
-
-def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """95 % confidence interval of a share (Wilson 1927)."""
-    from scipy.stats import binomtest  # over a second to import, for this one line
-
-    interval = binomtest(round(share * samples), samples).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def network_exit_rows(candidate: Candidate) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from search_spaces.spec import StudySpec
 from study.checkpoints import load_pretrained, new_network, read_description, save, weights_fingerprint
 from study.learning_curves import Epoch
 from study.networks.multi_exit import load_backbone_weights
-from study.phases.training import TrialRecord, plan_trials
+from study.phases.training import TrialRecord, make_record, plan_trials
 from study.phases.tuning import Workshop
 from study.training import TrainingState, evaluate_split
 
@@ -46,4 +46,4 @@ def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
             info=info,
             parent=plan.parent,
         )
-    return TrialRecord(plan, "pretrained", None, read_description(folder / "last"))
+    return make_record(plan, "pretrained", workshop.checkpoints)

@@ -38,6 +38,8 @@ class TrialRecord:
     error: str | None
     checkpoint: Checkpoint | None
     """The description of its last checkpoint; None where it failed before the first epoch."""
+    weights: str | None
+    """``<trial id>@<hash of its best weights>``: what a child trial or a trace is made from."""
 
     @property
     def score(self) -> float:
@@ -119,13 +121,14 @@ def rungs(section: TrainingSpec) -> list[int]:
     return [*budgets, section.epochs]
 
 
-def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: int) -> list[str]:
+def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: int, *, keep: int = 1) -> list[str]:
     """The best 1/``reduction`` of the trials (rounded up) by their best score within ``budget`` epochs.
 
     Args:
         histories: trial id -> learning curve. Trials that have none or that diverged rank last.
         budget: epochs of the rung; what a trial did later does not count.
         reduction: how many times fewer trials go on.
+        keep: but at least so many: what comes after the phase needs them.
 
     Returns:
         Trial ids, best first; ties are broken by trial id.
@@ -136,11 +139,19 @@ def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: 
         score = best_epoch(history).score if history and not history[-1].diverged else math.nan
         return (math.inf if math.isnan(score) else -score, identity)
 
-    return sorted(histories, key=rank)[: math.ceil(len(histories) / reduction)]
+    return sorted(histories, key=rank)[: max(math.ceil(len(histories) / reduction), keep)]
 
 
-def run_phase(plans: Sequence[TrialPlan], section: TrainingSpec, workshop: Workshop) -> list[TrialRecord]:
+def run_phase(
+    plans: Sequence[TrialPlan], section: TrainingSpec, workshop: Workshop, *, keep: int = 1
+) -> list[TrialRecord]:
     """Train the trials of a phase, as far as they are not trained yet.
+
+    Args:
+        plans: the trials.
+        section: epochs and scheduler.
+        workshop: where to work.
+        keep: how many trials the next step needs: halving leaves at least so many.
 
     Returns:
         A record of each, best score first (ties by trial id; trials without a score last).
@@ -164,7 +175,7 @@ def run_phase(plans: Sequence[TrialPlan], section: TrainingSpec, workshop: Works
         alive = [plan for plan in alive if plan.trial_id not in errors]
         if number < len(budgets):
             histories = {plan.trial_id: _history(plan, workshop.checkpoints) for plan in alive}
-            kept = set(survivors(histories, budget, section.scheduler.reduction))
+            kept = set(survivors(histories, budget, section.scheduler.reduction, keep=keep))
             halved |= set(histories) - kept
             alive = [plan for plan in alive if plan.trial_id in kept]
     records = []
@@ -174,7 +185,7 @@ def run_phase(plans: Sequence[TrialPlan], section: TrainingSpec, workshop: Works
             status = "failed"
         elif plan.trial_id in halved and status == "running":
             status = "stopped_by_halving"
-        records.append(TrialRecord(plan, status, errors.get(plan.trial_id), read_trial(plan, workshop.checkpoints)))
+        records.append(make_record(plan, status, workshop.checkpoints, errors.get(plan.trial_id)))
     return rank_records(records)
 
 
@@ -205,8 +216,8 @@ def _history(plan: TrialPlan, checkpoints: Path) -> tuple[Epoch, ...]:
     return checkpoint.history if checkpoint else ()
 
 
-def best_weights(record: TrialRecord, checkpoints: Path) -> str:
-    """``<trial id>@<hash of its best weights>``: what a child trial or a trace is made from."""
-    best = read_description(checkpoints / record.plan.trial_id / "best")
-    assert best is not None, "a trial with a score has best weights"
-    return f"{record.plan.trial_id}@{best.weights_hash}"
+def make_record(plan: TrialPlan, status: str, checkpoints: Path, error: str | None = None) -> TrialRecord:
+    """The record of a trial as its checkpoints stand."""
+    best = read_description(checkpoints / plan.trial_id / "best")
+    weights = f"{plan.trial_id}@{best.weights_hash}" if best else None
+    return TrialRecord(plan, status, error, read_trial(plan, checkpoints), weights)

@@ -48,7 +48,7 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
             if best.exit_accuracies
             else None,
             "seconds": sum(epoch.seconds for epoch in checkpoint.history),
-            "weights_hash": checkpoint.weights_hash,
+            "weights_hash": record.weights.partition("@")[2] if record.weights else None,
             "code_version": checkpoint.versions["predictive-exit"],
         }
     return row

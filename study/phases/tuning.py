@@ -28,6 +28,7 @@ from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
 from study.errors import UserError
 from study.progress import Reporter, Task
+from study.training import pick_device
 from study.trials import TrialPlan, run_trial
 
 
@@ -52,7 +53,7 @@ def train_trial(config: Mapping[str, Any], dataset: Dataset) -> None:
         dataset,
         Path(config["checkpoints"]),
         epochs=config["epochs"],
-        device=torch.device("cuda" if config["gpus"] else "cpu"),
+        device=pick_device("cuda" if config["gpus"] else "cpu"),
         on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
     )
 

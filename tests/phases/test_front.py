@@ -18,7 +18,8 @@ from study.phases.candidates import Candidate, OperatingPoint
 from study.phases.operating_points import point_of
 from study.policies import Classic, Hierarchical, Placed, Predictive, thresholds_from_logits
 from study.progress import Reporter
-from study.run import Surroundings, check, claim_folder, refuse_other_study, run_study
+from study.run import Surroundings, check, run_study
+from study.run_folder import claim_folder, refuse_other_study
 from study.stored_traces import SplitLogits
 
 EXITS, CLASSES = 4, 3
@@ -40,7 +41,7 @@ COSTS = Costs(
     head_energy=[0.1] * 4,
     energy_source="modelled:test",
 )
-CANDIDATE = Candidate("one", COSTS, split(1, 30), split(2, 50))
+CANDIDATE = Candidate("one@w", COSTS, split(1, 30), split(2, 50))
 TEST = split(3, 70)
 POLICIES = [Classic(), Static(2), Hierarchical(1.5, 2), Placed(2.0, (1, 4)), Predictive(1.2, 1, 3, "classifier")]
 
@@ -207,7 +208,7 @@ def test_a_study_that_can_run_passes():
 def test_a_run_folder_holds_one_study(tmp_path):
     spec = parse_space("name: x\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}", "x.yaml")
     refuse_other_study(spec, tmp_path / "run")
-    claim_folder(spec, tmp_path / "run")
+    claim_folder(spec, tmp_path / "run", "d1")
     text = (tmp_path / "run" / "study.yaml").read_text()
     stored = yaml.safe_load(text)
     assert stored["study"] == spec.plain() and {"created", "versions"} <= stored["provenance"].keys()
@@ -226,8 +227,12 @@ def test_a_run_folder_holds_one_study(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             refuse_other_study(parse_space(changed, "x.yaml"), tmp_path / "run")
         assert "\n" not in str(error.value) and "study.yaml" in str(error.value)
-    claim_folder(spec, tmp_path / "run")
+    claim_folder(spec, tmp_path / "run", "d1")
     assert (tmp_path / "run" / "study.yaml").read_text() == text, "nothing was written"
+    with pytest.raises(UserError, match="holds results of other images"):
+        claim_folder(spec, tmp_path / "run", "d2")
+    free = "name: x\nresources: {cpus_per_trial: 2}\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}"
+    refuse_other_study(parse_space(free, "x.yaml"), tmp_path / "run")  # what a trial may use decides no result
     for damage in ("", "study", "a: [", "\0"):
         (tmp_path / "run" / "study.yaml").write_text(damage)
         with pytest.raises(UserError, match="cannot be read"):

@@ -11,7 +11,7 @@ from study.data import DataInfo
 from study.learning_curves import Epoch, outcome
 from study.networks import HeadSettings, NetworkSettings
 from study.phases import training as phase_module
-from study.phases.training import TrialRecord, best_weights, rank_records, run_phase, rungs, survivors
+from study.phases.training import TrialRecord, rank_records, run_phase, rungs, survivors
 from study.phases.tuning import Workshop
 from study.progress import Reporter
 from study.training import TrainingSettings, TrainingState
@@ -155,7 +155,7 @@ def test_the_best_half_of_each_rung_goes_on(tmp_path, run):
         done = epochs[record.plan.training.seed] == 8
         assert record.status == ("finished" if done else "stopped_by_halving") and record.error is None
     assert records == rank_records(records)
-    assert best_weights(records[0], tmp_path).startswith(records[0].plan.trial_id + "@")
+    assert str(records[0].weights).startswith(records[0].plan.trial_id + "@")
 
 
 def test_killed_anywhere_a_phase_ends_as_if_it_had_not_been(tmp_path, run):
@@ -243,7 +243,7 @@ def test_ranking_puts_ties_in_the_order_of_names_and_nothing_last():
     records = []
     for plan, score in zip(base, scores, strict=True):
         checkpoint = None if score is None else type("Described", (), {"history": (epoch(1, score),)})()
-        records.append(TrialRecord(plan, "finished", None, checkpoint))
+        records.append(TrialRecord(plan, "finished", None, checkpoint, None))
     ranked = rank_records(records)
     assert ranked == rank_records(records[::-1]) and ranked[0] is records[2]
     assert [r.plan.trial_id for r in ranked[1:3]] == sorted([base[0].trial_id, base[3].trial_id])
