@@ -25,6 +25,7 @@ from study.costs.profile import Costs
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place, resolve
 from study.errors import UserError
 from study.inference import join_walks, run_policy
+from study.layer_statistics import exit_statistics
 from study.learning_curves import Epoch, best_epoch
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
@@ -35,7 +36,7 @@ from study.stored_traces import trace_images
 from study.trace import Trace, batches
 from study.training import TrainingSettings, pick_device
 from study.trials import TrialPlan, train_in_folder
-from study.walks import Walk, exit_statistics, prediction_accuracy
+from study.walks import Walk, prediction_accuracy
 
 Split = Literal["calibration", "validation", "test"]
 

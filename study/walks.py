@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from study.costs.profile import Costs
 from study.policies import (
     Booleans,
     Floats,
@@ -137,29 +135,3 @@ def prediction_accuracy(trace: Trace, beta: float, start_layer: int, max_jump: i
     predicted = predicted_jumps(table.jump[asked, start_layer - 1], beta)
     true = replay(trace, Hierarchical(beta, start_layer)).exit_index[asked] - start_layer
     return float((predicted == np.minimum(true, max_jump)).mean()), len(asked)
-
-
-def exit_statistics(trace: Trace, walk: Walk, costs: Costs) -> pd.DataFrame:
-    """Statistics of each layer: one row for each exit and for the classifier (the last).
-
-    Returns:
-        Columns exit, share_stopped, accuracy_stopped (of the samples that stop there; NaN without any),
-        accuracy_all (of the exit on all samples), threshold (NaN for the classifier) and cumulative_flops (the
-        network cut there: its segments and its one head).
-    """
-    exits = np.arange(1, trace.exit_count + 2)
-    stopped = walk.exit_index[:, None] == exits
-    right = walk.predictions == trace.labels
-    segments, heads, _ = costs.parts("flops")
-    with np.errstate(invalid="ignore"):
-        accuracy_stopped = (stopped & right[:, None]).sum(axis=0) / stopped.sum(axis=0)
-    return pd.DataFrame(
-        {
-            "exit": exits,
-            "share_stopped": stopped.mean(axis=0),
-            "accuracy_stopped": accuracy_stopped,
-            "accuracy_all": (trace.answers == trace.labels[:, None]).mean(axis=0),
-            "threshold": np.append(trace.thresholds, np.nan),
-            "cumulative_flops": segments.cumsum() + np.append(heads, 0.0),
-        }
-    )

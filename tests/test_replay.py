@@ -22,7 +22,7 @@ from study import (
     prediction_accuracy,
     replay,
 )
-from study.walks import exit_statistics
+from study.layer_statistics import exit_statistics
 
 KINDS = ["classic", "static", "hierarchical", "placed", "predictive"]
 

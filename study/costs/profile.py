@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from study.errors import UserError
 from study.policies import Floats
-
-if TYPE_CHECKING:
-    from study.walks import Walk
+from study.walks import Walk
 
 Measure = Literal["flops", "energy", "seconds"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)

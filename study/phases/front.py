@@ -11,11 +11,12 @@ import pandas as pd
 from results.intervals import wilson_interval
 from results.pareto import non_dominated
 from results.tables import SCHEMAS, rows_of
+from study.layer_statistics import exit_statistics
 from study.phases.candidates import Candidate
 from study.phases.operating_points import COLUMNS, point_of
 from study.policies import Classic, Statistic
 from study.stored_traces import SplitLogits
-from study.walks import exit_statistics, replay
+from study.walks import replay
 
 STATISTICS: tuple[Statistic, ...] = ("mean_logit", "mean_max")
 

@@ -1,0 +1,148 @@
+"""The command line as a person uses it: one network, without Ray; mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from study.cli import build_parser, main
+
+TRAIN = "train --backbone vgg11 --width 0.125 --data digits --limit 240 --batch-size 32 --device cpu --precision fp32"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained backbone and its exit heads, made by the published program's first two commands in our form."""
+    folder = tmp_path_factory.mktemp("models")
+    assert main([*TRAIN.split(), "--mode", "original", "--epochs", "3", "--output", str(folder / "original")]) == 0
+    exits = f"train --mode exits --head linear --epochs 2 --device cpu --pretrained {folder / 'original'}"
+    assert main([*exits.split(), "--output", str(folder / "exits")]) == 0
+    return folder
+
+
+def result_of(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    capsys.readouterr()
+    assert main([*command.split(), "--json"]) == 0
+    parsed = json.loads(capsys.readouterr().out)
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def test_evaluate_with_and_without_exits(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = result_of(f"evaluate --pretrained {models / 'exits'} --evaluate-mode normal --device cpu", capsys)
+    assert whole["flops_share_of_classic"] == 1 and whole["mean_exit"] == 13 and whole["split"] == "test"
+    command = f"evaluate --pretrained {models / 'exits'} --beta 1.5 --start-layer 2 --device cpu"
+    early = result_of(f"{command} --stat-each-layer", capsys)
+    assert early["mean_exit"] < 13 and early["samples"] == whole["samples"]
+    layers = early["layers"]
+    assert [row["exit"] for row in layers] == list(range(1, 14))
+    assert sum(row["share_stopped"] for row in layers) == pytest.approx(1)
+    assert layers[0]["share_stopped"] == 0, "start layer 2"
+    one_by_one = result_of(f"{command} --batch-size 1", capsys)
+    assert one_by_one["accuracy"] == early["accuracy"] and one_by_one["mean_exit"] == early["mean_exit"]
+
+
+def test_the_backbone_kept_its_accuracy(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = [
+        result_of(f"evaluate --pretrained {models / name} --evaluate-mode normal --device cpu", capsys)["accuracy"]
+        for name in ("original", "exits")
+    ]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(
+    "policy", ["--policy hierarchical --beta 2", "--policy placed --beta 2 --exits 3 7", "--policy static --exits 5"]
+)
+def test_every_policy_runs(models: Path, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = result_of(f"evaluate --pretrained {models / 'exits'} {policy} --split validation", capsys)
+    assert result["split"] == "validation" and 0 <= result["accuracy"] <= 1
+
+
+def test_accuracy_forward(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --forward-mode accuracy --statistic mean_max --beta 1.2"
+    result = result_of(command, capsys)
+    assert result["predictions"] > 0 and 0 <= result["prediction_accuracy"] <= 1
+
+
+def test_the_same_training_command_again_has_nothing_left(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (models / "original").rglob("*")}
+    command = f"{TRAIN} --mode original --epochs 3 --output {models / 'original'}"
+    assert result_of(command, capsys)["best_epoch"] <= 3
+    assert before == {path: path.stat().st_mtime_ns for path in (models / "original").rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --mode exits", "train: mode exits trains heads on a trained backbone: name one with --pretrained"),
+        ("train --backbone vgg20", "unknown backbone 'vgg20'"),
+        ("train --data cifar11", "unknown data set 'cifar11'"),
+        ("train --data cifar10", "data set 'cifar10' is not complete: put data_batch_1"),
+        ("train --width -1", "width"),
+        ("train --epochs 0", "argument --epochs"),
+        ("train --learning-rate nan", "learning_rate is nan"),
+        ("train --device tpu", "device 'tpu'"),
+        ("train --data image_folder", "name the folder"),
+        ("train --data image_folder --folder nowhere", "nowhere"),
+        ("train --suffix ../../x", "cannot be a folder name"),
+        (
+            "{original} --optimizer sgd --mode original --epochs 3",
+            "holds a run with other training: optimizer is 'adam'",
+        ),
+        ("evaluate", "name a trained network with --pretrained"),
+        ("evaluate --pretrained nowhere", "nowhere does not exist"),
+        ("evaluate --pretrained {models}/original", "exit heads are not trained"),
+        ("evaluate --pretrained {models}/exits --beta 0", "beta is 0.0"),
+        ("evaluate --pretrained {models}/exits --start-layer 13", "start_layer is 13"),
+        ("evaluate --pretrained {models}/exits --policy static", "policy static needs --exits"),
+        ("evaluate --pretrained {models}/exits --backbone resnet18", "backbone vgg11, not resnet18"),
+        ("evaluate --pretrained {models}/exits --seed 4", "the splits would mix"),
+        ("evaluate --pretrained {models}/exits --quantization int8", "argument --quantization"),
+        ("front nowhere", "nowhere is no run folder"),
+        ("status nowhere", "nowhere is no run folder"),
+        ("run nosuchstudy", "no such study file"),
+        ("run quickstart --set foo=1", "foo: unknown key"),
+        ("run quickstart --set backbones", "expected KEY=VALUE"),
+        ("run quickstart --name ../x", "cannot be a folder name"),
+        ("run quickstart --pretrained nowhere.pt --set backbones.trials=1", "nowhere.pt does not exist"),
+        ("run quickstart --set operating_points.start_layer=[1,99]", "names exit 99, but a network has 20"),
+        ("frobnicate", "invalid choice"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    models: Path,
+    command: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    original = f"{TRAIN} --output {models / 'original'}"
+    capsys.readouterr()
+    try:
+        code = main(command.format(models=models, original=original).split())
+    except SystemExit as exit:  # argparse
+        code = exit.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error and error.count("\n") == 1, error
+    assert list(tmp_path.iterdir()) == [], "nothing was written"
+
+
+def documented_commands() -> list[str]:
+    """Every line of the README and the docs that starts with the command, continued lines joined."""
+    root = Path(__file__).parents[1]
+    found = []
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        found += [line.partition("#")[0].strip() for line in text.splitlines() if line.startswith("predictive-exit ")]
+    return found
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_parse(command: str) -> None:
+    build_parser().parse_args(shlex.split(command)[1:])
