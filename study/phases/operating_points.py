@@ -8,6 +8,7 @@ on as if it had not been. A half-done batch is asked again.
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from results.files import write_atomic
 from results.tables import part_count, read_table, rows_of, write_part
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
@@ -57,6 +61,7 @@ def search(
         if row["state"] == "COMPLETE":
             known.setdefault(point_of(row, candidates).key, int(row["number"]))
     by_number = {int(row["number"]): row for row in rows}
+    journal = tables.parent / "optuna" / f"{name}.log"
     while len(by_number) < spec.trials:
         batch = []
         for number in range(len(by_number), min(len(by_number) + spec.batch, spec.trials)):
@@ -67,6 +72,19 @@ def search(
         complete = [row["accuracy"] for row in by_number.values() if row["state"] == "COMPLETE"]
         best = f"best validation accuracy {max(complete):.4f}" if complete else "no point yet"
         task.advance(len(by_number), f"{len(known)} points, {best}")
+    if len(by_number) > len(rows) or not journal.exists():
+        export_journal(study, journal)
+
+
+def export_journal(study: optuna.Study, path: Path) -> None:
+    """Write an Optuna study as a journal, for ``optuna-dashboard``. It is never read back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "journal.log"
+        storage = JournalStorage(JournalFileBackend(str(draft)))
+        copy = optuna.create_study(study_name=path.stem, directions=study.directions, storage=storage)
+        copy.add_trials(study.trials)
+        write_atomic(path, draft.read_bytes())
 
 
 def _one_trial(

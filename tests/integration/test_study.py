@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 from conftest import surroundings, tiny_study  # type: ignore[import-not-found]
 
 import study.phases.training as training_phase
+from results.summary import summarize_front
 from results.tables import SCHEMAS, read_table
 from study import Costs, Hierarchical, Placed, Predictive, Static, Trace, replay
+from study.cli import main
 from study.errors import UserError
 from study.policies import Classic, thresholds_from_logits
 from study.run import run_study
@@ -224,3 +227,36 @@ def test_own_weights_take_the_place_of_backbones(finished_study: Path, ray_insta
     run_study(spec, surroundings(tmp_path / "tiny"))
     own = tables_of(tmp_path / "tiny")["trials"].set_index("status").loc["pretrained"]
     assert own["classifier_accuracy"] == pytest.approx(best["classifier_accuracy"], abs=1e-6)
+
+
+def test_front_and_status_commands(finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = f"--figure {tmp_path / 'front.png'} --output {tmp_path / 'front.csv'}"
+    assert main(["front", str(finished_study), *outputs.split()]) == 0
+    printed = capsys.readouterr().out
+    front = tables_of(finished_study)["front"]
+    assert all(f"{accuracy:.2%}" in printed for accuracy in front["test_accuracy"])
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert pd.read_csv(tmp_path / "front.csv")["accuracy"].tolist() == front["accuracy"].tolist()
+    assert main(["front", str(finished_study), "--json"]) == 0
+    parsed = json.loads(capsys.readouterr().out)
+    assert len(parsed["front"]) == len(front)
+    shares = [point["flops"] / parsed["classic"]["flops"] for point in parsed["front"]]
+    assert [point["flops_share"] for point in parsed["front"]] == shares
+    assert main(["status", str(finished_study), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["finished"] and status["operating_points"] == 30 and len(status["trials"]) == 5
+
+
+def test_summary_names_the_cheapest_within_a_point(finished_study: Path) -> None:
+    summary = summarize_front(finished_study / "tables", tolerance=0.02)
+    cuts = tables_of(finished_study)["exits"]
+    cuts = cuts[cuts["point"].isna() & (cuts["split"] == "validation")]
+    classic = cuts[cuts["exit"] == 13].sort_values("accuracy_all").iloc[-1]
+    assert summary.reference.accuracy == classic["accuracy_all"]
+    near = cuts[(cuts["exit"] < 13) & (cuts["accuracy_all"] >= classic["accuracy_all"] - 0.02)]
+    found = None if summary.best_static is None else summary.best_static["cumulative_flops"]
+    assert found == (near["cumulative_flops"].min() if len(near) else None)
+    points = summary.points[summary.points["accuracy"] >= classic["accuracy_all"] - 0.02]
+    assert (summary.best_point is None) == points.empty
+    if summary.best_point is not None:
+        assert summary.best_point["flops"] == points["flops"].min()

@@ -4,8 +4,11 @@ import math
 from collections import Counter
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from results.tables import part_count, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec, parse_space
@@ -247,3 +250,14 @@ def test_searches_of_one_network_each_share_a_table(tmp_path):
     deep = table[table["search"] == "deep"].reset_index(drop=True)
     assert len(table) == 60 and set(table[table["search"] == "shallow"]["trial_id"].dropna()) == {"shallow"}
     assert deep["number"].tolist() == list(range(30)) and deep["params"].tolist() == alone["params"].tolist()
+
+
+def test_the_journal_holds_the_search(tmp_path):
+    """What `optuna-dashboard` opens: every trial of the table, with its values."""
+    table = run(spec(trials=12, batch=5), ONE, tmp_path / "tables")
+    (journal,) = (tmp_path / "optuna").iterdir()
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.load_study(study_name=journal.stem, storage=storage)
+    complete = table[table["state"] == "COMPLETE"]
+    assert len(study.trials) == len(table)
+    assert [trial.values[0] for trial in study.trials if trial.values] == complete["accuracy"].tolist()
