@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from results.pareto import non_dominated
 from results.summary import summarize_front
 from results.tables import read_table
 
@@ -55,5 +56,8 @@ def _panel(
 ) -> None:
     axes.scatter(points[column] * unit, points["accuracy"] * 100, s=8, color="0.75", label="operating points")
     axes.scatter(cuts[cut_column] * unit, cuts["accuracy_all"] * 100, s=18, marker="x", color="C1", label="static cuts")
-    ordered = front.sort_values(column)
-    axes.plot(ordered[column] * unit, ordered["accuracy"] * 100, "o-", markersize=4, color="C0", label="front")
+    axes.scatter(front[column] * unit, front["accuracy"] * 100, s=16, color="C0", label="front of all objectives")
+    # The line joins what nothing dominates in this panel's two objectives: more objectives give a surface.
+    values = front[[column, "accuracy"]].to_numpy() * [1.0, -1.0]
+    line = front[non_dominated(values)].sort_values([column, "accuracy"])
+    axes.step(line[column] * unit, line["accuracy"] * 100, where="post", color="C0")
