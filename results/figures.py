@@ -23,7 +23,7 @@ def front_figure(tables: Path, path: Path) -> None:
 
     summary = summarize_front(tables)
     points, exits = read_table(tables, "operating_points"), read_table(tables, "exits")
-    points = points[points["state"] == "COMPLETE"]
+    points = points[(points["state"] == "COMPLETE") & points["search"].isin(summary.points["search"])]
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")]
     figure = Figure(figsize=(10, 4), layout="constrained")
     energy = f"energy, mJ per image ({summary.energy_source})"

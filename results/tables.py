@@ -153,7 +153,6 @@ SCHEMAS: Mapping[str, Any] = {
             _field("sampler", _TEXT),
             _field("params", _TEXT),
             _field("distributions", _TEXT),
-            _field("system_attrs", _TEXT),
         ]
     ),
     # The non-dominated operating points: chosen on the validation split, reported on the test split.
@@ -197,6 +196,11 @@ def write_part(tables: Path, name: str, rows: Sequence[Mapping[str, Any]], part:
 def part_count(tables: Path, name: str) -> int:
     """Number of parts that a table has."""
     return len(list((tables / name).glob("part-*.parquet")))
+
+
+def next_part(tables: Path, name: str) -> int:
+    """A number that no part of a table has yet, behind all others."""
+    return max((int(part.stem[5:]) + 1 for part in (tables / name).glob("part-*.parquet")), default=0)
 
 
 def read_table(tables: Path, name: str) -> pd.DataFrame:

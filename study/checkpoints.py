@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +25,7 @@ from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
 from study.storage import DamagedError, Published, content_hash, publish, read_published, set_aside
 from study.training import TrainingSettings, TrainingState
+from study.versions import versions
 
 FORMAT_VERSION = 1
 
@@ -83,20 +82,6 @@ def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, pa
     if missing or unexpected:
         odd = (missing or unexpected)[0]
         raise UserError(f"weights do not fit the network: {odd} is {'missing' if missing else 'unexpected'}")
-
-
-def versions() -> dict[str, str]:
-    """The versions that results depend on."""
-    names = ("predictive-exit", "torch", "torchvision", "numpy")
-    found = {name: _version(name) for name in names}
-    return {**found, "python": platform.python_version(), "machine": platform.machine()}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: str, parent: str | None) -> str:
@@ -232,9 +217,10 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
         if path.suffix == ".safetensors":
             return None, safetensors.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a file that is no state_dict
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise UserError(f"{path} cannot be read as weights (only tensors are accepted): {reason}") from None
+    except Exception:  # torch.load and safetensors raise many kinds for a file that is none
+        raise UserError(
+            f"{path} cannot be read as weights: only tensors are accepted, as a .safetensors file or a torch state_dict"
+        ) from None
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

@@ -25,11 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, SpecError, TableError) as error:
         print(f"predictive-exit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"predictive-exit: {place}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -264,6 +268,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             statistic=options.statistic,
         )
         _print_result({"split": options.split, **result}, options.json)
+        if not result["predictions"]:
+            print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
         return
     evaluation = evaluate_one(
         loaded,

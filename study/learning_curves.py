@@ -24,8 +24,8 @@ class Epoch:
 
     @property
     def diverged(self) -> bool:
-        """Whether the weights are ruined: a loss is not finite."""
-        return not (math.isfinite(self.train_loss) and math.isfinite(self.validation_loss))
+        """Whether the weights are ruined: a loss was not finite, and so there is no score."""
+        return math.isnan(self.score)
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from results.files import write_atomic
-from results.tables import read_table, write_part
+from results.tables import part_count, read_table, write_part
 from search_spaces.choices import Choice
 from search_spaces.spec import StudySpec
-from study.checkpoints import check_network
+from study.checkpoints import check_network, load_pretrained
 from study.costs.energy import modelled_costs
 from study.data import Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
@@ -30,9 +30,9 @@ from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop
 from study.policies import POLICIES
-from study.progress import Reporter
-from study.run_folder import claim_folder, refuse_other_study
-from study.storage import content_hash
+from study.progress import Reporter, Task
+from study.run_folder import claim_folder, exclusive, refuse_other_study
+from study.storage import check_writable, content_hash
 from study.stored_traces import SplitLogits, ensure_trace, load_best
 from study.training import pick_device
 
@@ -67,8 +67,14 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
     """
     data_settings = check(spec)
     refuse_other_study(spec, where.folder)
+    check_writable(where.folder)
     dataset = load_dataset(data_settings, where.data_root, download=where.download)
-    claim_folder(spec, where.folder, dataset.info.digest)
+    with exclusive(where.folder):
+        claim_folder(spec, where.folder, dataset.info.digest)
+        _run_phases(spec, where, data_settings, dataset)
+
+
+def _run_phases(spec: StudySpec, where: Surroundings, data_settings: DataSettings, dataset: Dataset) -> None:
     workshop = Workshop(
         checkpoints=where.checkpoints,
         dataset=dataset,
@@ -77,7 +83,8 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
         address=where.address,
     )
     backbones = train_backbones(spec, workshop)
-    write_trials(where.tables, backbones)
+    if not part_count(where.tables, "trials"):  # a later start must not take the exits' rows away meanwhile
+        write_trials(where.tables, backbones)
     exits = train_exits(spec, workshop, backbones)
     write_trials(where.tables, [*backbones, *exits])
     candidates = trace_candidates(spec, where, dataset, exits[: spec.operating_points.networks])
@@ -118,10 +125,13 @@ def check(spec: StudySpec) -> DataSettings:
             )
     if spec.backbones.pretrained and len(backbones) != 1:
         raise UserError(
-            f"{spec.name}: backbones.pretrained needs one backbone and one width, not {len(backbones)} trials"
+            f"{spec.name}: backbones.pretrained needs one backbone and one width, "
+            f"not {len(backbones)} trials: --set backbones.trials=1 --set backbones.width=..."
         )
     if spec.backbones.pretrained and not Path(spec.backbones.pretrained).exists():
         raise UserError(f"{spec.name}: backbones.pretrained: {spec.backbones.pretrained} does not exist")
+    if spec.backbones.pretrained:
+        load_pretrained(Path(spec.backbones.pretrained))
     return settings
 
 
@@ -179,6 +189,7 @@ def trace_candidates(
                     lambda images=images: images,  # type: ignore[misc]
                     dataset.info.digest,
                     device,
+                    on_batch=partial(_tell, task, done, f"{record.plan.trial_id} {name}"),
                 )
                 done += len(images.labels)
                 task.advance(done, f"{record.plan.trial_id} {name}")
@@ -187,6 +198,10 @@ def trace_candidates(
             write_atomic(where.folder / "profiles" / f"{record.plan.trial_id}.json", costs.to_json().encode())
             candidates.append(Candidate(record.weights, costs, logits["calibration"], logits["validation"]))
     return candidates
+
+
+def _tell(task: Task, before: int, text: str, done: int) -> None:
+    task.advance(before + done, text)
 
 
 def search_groups(spec: StudySpec, candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:

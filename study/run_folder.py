@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,9 @@ import yaml
 
 from results.files import write_atomic
 from search_spaces.spec import StudySpec
-from study.checkpoints import versions
 from study.errors import UserError
 from study.storage import safe_name
+from study.versions import versions
 
 STUDY_FILE = "study.yaml"
 _FREE = ("resources", "data.folder", "backbones.pretrained")
@@ -23,6 +26,22 @@ user's own weights are known by their values."""
 def run_folder(storage: str, name: str) -> Path:
     """``<storage>/<name>``."""
     return Path(storage).expanduser() / safe_name(name, "the study's name")
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run folder alone; the lock ends with the process, however it ends.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process works on this study; wait for it, or end it") from None
+        yield
 
 
 def read_study_file(folder: Path) -> dict[str, Any] | None:

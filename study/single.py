@@ -29,9 +29,9 @@ from study.layer_statistics import exit_statistics
 from study.learning_curves import Epoch, best_epoch
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
-from study.policies import Classic, Floats, Policy, Statistic, thresholds_from_logits
+from study.policies import Classic, Floats, Policy, Static, Statistic, thresholds_from_logits
 from study.progress import Reporter
-from study.storage import safe_name
+from study.storage import check_writable, safe_name
 from study.stored_traces import trace_images
 from study.trace import Trace, batches
 from study.training import TrainingSettings, pick_device
@@ -65,7 +65,9 @@ def resolve_request(
             if data["name"] in (None, checkpoint.data.name):
                 known_data = dict(checkpoint.data.settings)
     network = NetworkSettings(
-        backbone=backbone or known_network.backbone, width=width or known_network.width, head=head
+        backbone=known_network.backbone if backbone is None else backbone,
+        width=known_network.width if width is None else width,
+        head=head,
     )
     asked = {name: value for name, value in data.items() if value is not None}
     return network, resolve(DataSettings(**{**known_data, **asked}))
@@ -112,6 +114,8 @@ def train_one(
         raise UserError("train: mode exits trains heads on a trained backbone: name one with --pretrained")
     where = pick_device(device)
     check_network(network, data)
+    if folder:
+        check_writable(folder)
     checkpoint, tensors = load_pretrained(pretrained) if pretrained else (None, None)
     parent = None if tensors is None else f"weights@{weights_fingerprint(tensors)}"
     dataset = load_dataset(data, source.data_root, download=source.download)
@@ -294,9 +298,10 @@ def evaluate_one(
             " --evaluate-mode normal"
         )
     policy.first_exit(network.exit_count)
-    thresholds = np.zeros(network.exit_count) if isinstance(policy, Classic) else calibrate(loaded, statistic)
+    compares = not isinstance(policy, Classic | Static)
+    thresholds = calibrate(loaded, statistic) if compares or each_layer else np.zeros(network.exit_count)
     pixels = place(images.images, next(network.parameters()).device)
-    costs = modelled_costs(network, batch_size=batch_size)
+    costs = modelled_costs(network)
     walks, started = [], time.perf_counter()
     with reporter.task("evaluate", len(images.labels)) as task:
         for batch in batches(len(images.labels), batch_size):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -36,6 +37,17 @@ def safe_name(name: str, what: str) -> str:
     if not _SAFE_NAME.fullmatch(name):
         raise UserError(f"{what} {name!r} cannot be a folder name: use letters, digits, '_', '-' and '.'")
     return name
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that could not be created or written, without writing anything yet.
+
+    Raises:
+        UserError: it could not.
+    """
+    nearest = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise UserError(f"{folder} cannot be written: {nearest} is not a folder that you may write in")
 
 
 def publish(folder: Path, files: Mapping[str, bytes]) -> None:

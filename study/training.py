@@ -192,6 +192,7 @@ class _Step:
     def _run_batches(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> float:
         order = torch.randperm(len(images), generator=generator).to(images.device)
         total = torch.zeros((), device=self.device)
+        seen = 0
         starts = list(batches(len(order), self.settings.batch_size))
         for number, batch in enumerate(starts):
             chosen = order[batch]
@@ -205,7 +206,8 @@ class _Step:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total += loss.detach() * len(chosen)
-        return float(total) / len(order)
+            seen += len(chosen)
+        return float(total) / max(seen, 1)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         def cross_entropy(logits: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from results.summary import FrontSummary, summarize_front, summary_json
 from results.tables import SCHEMAS, part_count, read_table
-from study.checkpoints import read_description
 from study.errors import UserError
 from study.learning_curves import best_epoch
 from study.run_folder import STUDY_FILE, read_study_file
@@ -127,13 +126,20 @@ def study_status(folder: Path) -> dict[str, Any]:
         "trials": trials,
         "operating_points": len(points),
         "operating_points_failed": int((points["state"] == "FAIL").sum()),
-        "operating_points_asked_each_search": asked,
+        "asked": {
+            "backbones": stored["study"]["backbones"]["trials"],
+            "exits for each of the best backbones": stored["study"]["exits"]["trials"],
+            "parents": stored["study"]["exits"]["parents"],
+            "operating_points for each search": asked,
+        },
         "tables": present,
         "finished": "front" in present,
     }
 
 
 def _trial_status(folder: Path) -> dict[str, Any]:
+    from study.checkpoints import read_description  # imports torch, which nothing else here needs
+
     row: dict[str, Any] = {"trial_id": folder.name, "status": "under way"}
     try:
         checkpoint = read_description(folder / "last")
@@ -169,6 +175,7 @@ def print_status(folder: Path, *, as_json: bool) -> None:
         shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
         table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
     console.print(table)
+    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()), markup=False)
     failed = status["operating_points_failed"]
     console.print(f"operating points: {status['operating_points']}, {failed} of them failed", markup=False)
     console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)

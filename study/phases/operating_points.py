@@ -7,6 +7,7 @@ on as if it had not been. A half-done batch is asked again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import warnings
@@ -23,7 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from results.files import write_atomic
-from results.tables import part_count, read_table, rows_of, write_part
+from results.tables import next_part, part_count, read_table, rows_of, write_part
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
@@ -62,13 +63,15 @@ def search(
             known.setdefault(point_of(row, candidates).key, int(row["number"]))
     by_number = {int(row["number"]): row for row in rows}
     journal = tables.parent / "optuna" / f"{name}.log"
+    if rows:
+        task.advance(len(rows), "already there")
     while len(by_number) < spec.trials:
         batch = []
         for number in range(len(by_number), min(len(by_number) + spec.batch, spec.trials)):
             row = _one_trial(study, spec, candidates, number, seed, name, known, by_number)
             by_number[number] = row
             batch.append(row)
-        write_part(tables, TABLE, batch, part_count(tables, TABLE))
+        write_part(tables, TABLE, batch, next_part(tables, TABLE))
         complete = [row["accuracy"] for row in by_number.values() if row["state"] == "COMPLETE"]
         best = f"best validation accuracy {max(complete):.4f}" if complete else "no point yet"
         task.advance(len(by_number), f"{len(known)} points, {best}")
@@ -113,15 +116,14 @@ def _one_trial(
         if not np.isfinite(values).all():
             raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
     except UserError as error:
-        told = study.tell(trial, state=TrialState.FAIL)
+        study.tell(trial, state=TrialState.FAIL)
         row |= {"state": "FAIL", "error": str(error)}
     else:
-        told = study.tell(trial, values)
+        study.tell(trial, values)
         row |= {"state": "COMPLETE", **metrics}
         known.setdefault(point.key, number)
     row["params"] = json.dumps(trial.params)
     row["distributions"] = json.dumps({key: distribution_to_json(d) for key, d in trial.distributions.items()})
-    row["system_attrs"] = json.dumps(told.system_attrs)
     return row
 
 
@@ -206,6 +208,10 @@ def _suggest_placement(
     return tuple(placed)
 
 
+_STATEFUL = ("qmc", "nsga2", "nsga3")
+"""QMC counts what it drew; NSGA keeps the parents of each generation."""
+
+
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """An Optuna sampler by its name in a study file."""
     samplers = optuna.samplers
@@ -239,19 +245,26 @@ def _rebuild(
 ) -> None:
     """Bring a new study to where the table stands.
 
-    QMC draws a sequence: its position is found by asking again, which costs next to nothing there.
+    Samplers that keep a state of their own beside the trials are asked everything again, which costs next to nothing
+    for them; to the others the stored trials are added.
+
+    Raises:
+        UserError: asked again, such a sampler answers otherwise than the table says.
     """
     if spec.sampler == "qmc":
         study.sampler = make_sampler("qmc", seed)
-    for row in rows:
+    for number, row in enumerate(rows):
         values = [row[COLUMNS[objective]] for objective in spec.objectives]
         complete = row["state"] == "COMPLETE"
-        if spec.sampler == "qmc":
-            trial = study.ask()
-            try:
+        if spec.sampler in _STATEFUL:
+            trial = _ask(study, spec, number, seed)
+            with contextlib.suppress(UserError):
                 suggest(trial, candidates, spec)
-            except UserError:
-                assert not complete, "a trial that was complete can be asked again"
+            if trial.params != json.loads(row["params"]):
+                raise UserError(
+                    f"sampler {spec.sampler} does not repeat trial {number} of the stored search, which was made with "
+                    "other versions; remove the table operating_points to search again"
+                )
             study.tell(trial, values if complete else None, state=None if complete else TrialState.FAIL)
             continue
         distributions = {key: json_to_distribution(d) for key, d in json.loads(row["distributions"]).items()}
@@ -260,7 +273,6 @@ def _rebuild(
                 state=TrialState.COMPLETE if complete else TrialState.FAIL,
                 params=json.loads(row["params"]),
                 distributions=distributions,
-                system_attrs=json.loads(row["system_attrs"]),
                 values=values if complete else None,
             )
         )

@@ -43,8 +43,9 @@ class TrialRecord:
 
     @property
     def score(self) -> float:
-        """The best validation score; NaN without any."""
-        return best_epoch(self.checkpoint.history).score if self.checkpoint else math.nan
+        """The best validation score; NaN without any, and for a trial that diverged."""
+        history = self.checkpoint.history if self.checkpoint else ()
+        return best_epoch(history).score if history and not history[-1].diverged else math.nan
 
 
 def plan_trials(

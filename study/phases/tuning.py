@@ -148,7 +148,8 @@ def _refuse_impossible(resources: ResourcesSpec) -> None:
         most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
         raise UserError(
             f"resources: a trial asks for {resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs, but "
-            f"the largest node has {most[0]:g} and {most[1]:g}; use --set resources.gpus_per_trial=0 to train on CPUs"
+            f"the largest node has {most[0]:g} and {most[1]:g}; lower resources.cpus_per_trial or "
+            "resources.gpus_per_trial (0: train on CPUs), as in --set resources.gpus_per_trial=0"
         )
 
 

@@ -19,7 +19,7 @@ from study.phases.operating_points import point_of
 from study.policies import Classic, Hierarchical, Placed, Predictive, thresholds_from_logits
 from study.progress import Reporter
 from study.run import Surroundings, check, run_study
-from study.run_folder import claim_folder, refuse_other_study
+from study.run_folder import claim_folder, exclusive, refuse_other_study
 from study.stored_traces import SplitLogits
 
 EXITS, CLASSES = 4, 3
@@ -243,3 +243,11 @@ def test_every_setting_of_a_point_is_a_column():
     for policy in POLICIES:
         point = replace(OperatingPoint(CANDIDATE, "mean_max", policy), beta_quantile=0.5)
         assert set(point.settings()) | set(point.evaluate()[0]) <= set(SCHEMAS["operating_points"].names)
+
+
+def test_a_run_folder_has_one_driver_at_a_time(tmp_path):
+    refused = pytest.raises(UserError, match="another process works on this study")
+    with exclusive(tmp_path / "run"), refused, exclusive(tmp_path / "run"):
+        pass
+    with exclusive(tmp_path / "run"):
+        pass

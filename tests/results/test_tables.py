@@ -1,6 +1,7 @@
 """Tables: schemas, nulls and lists, other people's readers, damage, leftovers."""
 
 import math
+import os
 
 import duckdb
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from results.files import write_atomic
 from results.tables import SCHEMAS, TableError, part_count, read_table, rows_of, write_part
 
 SAMPLES = {pa.string(): "text", pa.int64(): 2**40 + 1, pa.float64(): 0.1, pa.list_(pa.int64()): [3, 1]}
@@ -133,3 +135,13 @@ def test_a_part_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
         write_part(tmp_path, "epochs", [{"epoch": 2}])
     assert read_table(tmp_path, "epochs")["epoch"].tolist() == [1]
     assert [path.name for path in (tmp_path / "epochs").iterdir()] == ["part-00000.parquet"]
+
+
+def test_files_are_readable_by_whom_the_umask_says(tmp_path):
+    """A run folder on a shared disk is for colleagues too."""
+    old = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "file", b"x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
