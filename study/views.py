@@ -16,9 +16,9 @@ from rich.table import Table
 from results.summary import FrontSummary, summarize_front, summary_json
 from results.tables import SCHEMAS, part_count, read_table
 from study.errors import UserError
-from study.learning_curves import best_epoch
+from study.learning_curves import best_epoch, history_from_json
 from study.run_folder import STUDY_FILE, read_study_file
-from study.storage import DamagedError
+from study.storage import DamagedError, read_published
 
 
 def _console() -> Console:
@@ -133,29 +133,30 @@ def study_status(folder: Path) -> dict[str, Any]:
             "operating_points for each search": asked,
         },
         "tables": present,
-        "finished": "front" in present,
+        "finished": set(present) == set(SCHEMAS),
     }
 
 
 def _trial_status(folder: Path) -> dict[str, Any]:
-    from study.checkpoints import read_description  # imports torch, which nothing else here needs
-
+    """A trial as its last checkpoint tells; read as plain JSON, because parsing it in full would import torch."""
     row: dict[str, Any] = {"trial_id": folder.name, "status": "under way"}
     try:
-        checkpoint = read_description(folder / "last")
+        published = read_published(folder / "last", names={"checkpoint.json"})
     except DamagedError as error:
         return {**row, "status": f"damaged: {error}"}
-    if checkpoint is None:
+    if published is None:
         return {**row, "status": "no epoch yet"}
-    best = best_epoch(checkpoint.history)
-    network = checkpoint.network
+    description = json.loads(published.files["checkpoint.json"])
+    network, mode = description["network"], description["training"]["mode"]
+    history = history_from_json(description["history"])
+    score = best_epoch(history).score
     return {
         **row,
-        "mode": checkpoint.training.mode,
-        "network": f"{network.backbone} x {network.width:g}",
-        "head": network.head.kind if checkpoint.training.mode in ("exits", "joint") else None,
-        "epochs": checkpoint.history[-1].epoch,
-        "score": None if math.isnan(best.score) else best.score,
+        "mode": mode,
+        "network": f"{network['backbone']} x {network['width']:g}",
+        "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
+        "epochs": history[-1].epoch,
+        "score": None if math.isnan(score) else score,
     }
 
 
