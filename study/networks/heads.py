@@ -4,6 +4,7 @@ All heads of a network are one module, `heads(feature, exit) -> logits`, because
 is registered once, under the key that its exits name.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
@@ -54,12 +55,12 @@ class HeadSettings:
                 raise UserError(f"head setting {name} must be at least 1, got {getattr(self, name)}")
 
 
-class ExitHeads(nn.Module):
+class ExitHeads(nn.Module, ABC):
     """The heads of all exits of a network."""
 
+    @abstractmethod
     def forward(self, feature: Tensor, exit: int) -> Tensor:
         """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
