@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.networks.bof import Codebook
+from study.networks.bof import SMALLEST_SUM, Codebook
 
 
 def plain_bof(codebook: Codebook, feature: torch.Tensor, grid: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def plain_bof(codebook: Codebook, feature: torch.Tensor, grid: int) -> np.ndarra
             for x in range(width):
                 proximity = words @ maps[sample, :, y, x] + bias
                 similarity = (np.tanh(slope * proximity + shift) + 1) / 2
-                histogram = scale * similarity / similarity.sum()
+                histogram = scale * similarity / max(similarity.sum(), SMALLEST_SUM)
                 pooled[sample, :, y // cell_height, x // cell_width] += histogram / (cell_height * cell_width)
     return pooled
 
