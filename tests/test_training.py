@@ -6,20 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from tiny_network import TINY, image_set
 
 from study.checkpoints import new_network
-from study.data import DataInfo, Dataset, ImageSet
+from study.data import DataInfo, Dataset
 from study.errors import UserError
 from study.learning_curves import best_epoch, outcome
 from study.networks import (
-    ExitPoint,
-    FeatureClassifier,
-    FeatureSegment,
     HeadSettings,
     NetworkSettings,
-    Segmented,
-    register_backbone,
 )
 from study.training import TrainingSettings, TrainingState, epoch_seed, evaluate_split, schedule_factor, train
 
@@ -27,18 +22,6 @@ GREY = {"channels": 1, "mean": (0.5,), "std": (0.3,), "settings": {}}
 INFO = DataInfo(
     name="stripes", image_size=8, class_names=("a", "b", "c"), flip=True, crop_padding=1, digest="d", **GREY
 )
-
-
-@register_backbone("tiny_of_test_training")
-def tiny(*, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-    def block(inputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
-
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)]
-    model = nn.Sequential(*block(channels), *block(8), *head)
-    segments = (FeatureSegment(*model[:3]), FeatureSegment(*model[3:6]))
-    exits = (ExitPoint("one", "first", "all", grid=2), ExitPoint("two", "second", "all", grid=1))
-    return Segmented(model=model, segments=segments, classifier=FeatureClassifier(*model[6:]), exits=exits)
 
 
 @pytest.fixture(autouse=True)
@@ -49,18 +32,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def image_set(count: int, seed: int) -> ImageSet:
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 3
-    images = rng.integers(0, 120, (count, 1, 8, 8)) + 60 * labels[:, None, None, None]
-    return ImageSet(images=images.astype(np.uint8), labels=labels.astype(np.int64))
-
-
 DATASET = Dataset(info=INFO, train=image_set(46, 0), calibration=image_set(9, 1), validation=image_set(30, 2))
 
 
 def network(head: str = "bof", seed: int = 0):
-    settings = NetworkSettings(backbone="tiny_of_test_training", head=HeadSettings(kind=head, codewords=4))
+    settings = NetworkSettings(backbone=TINY, head=HeadSettings(kind=head, codewords=4))
     return new_network(settings, INFO, seed)
 
 

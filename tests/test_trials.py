@@ -4,23 +4,17 @@ import json
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
+from tiny_network import TINY, image_set
 
 from study import checkpoints as checkpoints_module
 from study.checkpoints import read, read_description
-from study.data import DataInfo, Dataset, ImageSet
+from study.data import DataInfo, Dataset
 from study.errors import UserError
 from study.networks import (
-    ExitPoint,
-    FeatureClassifier,
-    FeatureSegment,
     HeadSettings,
     NetworkSettings,
-    Segmented,
-    register_backbone,
 )
 from study.training import TrainingSettings
 from study.trials import TrialPlan, read_trial, run_trial
@@ -40,18 +34,6 @@ INFO = DataInfo(
 EPOCHS = 4
 
 
-@register_backbone("tiny_of_test_trials")
-def tiny(*, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-    model = nn.Sequential(
-        *(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)),
-    )
-    segments = (FeatureSegment(*model[:3]), FeatureSegment(*model[3:6]))
-    exits = (ExitPoint("one", "first", "all", grid=2), ExitPoint("two", "second", "all", grid=1))
-    return Segmented(model=model, segments=segments, classifier=FeatureClassifier(*model[6:]), exits=exits)
-
-
 class Killed(BaseException):
     """What no program catches."""
 
@@ -64,20 +46,18 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def image_set(count: int, seed: int) -> ImageSet:
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 3
-    images = rng.integers(0, 160, (count, 1, 8, 8)) + 40 * labels[:, None, None, None]
-    return ImageSet(images=images.astype(np.uint8), labels=labels.astype(np.int64))
-
-
-DATASET = Dataset(info=INFO, train=image_set(40, 0), calibration=image_set(9, 1), validation=image_set(30, 2))
+DATASET = Dataset(
+    info=INFO,
+    train=image_set(40, 0, noise=160, step=40),
+    calibration=image_set(9, 1, noise=160, step=40),
+    validation=image_set(30, 2, noise=160, step=40),
+)
 
 
 def plan(mode: str = "normal", parent: str | None = None, **training) -> TrialPlan:
     return TrialPlan(
         phase="exits" if mode == "exits" else "backbones",
-        network=NetworkSettings(backbone="tiny_of_test_trials", head=HeadSettings(kind="conv", conv_channels=4)),
+        network=NetworkSettings(backbone=TINY, head=HeadSettings(kind="conv", conv_channels=4)),
         training=TrainingSettings(
             mode=mode,
             **{"batch_size": 16, "learning_rate": 0.02, "precision": "fp32", "weight_decay": 0.01, **training},
