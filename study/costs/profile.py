@@ -14,10 +14,11 @@ from study.errors import UserError
 from study.policies import Floats
 from study.walks import Walk
 
-Measure = Literal["flops", "energy", "seconds"]
+Measure = Literal["flops", "bitops", "energy", "seconds"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 UNITS: Mapping[str, str] = {
     "flops": "2 x multiply-accumulates per image",
+    "bitops": "multiply-accumulates x bits of both operands, per image",
     "energy": "J per image",
     "seconds": "s per image",
 }
@@ -34,6 +35,10 @@ class Costs:
         segment_energy, head_energy, engine_step_energy: joules, or None where no model and no meter gave them.
         segment_seconds, head_seconds, engine_step_seconds: likewise.
         energy_source: ``nvml``, ``rapl`` or ``modelled:<profile>``; required with energies.
+        segment_bitops, head_bitops, engine_step_bitops: multiply-accumulates x bits of weight x bits of operand.
+        seconds_source: ``measured`` or ``modelled:<profile>``.
+        device: what the seconds and energies are of.
+        batch_size: images a batch that seconds and energies hold for.
 
     Raises:
         UserError: lengths do not fit, a cost is negative or not finite, or energies come without a source.
@@ -49,6 +54,12 @@ class Costs:
     head_seconds: ArrayLike | None = None
     engine_step_seconds: float = 0.0
     energy_source: str | None = None
+    segment_bitops: ArrayLike | None = None
+    head_bitops: ArrayLike | None = None
+    engine_step_bitops: float = 0.0
+    seconds_source: str | None = None
+    device: str | None = None
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
         exits = len(np.atleast_1d(np.asarray(self.head_flops)))

@@ -49,12 +49,12 @@ def test_a_profile_without_a_measure_refuses_it():
     for measure in ("energy", "seconds"):
         with pytest.raises(UserError, match=f"no {measure}"):
             costs.parts(measure)
-    with pytest.raises(UserError, match="flops, energy, seconds"):
+    with pytest.raises(UserError, match="flops, bitops, energy, seconds"):
         costs.parts("accuracy")
 
 
 def test_every_measure_has_a_unit():
-    assert set(UNITS) == set(MEASURES) == {"flops", "energy", "seconds"}
+    assert set(UNITS) == set(MEASURES) == {"flops", "bitops", "energy", "seconds"}
 
 
 @pytest.mark.parametrize(

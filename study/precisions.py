@@ -1,0 +1,50 @@
+"""Precisions of inference: which parts of a network compute in which number format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Precision = Literal["fp32", "bf16", "int8", "int8_all"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberFormat:
+    """A format of weights and operands, and of the feature maps that a part reads and writes."""
+
+    name: str
+    bits: int
+    """Of a weight, and of an operand of its multiplications."""
+    map_bytes: int
+    """Of one element of a feature map between two parts."""
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of one weight."""
+        return self.bits / 8
+
+
+FP32 = NumberFormat(name="fp32", bits=32, map_bytes=4)
+BF16 = NumberFormat(name="bf16", bits=16, map_bytes=2)
+INT8 = NumberFormat(name="int8", bits=8, map_bytes=4)
+"""Maps between parts stay in fp32, because any of them may be read by a head in float; a part rounds its own input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartFormats:
+    """The formats of one precision."""
+
+    backbone: NumberFormat
+    """Of segments and classifier."""
+    heads: NumberFormat
+
+
+FORMATS: Mapping[Precision, PartFormats] = {
+    "fp32": PartFormats(backbone=FP32, heads=FP32),
+    "bf16": PartFormats(backbone=BF16, heads=FP32),
+    "int8": PartFormats(backbone=INT8, heads=FP32),
+    "int8_all": PartFormats(backbone=INT8, heads=INT8),
+}
+"""Heads stay in float, as in the paper, except in ``int8_all``."""
