@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from study.errors import UserError
-from study.networks.multi_exit import MultiExitNetwork
+from study.networks.runnable import InferenceNetwork
 from study.policies import Floats, Integers, Policy, Ratios, jump_ratios, stop_ratios
 from study.walks import Walk
 
 
-def run_policy(network: MultiExitNetwork, images: Tensor, policy: Policy, thresholds: Floats) -> Walk:
+def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresholds: Floats) -> Walk:
     """Classify one batch, exit by exit.
 
     Args:
-        network: in eval mode.
+        network: at any precision; a ``MultiExitNetwork`` in eval mode.
         images: ``[B, C, H, W]``, normalised, on the network's device. B may be 1.
         policy: decides who stops and which exit is tried next.
         thresholds: ``[E]``.
@@ -30,7 +30,7 @@ def run_policy(network: MultiExitNetwork, images: Tensor, policy: Policy, thresh
     exit_count, count = network.exit_count, len(images)
     if thresholds.shape != (exit_count,):
         raise UserError(f"thresholds have shape {thresholds.shape}, but the network has {exit_count} exits")
-    assert not network.training, "batch statistics would make an answer depend on its batch"
+    assert not getattr(network, "training", False), "batch statistics would make an answer depend on its batch"
     target = np.full(count, policy.first_exit(exit_count), dtype=np.int64)
     predictions = np.zeros(count, dtype=np.int64)
     tried = np.zeros((count, exit_count), dtype=np.bool_)

@@ -16,7 +16,7 @@ from study.policies import Floats, Ratios, jump_ratios, stop_ratios
 if TYPE_CHECKING:
     import torch
 
-    from study.networks.multi_exit import MultiExitNetwork
+    from study.networks.runnable import InferenceNetwork
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +101,17 @@ class DecisionTable:
 
 
 def collect_logits(
-    network: MultiExitNetwork,
+    network: InferenceNetwork,
     images: torch.Tensor,
     prepare: Callable[[torch.Tensor], torch.Tensor],
     *,
     batch_size: int = 256,
     on_batch: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits of all exits and the classifier, in eval mode, fp32, without augmentation.
+    """Logits of all exits and the classifier, without augmentation.
 
     Args:
-        network: left in the mode it was in.
+        network: at any precision; a ``MultiExitNetwork`` runs in eval mode and is left in the mode it was in.
         images: ``[N, ...]`` uint8.
         prepare: turns a batch of images into the network's input, on the network's device.
         batch_size: images a forward pass.
@@ -122,17 +122,21 @@ def collect_logits(
     """
     import torch
 
-    was_training = network.training
-    network.eval()
+    from study.networks.runnable import all_logits
+
+    was_training = isinstance(network, torch.nn.Module) and network.training
     parts = []
     try:
+        if isinstance(network, torch.nn.Module):
+            network.eval()
         with torch.inference_mode():
             for batch in batches(len(images), batch_size):
-                parts.append(network(prepare(images[batch])).float().cpu().numpy())
+                parts.append(all_logits(network, prepare(images[batch])).float().cpu().numpy())
                 if on_batch:
                     on_batch(batch.stop)
     finally:
-        network.train(was_training)
+        if isinstance(network, torch.nn.Module):
+            network.train(was_training)
     return np.concatenate(parts)
 
 

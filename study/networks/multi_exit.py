@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from study.errors import UserError
 from study.networks.heads import HeadSettings, Shape, build_heads
 from study.networks.registry import ExitPoint, Segmented, build_backbone
+from study.networks.runnable import all_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +73,14 @@ class MultiExitNetwork(nn.Module):
         """E, the classifier not counted."""
         return len(self.exits)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, E+1, C] of all exits and the classifier for images [B, channels, height, width]."""
-        state: tuple[Tensor, ...] = (images,)
-        logits = []
-        for number, segment in enumerate(self.segments, start=1):
-            state = segment(state)
-            logits.append(self.heads(state[0], number))
-        logits.append(self.classifier(state))
-        return torch.stack(logits, dim=1)
+        return all_logits(self, images)
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits [B, C] of the classifier alone; no head runs."""

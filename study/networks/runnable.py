@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from study.networks.heads import Shape
-from study.networks.multi_exit import MultiExitNetwork
 from study.networks.registry import State
 from study.precisions import Precision
+
+if TYPE_CHECKING:
+    from study.networks.heads import Shape
+    from study.networks.multi_exit import MultiExitNetwork
 
 Int8Execution = Literal["x86_kernels", "simulated"]
 """``x86_kernels``: integer arithmetic by oneDNN; ``simulated``: float arithmetic on rounded numbers, as accurate as
@@ -40,6 +42,11 @@ class InferenceNetwork(Protocol):
     @property
     def exit_count(self) -> int:
         """E."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images must be."""
         ...
 
 
@@ -93,6 +100,6 @@ def in_fp32(network: MultiExitNetwork) -> RunnableNetwork:
         classifier=network.classifier,
         classes=network.classes,
         input_shape=network.input_shape,
-        device=next(network.parameters()).device,
+        device=network.device,
         precision="fp32",
     )
