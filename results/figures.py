@@ -26,12 +26,12 @@ def front_figure(tables: Path, path: Path) -> None:
     points = points[(points["state"] == "COMPLETE") & points["search"].isin(summary.points["search"])]
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")]
     figure = Figure(figsize=(10, 4), layout="constrained")
-    energy = f"energy, mJ per image ({summary.energy_source})"
-    panels = (
-        ("flops", "cumulative_flops", 1e-6, "MFLOPs per image"),
-        ("energy_joules", "cumulative_energy_joules", 1e3, energy),
-    )
-    for axes, (column, cut_column, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+    panels = [("flops", "cumulative_flops", 1e-6, "MFLOPs per image")]
+    if summary.energy_source:
+        energy = f"energy, mJ per image ({summary.energy_source})"
+        panels.append(("energy_joules", "cumulative_energy_joules", 1e3, energy))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (column, cut_column, unit, label) in zip(grid, panels, strict=True):
         _panel(axes, summary.points, points, cuts, column, cut_column, unit)
         classic = getattr(summary.reference, column)
         axes.plot(classic * unit, summary.reference.accuracy * 100, "k*", markersize=12, label="classic network")

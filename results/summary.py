@@ -13,12 +13,19 @@ from results.tables import read_table
 
 @dataclass(frozen=True)
 class Reference:
-    """The most accurate classifier among the searched networks, on validation: what the front is held against."""
+    """The most accurate classifier among the searched networks, on validation: what the front is held against.
+
+    In fp32 where that was searched: a quantized network is what the front offers, not what it is compared with.
+    """
 
     trial_id: str
+    precision: str
     accuracy: float
     flops: float
     energy_joules: float
+    """NaN where the study had no energies."""
+    latency_seconds: float
+    """NaN where the study knew no seconds."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,9 @@ class FrontSummary:
     """A front beside the classic network."""
 
     reference: Reference
-    energy_source: str
+    energy_source: str | None
+    latency_source: str | None
+    device: str | None
     points: pd.DataFrame
     """The front, cheapest first, with ``accuracy_drop``, ``flops_share`` and ``energy_share`` against the reference,
     and ``test_accuracy_drop`` against the point's own network on the test split."""
@@ -48,25 +57,36 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
         TableError: the study has no front yet.
     """
     front, exits = read_table(tables, "front"), read_table(tables, "exits")
-    cuts = exits[exits["point"].isna() & (exits["split"] == "validation")].drop_duplicates(["trial_id", "exit"])
+    cuts = exits[exits["point"].isna() & (exits["split"] == "validation")].drop_duplicates(
+        ["trial_id", "precision", "exit"]
+    )
     classic = cuts[cuts["exit"] == cuts.groupby("trial_id")["exit"].transform("max")]
-    best = classic.sort_values(["accuracy_all", "cumulative_flops"], ascending=[False, True]).iloc[0]
+    in_full = classic[classic["precision"] == "fp32"]
+    ranked = (classic if in_full.empty else in_full).sort_values(
+        ["accuracy_all", "cumulative_flops"], ascending=[False, True]
+    )
+    best = ranked.iloc[0]
     reference = Reference(
         str(best["trial_id"]),
+        str(best["precision"]),
         float(best["accuracy_all"]),
         float(best["cumulative_flops"]),
         float(best["cumulative_energy_joules"]),
+        float(best["cumulative_seconds"]),
     )
     points = front.assign(
         accuracy_drop=reference.accuracy - front["accuracy"],
         flops_share=front["flops"] / reference.flops,
         energy_share=front["energy_joules"] / reference.energy_joules,
+        latency_share=front["latency_mean_seconds"] / reference.latency_seconds,
         test_accuracy_drop=front["test_classic_accuracy"] - front["test_accuracy"],
     )
     enough = reference.accuracy - tolerance - 1e-12
     return FrontSummary(
         reference=reference,
-        energy_source=str(front["energy_source"].iloc[0]),
+        energy_source=_only(front["energy_source"]),
+        latency_source=_only(front["latency_source"]),
+        device=_only(front["device"]),
         points=points,
         best_static=_cheapest(
             cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)], "cumulative_flops"
@@ -74,6 +94,13 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
         best_point=_cheapest(points[points["accuracy"] >= enough], "flops"),
         tolerance=tolerance,
     )
+
+
+def _only(column: pd.Series) -> str | None:
+    """The value that all rows of a front share: it never mixes sources or devices."""
+    values = list(column.dropna().unique())
+    assert len(values) <= 1, f"a front mixes {column.name}: {values}"
+    return str(values[0]) if values else None
 
 
 def _cheapest(rows: pd.DataFrame, column: str) -> pd.Series | None:
@@ -84,8 +111,10 @@ def summary_json(summary: FrontSummary) -> dict[str, Any]:
     """The summary as JSON-able values."""
     points = summary.points.astype(object).where(summary.points.notna(), None)
     return {
-        "classic": vars(summary.reference),
+        "classic": {name: None if value != value else value for name, value in vars(summary.reference).items()},
         "energy_source": summary.energy_source,
+        "latency_source": summary.latency_source,
+        "device": summary.device,
         "tolerance": summary.tolerance,
         "best_point": None if summary.best_point is None else int(summary.best_point["number"]),
         "front": [

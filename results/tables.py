@@ -38,6 +38,18 @@ def _joules(name: str) -> Any:
     return _field(name, pa.float64(), "J per image")
 
 
+def _seconds(name: str) -> Any:
+    return _field(name, pa.float64(), "s per image")
+
+
+def _bytes(name: str) -> Any:
+    return _field(name, pa.float64(), "bytes")
+
+
+def _bitops(name: str) -> Any:
+    return _field(name, pa.float64(), "multiply-accumulates x bits of both operands, per image")
+
+
 _SETTINGS = [
     _field("policy", _TEXT),
     _field("beta", pa.float64()),
@@ -48,7 +60,10 @@ _SETTINGS = [
     _field("overshoot", _TEXT),
     _field("statistic", _TEXT),
     _field("precision", _TEXT),
+    _field("int8_execution", _TEXT),
     _field("batch_size", _INT, "images"),
+    _field("dvfs", _TEXT),
+    _field("dvfs_slack", pa.float64(), "share of the classic network's time"),
 ]
 
 _OBJECTIVES = [
@@ -56,13 +71,27 @@ _OBJECTIVES = [
     _field("samples", _INT, "images"),
     _field("accuracy", _SHARE),
     _flops("flops"),
+    _bitops("bitops"),
     _joules("energy_joules"),
     _field("energy_source", _TEXT),
+    _seconds("latency_mean_seconds"),
+    _seconds("latency_p50_seconds"),
+    _seconds("latency_p99_seconds"),
+    _field("latency_source", _TEXT),
+    _field("device", _TEXT),
+    _bytes("memory_bytes"),
+    _field("dvfs_smallest_slack", pa.float64(), "share of the classic network's time"),
     _field("mean_exit", pa.float64()),
     _field("mean_heads_run", pa.float64()),
     _field("classic_accuracy", _SHARE),
     _flops("classic_flops"),
     _joules("classic_energy_joules"),
+    _seconds("classic_latency_seconds"),
+]
+
+_CONSTRAINTS = [
+    _field("feasible", pa.bool_()),
+    _field("constraints", _TEXT),
 ]
 
 SCHEMAS: Mapping[str, Any] = {
@@ -115,6 +144,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("trial_id", _ID),
             _field("point", _INT),
             _field("precision", _TEXT),
+            _field("int8_execution", _TEXT),
             _field("split", _TEXT),
             _field("statistic", _TEXT),
             _field("exit", _INT),
@@ -123,7 +153,13 @@ SCHEMAS: Mapping[str, Any] = {
             _field("accuracy_stopped", _SHARE),
             _field("accuracy_all", _SHARE),
             _flops("cumulative_flops"),
+            _flops("cumulative_flops_published"),
+            _bitops("cumulative_bitops"),
             _joules("cumulative_energy_joules"),
+            _seconds("cumulative_seconds"),
+            _field("parameters", pa.float64()),
+            _bytes("peak_activation_bytes"),
+            _bytes("memory_bytes"),
         ]
     ),
     # Cost of every part of a network: part is segment (number E + 1: the classifier), head or engine_step.
@@ -135,8 +171,15 @@ SCHEMAS: Mapping[str, Any] = {
             _field("part", _TEXT),
             _field("number", _INT),
             _flops("flops"),
+            _flops("flops_published"),
+            _bitops("bitops"),
             _joules("energy_joules"),
             _field("energy_source", _TEXT),
+            _seconds("seconds"),
+            _field("seconds_source", _TEXT),
+            _field("device", _TEXT),
+            _field("parameters", pa.float64()),
+            _bytes("peak_activation_bytes"),
         ]
     ),
     # Phase 2: one row an Optuna trial.
@@ -150,6 +193,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("repeat_of", _INT),
             *_SETTINGS,
             *_OBJECTIVES,
+            *_CONSTRAINTS,
             _field("sampler", _TEXT),
             _field("params", _TEXT),
             _field("distributions", _TEXT),
@@ -163,12 +207,17 @@ SCHEMAS: Mapping[str, Any] = {
             _field("trial_id", _ID),
             *_SETTINGS,
             *_OBJECTIVES,
+            *_CONSTRAINTS,
             _field("test_samples", _INT, "images"),
             _field("test_accuracy", _SHARE),
             _field("test_accuracy_low", _SHARE),
             _field("test_accuracy_high", _SHARE),
             _flops("test_flops"),
+            _bitops("test_bitops"),
             _joules("test_energy_joules"),
+            _seconds("test_latency_mean_seconds"),
+            _seconds("test_latency_p50_seconds"),
+            _seconds("test_latency_p99_seconds"),
             _field("test_classic_accuracy", _SHARE),
             _field("test_digest", _ID),
         ]

@@ -58,6 +58,14 @@ def _is_placement(placed: object) -> bool:
     return bool(placed[0] >= 1) and placed == sorted(set(placed))
 
 
+def _parse_slack(raw: object) -> object:
+    good = isinstance(raw, int | float) and not isinstance(raw, bool) and raw >= 0
+    if raw == "auto" or good:
+        return raw
+    raise ValueError(f"expected auto or a number from 0, got {_short(raw)!r}")
+
+
+Slack: TypeAlias = Annotated[float | Literal["auto"], BeforeValidator(_parse_slack)]
 Placements: TypeAlias = Annotated[list[list[int]] | Literal["auto"], BeforeValidator(_parse_placements)]
 Trials: TypeAlias = Annotated[int | Literal["grid"], BeforeValidator(_parse_trials)]
 
@@ -138,13 +146,33 @@ class ExitsSpec(TrainingSpec):
     exit_loss_slope: Number = _one(0.0)
 
 
+Objective = Literal["accuracy", "flops", "bitops", "energy", "latency_mean", "latency_p50", "latency_p99"]
+
+
+class ConstraintsSpec(_Section):
+    """What an operating point must keep to; None: anything."""
+
+    accuracy_drop: float | None = None
+    latency_mean: float | None = Field(None, gt=0)
+    latency_p50: float | None = Field(None, gt=0)
+    latency_p99: float | None = Field(None, gt=0)
+    energy: float | None = Field(None, gt=0)
+    memory: float | None = Field(None, gt=0)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set."""
+        return {name: value for name, value in self if value is not None}
+
+
 class OperatingPointsSpec(_Section):
     """Phase 2: inference settings of the best networks, searched on replayed traces."""
 
     trials: int = Field(200, ge=1)
     batch: int = Field(25, ge=1)
     sampler: Literal["tpe", "nsga2", "nsga3", "qmc", "gp", "random"] = "tpe"
-    objectives: list[Literal["accuracy", "flops", "energy"]] = ["accuracy", "flops", "energy"]
+    objectives: list[Objective] = ["accuracy", "flops", "energy"]
+    constraints: ConstraintsSpec = ConstraintsSpec()
     networks: int = Field(1, ge=1)
     scope: Literal["across", "each"] = "across"
     policy: Name = _one("predictive")
@@ -155,7 +183,10 @@ class OperatingPointsSpec(_Section):
     statistic: Name = _one("mean_logit")
     placements: Placements = "auto"
     quantization: Name = _one("fp32")
+    costs: str = "horowitz-2014-45nm"
     batch_size: int = Field(1, ge=1)
+    dvfs: Name = _one("none")
+    dvfs_slack: Slack = "auto"
 
     @model_validator(mode="after")
     def _positive(self) -> OperatingPointsSpec:
@@ -169,18 +200,19 @@ class OperatingPointsSpec(_Section):
     @model_validator(mode="after")
     def _objectives(self) -> OperatingPointsSpec:
         if "accuracy" not in self.objectives or len(self.objectives) < 2:
-            raise ValueError("objectives must be accuracy and at least one cost (flops, energy)")
+            raise ValueError("objectives must be accuracy and at least one cost (flops, energy, latency_p99, ...)")
         if len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"objectives names one twice: {self.objectives}")
         return self
 
 
 class ResourcesSpec(_Section):
-    """What a phase-1 trial asks of the cluster."""
+    """What a phase-1 trial asks of the cluster, and whose measurements may be used."""
 
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float = Field(0, ge=0)
     max_failures: int = Field(1, ge=0)
+    profiles_of_other_device: bool = False
 
 
 class StudySpec(_Section):
@@ -260,7 +292,7 @@ def validate_space(raw: dict[str, Any], source: str) -> StudySpec:
         raise SpecError(f"{source}: {_first_problem(error)}") from None
 
 
-_UNION_BRANCHES = ("int", "literal['grid']", "literal['auto']", "list[list[int]]")
+_UNION_BRANCHES = ("int", "float", "literal['grid']", "literal['auto']", "list[list[int]]")
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -14,7 +14,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,6 @@ from study.networks.registry import State
 from study.networks.runnable import Int8Execution, RunnableNetwork, in_fp32
 from study.precisions import PRECISIONS, Precision
 
-CALIBRATION_IMAGES = 512
-"""As many show the range of activations; their histograms cost far more than running the network."""
 CALIBRATION_BATCH = 64
 
 
@@ -56,8 +54,8 @@ def prepare(
         network: stays as it is, in eval mode.
         precision: ``fp32``; ``bf16``: backbone in bf16, heads in fp32; ``int8``: backbone in int8, heads in fp32;
             ``int8_all``: heads in int8 too.
-        calibration: ``[N, channels, height, width]`` normalised images of the calibration split; needed by int8. At
-            most ``CALIBRATION_IMAGES``, evenly spread, are used.
+        calibration: ``[N, channels, height, width]`` normalised images of the calibration split, which show int8 the
+            ranges of activations; a few hundred are enough.
         compiled: let ``torch.compile`` make kernels of each part (seconds a part at its first batch).
 
     Raises:
@@ -134,8 +132,7 @@ def _in_int8(
 ) -> RunnableNetwork:
     # Quantized where compilers and observers work best; simulated parts move to the device afterwards.
     source = copy.deepcopy(network).cpu().eval()
-    spread = torch.linspace(0, len(calibration) - 1, min(len(calibration), CALIBRATION_IMAGES)).long()
-    images = calibration[spread.to(calibration.device)].cpu()
+    images = calibration.cpu()
     if len(images) == 1:
         images = images.repeat(2, 1, 1, 1)  # export takes a batch of 1 for a constant
     execution = int8_execution(network.device)
@@ -193,16 +190,16 @@ def _export(module: nn.Module, sample: tuple[Any, ...]) -> torch.export.Exported
     return torch.export.export(module, sample, dynamic_shapes=shapes)
 
 
-def _finish(part: _Part, *, lower: bool) -> nn.Module:
+def _finish(part: _Part, *, lower: bool) -> Any:
     if part.observed is part.module:
-        return part.module
+        return part.module  # a max-pool
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     converted = convert_pt2e(part.observed)
-    return _lower(converted, part.sample) if lower else cast(nn.Module, converted)
+    return _lower(converted, part.sample) if lower else converted
 
 
-def _lower(converted: Any, sample: tuple[Any, ...]) -> nn.Module:
+def _lower(converted: Any, sample: tuple[Any, ...]) -> Any:
     """Replace quantize, float operation, dequantize by oneDNN's integer operations.
 
     The passes are those of torchao's ``lower_pt2e_quantized_to_x86``, which fixes the batch size and so cannot serve.
@@ -217,8 +214,7 @@ def _lower(converted: Any, sample: tuple[Any, ...]) -> nn.Module:
         if node.target is torch.ops.aten.view.default:  # oneDNN's results lie in memory by channels
             node.target = torch.ops.aten.reshape.default
     lowered.recompile()
-    module: nn.Module = lowered
-    return module
+    return lowered
 
 
 def integer_operations(network: RunnableNetwork) -> dict[str, int]:

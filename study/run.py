@@ -5,35 +5,40 @@ Run and resume are one act: what is done is derived from what is there and whole
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
 
-from results.files import write_atomic
 from results.tables import part_count, read_table, write_part
 from search_spaces.choices import Choice
 from search_spaces.spec import StudySpec
 from study.checkpoints import check_network, load_pretrained
-from study.costs.energy import modelled_costs
+from study.costs.flops import count_work
+from study.costs.published import published_flops
 from study.data import Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
 from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import search
 from study.phases.pretrained import adopt_pretrained
+from study.phases.pricing import check_costs, price, with_frequencies
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop
 from study.policies import POLICIES
+from study.precisions import PRECISIONS, Precision
 from study.progress import Reporter, Task
+from study.quantization import check_precision
 from study.run_folder import claim_folder, exclusive, refuse_other_study
 from study.storage import check_writable, content_hash
-from study.stored_traces import SplitLogits, ensure_trace, load_best
+from study.stored_traces import SplitLogits, TraceStore, load_best
 from study.training import pick_device
 
 
@@ -87,9 +92,10 @@ def _run_phases(spec: StudySpec, where: Surroundings, data_settings: DataSetting
         write_trials(where.tables, backbones)
     exits = train_exits(spec, workshop, backbones)
     write_trials(where.tables, [*backbones, *exits])
-    candidates = trace_candidates(spec, where, dataset, exits[: spec.operating_points.networks])
+    traces = TraceStore(where.folder / "traces", where.checkpoints, dataset.calibration, pick_device("auto"))
+    candidates = trace_candidates(spec, where, dataset, traces, exits[: spec.operating_points.networks])
     points = search_operating_points(spec, where, candidates)
-    finish(spec, where, data_settings, candidates, points)
+    finish(spec, where, data_settings, traces, candidates, points)
 
 
 def check(spec: StudySpec) -> DataSettings:
@@ -103,13 +109,15 @@ def check(spec: StudySpec) -> DataSettings:
         ("policy", tuple(POLICIES)),
         ("statistic", ("mean_logit", "mean_max")),
         ("overshoot", ("last_exit", "classifier")),
-        ("quantization", ("fp32",)),
+        ("quantization", PRECISIONS),
     ):
         for name in getattr(points, key).values:
             if name not in known:
                 raise UserError(
                     f"{spec.name}: operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}"
                 )
+    device = pick_device("auto")
+    check_costs(points, [check_precision(str(name), device) for name in points.quantization.values])
     settings = resolve(DataSettings(seed=spec.seed, **spec.data.model_dump()))
     backbones = plan_trials(spec, "backbones", "")
     networks = {plan.network for plan in backbones}
@@ -168,36 +176,52 @@ def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
 
 
 def trace_candidates(
-    spec: StudySpec, where: Surroundings, dataset: Dataset, records: Sequence[TrialRecord]
+    spec: StudySpec, where: Surroundings, dataset: Dataset, traces: TraceStore, records: Sequence[TrialRecord]
 ) -> list[Candidate]:
-    """Trace the best networks on the calibration and validation splits and cost them."""
-    device = pick_device("auto")
+    """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
+    points = spec.operating_points
     splits = {"calibration": dataset.calibration, "validation": dataset.validation}
-    usable = [record for record in records if not math.isnan(record.score)]
+    weights = [str(record.weights) for record in records if not math.isnan(record.score)]
+    pairs = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
     candidates = []
-    with where.reporter.task("traces", len(usable) * sum(len(split.labels) for split in splits.values())) as task:
+    with where.reporter.task("traces", len(pairs) * sum(len(split.labels) for split in splits.values())) as task:
         done = 0
-        for record in usable:
-            assert record.weights is not None, "a trial with a score has weights"
+        for name, precision in pairs:
             logits = {}
-            for name, images in splits.items():
-                logits[name] = ensure_trace(
-                    where.folder / "traces",
-                    where.checkpoints,
-                    record.weights,
+            for split, images in splits.items():
+                text = f"{name.partition('@')[0]} {precision} {split}"
+                logits[split] = traces.get(
                     name,
+                    precision,
+                    split,
                     lambda images=images: images,  # type: ignore[misc]
                     dataset.info.digest,
-                    device,
-                    on_batch=partial(_tell, task, done, f"{record.plan.trial_id} {name}"),
+                    on_batch=partial(_tell, task, done, text),
                 )
                 done += len(images.labels)
-                task.advance(done, f"{record.plan.trial_id} {name}")
-            network, _ = load_best(where.checkpoints, record.weights, torch.device("cpu"))
-            costs = modelled_costs(network, batch_size=spec.operating_points.batch_size)
-            write_atomic(where.folder / "profiles" / f"{record.plan.trial_id}.json", costs.to_json().encode())
-            candidates.append(Candidate(record.weights, costs, logits["calibration"], logits["validation"]))
-    return candidates
+                task.advance(done, text)
+            network, _ = load_best(where.checkpoints, name, torch.device("cpu"))
+            work = count_work(network)
+            costs = price(
+                points,
+                work,
+                precision,
+                partial(traces.network, name, precision),
+                where.folder / "profiles" / f"{name.replace('@', '-')}-{precision}-batch{points.batch_size}.json",
+                other_device=spec.resources.profiles_of_other_device,
+            )
+            candidates.append(
+                Candidate(
+                    name,
+                    costs,
+                    logits["calibration"],
+                    logits["validation"],
+                    precision=precision,
+                    work=work,
+                    published=published_flops(network),
+                )
+            )
+    return with_frequencies(points, candidates)
 
 
 def _tell(task: Task, before: int, text: str, done: int) -> None:
@@ -207,12 +231,15 @@ def _tell(task: Task, before: int, text: str, done: int) -> None:
 def search_groups(spec: StudySpec, candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     """The searches of phase 2, by name: one across the networks, or one for each.
 
-    The name follows from the weights that are searched: where a retried trial brings other networks, another search
-    begins, and the old one stays in the table.
+    The name follows from the weights that are searched and from their costs: where a retried trial brings other
+    networks, or a device table other numbers, another search begins, and the old one stays in the table.
     """
-    across = spec.operating_points.scope == "across"
-    groups = [list(candidates)] if across else [[candidate] for candidate in candidates]
-    return {content_hash(sorted(candidate.weights for candidate in group)): group for group in groups}
+    if spec.operating_points.scope == "across":
+        groups = [list(candidates)]
+    else:
+        weights = dict.fromkeys(candidate.weights for candidate in candidates)
+        groups = [[candidate for candidate in candidates if candidate.weights == one] for one in weights]
+    return {content_hash(sorted((c.weights, c.precision, c.costs.to_json()) for c in group)): group for group in groups}
 
 
 def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Sequence[Candidate]) -> pd.DataFrame:
@@ -239,29 +266,37 @@ def finish(
     spec: StudySpec,
     where: Surroundings,
     data_settings: DataSettings,
+    traces: TraceStore,
     candidates: Sequence[Candidate],
     points: pd.DataFrame,
 ) -> None:
-    """Evaluate the front once on the test split and write the last tables. Here the test images are read first."""
-    weights = {candidate.trial_id: candidate.weights for candidate in candidates}
+    """Evaluate the front once on the test split and write the last tables. Here the test images are read first.
+
+    Raises:
+        UserError: no operating point keeps to the constraints.
+    """
     test_set = cache(lambda: load_test_set(data_settings, where.data_root, download=where.download))
     front = front_of(points, spec.operating_points.objectives)
+    if front.empty:
+        raise UserError(f"{spec.name}: {_closest(points)}")
 
     @cache
-    def test_logits(trial: str) -> SplitLogits:
-        return ensure_trace(
-            where.folder / "traces",
-            where.checkpoints,
-            weights[trial],
-            "test",
-            test_set,
-            test_set().digest,
-            pick_device("auto"),
-        )
+    def test_logits(candidate: Candidate) -> SplitLogits:
+        return traces.get(candidate.weights, candidate.precision, "test", test_set, test_set().digest)
 
     where.reporter.line(f"test: {len(front)} points of the front")
     rows, exit_rows = front_on_test(front, candidates, test_logits, test_set().digest)
-    batch_size = spec.operating_points.batch_size
-    write_part(where.tables, "costs", [row for c in candidates for row in cost_rows(c, batch_size)])
+    write_part(where.tables, "costs", [row for c in candidates for row in cost_rows(c)])
     write_part(where.tables, "exits", [row for c in candidates for row in network_exit_rows(c)] + exit_rows)
     write_part(where.tables, "front", rows)
+
+
+def _closest(points: pd.DataFrame) -> str:
+    """Which constraint the point that comes nearest to all of them still breaks."""
+    exceeded = points.loc[points["state"] == "COMPLETE", "constraints"].map(json.loads)
+    nearest = min(exceeded, key=lambda values: max(values.values()))
+    name = max(nearest, key=nearest.get)
+    return (
+        f"none of {len(exceeded)} operating points keeps to the constraints; the nearest exceeds {name} by "
+        f"{nearest[name]:.3g} {'of all images' if name == 'accuracy_drop' else 'of its limit'}"
+    )

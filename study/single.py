@@ -20,7 +20,7 @@ from study.checkpoints import (
     read_description,
     weights_fingerprint,
 )
-from study.costs.energy import modelled_costs
+from study.costs.device_models import modelled_costs
 from study.costs.profile import Costs
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place, resolve
 from study.errors import UserError

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,14 @@ from safetensors import numpy as safetensors
 from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
 from study.networks.multi_exit import MultiExitNetwork
+from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
+from study.precisions import FORMATS, INT8, Precision
+from study.quantization import prepare
 from study.storage import DamagedError, publish, read_published, safe_name, set_aside
 from study.trace import collect_logits
+
+CALIBRATION_IMAGES = 512
+"""As many show int8 the ranges of activations; their histograms cost far more than running the network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +33,11 @@ class SplitLogits:
     """``[N, E+1, C]``."""
     labels: NDArray[np.int64]
     """``[N]``."""
+    int8_execution: Int8Execution | None = None
+    """How int8 was computed; None where nothing was int8."""
 
 
-def trace_folder(traces: Path, weights: str, split: str, images_digest: str, precision: str = "fp32") -> Path:
+def trace_folder(traces: Path, weights: str, precision: Precision, split: str, images_digest: str) -> Path:
     """Where the trace of ``weights`` (``<trial id>@<hash>``) on some images is kept."""
     return traces / safe_name(f"{weights.replace('@', '-')}-{precision}-{split}-{images_digest[:12]}", "trace")
 
@@ -44,46 +52,80 @@ def read_trace(folder: Path) -> SplitLogits | None:
     if published is None:
         return None
     arrays = safetensors.load(published.files["trace.safetensors"])
-    return SplitLogits(arrays["logits"], arrays["labels"])
+    execution = json.loads(published.files["trace.json"]).get("int8_execution")
+    return SplitLogits(arrays["logits"], arrays["labels"], execution)
 
 
-def write_trace(folder: Path, split: SplitLogits, description: dict[str, object]) -> None:
+def write_trace(folder: Path, split: SplitLogits, description: Mapping[str, object]) -> None:
     """Publish a trace; ``description`` says of which network and images it is."""
     arrays = safetensors.save({"logits": split.logits, "labels": split.labels})
     publish(folder, {"trace.safetensors": arrays, "trace.json": json.dumps(description, indent=1).encode()})
 
 
-def ensure_trace(
-    traces: Path,
-    checkpoints: Path,
-    weights: str,
-    split: str,
-    images: Callable[[], ImageSet],
-    images_digest: str,
-    device: torch.device,
-    on_batch: Callable[[int], None] | None = None,
-) -> SplitLogits:
-    """The stored trace, or a new one from the trial's best checkpoint.
+@dataclass(frozen=True, eq=False)
+class TraceStore:
+    """The traces of a run folder, each computed when it is first asked for."""
 
-    Args:
-        traces, checkpoints: of the run folder.
-        weights: ``<trial id>@<weights hash>``.
-        split: named in the trace.
-        images: called only where the trace has to be computed.
-        images_digest: names the images.
-        device: to compute on.
-        on_batch: told the number of images done.
-    """
-    folder = trace_folder(traces, weights, split, images_digest)
-    found = read_trace(folder)
-    if found is not None:
-        return found
-    network, info = load_best(checkpoints, weights, device)
-    result = trace_images(network, images(), info, on_batch=on_batch)
-    write_trace(
-        folder, result, {"weights": weights, "split": split, "images_digest": images_digest, "precision": "fp32"}
-    )
-    return result
+    traces: Path
+    checkpoints: Path
+    calibration: ImageSet
+    """int8 finds its ranges on these."""
+    device: torch.device
+    _ready: dict[tuple[str, Precision], RunnableNetwork] = field(default_factory=dict, init=False, repr=False)
+
+    def get(
+        self,
+        weights: str,
+        precision: Precision,
+        split: str,
+        images: Callable[[], ImageSet],
+        images_digest: str,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> SplitLogits:
+        """The stored trace, or a new one from the trial's best checkpoint.
+
+        Args:
+            weights: ``<trial id>@<weights hash>``.
+            precision: of the network.
+            split: named in the trace.
+            images: called only where the trace has to be computed.
+            images_digest: names the images.
+            on_batch: told the number of images done.
+        """
+        folder = trace_folder(self.traces, weights, precision, split, images_digest)
+        found = read_trace(folder)
+        if found is not None:
+            return found
+        _, info = load_best(self.checkpoints, weights, torch.device("cpu"))
+        result = trace_images(self.network(weights, precision), images(), info, on_batch=on_batch)
+        description = {
+            "weights": weights,
+            "precision": precision,
+            "int8_execution": result.int8_execution,
+            "split": split,
+            "images_digest": images_digest,
+        }
+        write_trace(folder, result, description)
+        return result
+
+    def network(self, weights: str, precision: Precision) -> RunnableNetwork:
+        """The network of a trial's best checkpoint at a precision; the last one is kept."""
+        if (weights, precision) not in self._ready:
+            network, info = load_best(self.checkpoints, weights, self.device)
+            self._ready.clear()
+            self._ready[weights, precision] = ready(network, precision, self.calibration, info)
+        return self._ready[weights, precision]
+
+
+def ready(
+    network: MultiExitNetwork, precision: Precision, calibration: ImageSet, info: DataInfo, *, compiled: bool = False
+) -> RunnableNetwork:
+    """A network at a precision; int8 finds its ranges on images of the calibration split."""
+    if FORMATS[precision].backbone is not INT8:
+        return prepare(network, precision, compiled=compiled)
+    spread = np.linspace(0, len(calibration) - 1, min(len(calibration), CALIBRATION_IMAGES)).astype(np.int64)
+    images = normalize(place(calibration.images[spread], torch.device("cpu")), info)
+    return prepare(network, precision, calibration=images, compiled=compiled)
 
 
 def load_best(checkpoints: Path, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
@@ -93,18 +135,17 @@ def load_best(checkpoints: Path, weights: str, device: torch.device) -> tuple[Mu
 
 
 def trace_images(
-    network: MultiExitNetwork,
+    network: InferenceNetwork,
     images: ImageSet,
     info: DataInfo,
     *,
     on_batch: Callable[[int], None] | None = None,
 ) -> SplitLogits:
-    """Run a network on a split in fp32, without augmentation."""
-    device = next(network.parameters()).device
+    """Run a network on a split, without augmentation."""
     logits = collect_logits(
         network,
-        place(images.images, device),
-        lambda batch: normalize(batch.to(device), info),
+        place(images.images, network.device),
+        lambda batch: normalize(batch.to(network.device), info),
         on_batch=on_batch,
     )
-    return SplitLogits(logits, np.asarray(images.labels))
+    return SplitLogits(logits, np.asarray(images.labels), getattr(network, "int8_execution", None))

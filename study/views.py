@@ -43,9 +43,14 @@ def print_front(folder: Path, *, as_json: bool) -> None:
 def front_lines(summary: FrontSummary) -> list[str]:
     """The summary in sentences."""
     classic, points = summary.reference, summary.tolerance * 100
+    costs = [f"{classic.flops / 1e6:.2f} MFLOPs"]
+    if summary.energy_source:
+        costs.append(f"{classic.energy_joules * 1e3:.4g} mJ ({summary.energy_source})")
+    if summary.latency_source:
+        costs.append(f"{classic.latency_seconds * 1e3:.4g} ms ({summary.latency_source})")
     lines = [
-        f"classic network {classic.trial_id}: validation accuracy {classic.accuracy:.2%}, "
-        f"{classic.flops / 1e6:.2f} MFLOPs, {classic.energy_joules * 1e3:.4g} mJ ({summary.energy_source}) per image"
+        f"classic network {classic.trial_id} ({classic.precision}): validation accuracy {classic.accuracy:.2%}, "
+        f"{', '.join(costs)} per image" + (f" on {summary.device}" if summary.device else "")
     ]
     best = summary.best_point
     if best is None:
@@ -53,8 +58,10 @@ def front_lines(summary: FrontSummary) -> list[str]:
     else:
         lines.append(
             f"at most {points:g} points below it on validation: point {best['number']} with "
-            f"{best['flops_share']:.1%} of its FLOPs and {best['energy_share']:.1%} of its energy; "
-            f"on test {best['test_accuracy']:.2%} [{best['test_accuracy_low']:.2%}, {best['test_accuracy_high']:.2%}], "
+            f"{best['flops_share']:.1%} of its FLOPs"
+            + (f" and {best['energy_share']:.1%} of its energy; " if summary.energy_source else "; ")
+            + f"on test {best['test_accuracy']:.2%} "
+            + f"[{best['test_accuracy_low']:.2%}, {best['test_accuracy_high']:.2%}], "
             f"the same network without exits {best['test_classic_accuracy']:.2%}"
         )
     static = summary.best_static
@@ -66,25 +73,34 @@ def front_lines(summary: FrontSummary) -> list[str]:
 
 def _front_table(summary: FrontSummary) -> Table:
     table = Table(title="front: chosen on validation, reported on test", title_justify="left")
-    for name in ("network", "point", "policy", "statistic"):
-        table.add_column(name, no_wrap=True)
-    for name in ("beta", "start", "accuracy", "FLOPs", "energy", "test", "95 %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    texts = ["trial_id", "number", "policy", "statistic"]
+    # A column that says the same in every row says nothing.
+    texts += [name for name in ("precision", "dvfs") if len(set(summary.points[name])) > 1]
+    numbers = {"beta": ".4g", "start_layer": ".0f", "accuracy": ".2%", "flops_share": ".1%", "energy_share": ".1%"}
+    if summary.latency_source:
+        numbers["latency_share"] = ".1%"
+    for name in texts:
+        table.add_column(_HEADINGS.get(name, name), no_wrap=True)
+    for name in [*numbers, "test", "95 %"]:
+        table.add_column(_HEADINGS.get(name, name), justify="right", no_wrap=True)
     for row in summary.points.to_dict("records"):
         table.add_row(
-            str(row["trial_id"]),
-            str(row["number"]),
-            str(row["policy"]),
-            str(row["statistic"]),
-            _text(row["beta"], ".4g"),
-            _text(row["start_layer"], ".0f"),
-            f"{row['accuracy']:.2%}",
-            f"{row['flops_share']:.1%}",
-            f"{row['energy_share']:.1%}",
+            *(str(row[name]) for name in texts),
+            *(_text(row[name], form) for name, form in numbers.items()),
             f"{row['test_accuracy']:.2%}",
             f"{row['test_accuracy_low']:.1%}-{row['test_accuracy_high']:.1%}",
         )
     return table
+
+
+_HEADINGS = {
+    "trial_id": "network",
+    "number": "point",
+    "start_layer": "start",
+    "flops_share": "FLOPs",
+    "energy_share": "energy",
+    "latency_share": "latency",
+}
 
 
 def _text(value: Any, form: str) -> str:

@@ -118,7 +118,7 @@ def test_names_cost_only_what_they_need(code, allowed):
 
 def test_a_machine_with_only_torch_runs_all_but_the_search():
     """Neither Ray nor Optuna, of which a submodule is enough to fail."""
-    modules = "study.training, study.inference, study.trace, study.walks, study.fronts, study.costs.energy"
+    modules = "study.training, study.inference, study.trace, study.walks, study.fronts, study.costs.device_models"
     assert loaded(f"import {modules}", ["torch", "ray", "optuna"]) == ["torch"]
 
 

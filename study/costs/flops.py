@@ -1,12 +1,16 @@
-"""FLOPs, weights and activations of every segment and head, counted on one image."""
+"""FLOPs, weights, parameters and activations of every segment and head, counted on one image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from study.networks.multi_exit import MultiExitNetwork
@@ -23,6 +27,17 @@ class Work:
     """Parameters and buffers read."""
     activation_elements: float
     """Elements of the part's input and output."""
+    parameters: float = 0.0
+    """Learnable elements of the modules that ran, buffers excluded."""
+    peak_activation_elements: float = 0.0
+    """Feature-map elements alive at once, at most, while the part runs.
+
+    While an operation runs, alive are its inputs, its output, and every other map that is still to be read: by a later
+    operation of the part (a skip while a residual block's convolutions run), or after it (the state that a segment
+    hands on; for a head the whole state, because the image may go on). Element-wise operations and batch normalisation
+    write over an input of the same size that nothing reads later, whether or not the library does so. Weights and the
+    workspace of a kernel are not counted.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,24 @@ class NetworkWork:
         """``[E]``."""
         return np.array([work.flops for work in self.heads])
 
+    @property
+    def parameters_at_exits(self) -> Floats:
+        """``[E+1]``, of the network cut at each exit: its segments and this exit's head; last, the one without exits.
+
+        What a head shares with others counts whole: a codebook, linear layers, and the vector of E window scales.
+        """
+        heads = np.array([*(work.parameters for work in self.heads), 0.0])
+        parameters: Floats = heads + np.cumsum([work.parameters for work in self.segments])
+        return parameters
+
+    @property
+    def peak_activation_elements_at_exits(self) -> Floats:
+        """``[E+1]``, of the network cut at each exit (as above): the largest peak of the parts that it runs."""
+        heads = np.array([*(work.peak_activation_elements for work in self.heads), 0.0])
+        segments = np.array([work.peak_activation_elements for work in self.segments])
+        peaks: Floats = np.maximum(heads, np.maximum.accumulate(segments))
+        return peaks
+
 
 def count_work(network: MultiExitNetwork) -> NetworkWork:
     """Count by running one zero image through each part (``torch.utils.flop_counter``).
@@ -62,7 +95,7 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
         for exit, segment in enumerate(network.segments, start=1):
             work, state = _measure(segment, state, state)
             segments.append(work)
-            work, _ = _measure(network.heads, state[:1], state[0], exit)
+            work, _ = _measure(network.heads, state[:1], state[0], exit, kept=state)
             heads.append(work)
         work, _ = _measure(network.classifier, state, state)
         segments.append(work)
@@ -71,12 +104,22 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
     return NetworkWork(tuple(segments), tuple(heads), step)
 
 
-def _measure(part: nn.Module, read: tuple[Tensor, ...], *arguments: object) -> tuple[Work, tuple[Tensor, ...]]:
-    """Run a part; returns its work and its output as a tuple. Only the modules that ran are charged for weights."""
+def _measure(
+    part: nn.Module, read: tuple[Tensor, ...], *arguments: object, kept: tuple[Tensor, ...] = ()
+) -> tuple[Work, tuple[Tensor, ...]]:
+    """Run a part; returns its work and its output as a tuple. Only the modules that ran are charged for weights.
+
+    Args:
+        part: a segment, the heads or the classifier.
+        read: the tensors of the state that it reads.
+        arguments: what it is called with.
+        kept: tensors that must outlast it, besides its output.
+    """
     ran: list[nn.Module] = []
     hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in part.modules()]
+    recorder = _Recorder(ignored=_buffers([*part.parameters(), *part.buffers()]))
     try:
-        with FlopCounterMode(display=False) as counter:
+        with recorder, FlopCounterMode(display=False) as counter:
             output = part(*arguments)
     finally:
         for hook in hooks:
@@ -84,11 +127,95 @@ def _measure(part: nn.Module, read: tuple[Tensor, ...], *arguments: object) -> t
     written: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
     # A tensor that is only carried along stays where it is.
     new = [tensor for tensor in written if all(tensor is not old for old in read)]
-    tensors = [t for module in ran for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)]]
-    weights = {id(tensor): tensor.numel() for tensor in tensors if tensor.is_floating_point()}  # no batch counters
     work = Work(
         flops=float(counter.get_total_flops()),
-        weight_elements=float(sum(weights.values())),
+        weight_elements=_elements(t for m in ran for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)]),
         activation_elements=float(sum(tensor.numel() for tensor in [*read, *new])),
+        parameters=_elements(tensor for module in ran for tensor in module.parameters(recurse=False)),
+        peak_activation_elements=_peak(
+            recorder.operations, before=_buffers(read + kept), after=_buffers(written + kept)
+        ),
     )
     return work, written
+
+
+def _elements(tensors: Iterable[Tensor]) -> float:
+    """Elements of the distinct ones; counters of batches are no numbers of the network."""
+    return float(sum({id(tensor): tensor.numel() for tensor in tensors if tensor.is_floating_point()}.values()))
+
+
+_Buffers = Mapping[int, int]
+"""Elements of pieces of memory, by their addresses; a view is the same piece as what it views."""
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """What one operation read and wrote."""
+
+    read: _Buffers
+    written: _Buffers
+    element_wise: bool
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hooks for subclasses untyped
+    """Writes down every operation, also those that are no module (a residual addition).
+
+    Args:
+        ignored: memory that is no feature map.
+    """
+
+    def __init__(self, *, ignored: _Buffers) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[_Operation] = []
+        self._ignored = ignored
+        self._held: list[object] = []  # a freed tensor's address could come again as another's
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        result: object = function(*args, **kwargs)
+        self._held += [args, kwargs, result]
+        inputs, outputs = tree_leaves((args, kwargs)), tree_leaves(result)
+        element_wise = torch.Tag.pointwise in function.tags
+        if "batch_norm" in function.name():
+            outputs, element_wise = outputs[:1], True  # then come a batch's statistics, which serve only training
+        read, written = (
+            {address: count for address, count in _buffers(leaves).items() if address not in self._ignored}
+            for leaves in (inputs, outputs)
+        )
+        self.operations.append(_Operation(read, written, element_wise))
+        return result
+
+
+def _buffers(leaves: Iterable[object]) -> _Buffers:
+    """The memory of those that are tensors of floats (the indices of a max-pool serve only training)."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    storages = [(tensor.untyped_storage(), tensor.element_size()) for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() // size for storage, size in storages}
+
+
+def _peak(operations: Sequence[_Operation], *, before: _Buffers, after: _Buffers) -> float:
+    """Most elements alive during one of the operations.
+
+    Args:
+        operations: in their order.
+        before: memory that holds maps when the first one starts.
+        after: memory that must hold its maps when the last one has ended.
+    """
+    last_use = dict.fromkeys(before, -1)
+    for index, operation in enumerate(operations):
+        last_use |= dict.fromkeys([*operation.read, *operation.written], index)
+    last_use |= dict.fromkeys(after, len(operations))
+
+    peak, alive = 0, dict(before)
+    for index, operation in enumerate(operations):
+        alive = {address: count for address, count in alive.items() if last_use[address] >= index}
+        alive |= {**operation.read, **operation.written}
+        total = sum(alive.values())
+        if operation.element_wise:
+            free = {count for address, count in operation.read.items() if last_use[address] == index}
+            new = [count for address, count in operation.written.items() if address not in operation.read]
+            total -= sum(count for count in new if count in free)
+        peak = max(peak, total)
+    return float(peak)

@@ -88,6 +88,10 @@ class Costs:
         """E."""
         return len(cast(Floats, self.head_flops))
 
+    def holds(self, measure: Measure) -> bool:
+        """Whether this profile has a measure."""
+        return getattr(self, f"segment_{measure}") is not None
+
     def parts(self, measure: str) -> tuple[Floats, Floats, float]:
         """``(segments [E+1], heads [E], engine step)`` of one measure.
 

@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
+from study.costs.dvfs import LevelCosts, Rule, Simulated, simulate
+from study.costs.flops import NetworkWork
+from study.costs.memory import Memory
 from study.costs.profile import Costs
 from study.errors import UserError
 from study.policies import Classic, Floats, Placed, Policy, Predictive, Static, Statistic, thresholds_from_logits
+from study.precisions import Precision
 from study.stored_traces import SplitLogits
 from study.trace import Trace
 from study.walks import Walk, replay
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frequencies:
+    """What the simulation of frequency scaling needs of a candidate."""
+
+    levels: LevelCosts
+    slack: float
+    """Share of the classic network's time at f_max that an answer may come later than it."""
+    period: float
+    """Seconds from one image to the next, the same for all candidates; what is left of it is spent idle."""
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A trained network as phase 2 sees it: its traces and its costs. No image, no weights."""
+    """A trained network at one precision as phase 2 sees it: its traces and its costs. No image, no weights."""
 
     weights: str
     """``<trial id>@<weights hash>``."""
     costs: Costs
     calibration: SplitLogits
     validation: SplitLogits
+    precision: Precision = "fp32"
+    work: NetworkWork | None = None
+    """Counted work of its parts; None: no memory is known."""
+    published: tuple[Floats, Floats] | None = None
+    """FLOPs of segments and heads by the published program's accounting."""
+    frequencies: Frequencies | None = None
+    """None where frequency scaling is not simulated."""
     _traces: dict[str, Trace] = field(default_factory=dict, repr=False, compare=False)
     _ratios: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
 
@@ -37,6 +60,11 @@ class Candidate:
         """E."""
         return self.costs.exit_count
 
+    @cached_property
+    def memory(self) -> Memory | None:
+        """Bytes of its parts at its precision and the costs' batch size."""
+        return None if self.work is None else Memory.of(self.work, self.precision, self.costs.batch_size)
+
     def trace(self, statistic: Statistic) -> Trace:
         """The validation trace with the thresholds that the calibration split gives."""
         if statistic not in self._traces:
@@ -46,6 +74,29 @@ class Candidate:
     def trace_of(self, split: SplitLogits, statistic: Statistic) -> Trace:
         """Another split's trace with the same thresholds."""
         return Trace(split.logits, split.labels, thresholds_from_logits(self.calibration.logits, statistic))
+
+    def cut_energies(self) -> Floats:
+        """``[E+1]`` joules of the network cut at each exit, and of the network without exits, at f_max; with frequency
+        scaling, an image's whole period is paid for, idle or busy.
+
+        Raises:
+            UserError: the costs hold no energies.
+        """
+        if self.frequencies is None:
+            segments, heads, _ = self.costs.parts("energy")
+            return np.asarray(segments.cumsum() + np.append(heads, 0.0))
+        exits = range(1, self.exit_count + 1)
+        policies: list[Policy] = [*(Static(exit) for exit in exits), Classic()]
+        one = Trace(self.validation.logits[:1], self.validation.labels[:1], np.ones(self.exit_count))
+        walks = [replay(one, policy) for policy in policies]
+        pairs = zip(walks, policies, strict=True)
+        return np.array([self.simulate(walk, "race_to_idle", policy).joules[0] for walk, policy in pairs])
+
+    def simulate(self, walk: Walk, rule: Rule, policy: Policy) -> Simulated:
+        """A walk under frequency scaling; needs ``frequencies``."""
+        plan = self.frequencies
+        assert plan is not None, "checked before the search"
+        return simulate(walk, plan.levels, rule=rule, policy=policy, slack=plan.slack, period=plan.period)
 
     def beta_at(self, statistic: Statistic, quantile: float) -> float:
         """The beta that a share ``quantile`` of all (sample, exit) ratios of the validation trace lies below.
@@ -66,29 +117,42 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class OperatingPoint:
-    """A network, the statistic of its thresholds and a policy."""
+    """A network at a precision, the statistic of its thresholds, a policy, and the rule that sets the frequency."""
 
     candidate: Candidate
     statistic: Statistic
     policy: Policy
     beta_quantile: float | None = None
+    dvfs: str = "none"
+    """``none`` or a :data:`study.costs.dvfs.Rule`."""
 
     @property
-    def key(self) -> tuple[str, str, Policy]:
-        """Equal for points that are the same: thresholds do not matter to a policy that compares nothing."""
+    def key(self) -> tuple[object, ...]:
+        """Equal for points that are the same: thresholds do not matter to a policy that compares nothing, nor rules to
+        one that predicts nothing."""
         compares = not isinstance(self.policy, Classic | Static)
-        return self.candidate.trial_id, self.statistic if compares else "", self.policy
+        knows = isinstance(self.policy, Predictive) or (not compares and self.dvfs == "deadline")
+        return (
+            self.candidate.weights,
+            self.candidate.precision,
+            self.statistic if compares else "",
+            self.policy,
+            self.dvfs if knows or self.dvfs == "none" else "race_to_idle",
+        )
 
     def settings(self) -> dict[str, Any]:
         """The point's columns in the tables."""
-        policy = self.policy
+        policy, candidate = self.policy, self.candidate
         row: dict[str, Any] = {
             "policy": type(policy).__name__.lower(),
             "beta": getattr(policy, "beta", None),
             "beta_quantile": self.beta_quantile,
             "start_layer": getattr(policy, "start_layer", None),
             "statistic": self.statistic,
-            "precision": "fp32",
+            "precision": candidate.precision,
+            "int8_execution": candidate.validation.int8_execution,
+            "dvfs": self.dvfs,
+            "dvfs_slack": candidate.frequencies.slack if candidate.frequencies else None,
         }
         if isinstance(policy, Placed):
             row["exits"] = list(policy.exits)
@@ -102,7 +166,11 @@ class OperatingPoint:
         """Replay the point on the validation split, or on another.
 
         Returns:
-            Its metrics as columns of the tables (without the split's name), the trace and the walk.
+            Its metrics as columns of the tables (without the split's name; those that the cost profile does not hold
+            are None), the trace and the walk.
+
+        Raises:
+            UserError: ``deadline`` cannot keep its deadline within the slack.
         """
         candidate, costs = self.candidate, self.candidate.costs
         trace = candidate.trace(self.statistic) if split is None else candidate.trace_of(split, self.statistic)
@@ -111,12 +179,32 @@ class OperatingPoint:
             "samples": len(trace.labels),
             "accuracy": walk.accuracy(trace.labels),
             "flops": float(costs.per_sample(walk, "flops").mean()),
-            "energy_joules": float(costs.per_sample(walk, "energy").mean()),
+            "bitops": float(costs.per_sample(walk, "bitops").mean()) if costs.holds("bitops") else None,
+            "energy_joules": None,
             "energy_source": costs.energy_source,
+            "latency_source": costs.seconds_source,
+            "device": costs.device,
+            "memory_bytes": candidate.memory.of_walk(walk) if candidate.memory else None,
             "mean_exit": float(walk.exit_index.mean()),
             "mean_heads_run": float(walk.heads_run.mean()),
             "classic_accuracy": float((trace.answers[:, -1] == trace.labels).mean()),
             "classic_flops": costs.classic("flops"),
-            "classic_energy_joules": costs.classic("energy"),
+            "classic_energy_joules": float(candidate.cut_energies()[-1]) if costs.holds("energy") else None,
+            "classic_latency_seconds": costs.classic("seconds") if costs.holds("seconds") else None,
         }
+        seconds = costs.per_sample(walk, "seconds") if costs.holds("seconds") else None
+        if self.dvfs != "none":
+            simulated = candidate.simulate(walk, cast(Rule, self.dvfs), self.policy)
+            seconds = simulated.seconds
+            metrics["energy_joules"] = float(simulated.joules.mean())
+            metrics["dvfs_smallest_slack"] = simulated.smallest_slack
+        elif costs.holds("energy"):
+            metrics["energy_joules"] = float(costs.per_sample(walk, "energy").mean())
+        if seconds is not None:
+            p50, p99 = np.quantile(seconds, [0.5, 0.99])
+            metrics |= {
+                "latency_mean_seconds": float(seconds.mean()),
+                "latency_p50_seconds": float(p50),
+                "latency_p99_seconds": float(p99),
+            }
         return metrics, trace, walk

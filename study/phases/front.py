@@ -11,23 +11,34 @@ import pandas as pd
 from results.intervals import wilson_interval
 from results.pareto import non_dominated
 from results.tables import SCHEMAS, rows_of
+from study.costs.profile import MEASURES
 from study.layer_statistics import exit_statistics
 from study.phases.candidates import Candidate
 from study.phases.operating_points import COLUMNS, point_of
-from study.policies import Classic, Statistic
+from study.policies import Classic, Floats, Statistic
+from study.precisions import FORMATS
 from study.stored_traces import SplitLogits
 from study.walks import replay
 
+_COSTS = (
+    "flops",
+    "bitops",
+    "energy_joules",
+    "latency_mean_seconds",
+    "latency_p50_seconds",
+    "latency_p99_seconds",
+)
 STATISTICS: tuple[Statistic, ...] = ("mean_logit", "mean_max")
 
 
 def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     """The rows of ``operating_points`` that no other row dominates on validation, cheapest first.
 
-    Rows of failed trials and repeats are left out. Of points that are equal in every objective the first is kept.
+    Rows of failed trials, repeats and points that break a constraint are left out. Of points that are equal in every
+    objective the first is kept.
     """
     columns = [COLUMNS[objective] for objective in objectives]
-    done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna()]
+    done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna() & points["feasible"].eq(True)]
     done = done.sort_values(["search", "number"]).drop_duplicates(subset=columns)
     values = done[columns].to_numpy(dtype=np.float64)
     values = values * np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
@@ -36,14 +47,17 @@ def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
 
 def front_on_test(
-    front: pd.DataFrame, candidates: Sequence[Candidate], test_logits: Callable[[str], SplitLogits], test_digest: str
+    front: pd.DataFrame,
+    candidates: Sequence[Candidate],
+    test_logits: Callable[[Candidate], SplitLogits],
+    test_digest: str,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Replay the points of a front on the test split.
 
     Args:
         front: from :func:`front_of`.
         candidates: the networks of its points.
-        test_logits: trial id -> the network's test trace.
+        test_logits: the test trace of a candidate.
         test_digest: names the test images.
 
     Returns:
@@ -53,7 +67,7 @@ def front_on_test(
     rows, exit_rows = [], []
     for stored in rows_of(front):
         point = point_of(stored, candidates)
-        metrics, trace, walk = point.evaluate(test_logits(point.candidate.trial_id))
+        metrics, trace, walk = point.evaluate(test_logits(point.candidate))
         low, high = wilson_interval(metrics["accuracy"], metrics["samples"])
         rows.append(
             {
@@ -62,8 +76,7 @@ def front_on_test(
                 "test_accuracy": metrics["accuracy"],
                 "test_accuracy_low": low,
                 "test_accuracy_high": high,
-                "test_flops": metrics["flops"],
-                "test_energy_joules": metrics["energy_joules"],
+                **{f"test_{name}": metrics.get(name) for name in _COSTS},
                 "test_classic_accuracy": metrics["classic_accuracy"],
                 "test_digest": test_digest,
             }
@@ -87,37 +100,66 @@ def network_exit_rows(candidate: Candidate) -> list[dict[str, Any]]:
 def _exit_rows(
     statistics: pd.DataFrame, candidate: Candidate, split: str, statistic: str, point: int | None
 ) -> list[dict[str, Any]]:
-    segments, heads, _ = candidate.costs.parts("energy")
+    costs, work = candidate.costs, candidate.work
     known: Mapping[str, Any] = {
         "trial_id": candidate.trial_id,
         "point": point,
-        "precision": "fp32",
+        "precision": candidate.precision,
+        "int8_execution": candidate.validation.int8_execution,
         "split": split,
         "statistic": statistic,
     }
-    statistics = statistics.assign(cumulative_energy_joules=segments.cumsum() + np.append(heads, 0.0))
+    if costs.holds("energy"):
+        statistics["cumulative_energy_joules"] = candidate.cut_energies()
+    if costs.holds("seconds"):
+        statistics["cumulative_seconds"] = _of_cuts(*costs.parts("seconds")[:2])
+    if costs.holds("bitops"):
+        statistics["cumulative_bitops"] = _of_cuts(*costs.parts("bitops")[:2])
+    if candidate.published is not None:
+        statistics["cumulative_flops_published"] = _of_cuts(*candidate.published)
+    if work is not None and candidate.memory is not None:
+        statistics["parameters"] = work.parameters_at_exits
+        bytes_each = FORMATS[candidate.precision].backbone.map_bytes * costs.batch_size
+        statistics["peak_activation_bytes"] = work.peak_activation_elements_at_exits * bytes_each
+        statistics["memory_bytes"] = candidate.memory.of_cuts()
     return [{**row, **known} for row in rows_of(statistics)]
 
 
-def cost_rows(candidate: Candidate, batch_size: int) -> list[dict[str, Any]]:
+def _of_cuts(segments: Floats, heads: Floats) -> Floats:
+    """``[E+1]``: what the network cut at each exit costs."""
+    return np.asarray(segments.cumsum() + np.append(heads, 0.0))
+
+
+def cost_rows(candidate: Candidate) -> list[dict[str, Any]]:
     """Rows of the table ``costs``."""
-    costs = candidate.costs
-    flops, energy = costs.parts("flops"), costs.parts("energy")
-    parts = [
-        *(("segment", number, flops[0][number - 1], energy[0][number - 1]) for number in range(1, len(flops[0]) + 1)),
-        *(("head", number, flops[1][number - 1], energy[1][number - 1]) for number in range(1, len(flops[1]) + 1)),
-        ("engine_step", 1, flops[2], energy[2]),
-    ]
-    return [
-        {
-            "trial_id": candidate.trial_id,
-            "precision": "fp32",
-            "batch_size": batch_size,
-            "part": part,
-            "number": number,
-            "flops": float(part_flops),
-            "energy_joules": float(part_energy),
-            "energy_source": costs.energy_source,
-        }
-        for part, number, part_flops, part_energy in parts
-    ]
+    costs, work = candidate.costs, candidate.work
+    measures = {
+        "energy_joules" if measure == "energy" else measure: costs.parts(measure)
+        for measure in MEASURES
+        if costs.holds(measure)
+    }
+    if candidate.published is not None:
+        measures["flops_published"] = (*candidate.published, 0.0)
+    if work is not None:
+        bytes_each = FORMATS[candidate.precision].backbone.map_bytes * costs.batch_size
+        for column, attribute, unit in (
+            ("parameters", "parameters", 1),
+            ("peak_activation_bytes", "peak_activation_elements", bytes_each),
+        ):
+            of_parts = [np.array([getattr(part, attribute) for part in parts]) for parts in (work.segments, work.heads)]
+            measures[column] = (of_parts[0] * unit, of_parts[1] * unit, 0.0)
+    known = {
+        "trial_id": candidate.trial_id,
+        "precision": candidate.precision,
+        "batch_size": costs.batch_size,
+        "energy_source": costs.energy_source,
+        "seconds_source": costs.seconds_source,
+        "device": costs.device,
+    }
+    exits = candidate.exit_count
+    numbers = [("segment", exit) for exit in range(1, exits + 2)] + [("head", exit) for exit in range(1, exits + 1)]
+    rows = []
+    for row, (part, number) in enumerate([*numbers, ("engine_step", 1)]):
+        values = {column: float(np.concatenate([*parts[:2], [parts[2]]])[row]) for column, parts in measures.items()}
+        rows.append({**known, "part": part, "number": number, **values})
+    return rows

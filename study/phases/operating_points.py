@@ -24,7 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from results.files import write_atomic
-from results.tables import next_part, part_count, read_table, rows_of, write_part
+from results.tables import SCHEMAS, next_part, part_count, read_table, rows_of, write_part
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
@@ -33,8 +33,17 @@ from study.policies import Classic, Hierarchical, Placed, Policy, Predictive, St
 from study.progress import Task
 
 TABLE = "operating_points"
-COLUMNS = {"accuracy": "accuracy", "flops": "flops", "energy": "energy_joules"}
-"""Objective -> column of the tables."""
+COLUMNS = {
+    "accuracy": "accuracy",
+    "flops": "flops",
+    "bitops": "bitops",
+    "energy": "energy_joules",
+    "latency_mean": "latency_mean_seconds",
+    "latency_p50": "latency_p50_seconds",
+    "latency_p99": "latency_p99_seconds",
+    "memory": "memory_bytes",
+}
+"""Objective or constraint -> column of the tables."""
 
 
 def search(
@@ -109,9 +118,11 @@ def _one_trial(
         if point.key in known:
             row["repeat_of"] = known[point.key]
             original = by_number[known[point.key]]
-            metrics = {column: original[column] for column in _METRICS}
+            metrics = {column: original.get(column) for column in _METRICS}
         else:
             metrics = {"split": "validation", **point.evaluate()[0]}
+            exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy(candidates))
+            metrics |= {"constraints": json.dumps(exceeded), "feasible": all(x <= 0 for x in exceeded.values())}
         values = [metrics[COLUMNS[objective]] for objective in spec.objectives]
         if not np.isfinite(values).all():
             raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
@@ -119,6 +130,8 @@ def _one_trial(
         study.tell(trial, state=TrialState.FAIL)
         row |= {"state": "FAIL", "error": str(error)}
     else:
+        for name, exceeded in json.loads(metrics["constraints"]).items():
+            trial.set_constraint(name, exceeded)
         study.tell(trial, values)
         row |= {"state": "COMPLETE", **metrics}
         known.setdefault(point.key, number)
@@ -127,19 +140,31 @@ def _one_trial(
     return row
 
 
-_METRICS = (
-    "split",
-    "samples",
-    "accuracy",
-    "flops",
-    "energy_joules",
-    "energy_source",
-    "mean_exit",
-    "mean_heads_run",
-    "classic_accuracy",
-    "classic_flops",
-    "classic_energy_joules",
-)
+_NAMES = SCHEMAS[TABLE].names
+_METRICS = _NAMES[_NAMES.index("split") : _NAMES.index("sampler")]
+"""Columns that a point's settings decide."""
+
+
+def reference_accuracy(candidates: Sequence[Candidate]) -> float:
+    """Validation accuracy of the best classic network, in fp32 where that is searched: what a drop is counted from."""
+    full = [candidate for candidate in candidates if candidate.precision == "fp32"] or list(candidates)
+    return max(
+        float((candidate.validation.logits[:, -1].argmax(axis=1) == candidate.validation.labels).mean())
+        for candidate in full
+    )
+
+
+def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], reference: float) -> dict[str, float]:
+    """By how much each limit is exceeded; kept where it is 0 or below.
+
+    A drop of accuracy is told as a share of images, all others relative to their limit, so that they compare.
+    """
+    return {
+        name: reference - metrics["accuracy"] - limit
+        if name == "accuracy_drop"
+        else float(metrics[COLUMNS[name]]) / limit - 1
+        for name, limit in limits.items()
+    }
 
 
 def suggest(
@@ -149,17 +174,19 @@ def suggest(
 
     ``beta: auto`` searches the quantile of each trace's ratios, so that one dimension suits every network.
     """
-    names = [candidate.trial_id for candidate in candidates]
-    chosen = names[0] if len(names) == 1 else trial.suggest_categorical("network", names)
-    candidate = candidates[names.index(str(chosen))]
+    names = list(dict.fromkeys(candidate.trial_id for candidate in candidates))
+    chosen = names[0] if len(names) == 1 else str(trial.suggest_categorical("network", names))
+    candidate = find_candidate(candidates, chosen, _suggest(trial, "quantization", spec.quantization))
+    dvfs = str(_suggest(trial, "dvfs", spec.dvfs))
     exits = candidate.exit_count
     # Networks of different depth have exits of their own: their dimensions carry the depth in their names.
     depth = f"_of_{exits}" if len({other.exit_count for other in candidates}) > 1 else ""
     kind = _suggest(trial, "policy", spec.policy)
     if kind == "classic":
-        return OperatingPoint(candidate, "mean_logit", Classic())
+        return OperatingPoint(candidate, "mean_logit", Classic(), dvfs=dvfs)
     if kind == "static":
-        return OperatingPoint(candidate, "mean_logit", Static(trial.suggest_int(f"static_exit{depth}", 1, exits)))
+        exit = trial.suggest_int(f"static_exit{depth}", 1, exits)
+        return OperatingPoint(candidate, "mean_logit", Static(exit), dvfs=dvfs)
     statistic = _suggest(trial, "statistic", spec.statistic)
     if statistic not in ("mean_logit", "mean_max"):
         raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
@@ -183,7 +210,12 @@ def suggest(
             max_jump = int(_suggest(trial, "max_jump", spec.max_jump))
             policy = Predictive(beta, start_layer, max_jump, _suggest(trial, "overshoot", spec.overshoot))
     policy.first_exit(exits)
-    return OperatingPoint(candidate, statistic, policy, quantile)
+    return OperatingPoint(candidate, statistic, policy, quantile, dvfs)
+
+
+def find_candidate(candidates: Sequence[Candidate], trial_id: str, precision: str) -> Candidate:
+    """The candidate of a network at a precision."""
+    return next(c for c in candidates if (c.trial_id, c.precision) == (trial_id, precision))
 
 
 def _suggest(trial: optuna.trial.BaseTrial, name: str, choice: Choice) -> Any:
@@ -265,6 +297,8 @@ def _rebuild(
                     f"sampler {spec.sampler} does not repeat trial {number} of the stored search, which was made with "
                     "other versions; remove the table operating_points to search again"
                 )
+            for limit, exceeded in json.loads(row["constraints"] or "{}").items():
+                trial.set_constraint(limit, exceeded)
             study.tell(trial, values if complete else None, state=None if complete else TrialState.FAIL)
             continue
         distributions = {key: json_to_distribution(d) for key, d in json.loads(row["distributions"]).items()}
@@ -274,6 +308,7 @@ def _rebuild(
                 params=json.loads(row["params"]),
                 distributions=distributions,
                 values=values if complete else None,
+                constraints=json.loads(row["constraints"] or "{}"),
             )
         )
 
@@ -290,7 +325,7 @@ def _stored_rows(tables: Path, name: str) -> list[dict[str, Any]]:
 
 def point_of(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> OperatingPoint:
     """The operating point that a row of the table describes."""
-    candidate = next(c for c in candidates if c.trial_id == row["trial_id"])
+    candidate = find_candidate(candidates, row["trial_id"], row["precision"])
     kind, beta = row["policy"], row["beta"]
     policy: Policy
     if kind == "classic":
@@ -303,4 +338,4 @@ def point_of(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> Operati
         policy = Hierarchical(beta, int(row["start_layer"]))
     else:
         policy = Predictive(beta, int(row["start_layer"]), int(row["max_jump"]), row["overshoot"])
-    return OperatingPoint(candidate, row["statistic"], policy, row["beta_quantile"])
+    return OperatingPoint(candidate, row["statistic"], policy, row["beta_quantile"], row["dvfs"])

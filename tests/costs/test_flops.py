@@ -1,11 +1,20 @@
-"""FLOPs against counts by hand: 2 x multiply-accumulates of convolutions and linear layers."""
+"""FLOPs (2 x multiply-accumulates of convolutions and linear layers), parameters, activations: all by hand."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from study.costs.flops import NetworkWork, count_work
-from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
+from study.networks import (
+    ExitPoint,
+    FeatureClassifier,
+    HeadSettings,
+    MultiExitNetwork,
+    NetworkSettings,
+    Segmented,
+    build_network,
+)
 
 
 def network(backbone: str, *, classes=10, image_size=32, channels=3, width=1.0, kind="bof") -> MultiExitNetwork:
@@ -119,6 +128,132 @@ def test_resnet_activations_count_the_skip_once(resnet34):
     one = 64 * 32 * 32
     assert resnet34.segments[1].activation_elements == 3 * one  # feature, skip, output
     assert resnet34.segments[2].activation_elements == 2 * one  # input, output
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+
+def bof_head(channels: int, exits: int, grid: int = 2) -> int:
+    """Codebook (1x1 convolution onto 64 codewords with bias, 3 scalars), a scale for each exit, linear layers."""
+    hidden = 4 * 64 * 64 + 64 if grid == 2 else 0
+    return (64 * channels + 64 + 3) + exits + hidden + (64 * 10 + 10)
+
+
+def test_vgg19_parameters_by_hand(vgg19):
+    """Kernels without biases, batch norms (scale and shift of 5,504 channels), biases, and the linear layer.
+
+    kernels    9 x (3 x 64 + 64^2 + 64 x 128 + 128^2 + 128 x 256 + 3 x 256^2 + 256 x 512 + 7 x 512^2)  =  20,018,880
+    norms      2 x 5,504                                                                               =      11,008
+    biases     5,504                                                                                   =       5,504
+    classifier 512 x 10 + 10                                                                           =       5,130
+    """
+    at_exits = vgg19.parameters_at_exits
+    assert at_exits.shape == (21,)
+    assert at_exits[20] == 20_018_880 + 11_008 + 5_504 + 5_130 == 20_040_522
+    conv1_1, conv1_2 = 27 * 64 + 3 * 64, 9 * 64 * 64 + 3 * 64
+    assert at_exits[0] == conv1_1 + bof_head(64, exits=20)
+    assert at_exits[1] == conv1_1 + conv1_2 + bof_head(64, exits=20)  # the same head, once
+    assert at_exits[2] == conv1_1 + conv1_2 + bof_head(64, exits=20, grid=1)  # a pool has none
+    assert at_exits[19] == at_exits[20] - 5_130 + bof_head(512, exits=20, grid=1)
+
+
+def test_resnet34_parameters_by_hand(resnet34):
+    """No convolution has a bias; batch norms have 8,512 channels, 64 + 6 x 64 + 9 x 128 + 13 x 256 + 7 x 512.
+
+    stem       9 x 3 x 64                                       =      1,728
+    stage 1    6 of 9 x 64^2                                    =    221,184
+    stage 2    9 x 64 x 128,  7 of 9 x 128^2,  64 x 128         =  1,114,112
+    stage 3    9 x 128 x 256, 11 of 9 x 256^2, 128 x 256        =  6,815,744
+    stage 4    9 x 256 x 512, 5 of 9 x 512^2,  256 x 512        = 13,107,200
+    norms      2 x 8,512                                        =     17,024
+    classifier 512 x 10 + 10                                    =      5,130
+    """
+    by_hand = [1_728, 221_184, 1_114_112, 6_815_744, 13_107_200, 17_024, 5_130]
+    at_exits = resnet34.parameters_at_exits
+    assert at_exits.shape == (33,)
+    assert at_exits[32] == sum(by_hand) == 21_282_122
+    one = 9 * 64 * 64 + 2 * 64
+    assert at_exits[0] == 1_728 + 2 * 64 + one + bof_head(64, exits=32)
+    # A projection (1x1 convolution and batch norm) belongs to its block's second segment.
+    assert resnet34.segments[6].parameters == 9 * 64 * 128 + 2 * 128
+    assert resnet34.segments[7].parameters == 9 * 128 * 128 + 64 * 128 + 4 * 128
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "resnet18"])
+def test_parameters_of_the_whole_backbone_are_those_that_torch_lists(backbone):
+    net = network(backbone, width=0.125)
+    assert count_work(net).parameters_at_exits[-1] == sum(p.numel() for p in net.backbone.parameters())
+
+
+# --- peak of activations ---------------------------------------------------------------------------------------------
+
+
+def test_vgg19_peaks_by_hand(vgg19):
+    """A convolution needs its input and its output; batch norm and ReLU write over it."""
+    segments = [part.peak_activation_elements for part in vgg19.segments]
+    assert segments[0] == 3 * 32**2 + 64 * 32**2
+    assert segments[1] == 2 * 64 * 32**2
+    assert segments[2] == 64 * 32**2 + 64 * 16**2  # max-pool, without its indices
+    assert segments[3] == 64 * 16**2 + 128 * 16**2
+    assert segments[20] == 512 * 2**2 + 512  # max-pool to one pixel; the linear layer needs less
+
+
+def test_resnet34_peaks_keep_the_skip(resnet34):
+    """One map of stage 1 has 64 x 32^2 = 65,536 elements, one of stage 2 half as many."""
+    one, half = 64 * 32**2, 128 * 16**2
+    segments = [part.peak_activation_elements for part in resnet34.segments]
+    # The stem's convolution needs less than conv1, whose input is the skip.
+    assert segments[0] == 2 * one
+    assert segments[1] == 3 * one  # conv2: its input, its output, the skip
+    assert segments[2] == 2 * one  # conv1, whose input is the next skip
+    assert segments[6] == one + half
+    # conv2: skip, input, output. Then the projection: skip, its output, conv2's output. The addition: two halves.
+    assert segments[7] == one + 2 * half
+    assert segments[8] == 2 * half
+    assert segments[32] == 512 * 4**2 + 512
+
+
+def test_peaks_of_heads_keep_the_whole_state(vgg19, resnet34):
+    """Bag-of-Features: the feature, 64 similarities a pixel, their sum at each pixel; and the skip, where one waits."""
+    pixels = 32**2
+    assert vgg19.heads[0].peak_activation_elements == (64 + 64 + 1) * pixels
+    assert resnet34.heads[0].peak_activation_elements == (64 + 64 + 64 + 1) * pixels
+    assert resnet34.heads[1].peak_activation_elements == (64 + 64 + 1) * pixels
+    assert resnet34.heads[6].peak_activation_elements == 64 * pixels + (128 + 64 + 1) * 16**2  # the skip is stage 1's
+
+
+def test_peaks_at_exits_by_hand(resnet34):
+    """Exit 1's own head is the largest part there; from exit 2 on it is conv2 of stage 1, or a head with a skip."""
+    pixels = 32**2
+    at_exits = resnet34.peak_activation_elements_at_exits
+    assert at_exits.shape == (33,)
+    assert at_exits[0] == (64 + 64 + 64 + 1) * pixels
+    assert at_exits[1] == 3 * 64 * pixels  # the head of exit 1 is not there any more
+    assert at_exits[2] == at_exits[0]
+    assert set(at_exits[6:]) == {3 * 64 * pixels}
+
+
+class WideMiddle(nn.Module):
+    """An element-wise layer whose input is read again, a layer as a function, and a view."""
+
+    def forward(self, state: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        image = state[0]
+        activated = image.sigmoid()  # the image is still needed: a second map
+        both = torch.cat([image, activated], dim=1)  # four maps
+        return (both.flatten(2).relu().mean(dim=2)[:, :, None, None],)
+
+
+def test_peak_follows_what_is_read_again():
+    """16 pixels of one plane: image, its sigmoid, and both side by side."""
+
+    model = nn.Sequential(WideMiddle(), nn.Flatten(), nn.Linear(2, 3))
+    exits = (ExitPoint("only", "only", "only", grid=1),)
+    segmented = Segmented(model, (model[0],), FeatureClassifier(*model[1:]), exits)
+    net = MultiExitNetwork(segmented, HeadSettings(kind="linear"), classes=3, input_shape=(1, 4, 4))
+    work = count_work(net)
+    assert work.segments[0].peak_activation_elements == 16 + 16 + 32
+    assert work.segments[1].peak_activation_elements == 2 + 3
+    assert work.heads[0].peak_activation_elements == 2 + 2 + 3  # the state, its average over one pixel, the logits
 
 
 # --- any network -----------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ COSTS = Costs(
     segment_energy=[1.0, 2.0, 1.0, 2.0, 1.0],
     head_energy=[0.1] * 4,
     energy_source="modelled:test",
+    batch_size=8,
 )
 CANDIDATE = Candidate("one@w", COSTS, split(1, 30), split(2, 50))
 TEST = split(3, 70)
@@ -56,6 +57,7 @@ def points(seed: int, count: int = 120, levels: int = 8) -> pd.DataFrame:
             "number": rng.permutation(count),
             "state": rng.choice(["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"], count),
             "repeat_of": rng.choice([np.nan, np.nan, 3.0], count),
+            "feasible": rng.choice([True, True, False], count),
             "accuracy": accuracy / levels,
             "flops": (accuracy + rng.integers(0, 3, count)) * 1e9,
             "energy_joules": rng.integers(0, levels, count) * 0.1,
@@ -66,6 +68,7 @@ def points(seed: int, count: int = 120, levels: int = 8) -> pd.DataFrame:
 def plain_front(table: pd.DataFrame, columns: list[str]) -> dict[tuple[float, ...], tuple[str, int]]:
     """Objectives of the front -> (search, number) of the point that is kept; O(n^2), straight from the definition."""
     rows = [r for r in table.to_dict("records") if r["state"] == "COMPLETE" and np.isnan(r["repeat_of"])]
+    rows = [r for r in rows if r["feasible"]]
 
     def dominates(one, other) -> bool:
         no_worse = one["accuracy"] >= other["accuracy"] and all(one[c] <= other[c] for c in columns[1:])
@@ -107,7 +110,7 @@ def stored_points(tmp_path) -> pd.DataFrame:
         point = OperatingPoint(CANDIDATE, "mean_max", policy)
         metrics = point.evaluate()[0]
         rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings(), **metrics})
-    done = {"state": "COMPLETE", "split": "validation"}
+    done = {"state": "COMPLETE", "split": "validation", "feasible": True}
     write_part(tmp_path, "operating_points", [{**row, **done} for row in rows])
     return read_table(tmp_path, "operating_points")
 
@@ -117,7 +120,7 @@ def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
     rows, exit_rows = front.front_on_test(table, [CANDIDATE], lambda name: asked.append(name) or TEST, "t3st")
     thresholds = thresholds_from_logits(CANDIDATE.calibration.logits, "mean_max")
     trace = Trace(TEST.logits, TEST.labels, thresholds)
-    assert set(asked) == {"one"} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)
+    assert set(asked) == {CANDIDATE} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)
     for row, policy in zip(rows, POLICIES, strict=True):
         walk = replay(trace, policy)
         assert row["test_accuracy"] == (walk.predictions == TEST.labels).mean()
@@ -149,7 +152,7 @@ def test_a_network_s_own_statistics_and_costs(tmp_path):
         assert [r["accuracy_all"] for r in layers] == [(trace.answers[:, e] == trace.labels).mean() for e in range(5)]
         assert [r["cumulative_flops"] for r in layers] == [4.5, 7.25, 12.5, 14.25, 15.0]
         assert [r["cumulative_energy_joules"] for r in layers] == pytest.approx([1.1, 3.1, 4.1, 6.1, 7.0])
-    costs = front.cost_rows(CANDIDATE, batch_size=8)
+    costs = front.cost_rows(CANDIDATE)
     by_part = {part: [r["flops"] for r in costs if r["part"] == part] for part in ("segment", "head", "engine_step")}
     assert by_part == {"segment": [4, 3, 5, 2, 1], "head": [0.5, 0.25, 0.5, 0.25], "engine_step": [0.125]}
     assert {(row["energy_source"], row["batch_size"]) for row in costs} == {("modelled:test", 8)}

@@ -14,7 +14,7 @@ from results.files import write_atomic
 from results.tables import SCHEMAS, TableError, part_count, read_table, rows_of, write_part
 
 SAMPLES = {pa.string(): "text", pa.int64(): 2**40 + 1, pa.float64(): 0.1, pa.list_(pa.int64()): [3, 1]}
-SAMPLES[pa.list_(pa.float64())] = [0.5, 0.25]
+SAMPLES |= {pa.list_(pa.float64()): [0.5, 0.25], pa.bool_(): True}
 
 
 def full_row(name: str) -> dict[str, object]:

@@ -1,0 +1,59 @@
+"""Memory that a network needs at inference: weights of the parts that are kept, and the largest maps alive at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from study.costs.flops import NetworkWork, Work
+from study.policies import Floats
+from study.precisions import FORMATS, NumberFormat, Precision
+from study.walks import Walk
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Memory:
+    """Bytes of every part of a network with E exits."""
+
+    segment_weights: Floats
+    """``[E+1]``; the last entry is the classifier's."""
+    head_weights: Floats
+    """``[E]``; what heads share counts for each."""
+    segment_maps: Floats
+    """``[E+1]``: the largest maps alive at once while a batch runs through the part."""
+    head_maps: Floats
+    """``[E]``."""
+
+    @classmethod
+    def of(cls, work: NetworkWork, precision: Precision, batch_size: int) -> Memory:
+        """From counted elements, at a precision and batch size."""
+        formats = FORMATS[precision]
+        return cls(
+            segment_weights=_weights(work.segments, formats.backbone),
+            head_weights=_weights(work.heads, formats.heads),
+            segment_maps=_maps(work.segments, formats.backbone) * batch_size,
+            head_maps=_maps(work.heads, formats.heads) * batch_size,
+        )
+
+    def of_walk(self, walk: Walk) -> float:
+        """Bytes for a program that keeps just the parts that some image of the walk ran."""
+        depth = int(walk.exit_index.max())
+        tried = walk.tried.any(axis=0)
+        weights = self.segment_weights[:depth].sum() + self.head_weights[tried].sum()
+        maps = max(self.segment_maps[:depth].max(), self.head_maps[tried].max(initial=0.0))
+        return float(weights + maps)
+
+    def of_cuts(self) -> Floats:
+        """``[E+1]``, of the network cut at each exit; the last entry is the network without exits."""
+        weights = self.segment_weights.cumsum() + np.append(self.head_weights, 0.0)
+        maps = np.maximum(np.maximum.accumulate(self.segment_maps), np.append(self.head_maps, 0.0))
+        return np.asarray(weights + maps)
+
+
+def _weights(parts: tuple[Work, ...], number: NumberFormat) -> Floats:
+    return np.array([part.parameters * number.weight_bytes for part in parts])
+
+
+def _maps(parts: tuple[Work, ...], number: NumberFormat) -> Floats:
+    return np.array([part.peak_activation_elements * number.map_bytes for part in parts])
