@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from results.tables import TableError
-from search_spaces.spec import SpecError, bundled, load_space, parse_change
+from search_spaces.spec import SpecError, load_space, parse_change
 from study.errors import UserError
+from study.options import add_evaluate, add_front, add_profile, add_run, add_status, add_train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,11 +45,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=metadata.version("predictive-exit"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands.add_parser("run", help="run a study, or go on with it"))
-    _add_train(commands.add_parser("train", help="train one network, without Ray"))
-    _add_evaluate(commands.add_parser("evaluate", help="evaluate one network, without Ray"))
-    _add_front(commands.add_parser("front", help="print, write or draw the front of a study"))
-    _add_status(commands.add_parser("status", help="what of a study is done and what is left"))
+    for name, add, run, text in (
+        ("run", add_run, _run, "run a study, or go on with it"),
+        ("train", add_train, _train, "train one network, without Ray"),
+        ("evaluate", add_evaluate, _evaluate, "evaluate one network, without Ray"),
+        ("profile", add_profile, _profile, "measure what a network costs on this device"),
+        ("front", add_front, _front, "print, write or draw the front of a study"),
+        ("status", add_status, _status, "what of a study is done and what is left"),
+    ):
+        command = commands.add_parser(name, help=text)
+        add(command)
+        command.set_defaults(run=run)
     return parser
 
 
@@ -57,108 +64,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("space", help=f"a study file, or one that comes with the program: {', '.join(bundled())}")
-    parser.add_argument("--storage", default="runs", metavar="DIR", help="parent of the run folders (default: runs)")
-    parser.add_argument("--name", help="name of the run folder (default: the study's)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set backbones.epochs=5")
-    _add_image_source(parser)
-    parser.add_argument("--folder", help="data set image_folder: the folder with the images")
-    parser.add_argument("--pretrained", metavar="PATH", help="your own weights in place of phase 1's backbones")
-    parser.add_argument("--address", metavar="RAY", help="of a running Ray cluster (default: Ray on this machine)")
-    parser.add_argument("--json", action="store_true", help="print the front as JSON")
-    parser.set_defaults(run=_run)
-
-
-def _add_image_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data-root", default="data", type=Path, metavar="DIR", help="of data sets (default: data)")
-    parser.add_argument("--download", action="store_true", help="fetch a missing data set")
-
-
-def _add_network_and_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pretrained", type=Path, metavar="PATH", help="checkpoint folder, .safetensors or state_dict")
-    parser.add_argument("--backbone", help="e.g. vgg19, resnet34 (default: that of --pretrained, or vgg19)")
-    parser.add_argument("--width", type=float, help="factor on channel counts (default: that of --pretrained, or 1)")
-    parser.add_argument(
-        "--data",
-        help="digits, cifar10, cifar100, svhn, stl10, fashion_mnist or image_folder"
-        " (default: that of --pretrained, or digits)",
-    )
-    parser.add_argument("--folder", help="data set image_folder: the folder with the images")
-    parser.add_argument("--image-size", type=int, help="pixels a side (default: the data set's)")
-    parser.add_argument("--channels", type=int, choices=(1, 3), help="default: the data set's")
-    parser.add_argument("--limit", type=int, help="train on at most so many images")
-    _add_image_source(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    _add_network_and_data(parser)
-    parser.add_argument("--mode", default="original", choices=("normal", "original", "exits", "joint"))
-    parser.add_argument("--epochs", type=_positive, default=30)
-    parser.add_argument("--batch-size", type=_positive, default=128)
-    parser.add_argument("--optimizer", default="adam", choices=("adam", "adamw", "sgd"))
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--schedule", default="cosine", choices=("constant", "cosine"))
-    parser.add_argument("--warmup-epochs", type=float, default=0.0)
-    parser.add_argument("--patience", type=_positive, help="stop after so many epochs without a better score")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
-    parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv"))
-    parser.add_argument("--codewords", type=int, default=64, help="of a bof head")
-    parser.add_argument("--seed", type=int, help="of weights and splits (default: that of --pretrained, or 0)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
-    parser.add_argument("--suffix", help="keeps runs of other settings apart in models/")
-    parser.add_argument("--no-save", action="store_true", help="save nothing")
-    parser.set_defaults(run=_train)
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    _add_network_and_data(parser)
-    parser.add_argument("--evaluate-mode", default="exits", choices=("normal", "exits"), help="normal: without exits")
-    parser.add_argument(
-        "--forward-mode",
-        default="normal",
-        choices=("normal", "accuracy"),
-        help="accuracy: how often the engine predicts the right exit",
-    )
-    parser.add_argument("--policy", default="predictive", choices=("predictive", "hierarchical", "placed", "static"))
-    parser.add_argument("--beta", type=float, default=15.0)
-    parser.add_argument("--start-layer", type=int, default=1)
-    parser.add_argument("--max-jump", type=int, default=8)
-    parser.add_argument("--overshoot", default="last_exit", choices=("last_exit", "classifier"))
-    parser.add_argument("--exits", type=int, nargs="+", metavar="EXIT", help="of placed (several) and static (one)")
-    parser.add_argument("--statistic", default="mean_logit", choices=("mean_logit", "mean_max"))
-    parser.add_argument("--stat-each-layer", action="store_true", help="print the statistics of each layer")
-    parser.add_argument("--quantization", default="fp32", choices=("fp32",), help="int8 comes in a later version")
-    parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
-    parser.add_argument("--batch-size", type=_positive, default=256, help="1: image by image")
-    parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
-    parser.set_defaults(run=_evaluate)
-
-
-def _add_front(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="run folder")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
-    parser.add_argument("--json", action="store_true")
-    parser.set_defaults(run=_front)
-
-
-def _add_status(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="run folder")
-    parser.add_argument("--json", action="store_true")
-    parser.set_defaults(run=_status)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -241,9 +146,10 @@ def _data_request(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from study.evaluation import accuracy_forward, costs_of, evaluate_one, load_network, split_images
     from study.networks.heads import HeadSettings
     from study.progress import Reporter
-    from study.single import ImageSource, accuracy_forward, evaluate_one, load_network, resolve_request, split_images
+    from study.single import ImageSource, resolve_request
     from study.training import pick_device
 
     if options.pretrained is None:
@@ -257,7 +163,15 @@ def _evaluate(options: argparse.Namespace) -> None:
         head=HeadSettings(),
         data=_data_request(options),
     )
-    loaded = load_network(options.pretrained, source, pick_device(options.device), network, data)
+    loaded = load_network(
+        options.pretrained,
+        source,
+        pick_device(options.device),
+        network,
+        data,
+        precision=options.quantization,
+        compiled=options.compile,
+    )
     if options.forward_mode == "accuracy":
         result = accuracy_forward(
             loaded,
@@ -271,6 +185,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if not result["predictions"]:
             print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
         return
+    costs = costs_of(loaded, options.costs, other_device=options.other_device)
     evaluation = evaluate_one(
         loaded,
         split_images(loaded, options.split, source),
@@ -279,6 +194,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         statistic=options.statistic,
         batch_size=options.batch_size,
         each_layer=options.stat_each_layer,
+        costs=costs,
         reporter=Reporter(),
     )
     result = evaluation.summary()
@@ -299,6 +215,45 @@ def _policy(options: argparse.Namespace) -> Any:
             raise UserError(f"evaluate: policy {options.policy} needs --exits (static: one)")
         return Placed(options.beta, options.exits) if options.policy == "placed" else Static(options.exits[0])
     return Predictive(options.beta, options.start_layer, options.max_jump, options.overshoot)
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from study.costs.measure import MeasureSettings
+    from study.networks.heads import HeadSettings
+    from study.profiling import profile_network
+    from study.progress import Reporter
+    from study.single import ImageSource, resolve_request
+    from study.training import pick_device
+
+    network, data = resolve_request(
+        options.pretrained,
+        backbone=options.backbone,
+        width=options.width,
+        head=HeadSettings(kind=options.head or "bof"),
+        data=_data_request(options),
+    )
+    profiles = profile_network(
+        network,
+        data,
+        ImageSource(data_root=options.data_root, download=options.download),
+        pretrained=options.pretrained,
+        classes=options.classes,
+        precisions=options.quantization,
+        batch_sizes=options.batch_size,
+        device=pick_device(options.device),
+        compiled=options.compile,
+        model=options.costs,
+        measuring=MeasureSettings(repeats=options.repeats, energy_window_seconds=options.window),
+        output=options.output,
+        reporter=Reporter(),
+    )
+    first = profiles[0].profile
+    result = {
+        "device": first.costs.device,
+        "threads": first.threads,
+        "profiles": [profiled.summary() for profiled in profiles],
+    }
+    _print_result(result, options.json)
 
 
 def _front(options: argparse.Namespace) -> None:

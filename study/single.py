@@ -1,44 +1,27 @@
-"""One network, without Ray: train it, evaluate it. The two tasks of the published program."""
+"""One network, without Ray: what a command asks for, and its training."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-
-from results.intervals import wilson_interval
 from study.checkpoints import (
     check_network,
     load_pretrained,
-    new_network,
     read_description,
     weights_fingerprint,
 )
-from study.costs.device_models import modelled_costs
-from study.costs.profile import Costs
-from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place, resolve
+from study.data import DataSettings, load_dataset, resolve
 from study.errors import UserError
-from study.inference import join_walks, run_policy
-from study.layer_statistics import exit_statistics
 from study.learning_curves import Epoch, best_epoch
 from study.networks.heads import HeadSettings
-from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
-from study.policies import Classic, Floats, Policy, Static, Statistic, thresholds_from_logits
+from study.networks.multi_exit import NetworkSettings
 from study.progress import Reporter
 from study.storage import check_writable, safe_name
-from study.stored_traces import trace_images
-from study.trace import Trace, batches
 from study.training import TrainingSettings, pick_device
 from study.trials import TrialPlan, train_in_folder
-from study.walks import Walk, prediction_accuracy
-
-Split = Literal["calibration", "validation", "test"]
 
 
 def resolve_request(
@@ -166,176 +149,6 @@ def _difference(stored: object, asked: object) -> str:
             if old != new:
                 return f"{field.name} is {old!r} there and {new!r} here"
     return f"{stored!r} there and {asked!r} here"
-
-
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A trained network with the images it belongs to."""
-
-    network: MultiExitNetwork
-    dataset: Dataset
-    data: DataSettings
-    heads_trained: bool
-
-
-def load_network(
-    pretrained: Path, source: ImageSource, device: torch.device, settings: NetworkSettings, data: DataSettings
-) -> LoadedNetwork:
-    """A network to evaluate.
-
-    Args:
-        pretrained: a checkpoint folder, or bare weights.
-        source: where the images are.
-        device: to put it on.
-        settings, data: from :func:`resolve_request`; what a checkpoint knows must not differ.
-
-    Raises:
-        UserError: another network than the checkpoint's, or other images: thresholds, training and test images would
-            mix.
-    """
-    checkpoint, tensors = load_pretrained(pretrained)
-    if checkpoint is not None:
-        for name in ("backbone", "width"):
-            stored, asked = getattr(checkpoint.network, name), getattr(settings, name)
-            if stored != asked:
-                raise UserError(f"{pretrained} holds a network of {name} {stored}, not {asked}")
-    dataset = load_dataset(data, source.data_root, download=source.download)
-    if checkpoint is None:
-        network = new_network(settings, dataset.info, data.seed)
-        load_backbone_weights(network, tensors)
-        return LoadedNetwork(network.to(device).eval(), dataset, data, heads_trained=False)
-    if dataset.info.digest != checkpoint.data.digest:
-        raise UserError(
-            f"these {data.name} images are not those that {pretrained} was trained with "
-            f"(digest {dataset.info.digest[:12]}, expected {checkpoint.data.digest[:12]}): the splits would mix"
-        )
-    network = checkpoint.build(tensors, device)
-    return LoadedNetwork(network, dataset, data, heads_trained=checkpoint.training.mode in ("exits", "joint"))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a live run over a split gave."""
-
-    split: str
-    walk: Walk
-    trace: Trace | None
-    """Logits of all exits on the same images, where statistics asked for them."""
-    labels: np.ndarray[Any, np.dtype[np.int64]]
-    costs: Costs
-    seconds: float
-    """Wall-clock time of the run, without loading."""
-
-    def summary(self) -> dict[str, Any]:
-        """Figures of the run, per image where they are costs."""
-        samples = len(self.labels)
-        accuracy = self.walk.accuracy(self.labels)
-        low, high = wilson_interval(accuracy, samples)
-        flops, energy = (float(self.costs.per_sample(self.walk, name).mean()) for name in ("flops", "energy"))
-        return {
-            "split": self.split,
-            "samples": samples,
-            "accuracy": accuracy,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "flops": flops,
-            "flops_share_of_classic": flops / self.costs.classic("flops"),
-            "energy_joules": energy,
-            "energy_share_of_classic": energy / self.costs.classic("energy"),
-            "energy_source": self.costs.energy_source,
-            "mean_exit": float(self.walk.exit_index.mean()),
-            "mean_heads_run": float(self.walk.heads_run.mean()),
-            "seconds_per_image": self.seconds / samples,
-        }
-
-    def statistics(self) -> pd.DataFrame:
-        """Statistics of each layer."""
-        assert self.trace is not None, "statistics need all logits"
-        return exit_statistics(self.trace, self.walk, self.costs)
-
-
-def split_images(loaded: LoadedNetwork, split: Split, source: ImageSource) -> ImageSet:
-    """The images of a split; only ``test`` opens the test images."""
-    if split == "test":
-        return load_test_set(loaded.data, source.data_root, download=source.download)
-    images: ImageSet = getattr(loaded.dataset, split)
-    return images
-
-
-def calibrate(loaded: LoadedNetwork, statistic: Statistic) -> Floats:
-    """Thresholds ``[E]`` from the calibration split."""
-    calibration = trace_images(loaded.network, loaded.dataset.calibration, loaded.dataset.info)
-    return thresholds_from_logits(calibration.logits, statistic)
-
-
-def evaluate_one(
-    loaded: LoadedNetwork,
-    images: ImageSet,
-    policy: Policy,
-    *,
-    split: str,
-    statistic: Statistic,
-    batch_size: int,
-    each_layer: bool,
-    reporter: Reporter,
-) -> Evaluation:
-    """Run a policy live over a split.
-
-    Args:
-        loaded: the network.
-        images: of the split.
-        policy: any; all but ``Classic`` need trained heads.
-        split: its name.
-        statistic: of the thresholds.
-        batch_size: images a batch; 1 is the published program's way.
-        each_layer: also run every exit on every image, for the statistics of each layer.
-        reporter: told the number of images done.
-    """
-    network, info = loaded.network, loaded.dataset.info
-    if not (loaded.heads_trained or isinstance(policy, Classic)):
-        raise UserError(
-            "evaluate: this network's exit heads are not trained; train them with --mode exits, or use"
-            " --evaluate-mode normal"
-        )
-    policy.first_exit(network.exit_count)
-    compares = not isinstance(policy, Classic | Static)
-    thresholds = calibrate(loaded, statistic) if compares or each_layer else np.zeros(network.exit_count)
-    pixels = place(images.images, next(network.parameters()).device)
-    costs = modelled_costs(network)
-    walks, started = [], time.perf_counter()
-    with reporter.task("evaluate", len(images.labels)) as task:
-        for batch in batches(len(images.labels), batch_size):
-            inputs = normalize(pixels[batch].to(next(network.parameters()).device), info)
-            walks.append(run_policy(network, inputs, policy, thresholds))
-            task.advance(batch.stop)
-    seconds = time.perf_counter() - started
-    trace = None
-    if each_layer:
-        everything = trace_images(network, images, info)
-        trace = Trace(everything.logits, everything.labels, thresholds)
-    return Evaluation(split, join_walks(walks), trace, images.labels, costs, seconds)
-
-
-def accuracy_forward(
-    loaded: LoadedNetwork,
-    images: ImageSet,
-    *,
-    beta: float,
-    start_layer: int,
-    max_jump: int,
-    statistic: Statistic,
-) -> dict[str, Any]:
-    """Accuracy forward: how often the engine predicts the right exit on a split."""
-    if not loaded.heads_trained:
-        raise UserError("evaluate: the accuracy forward needs trained exit heads (train --mode exits)")
-    split = trace_images(loaded.network, images, loaded.dataset.info)
-    trace = Trace(split.logits, split.labels, calibrate(loaded, statistic))
-    share, predictions = prediction_accuracy(trace, beta, start_layer, max_jump)
-    return {
-        "prediction_accuracy": share if predictions else None,
-        "predictions": predictions,
-        "samples": len(split.labels),
-    }
 
 
 def default_folder(network: NetworkSettings, mode: str, data: DataSettings, suffix: str | None) -> Path:

@@ -103,7 +103,7 @@ def test_the_same_training_command_again_has_nothing_left(models: Path, capsys: 
         ("evaluate --pretrained {models}/exits --policy static", "policy static needs --exits"),
         ("evaluate --pretrained {models}/exits --backbone resnet18", "backbone vgg11, not resnet18"),
         ("evaluate --pretrained {models}/exits --seed 4", "the splits would mix"),
-        ("evaluate --pretrained {models}/exits --quantization int8", "argument --quantization"),
+        ("evaluate --pretrained {models}/exits --quantization int3", "argument --quantization"),
         ("front nowhere", "nowhere is no run folder"),
         ("status nowhere", "nowhere is no run folder"),
         ("run nosuchstudy", "no such study file"),

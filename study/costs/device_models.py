@@ -167,8 +167,12 @@ class LevelDevice:
 Device: TypeAlias = OperationDevice | LevelDevice
 
 
+FALLBACK = "horowitz-2014-45nm"
+"""Prices operations where nothing is known of the device."""
+
+
 def modelled_costs(
-    network: MultiExitNetwork, *, precision: str = "fp32", batch_size: int = 1, device: str = "horowitz-2014-45nm"
+    network: MultiExitNetwork, *, precision: str = "fp32", batch_size: int = 1, device: str = FALLBACK
 ) -> Costs:
     """FLOPs counted and costs modelled, for a network on a device at a precision and batch size.
 

@@ -150,9 +150,12 @@ class _Choice:
         return np.where(start == 0, top, aimed)  # nothing is predicted before the first exit
 
     def _of_the_paper(self, start: Integers, end: int) -> Integers:
-        """f_max * min(1, k / max(1, E - l)); a jump that overshoots gives f_max, as the way that it leaves does."""
-        left = np.maximum(1, self.levels.exit_count - start)
-        return nearest_level(self.levels, np.minimum(end - start, left), left)
+        """f_max * min(1, k / max(1, E - l)).
+
+        The way stands for the jump: the two differ only where a jump overshoots, and then both give f_max or more, to
+        which f_max is the nearest level.
+        """
+        return nearest_level(self.levels, end - start, np.maximum(1, self.levels.exit_count - start))
 
     def _lowest_in_time(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
         """The lowest level whose leg leaves time for the worst walk behind it."""
@@ -187,7 +190,7 @@ def _engine_steps(walk: Walk, samples: Integers, exit: int, policy: Policy) -> I
     """``[B]``, what the engine ran behind an exit: the jump that it predicted, 0 where the sample stopped.
 
     A jump is the difference of two exits, unless it may have overshot. What was predicted then, only the sum of all
-    steps tells: those before sum to the way from the first exit.
+    steps tells: those before sum to the way from the first exit. Where the sample stopped, nothing is left of that sum.
     """
     exit_count = walk.tried.shape[1]
     if not isinstance(policy, Predictive) or exit >= exit_count:
@@ -196,5 +199,4 @@ def _engine_steps(walk: Walk, samples: Integers, exit: int, policy: Policy) -> I
     ahead[:, -1] = True
     jump = ahead.argmax(axis=1) + 1
     last = walk.engine_steps[samples] - (exit - policy.first_exit(exit_count))
-    steps = np.where(exit + jump < exit_count, jump, last)
-    return np.where(walk.exit_index[samples] > exit, steps, 0)
+    return np.where(exit + jump < exit_count, jump, last)

@@ -274,7 +274,7 @@ def _energy_zones(root: Path) -> list[Path]:
     for zone in sorted(root.glob("intel-rapl:*")):  # AMD's are called so too
         if re.fullmatch(r"intel-rapl:\d+(:\d+)?", zone.name) and (zone / "name").is_file():
             names[zone.name] = _text(zone / "name")
-    packages = {zone for zone, name in names.items() if zone.count(":") == 1 and name.startswith("package-")}
+    packages = {zone for zone, name in names.items() if name.startswith("package-")}
     memories = {zone for zone, name in names.items() if name == "dram" and zone.rpartition(":")[0] in packages}
     return [root / zone for zone in sorted(packages | memories)]
 

@@ -118,7 +118,7 @@ def _one_trial(
         if point.key in known:
             row["repeat_of"] = known[point.key]
             original = by_number[known[point.key]]
-            metrics = {column: original.get(column) for column in _METRICS}
+            metrics: dict[str, Any] = {column: original.get(column) for column in _METRICS}
         else:
             metrics = {"split": "validation", **point.evaluate()[0]}
             exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy(candidates))

@@ -9,7 +9,7 @@ from pathlib import Path
 from results.files import write_atomic
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
-from study.costs.device_models import LevelDevice, load_device
+from study.costs.device_models import FALLBACK, LevelDevice, load_device
 from study.costs.dvfs import RULES, smallest_slack
 from study.costs.flops import NetworkWork
 from study.costs.measure import Profile, check_same_device, measure_profile
@@ -23,8 +23,6 @@ from study.precisions import FORMATS, Precision
 
 MEASURED = "measured"
 """The name of the costs that are measured where the study runs."""
-FALLBACK = "horowitz-2014-45nm"
-"""Prices joules of measured costs where the machine has no energy meter."""
 
 
 def check_costs(points: OperatingPointsSpec, precisions: Sequence[Precision]) -> None:

@@ -183,6 +183,20 @@ def test_idle_power_is_measured_and_subtracted(measured):
     assert profile.end_to_end_joules_above_idle.median == pytest.approx((JOULES - idle).sum(), rel=1e-5)
 
 
+def test_idle_power_is_measured_after_the_device_has_come_to_rest(measured):
+    """For half a second after work it still draws 200 W."""
+    machine = Machine(period=1e-6)
+    spend, worked = machine.spend, [0.0]
+
+    def cooling(name: str, seconds: float, watts: float) -> None:
+        spend(name, seconds, 200.0 if name == "sleep" and machine.now < worked[0] + 0.5 else watts)
+        if name != "sleep":
+            worked[0] = machine.now
+
+    machine.spend = cooling
+    assert measured(machine).idle_watts.maximum == pytest.approx(IDLE_WATTS, rel=1e-5)
+
+
 def test_a_rapl_counter_that_wraps_around_within_windows(measured, tmp_path):
     """The machine's joules in a file that starts again every 500 J; the whole takes some 300 J a window."""
     zone = tmp_path / "intel-rapl:0"
@@ -245,6 +259,21 @@ def test_prefixes_run_their_segments_in_order_and_the_classifier_last(measured):
     assert orders["segment 2"] == {"segment 1"}
     assert orders["segment 3"] == {"segment 2"}
     assert orders["classifier"] == {"segment 3"}
+
+
+def test_what_a_cold_machine_does_is_not_counted(measured):
+    """All is slow for the first second, and each part in its first four calls."""
+    machine = Machine()
+    spend = machine.spend
+
+    def cold(name: str, seconds: float, watts: float) -> None:
+        slow = machine.now < 1.0 or machine.ran.count(name) < 4
+        spend(name, seconds * (3.0 if slow else 1.0), watts)
+
+    machine.spend = cold
+    profile = measured(machine, metered=False, repeats=1)
+    np.testing.assert_allclose(profile.costs.segment_seconds, SECONDS)
+    np.testing.assert_allclose(profile.costs.head_seconds, np.array([0.003, 0.002, 0.001]) / BATCH)
 
 
 def test_a_part_is_repeated_until_it_fills_its_window(measured):

@@ -305,6 +305,7 @@ def test_the_counter_is_read_after_the_device_has_finished():
 
 def test_a_long_window_reads_before_the_counter_can_wrap_twice():
     assert Machine(watts=50.0).window(at_least=1000.0) == (1000.0, 50_000.0, 500)
+    assert Machine(watts=50.0).window(least_calls=500) == (1000.0, 50_000.0, 500)
 
 
 def test_a_window_shorter_than_five_updates_of_the_counter_is_refused():

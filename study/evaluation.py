@@ -1,0 +1,282 @@
+"""One trained network, without Ray: evaluate it live, with or without exits, at any precision."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from results.intervals import wilson_interval
+from study.checkpoints import (
+    load_pretrained,
+    new_network,
+)
+from study.costs.device_models import FALLBACK, load_device
+from study.costs.measure import Profile, check_same_device
+from study.costs.profile import Costs, Measure
+from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
+from study.errors import UserError
+from study.inference import join_walks, run_policy
+from study.layer_statistics import exit_statistics
+from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
+from study.networks.runnable import RunnableNetwork
+from study.policies import Classic, Floats, Policy, Static, Statistic, thresholds_from_logits
+from study.precisions import Precision
+from study.progress import Reporter
+from study.quantization import check_precision
+from study.single import ImageSource
+from study.stored_traces import ready, trace_images
+from study.trace import Trace, batches
+from study.walks import Walk, prediction_accuracy, replay
+
+Split = Literal["calibration", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A trained network with the images it belongs to."""
+
+    network: MultiExitNetwork
+    runnable: RunnableNetwork
+    """The network at the precision that was asked for."""
+    dataset: Dataset
+    data: DataSettings
+    heads_trained: bool
+
+
+def load_network(
+    pretrained: Path,
+    source: ImageSource,
+    device: torch.device,
+    settings: NetworkSettings,
+    data: DataSettings,
+    *,
+    precision: str = "fp32",
+    compiled: bool = False,
+) -> LoadedNetwork:
+    """A network to evaluate.
+
+    Args:
+        pretrained: a checkpoint folder, or bare weights.
+        source: where the images are.
+        device: to put it on.
+        settings, data: from :func:`resolve_request`; what a checkpoint knows must not differ.
+        precision: to run at; int8 finds its ranges on the calibration split.
+        compiled: let ``torch.compile`` make the kernels.
+
+    Raises:
+        UserError: another network than the checkpoint's, or other images: thresholds, training and test images would
+            mix.
+    """
+    known = check_precision(precision, device)
+    checkpoint, tensors = load_pretrained(pretrained)
+    if checkpoint is not None:
+        for name in ("backbone", "width"):
+            stored, asked = getattr(checkpoint.network, name), getattr(settings, name)
+            if stored != asked:
+                raise UserError(f"{pretrained} holds a network of {name} {stored}, not {asked}")
+    dataset = load_dataset(data, source.data_root, download=source.download)
+    if checkpoint is None:
+        network = new_network(settings, dataset.info, data.seed)
+        load_backbone_weights(network, tensors)
+        network.to(device).eval()
+        runnable = ready(network, known, dataset.calibration, dataset.info, compiled=compiled)
+        return LoadedNetwork(network, runnable, dataset, data, heads_trained=False)
+    if dataset.info.digest != checkpoint.data.digest:
+        raise UserError(
+            f"these {data.name} images are not those that {pretrained} was trained with "
+            f"(digest {dataset.info.digest[:12]}, expected {checkpoint.data.digest[:12]}): the splits would mix"
+        )
+    network = checkpoint.build(tensors, device)
+    runnable = ready(network, known, dataset.calibration, dataset.info, compiled=compiled)
+    return LoadedNetwork(network, runnable, dataset, data, heads_trained=checkpoint.training.mode in ("exits", "joint"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a live run over a split gave."""
+
+    split: str
+    walk: Walk
+    trace: Trace | None
+    """Logits of all exits on the same images, where statistics asked for them."""
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    costs: Costs
+    seconds: float
+    """Wall-clock time of the run, without loading."""
+    policy: Policy
+    precision: Precision
+    int8_execution: str | None
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of the run, per image where they are costs."""
+        samples = len(self.labels)
+        accuracy = self.walk.accuracy(self.labels)
+        low, high = wilson_interval(accuracy, samples)
+        costs = self.costs
+        result: dict[str, Any] = {
+            "split": self.split,
+            "samples": samples,
+            "accuracy": accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "precision": self.precision,
+            "int8_execution": self.int8_execution,
+        }
+        names: dict[Measure, str] = {"flops": "flops", "energy": "energy_joules", "seconds": "latency_mean_seconds"}
+        for measure, name in names.items():
+            if costs.holds(measure):
+                mean = float(costs.per_sample(self.walk, measure).mean())
+                result |= {name: mean, f"{measure}_share_of_classic": mean / costs.classic(measure)}
+        return result | {
+            "energy_source": costs.energy_source,
+            "latency_source": costs.seconds_source,
+            "costs_device": costs.device,
+            "costs_batch_size": costs.batch_size,
+            "mean_exit": float(self.walk.exit_index.mean()),
+            "mean_heads_run": float(self.walk.heads_run.mean()),
+            "wall_clock_seconds_per_image": self.seconds / samples,
+            **self._agreement(),
+        }
+
+    def _agreement(self) -> dict[str, float]:
+        """How often the replay of all logits, traced in other batches, stops where the live run did."""
+        if self.trace is None:
+            return {}
+        again = replay(self.trace, self.policy)
+        same = (again.exit_index == self.walk.exit_index) & (again.predictions == self.walk.predictions)
+        return {"replay_agreement": float(same.mean())}
+
+    def statistics(self) -> pd.DataFrame:
+        """Statistics of each layer."""
+        assert self.trace is not None, "statistics need all logits"
+        return exit_statistics(self.trace, self.walk, self.costs)
+
+
+def split_images(loaded: LoadedNetwork, split: Split, source: ImageSource) -> ImageSet:
+    """The images of a split; only ``test`` opens the test images."""
+    if split == "test":
+        return load_test_set(loaded.data, source.data_root, download=source.download)
+    images: ImageSet = getattr(loaded.dataset, split)
+    return images
+
+
+def calibrate(loaded: LoadedNetwork, statistic: Statistic) -> Floats:
+    """Thresholds ``[E]`` from the calibration split."""
+    calibration = trace_images(loaded.runnable, loaded.dataset.calibration, loaded.dataset.info)
+    return thresholds_from_logits(calibration.logits, statistic)
+
+
+def evaluate_one(
+    loaded: LoadedNetwork,
+    images: ImageSet,
+    policy: Policy,
+    *,
+    split: str,
+    statistic: Statistic,
+    batch_size: int,
+    each_layer: bool,
+    costs: Costs,
+    reporter: Reporter,
+) -> Evaluation:
+    """Run a policy live over a split.
+
+    Args:
+        loaded: the network.
+        images: of the split.
+        policy: any; all but ``Classic`` need trained heads.
+        split: its name.
+        statistic: of the thresholds.
+        batch_size: images a batch; 1 is the published program's way.
+        each_layer: also run every exit on every image, for the statistics of each layer.
+        costs: of the network, from :func:`costs_of`.
+        reporter: told the number of images done.
+    """
+    network, info = loaded.runnable, loaded.dataset.info
+    if not (loaded.heads_trained or isinstance(policy, Classic)):
+        raise UserError(
+            "evaluate: this network's exit heads are not trained; train them with --mode exits, or use"
+            " --evaluate-mode normal"
+        )
+    policy.first_exit(network.exit_count)
+    compares = not isinstance(policy, Classic | Static)
+    thresholds = calibrate(loaded, statistic) if compares or each_layer else np.zeros(network.exit_count)
+    pixels = place(images.images, network.device)
+    walks, started = [], time.perf_counter()
+    with reporter.task("evaluate", len(images.labels)) as task:
+        for batch in batches(len(images.labels), batch_size):
+            inputs = normalize(pixels[batch].to(network.device), info)
+            walks.append(run_policy(network, inputs, policy, thresholds))
+            task.advance(batch.stop)
+    seconds = time.perf_counter() - started
+    trace = None
+    if each_layer:
+        everything = trace_images(network, images, info)
+        trace = Trace(everything.logits, everything.labels, thresholds)
+    return Evaluation(
+        split,
+        join_walks(walks),
+        trace,
+        images.labels,
+        costs,
+        seconds,
+        policy,
+        network.precision,
+        network.int8_execution,
+    )
+
+
+def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool) -> Costs:
+    """The costs of a network: of a device table, by name or path, or of a measured profile (a ``.json`` file).
+
+    Args:
+        loaded: the network.
+        name_or_profile: where its costs come from.
+        other_device: whether a profile may be of another device than the one that runs.
+
+    Raises:
+        UserError: there is no such table or profile, or it is of another device, network or precision.
+    """
+    network = loaded.runnable
+    if not name_or_profile.endswith(".json"):
+        return load_device(name_or_profile).costs(loaded.network, precision=network.precision, batch_size=1)
+    profile = Profile.from_json(Path(name_or_profile).read_bytes())
+    if not other_device:
+        check_same_device(profile, network.device)
+    counted = load_device(FALLBACK).costs(loaded.network, precision=network.precision, batch_size=1)
+    if profile.precision != network.precision or not same_network(profile.costs, counted):
+        raise UserError(f"{name_or_profile} is a profile of another network, or not at {network.precision}")
+    return profile.costs
+
+
+def same_network(one: Costs, other: Costs) -> bool:
+    """Whether two profiles count the same FLOPs in every part."""
+    mine, its = one.parts("flops"), other.parts("flops")
+    return all(np.array_equal(mine[part], its[part]) for part in range(3))
+
+
+def accuracy_forward(
+    loaded: LoadedNetwork,
+    images: ImageSet,
+    *,
+    beta: float,
+    start_layer: int,
+    max_jump: int,
+    statistic: Statistic,
+) -> dict[str, Any]:
+    """Accuracy forward: how often the engine predicts the right exit on a split."""
+    if not loaded.heads_trained:
+        raise UserError("evaluate: the accuracy forward needs trained exit heads (train --mode exits)")
+    split = trace_images(loaded.runnable, images, loaded.dataset.info)
+    trace = Trace(split.logits, split.labels, calibrate(loaded, statistic))
+    share, predictions = prediction_accuracy(trace, beta, start_layer, max_jump)
+    return {
+        "prediction_accuracy": share if predictions else None,
+        "predictions": predictions,
+        "samples": len(split.labels),
+    }

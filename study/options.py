@@ -1,0 +1,143 @@
+"""Options of the command ``predictive-exit``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from search_spaces.spec import bundled
+from study.precisions import PRECISIONS
+
+DEFAULT_COSTS = "horowitz-2014-45nm"
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Options of ``run``."""
+    parser.add_argument("space", help=f"a study file, or one that comes with the program: {', '.join(bundled())}")
+    parser.add_argument("--storage", default="runs", metavar="DIR", help="parent of the run folders (default: runs)")
+    parser.add_argument("--name", help="name of the run folder (default: the study's)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set backbones.epochs=5")
+    add_image_source(parser)
+    parser.add_argument("--folder", help="data set image_folder: the folder with the images")
+    parser.add_argument("--pretrained", metavar="PATH", help="your own weights in place of phase 1's backbones")
+    parser.add_argument("--address", metavar="RAY", help="of a running Ray cluster (default: Ray on this machine)")
+    parser.add_argument("--json", action="store_true", help="print the front as JSON")
+
+
+def add_image_source(parser: argparse.ArgumentParser) -> None:
+    """Where data sets are."""
+    parser.add_argument("--data-root", default="data", type=Path, metavar="DIR", help="of data sets (default: data)")
+    parser.add_argument("--download", action="store_true", help="fetch a missing data set")
+
+
+def add_network_and_data(parser: argparse.ArgumentParser) -> None:
+    """Which network, on which images, on which device."""
+    parser.add_argument("--pretrained", type=Path, metavar="PATH", help="checkpoint folder, .safetensors or state_dict")
+    parser.add_argument("--backbone", help="e.g. vgg19, resnet34 (default: that of --pretrained, or vgg19)")
+    parser.add_argument("--width", type=float, help="factor on channel counts (default: that of --pretrained, or 1)")
+    parser.add_argument(
+        "--data",
+        help="digits, cifar10, cifar100, svhn, stl10, fashion_mnist or image_folder"
+        " (default: that of --pretrained, or digits)",
+    )
+    parser.add_argument("--folder", help="data set image_folder: the folder with the images")
+    parser.add_argument("--image-size", type=int, help="pixels a side (default: the data set's)")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="default: the data set's")
+    parser.add_argument("--limit", type=int, help="train on at most so many images")
+    add_image_source(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Options of ``train``."""
+    add_network_and_data(parser)
+    parser.add_argument("--mode", default="original", choices=("normal", "original", "exits", "joint"))
+    parser.add_argument("--epochs", type=_positive, default=30)
+    parser.add_argument("--batch-size", type=_positive, default=128)
+    parser.add_argument("--optimizer", default="adam", choices=("adam", "adamw", "sgd"))
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--schedule", default="cosine", choices=("constant", "cosine"))
+    parser.add_argument("--warmup-epochs", type=float, default=0.0)
+    parser.add_argument("--patience", type=_positive, help="stop after so many epochs without a better score")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv"))
+    parser.add_argument("--codewords", type=int, default=64, help="of a bof head")
+    parser.add_argument("--seed", type=int, help="of weights and splits (default: that of --pretrained, or 0)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
+    parser.add_argument("--suffix", help="keeps runs of other settings apart in models/")
+    parser.add_argument("--no-save", action="store_true", help="save nothing")
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Options of ``evaluate``."""
+    add_network_and_data(parser)
+    parser.add_argument("--evaluate-mode", default="exits", choices=("normal", "exits"), help="normal: without exits")
+    parser.add_argument(
+        "--forward-mode",
+        default="normal",
+        choices=("normal", "accuracy"),
+        help="accuracy: how often the engine predicts the right exit",
+    )
+    parser.add_argument("--policy", default="predictive", choices=("predictive", "hierarchical", "placed", "static"))
+    parser.add_argument("--beta", type=float, default=15.0)
+    parser.add_argument("--start-layer", type=int, default=1)
+    parser.add_argument("--max-jump", type=int, default=8)
+    parser.add_argument("--overshoot", default="last_exit", choices=("last_exit", "classifier"))
+    parser.add_argument("--exits", type=int, nargs="+", metavar="EXIT", help="of placed (several) and static (one)")
+    parser.add_argument("--statistic", default="mean_logit", choices=("mean_logit", "mean_max"))
+    parser.add_argument("--stat-each-layer", action="store_true", help="print the statistics of each layer")
+    parser.add_argument("--quantization", default="fp32", choices=PRECISIONS, help="int8_all: exit heads too")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
+    add_costs(parser)
+    parser.add_argument("--other-device", action="store_true", help="use a profile of another device all the same")
+    parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
+    parser.add_argument("--batch-size", type=_positive, default=256, help="1: image by image")
+    parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
+
+
+def add_costs(parser: argparse.ArgumentParser) -> None:
+    """Where energies come from."""
+    parser.add_argument(
+        "--costs",
+        default=DEFAULT_COSTS,
+        metavar="TABLE",
+        help="a device table by name or path, or (evaluate) a profile's .json (default: %(default)s)",
+    )
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Options of ``profile``."""
+    add_network_and_data(parser)
+    parser.add_argument("--head", default=None, choices=("bof", "linear", "conv"), help="of an untrained network")
+    parser.add_argument("--classes", type=_positive, default=10, help="of an untrained network")
+    parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
+    parser.add_argument("--batch-size", nargs="+", type=_positive, default=[1])
+    parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
+    add_costs(parser)
+    parser.add_argument("--repeats", type=_positive, default=3, help="of every measurement, interleaved")
+    parser.add_argument("--window", type=float, default=3.0, metavar="SECONDS", help="of energy (default: 3)")
+    parser.add_argument("--output", type=Path, default=Path("profiles"), metavar="DIR", help="default: profiles")
+    parser.add_argument("--seed", type=int, help="of the splits (default: that of --pretrained, or 0)")
+
+
+def add_front(parser: argparse.ArgumentParser) -> None:
+    """Options of ``front``."""
+    parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true")
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    """Options of ``status``."""
+    parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument("--json", action="store_true")

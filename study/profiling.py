@@ -1,0 +1,140 @@
+"""Measured cost profiles of a network on this machine: behind the command ``profile``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from results.files import write_atomic
+from study.checkpoints import check_network, load_pretrained
+from study.costs.device_models import load_device
+from study.costs.measure import MeasureSettings, Profile, measure_profile
+from study.costs.meters import find_meter
+from study.data import DataInfo, DataSettings, load_dataset
+from study.errors import UserError
+from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
+from study.networks.runnable import RunnableNetwork
+from study.progress import Reporter
+from study.quantization import check_precision, prepare
+from study.single import ImageSource
+from study.storage import check_writable, safe_name
+from study.stored_traces import ready
+
+NOISE_IMAGES = 128
+"""Random images that show an untrained network's int8 some ranges: its costs do not depend on which."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A profile and where it was written."""
+
+    profile: Profile
+    path: Path
+
+    def summary(self) -> dict[str, Any]:
+        """Its figures in one row, per image."""
+        profile, costs = self.profile, self.profile.costs
+        seconds = profile.end_to_end_seconds
+        return {
+            "precision": profile.precision,
+            "int8": profile.int8_execution,
+            "batch_size": costs.batch_size,
+            "ms": seconds.median * 1e3,
+            "ms_min": seconds.minimum * 1e3,
+            "ms_max": seconds.maximum * 1e3,
+            "segments_off": profile.relative_error_seconds,
+            "mJ": costs.classic("energy") * 1e3 if costs.holds("energy") else None,
+            "energy_source": costs.energy_source,
+            "energy_off": profile.relative_error_energy,
+            "file": str(self.path),
+        }
+
+
+def profile_network(
+    settings: NetworkSettings,
+    data: DataSettings,
+    source: ImageSource,
+    *,
+    pretrained: Path | None,
+    classes: int,
+    precisions: Sequence[str],
+    batch_sizes: Sequence[int],
+    device: torch.device,
+    compiled: bool,
+    model: str,
+    measuring: MeasureSettings,
+    output: Path,
+    reporter: Reporter,
+) -> list[Profiled]:
+    """Measure a network at each precision and batch size, and write each profile as JSON.
+
+    Args:
+        settings, data: of the network, from :func:`study.single.resolve_request`.
+        source: of the images that int8 finds its ranges on.
+        pretrained: trained weights, or None: costs do not depend on them.
+        classes: of an untrained network.
+        precisions, batch_sizes: all pairs are measured.
+        device: to measure.
+        compiled: let ``torch.compile`` make the kernels.
+        model: a device table; prices joules where the machine has no energy meter.
+        measuring: how long and how often.
+        output: folder of the profiles.
+        reporter: told what is being measured.
+
+    Raises:
+        UserError: an unknown name, a device without the precision, or a window too short for its counter.
+    """
+    known = [check_precision(precision, device) for precision in precisions]
+    check_network(settings, data)
+    table = load_device(model)
+    meter = find_meter(device)
+    check_writable(output)
+    network, make = _network(settings, data, source, pretrained, classes, device, needs_images="int8" in str(known))
+    name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{data.image_size}px"
+    profiles = []
+    for precision in known:
+        counted = {size: table.costs(network, precision=precision, batch_size=size) for size in batch_sizes}
+        runnable = make(precision, compiled)
+        for size, costs in counted.items():
+            reporter.line(f"measuring {name} {precision}, {size} images a batch")
+            profile = measure_profile(runnable, counted=costs, batch_size=size, meter=meter, settings=measuring)
+            kind = f"{name}-{precision}{'-compiled' if compiled else ''}-batch{size}"
+            path = output / f"{safe_name(kind, 'the profile')}.json"
+            write_atomic(path, profile.to_json().encode())
+            profiles.append(Profiled(profile, path))
+    return profiles
+
+
+def _network(
+    settings: NetworkSettings,
+    data: DataSettings,
+    source: ImageSource,
+    pretrained: Path | None,
+    classes: int,
+    device: torch.device,
+    *,
+    needs_images: bool,
+) -> tuple[MultiExitNetwork, Callable[..., RunnableNetwork]]:
+    """The network, and what makes it ready at a precision."""
+    if pretrained is None:
+        assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
+        torch.manual_seed(data.seed)
+        network = build_network(settings, classes=classes, image_size=data.image_size, channels=data.channels)
+        network.to(device).eval()
+        noise = torch.randn(NOISE_IMAGES, *network.input_shape)
+        return network, lambda precision, compiled: prepare(network, precision, calibration=noise, compiled=compiled)
+    checkpoint, tensors = load_pretrained(pretrained)
+    if checkpoint is None:
+        raise UserError(
+            f"profile: {pretrained} holds bare weights: give a checkpoint folder, or leave --pretrained out"
+        )
+    network = checkpoint.build(tensors, device)
+    if not needs_images:
+        return network, lambda precision, compiled: prepare(network, precision, compiled=compiled)
+    dataset = load_dataset(data, source.data_root, download=source.download)
+    info: DataInfo = dataset.info
+    return network, lambda precision, compiled: ready(network, precision, dataset.calibration, info, compiled=compiled)
