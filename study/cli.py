@@ -218,7 +218,7 @@ def _policy(options: argparse.Namespace) -> Any:
 
 
 def _profile(options: argparse.Namespace) -> None:
-    from study.costs.measure import MeasureSettings
+    from study.costs.measured_profile import MeasureSettings
     from study.networks.heads import HeadSettings
     from study.profiling import profile_network
     from study.progress import Reporter

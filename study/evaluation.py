@@ -17,7 +17,7 @@ from study.checkpoints import (
     new_network,
 )
 from study.costs.device_models import FALLBACK, load_device
-from study.costs.measure import Profile, check_same_device
+from study.costs.measured_profile import Profile, check_same_device
 from study.costs.profile import Costs, Measure
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
 from study.errors import UserError

@@ -12,7 +12,8 @@ import torch
 from results.files import write_atomic
 from study.checkpoints import check_network, load_pretrained
 from study.costs.device_models import load_device
-from study.costs.measure import MeasureSettings, Profile, measure_profile
+from study.costs.measure import measure_profile
+from study.costs.measured_profile import MeasureSettings, Profile
 from study.costs.meters import find_meter
 from study.data import DataInfo, DataSettings, load_dataset
 from study.errors import UserError

@@ -116,7 +116,7 @@ class _Head(nn.Module):
         return logits
 
 
-@dataclass
+@dataclass(eq=False)
 class _Part:
     """A part under quantization."""
 
@@ -145,8 +145,11 @@ def _in_int8(
                 if heads:
                     heads[exit - 1].observed(state[0])
             backbone[-1].observed(state)
-        lower = execution == "x86_kernels" and not compiled  # a compiler lowers by itself
-        finished = [_finish(part, lower=lower).to(network.device) for part in (*backbone, *heads)]
+        parts = [*backbone, *heads]
+        # The compiler lowers by itself all that it gets.
+        left = parts if not compiled else backbone[:1] if _leaves_first_part(source) else []
+        lowered = left if execution == "x86_kernels" else []
+        finished = [_finish(part, lower=part in lowered).to(network.device) for part in parts]
     depth = network.exit_count
     return replace(
         fp32,
@@ -236,18 +239,31 @@ def _count_integer(part: object) -> int:
 
 
 def _compile(runnable: RunnableNetwork) -> RunnableNetwork:
-    """Each part compiled, for batches of any size; frozen weights let the compiler choose int8 kernels."""
+    """Each part compiled, for batches of any size."""
+    # Frozen weights let the compiler choose int8 kernels. The option of torch.compile comes too late for them (torch
+    # 2.15: "qconv_prepack ... no fake impl"), so the setting of the process has to change.
+    torch._inductor.config.freezing = True
 
     def compiled(part: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.compile(part, dynamic=True, options={"freezing": True})
+        return torch.compile(part, dynamic=True)
 
+    first, *others = runnable.segments
     return replace(
         runnable,
-        segments=tuple(compiled(part) for part in runnable.segments),
-        exit_heads=tuple(compiled(part) for part in runnable.exit_heads),
+        segments=(first if _leaves_first_part(runnable) else compiled(first), *map(compiled, others)),
+        exit_heads=tuple(map(compiled, runnable.exit_heads)),
         classifier=compiled(runnable.classifier),
         compiled=True,
     )
+
+
+def _leaves_first_part(network: RunnableNetwork | MultiExitNetwork) -> bool:
+    """Whether the first segment is better not compiled.
+
+    Images of one plane lie in memory by rows and by channels at once; oneDNN's convolution takes the one, the compiler
+    (torch 2.15) the other for granted.
+    """
+    return network.input_shape[0] == 1
 
 
 @contextlib.contextmanager

@@ -137,17 +137,23 @@ class LevelDevice:
         A batch takes max(operations / (operations per cycle x f x utilisation), bytes / bandwidth) + launch. Only the
         first term depends on the frequency f. Bytes are the weights once and the activations of all images.
         """
+        launch = self.table.launch_microseconds.value * MICRO / batch_size
+        return self._roofline(part, number_format, level=level, batch_size=batch_size) + launch
+
+    def _roofline(self, part: Work, number_format: NumberFormat, *, level: int, batch_size: int) -> float:
         throughput = self.table.formats[number_format.name]
         per_second = throughput.operations_per_cycle.value * self.megahertz[level] * MEGA * throughput.utilisation.value
         weights = part.weight_elements * number_format.weight_bytes
         moved = weights + part.activation_elements * number_format.map_bytes * batch_size
         computing = part.flops * batch_size / per_second
         moving = moved / (self.table.memory_gigabytes_per_second.value * GIGA)
-        return float(max(computing, moving) + self.table.launch_microseconds.value * MICRO) / batch_size
+        return float(max(computing, moving)) / batch_size
 
     def _costs_at(self, level: int, work: NetworkWork, formats: PartFormats, batch_size: int) -> Costs:
         price = partial(self.seconds, level=level, batch_size=batch_size)
-        seconds = _each_part("seconds", work, formats, price, price(work.engine_step, FP32))
+        # All steps behind a head are one small loop over its logits: they are part of the head's launch.
+        engine_step = self._roofline(work.engine_step, FP32, level=level, batch_size=batch_size)
+        seconds = _each_part("seconds", work, formats, price, engine_step)
         energy = {
             name.replace("seconds", "energy"): np.asarray(value) * self.busy_watts[level]
             for name, value in seconds.items()

@@ -1,197 +1,37 @@
-"""Measured cost profiles: the seconds and joules of every part of a network, on the device at hand.
+"""Measuring a cost profile: the seconds and joules of every part of a network, on the device at hand.
 
-Everything is measured in rounds (A B C A B C, never A A B B): a device that warms up or slows down in the course of a
+Everything is measured in turns (A B C A B C, never A A B B): a device that warms up or slows down in the course of a
 measurement then shows in the spread, instead of making the last part look dear.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from math import ceil
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from study.costs.measured_profile import EnergyWindow, MeasureSettings, Profile, Spread
 from study.costs.meters import Meter, Run, device_name, take_window
 from study.costs.profile import Costs
 from study.errors import UserError
 from study.policies import Floats, jump_ratios
-from study.precisions import PRECISIONS, Precision
 from study.versions import versions
 
 if TYPE_CHECKING:  # the networks import torchvision, which measuring does not need
     from study.networks.registry import State
-    from study.networks.runnable import Int8Execution, RunnableNetwork
+    from study.networks.runnable import RunnableNetwork
 
-PROFILE_FORMAT = 1
 ENGINE_STEPS = 8
 """Smoothing steps timed at once: the longest jump of the paper."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureSettings:
-    """How long and how often to measure.
-
-    Raises:
-        UserError: a number is not positive (``energy_prefixes`` and ``settle_seconds`` may be 0).
-    """
-
-    repeats: int = 3
-    warm_up_seconds: float = 1.0
-    timing_window_seconds: float = 0.02
-    """A part is repeated until it fills this."""
-    energy_window_seconds: float = 3.0
-    energy_window_images: int = 1000
-    """A window of energy is at least this long and has at least so many images."""
-    energy_prefixes: int = 5
-    """Prefixes (segments 1..l) whose energy is measured besides the whole network's, at most."""
-    settle_seconds: float = 1.0
-    """Between work and the measurement of idle power, in which clocks and counters come to rest."""
-    seed: int = 0
-    """Of the random images."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("energy_prefixes", "settle_seconds", "seed") else 1e-9
-            if not least <= value < float("inf"):
-                raise UserError(f"measuring: {field.name} is {value}, which is too little or not finite")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Of the repeats of one measurement."""
-
-    minimum: float
-    median: float
-    maximum: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
-        return cls(minimum=float(min(values)), median=float(median(values)), maximum=float(max(values)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnergyWindow:
-    """What the meter said between two readings, nothing subtracted."""
-
-    what: Literal["idle", "prefix", "end_to_end"]
-    parts: int
-    """Segments that ran, E + 1 with the classifier, 0 when idle."""
-    repeat: int
-    """From 1."""
-    seconds: float
-    joules: float
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Profile:
-    """Costs measured on one device, with what a reader needs to judge them. Seconds and joules are per image."""
-
-    costs: Costs
-    """Medians over the repeats; the joules are gross, idle power included."""
-    precision: Precision
-    int8_execution: Int8Execution | None
-    compiled: bool
-    threads: int
-    """Of torch on the CPU."""
-    segment_seconds: tuple[Spread, ...]
-    """E + 1 entries, the classifier last."""
-    head_seconds: tuple[Spread, ...]
-    engine_step_seconds: Spread
-    end_to_end_seconds: Spread
-    """Of all segments and the classifier in one go, without heads."""
-    relative_error_seconds: float
-    """(Sum of the segments - end to end) / end to end."""
-    meter: Mapping[str, object] | None = None
-    """What the meter tells of the device right after work: driver, clocks, power limit."""
-    idle_watts: Spread | None = None
-    end_to_end_joules: Spread | None = None
-    """Gross."""
-    end_to_end_joules_above_idle: Spread | None = None
-    segment_energy_above_idle: tuple[float, ...] | None = None
-    """E + 1 entries: as ``costs.segment_energy``, less idle power times the seconds."""
-    head_energy_above_idle: tuple[float, ...] | None = None
-    relative_error_energy: float | None = None
-    """As of the seconds. The segments' joules add up to the longest prefix's, so this one tells drift and noise."""
-    windows: tuple[EnergyWindow, ...] = ()
-    """As they were measured, in order."""
-    settings: MeasureSettings
-    versions: Mapping[str, str]
-    date: str
-    """ISO 8601, with the time zone."""
-
-    def to_json(self) -> str:
-        """All fields as JSON text."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "costs"}
-        plain = json.loads(json.dumps(values, default=asdict, allow_nan=False))
-        return json.dumps({"format": PROFILE_FORMAT, "costs": json.loads(self.costs.to_json()), **plain}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Profile:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: the text is no measured profile, or one of another format.
-        """
-        try:
-            values: dict[str, Any] = json.loads(text, parse_constant=_refuse_constant)
-            if not isinstance(values, dict):
-                raise ValueError("it is no JSON object")
-            format = values.pop("format", None)
-            if format != PROFILE_FORMAT:
-                raise ValueError(f"its format is {format!r}, this program reads {PROFILE_FORMAT}")
-            if values["precision"] not in PRECISIONS:
-                raise ValueError(f"its precision is {values['precision']!r}")
-            values["costs"] = Costs.from_json(json.dumps(values["costs"]))
-            values["settings"] = MeasureSettings(**values["settings"])
-            values["windows"] = tuple(EnergyWindow(**window) for window in values["windows"])
-            for name in _WITH_SPREADS:
-                values[name] = _revived(values[name])
-            return cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"this is no measured cost profile ({error})") from None
-
-
-_WITH_SPREADS = (
-    *("segment_seconds", "head_seconds", "engine_step_seconds", "end_to_end_seconds", "idle_watts"),
-    *("end_to_end_joules", "end_to_end_joules_above_idle", "segment_energy_above_idle", "head_energy_above_idle"),
-)
-
-
-def _revived(value: Any) -> Any:
-    """Lists as tuples and objects as spreads."""
-    if isinstance(value, list):
-        return tuple(_revived(entry) for entry in value)
-    return Spread(**value) if isinstance(value, dict) else value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"it holds {name}")
-
-
-def check_same_device(profile: Profile, device: torch.device) -> None:
-    """Refuse a profile of another device than the one that runs.
-
-    Raises:
-        UserError: it was measured elsewhere.
-    """
-    here = device_name(device)
-    if profile.costs.device != here:
-        raise UserError(
-            f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or name the "
-            "profile to use it all the same"
-        )
 
 
 def measure_profile(
@@ -206,9 +46,13 @@ def measure_profile(
 ) -> Profile:
     """Measure a network part by part, on its device, with random images.
 
-    *Seconds*: each segment and head runs on its own real input, alone and repeatedly, for at least
-    ``timing_window_seconds``; the median of the repeats counts. The engine's smoothing is numpy on the host, as in
-    :func:`study.inference.run_policy`; copying a head's logits to the host is not in any part.
+    *Seconds*: the parts are timed inside whole passes. Alone and repeated, a part would find its weights and its input
+    in the cache, which it does not in use: the sum of the parts would come out below the time of the network. One pass
+    runs the segments and the classifier, another each head right behind its segment (only the heads' times are kept);
+    a third, with nothing between its parts, is the end-to-end time that the sum is checked against. The three and
+    the engine take turns. The median of the repeats counts, each the mean of a window of turns. The engine's smoothing
+    is numpy on the host, as in :func:`study.inference.run_policy`; copying a head's logits to the host is not in any
+    part.
 
     *Joules*, gross: windows for the whole network and for a few prefixes (segments 1..l); between the ends of two
     prefixes the joules are shared out by measured seconds. A head's are its seconds times the power of the whole
@@ -234,21 +78,18 @@ def measure_profile(
         raise UserError(f"batch_size is {batch_size}, but must be at least 1")
     settings = settings or MeasureSettings()
     bench = _Bench(network.device, batch_size, settings, clock, sleep)
+    last = network.exit_count + 1
+    windows: list[EnergyWindow] = []
+    facts = None
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(settings.seed)
         images = torch.randn(batch_size, *network.input_shape, generator=generator).to(network.device)
-        segments, heads, engine = _alone(network, images)
-        last = network.exit_count + 1
-        whole = partial(_run_prefix, network, images, last)
-        bench.time(whole, 1, at_least=settings.warm_up_seconds)
-        seconds = bench.seconds_per_image([*segments, *heads, engine, whole])
+        seconds = bench.seconds_per_image(network, images)
         medians = np.median(seconds, axis=0)
         segment_seconds, head_seconds = medians[:last], medians[last:-2]
-        windows: list[EnergyWindow] = []
-        facts = None
         if meter is not None:
             ends = _prefix_ends(segment_seconds, settings.energy_prefixes)
-            prefixes = {end: partial(_run_prefix, network, images, end) for end in ends}
+            prefixes = {end: partial(_pass, network, images, end) for end in ends}
             windows = bench.energy_windows(meter, prefixes, segment_seconds)
             facts = meter.describe()
     spreads = [Spread.of(column.tolist()) for column in seconds.T]
@@ -280,26 +121,31 @@ def measure_profile(
     return profile if meter is None else _with_energies(profile, meter)
 
 
-def _alone(network: RunnableNetwork, images: torch.Tensor) -> tuple[list[Run], list[Run], Run]:
-    """Segments and classifier, heads, and the engine, each with its own real input; each ran once when this returns."""
-    segments: list[Run] = []
-    heads: list[Run] = []
-    state: State = (images,)
-    for segment, head in zip(network.segments, network.exit_heads, strict=True):
-        segments.append(partial(segment, state))
-        state = segment(state)
-        heads.append(partial(head, state[0]))
-        head(state[0])
-    segments.append(partial(network.classifier, state))
-    logits = network.classifier(state).float().cpu().numpy()
-    return segments, heads, partial(jump_ratios, logits, np.ones(network.exit_count), 1, ENGINE_STEPS)
+def _no_mark() -> None:
+    """For passes in which nothing happens between the parts."""
 
 
-def _run_prefix(network: RunnableNetwork, images: torch.Tensor, parts: int) -> object:
+def _pass(network: RunnableNetwork, images: torch.Tensor, parts: int, mark: Run = _no_mark) -> State:
+    """Run segments 1..parts, at E + 1 the classifier too; ``mark`` is called before, between and after them."""
     state: State = (images,)
+    mark()
     for segment in network.segments[:parts]:
         state = segment(state)
-    return network.classifier(state) if parts > network.exit_count else state
+        mark()
+    if parts > network.exit_count:
+        state = (network.classifier(state),)
+        mark()
+    return state
+
+
+def _pass_with_heads(network: RunnableNetwork, images: torch.Tensor, mark: Run) -> None:
+    """Run each segment and its head; ``mark`` is called before and after each head."""
+    state: State = (images,)
+    for segment, head in zip(network.segments, network.exit_heads, strict=True):
+        state = segment(state)
+        mark()
+        head(state[0])
+        mark()
 
 
 @dataclass(frozen=True)
@@ -317,29 +163,54 @@ class _Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def time(self, run: Run, calls: int, *, at_least: float) -> tuple[float, int]:
-        """Seconds of a window, and the calls in it: the given number, or more where they do not fill the window."""
-        while True:
-            self.synchronise()
-            start = self.clock()
-            for _ in range(calls):
-                run()
-            self.synchronise()
-            elapsed = self.clock() - start
-            if elapsed >= at_least:
-                return elapsed, calls
-            # Tenfold at most: the few calls of a first guess may have been unusually quick.
-            calls = min(10 * calls, ceil(1.2 * calls * at_least / elapsed)) if elapsed > 0 else 10 * calls
+    def time(self, run: Run) -> float:
+        """Seconds until a call is done."""
+        self.synchronise()
+        start = self.clock()
+        run()
+        self.synchronise()
+        return self.clock() - start
 
-    def seconds_per_image(self, runs: Sequence[Run]) -> Floats:
-        """``[repeats, len(runs)]``; a first round, not counted, finds out how many calls fill a window."""
-        calls = [1] * len(runs)
-        rounds = np.empty((self.settings.repeats + 1, len(runs)))
-        for row in rounds:
-            for index, run in enumerate(runs):
-                seconds, calls[index] = self.time(run, calls[index], at_least=self.settings.timing_window_seconds)
-                row[index] = seconds / (calls[index] * self.batch_size)
-        return rounds[1:]
+    def laps(self, run: Callable[[Run], object]) -> list[float]:
+        """Seconds between one mark and the next, where ``run(mark)`` calls ``mark()`` in its course.
+
+        A GPU lags behind the host and waiting for it at each mark would drain its queue: it notes the marks itself.
+        """
+        self.synchronise()
+        if self.device.type == "cuda":
+            stream = torch.cuda.current_stream(self.device)
+            events: list[torch.cuda.Event] = []
+
+            def mark() -> None:
+                events.append(torch.cuda.Event(enable_timing=True))
+                events[-1].record(stream)
+
+            run(mark)
+            self.synchronise()
+            return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
+        times: list[float] = []
+        run(lambda: times.append(self.clock()))
+        return [after - before for before, after in pairwise(times)]
+
+    def seconds_per_image(self, network: RunnableNetwork, images: torch.Tensor) -> Floats:
+        """``[repeats, 2E + 3]``: the segments and the classifier, the heads, the engine, and all end to end."""
+        whole = partial(_pass, network, images, network.exit_count + 1)
+        logits = whole()[0].float().cpu().numpy()
+        engine = partial(jump_ratios, logits, np.ones(network.exit_count), 1, ENGINE_STEPS)
+
+        def turn() -> list[float]:
+            segments = self.laps(whole)
+            heads = self.laps(partial(_pass_with_heads, network, images))[::2]
+            return [*segments, *heads, self.time(engine), self.time(whole)]
+
+        def window(at_least: float) -> Floats:
+            start, turns = self.clock(), [turn()]
+            while self.clock() - start < at_least:
+                turns.append(turn())
+            return np.mean(turns, axis=0) / self.batch_size
+
+        parts = len(window(self.settings.warm_up_seconds))
+        return np.stack([window(parts * self.settings.timing_window_seconds) for _ in range(self.settings.repeats)])
 
     def energy_windows(self, meter: Meter, prefixes: Mapping[int, Run], segment_seconds: Floats) -> list[EnergyWindow]:
         """In each round: idle, the prefixes from short to whole, and the whole once more, for comparison."""

@@ -124,21 +124,18 @@ class OperatingPoint:
     policy: Policy
     beta_quantile: float | None = None
     dvfs: str = "none"
-    """``none`` or a :data:`study.costs.dvfs.Rule`."""
+    """``none`` or a :data:`study.costs.dvfs.Rule`; ``race_to_idle`` in place of a rule that has nothing to go by."""
+
+    def __post_init__(self) -> None:
+        knows_its_end = isinstance(self.policy, Classic | Static) and self.dvfs == "deadline"
+        if self.dvfs != "none" and not (knows_its_end or isinstance(self.policy, Predictive)):
+            object.__setattr__(self, "dvfs", "race_to_idle")
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for points that are the same: thresholds do not matter to a policy that compares nothing, nor rules to
-        one that predicts nothing."""
-        compares = not isinstance(self.policy, Classic | Static)
-        knows = isinstance(self.policy, Predictive) or (not compares and self.dvfs == "deadline")
-        return (
-            self.candidate.weights,
-            self.candidate.precision,
-            self.statistic if compares else "",
-            self.policy,
-            self.dvfs if knows or self.dvfs == "none" else "race_to_idle",
-        )
+        """Equal for points that are the same: thresholds do not matter to a policy that compares nothing."""
+        statistic = "" if isinstance(self.policy, Classic | Static) else self.statistic
+        return self.candidate.weights, self.candidate.precision, statistic, self.policy, self.dvfs
 
     def settings(self) -> dict[str, Any]:
         """The point's columns in the tables."""

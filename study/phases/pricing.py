@@ -12,7 +12,8 @@ from search_spaces.spec import OperatingPointsSpec
 from study.costs.device_models import FALLBACK, LevelDevice, load_device
 from study.costs.dvfs import RULES, smallest_slack
 from study.costs.flops import NetworkWork
-from study.costs.measure import Profile, check_same_device, measure_profile
+from study.costs.measure import measure_profile
+from study.costs.measured_profile import Profile, check_same_device
 from study.costs.meters import find_meter
 from study.costs.profile import Costs
 from study.errors import UserError
