@@ -1,0 +1,231 @@
+"""Where costs come from, what is refused before work starts, and what points cost under frequency rules."""
+
+import json
+
+import numpy as np
+import pytest
+
+from search_spaces.spec import parse_space
+from study import Classic, Costs, Hierarchical, Predictive, Static, UserError, replay
+from study.costs.device_models import load_device
+from study.costs.dvfs import LevelCosts, simulate, smallest_slack
+from study.costs.flops import count_work
+from study.networks import HeadSettings, NetworkSettings, build_network
+from study.networks.runnable import in_fp32
+from study.phases import pricing
+from study.phases.candidates import Candidate, Frequencies, OperatingPoint
+from study.phases.operating_points import constraint_values, reference_accuracy
+from study.stored_traces import SplitLogits
+
+XEON = "intel-xeon-platinum-8280"
+
+
+def points(text: str):
+    return parse_space(f"name: x\noperating_points: {{{text}}}", "test").operating_points
+
+
+@pytest.fixture(scope="module")
+def network():
+    settings = NetworkSettings(backbone="vgg11", width=0.125, head=HeadSettings(kind="linear"))
+    return build_network(settings, classes=4, image_size=32, channels=3).eval()
+
+
+@pytest.mark.parametrize(
+    ("text", "precisions", "message"),
+    [
+        ("costs: no-such-device", ["fp32"], "no-such-device: no such device table"),
+        ("dvfs: [race_to_idle, turbo]", ["fp32"], "operating_points.dvfs: 'turbo' is unknown"),
+        (f"costs: {XEON}, dvfs: [none, paper]", ["fp32"], "none leaves idle energy out"),
+        ("dvfs: paper", ["fp32"], "horowitz-2014-45nm has no frequency levels"),
+        ("costs: measured, dvfs: paper", ["fp32"], "measured has no frequency levels"),
+        ("objectives: [accuracy, latency_p99]", ["fp32"], "latency_p99 needs seconds"),
+        ("constraints: {latency_mean: 0.1}", ["fp32"], "latency_mean needs seconds"),
+        ("costs: jetson-tx2", ["fp32", "int8"], "device jetson-tx2 has no int8, which quantization int8 needs"),
+        (f"costs: {XEON}", ["bf16"], f"device {XEON} has no bf16"),
+    ],
+)
+def test_costs_that_cannot_be_are_refused_before_any_work(text, precisions, message):
+    with pytest.raises(UserError, match=message) as error:
+        pricing.check_costs(points(text), precisions)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "objectives: [accuracy, flops]",
+        "costs: measured, objectives: [accuracy, latency_mean]",
+        f"costs: {XEON}, dvfs: [race_to_idle, paper, deadline], constraints: {{latency_p99: 1, memory: 1}}",
+    ],
+)
+def test_costs_that_can_be_are_taken(text):
+    pricing.check_costs(points(text), ["fp32", "int8"])
+
+
+def test_a_device_table_prices_a_network_and_keeps_the_costs(network, tmp_path):
+    work, path = count_work(network), tmp_path / "profiles" / "one.json"
+    asked = points(f"costs: {XEON}, batch_size: 4")
+    costs = pricing.price(asked, work, "int8", lambda: pytest.fail("ran"), path, other_device=False)
+    expected = load_device(XEON).costs(work, precision="int8", batch_size=4)
+    assert costs.to_json() == expected.to_json() == path.read_text()
+    assert (costs.device, costs.batch_size, costs.energy_source) == (XEON, 4, f"modelled:{XEON}")
+
+
+def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
+    work, path, calls = count_work(network), tmp_path / "one.json", []
+    quick = pricing.measure_profile
+
+    def measure(*arguments, **options):
+        calls.append(options["batch_size"])
+        settings = pricing_settings()
+        return quick(*arguments, **options, settings=settings)
+
+    monkeypatch.setattr(pricing, "measure_profile", measure)
+    asked = points("costs: measured, batch_size: 2")
+    first = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False)
+    again = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False)
+    assert calls == [2] and first.to_json() == again.to_json()
+    assert first.seconds_source == "measured" and first.batch_size == 2
+    assert (np.asarray(first.segment_seconds) > 0).all()
+    stored = json.loads(path.read_text())
+    stored["costs"]["device"] = "another machine"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="another machine"):
+        pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False)
+    costs = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=True)
+    assert costs.device == "another machine"
+
+
+def pricing_settings():
+    from study.costs.measure import MeasureSettings
+
+    return MeasureSettings(repeats=1, warm_up_seconds=0.001, timing_window_seconds=0.0005, settle_seconds=0)
+
+
+def split(seed: int) -> SplitLogits:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 60)
+    logits = rng.normal(size=(60, 6, 4)) + 0.3
+    logits[np.arange(60), :, labels] += np.linspace(0.5, 3, 6)
+    return SplitLogits(logits.astype(np.float32), labels)
+
+
+def level(factor: float, watts: float) -> Costs:
+    seconds = np.arange(1.0, 7.0) / factor
+    return Costs(
+        segment_flops=np.arange(1.0, 7.0),
+        head_flops=np.full(5, 0.1),
+        segment_seconds=seconds,
+        head_seconds=np.full(5, 0.1 / factor),
+        segment_energy=seconds * watts,
+        head_energy=np.full(5, 0.1 / factor * watts),
+        energy_source="modelled:test",
+        seconds_source="modelled:test",
+    )
+
+
+LEVELS = LevelCosts(
+    megahertz=[500, 1000], costs=(level(0.5, 3.0), level(1.0, 10.0)), idle_watts=1.0, switch_seconds=0.01
+)
+
+
+def candidate(**changes) -> Candidate:
+    plan = Frequencies(levels=LEVELS, slack=0.5, period=40.0)
+    parts = {"calibration": split(1), "validation": split(2), "frequencies": plan, **changes}
+    return Candidate("one@w", LEVELS.costs[-1], **parts)
+
+
+@pytest.mark.parametrize("rule", ["race_to_idle", "paper", "deadline"])
+@pytest.mark.parametrize("policy", [Predictive(1.1, 1, 4), Hierarchical(1.1, 2), Static(3), Classic()], ids=str)
+def test_a_point_under_a_rule_is_the_simulation_of_its_walk(rule, policy):
+    point = OperatingPoint(candidate(), "mean_max", policy, dvfs=rule)
+    metrics, trace, walk = point.evaluate()
+    simulated = simulate(replay(trace, policy), LEVELS, rule=rule, policy=policy, slack=0.5, period=40.0)
+    assert metrics["energy_joules"] == simulated.joules.mean()
+    assert metrics["latency_mean_seconds"] == simulated.seconds.mean()
+    assert metrics["latency_p99_seconds"] == np.quantile(simulated.seconds, 0.99)
+    assert metrics["dvfs_smallest_slack"] == smallest_slack(LEVELS, policy, 5)
+    assert metrics["classic_energy_joules"] == 21 * 10 + (40 - 21) * 1
+    assert metrics["flops"] == walk_flops(walk)
+
+
+def walk_flops(walk) -> float:
+    return float((np.arange(1.0, 7.0).cumsum()[walk.exit_index - 1] + walk.tried.sum(axis=1) * 0.1).mean())
+
+
+def test_rules_that_have_nothing_to_go_by_are_racing():
+    chosen = candidate()
+
+    def rules(policy) -> list[str]:
+        return [OperatingPoint(chosen, "mean_max", policy, dvfs=r).dvfs for r in ("race_to_idle", "paper", "deadline")]
+
+    assert rules(Hierarchical(1.0)) == ["race_to_idle"] * 3
+    assert rules(Static(2)) == ["race_to_idle", "race_to_idle", "deadline"]
+    assert rules(Predictive(1.0)) == ["race_to_idle", "paper", "deadline"]
+    assert OperatingPoint(chosen, "mean_max", Hierarchical(1.0)).dvfs == "none"
+
+
+def test_cuts_pay_for_the_whole_period():
+    energies = candidate().cut_energies()
+    busy = [1.1, 3.1, 6.1, 10.1, 15.1, 21.0]
+    assert energies == pytest.approx([10 * seconds + (40 - seconds) for seconds in busy])
+    without = candidate(frequencies=None).cut_energies()
+    assert without == pytest.approx([10 * seconds for seconds in busy])
+
+
+def test_a_slack_too_small_is_refused_with_the_smallest_one():
+    tight = candidate(frequencies=Frequencies(levels=LEVELS, slack=0.0, period=40.0))
+    point = OperatingPoint(tight, "mean_max", Predictive(1.1, 1, 4), dvfs="deadline")
+    smallest = smallest_slack(LEVELS, point.policy, 5)
+    assert smallest > 0
+    with pytest.raises(UserError, match=f"needs at least {smallest!r}"):
+        point.evaluate()
+
+
+def test_the_period_is_common_and_the_slack_suits_every_policy(network):
+    asked = points(f"costs: {XEON}, dvfs: [race_to_idle, deadline], start_layer: [3, 5], max_jump: [4, 8]")
+    work = count_work(network)
+    plain = [Candidate("one@w", level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
+    ready = [one.frequencies for one in pricing.with_frequencies(asked, plain)]
+    assert ready[0].period == ready[1].period
+    deadlines = []
+    for plan in ready:
+        for overshoot in ("last_exit", "classifier"):
+            for start in (3, 5):
+                policy = Predictive(1.0, start, 4, overshoot)
+                assert plan.slack >= smallest_slack(plan.levels, policy, work_exits(work))
+        deadlines.append((1 + plan.slack) * plan.levels.costs[-1].classic("seconds"))
+    assert ready[0].period == max(deadlines)
+
+
+def work_exits(work) -> int:
+    return len(work.heads)
+
+
+def test_a_slack_that_is_given_is_kept(network):
+    asked = points(f"costs: {XEON}, dvfs: deadline, dvfs_slack: 0.75")
+    plain = [Candidate("one@w", level(1, 1), split(1), split(2), work=count_work(network))]
+    assert pricing.with_frequencies(asked, plain)[0].frequencies.slack == 0.75
+
+
+def test_without_rules_nothing_is_simulated(network):
+    plain = [candidate(frequencies=None)]
+    assert pricing.with_frequencies(points(f"costs: {XEON}"), plain) == plain
+
+
+def test_constraints_tell_by_how_much_a_limit_is_exceeded():
+    metrics = {"accuracy": 0.9, "energy_joules": 3.0, "memory_bytes": 50.0, "latency_p99_seconds": 0.2}
+    limits = {"accuracy_drop": 0.02, "energy": 2.0, "memory": 100.0, "latency_p99": 0.2}
+    assert constraint_values(metrics, limits, reference=0.95) == pytest.approx(
+        {"accuracy_drop": 0.03, "energy": 0.5, "memory": -0.5, "latency_p99": 0.0}
+    )
+
+
+def test_a_drop_is_counted_from_the_best_classic_network_in_fp32():
+    def right(seed: int) -> float:
+        one = split(seed)
+        return float((one.logits[:, -1].argmax(axis=1) == one.labels).mean())
+
+    candidates = [candidate(validation=split(seed), precision=p) for seed, p in ((3, "fp32"), (4, "fp32"), (5, "int8"))]
+    assert reference_accuracy(candidates) == max(right(3), right(4))
+    assert reference_accuracy(candidates[2:]) == right(5)
