@@ -123,7 +123,7 @@ def _one_trial(
             metrics = {"split": "validation", **point.evaluate()[0]}
             exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy(candidates))
             metrics |= {"constraints": json.dumps(exceeded), "feasible": all(x <= 0 for x in exceeded.values())}
-        values = [metrics[COLUMNS[objective]] for objective in spec.objectives]
+        values = [_known(metrics, objective) for objective in spec.objectives]
         if not np.isfinite(values).all():
             raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
     except UserError as error:
@@ -162,9 +162,16 @@ def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], r
     return {
         name: reference - metrics["accuracy"] - limit
         if name == "accuracy_drop"
-        else float(metrics[COLUMNS[name]]) / limit - 1
+        else _known(metrics, name) / limit - 1
         for name, limit in limits.items()
     }
+
+
+def _known(metrics: Mapping[str, Any], name: str) -> float:
+    value = metrics.get(COLUMNS[name])
+    if value is None:
+        raise UserError(f"{name}: the costs of this network do not hold it")
+    return float(value)
 
 
 def suggest(
