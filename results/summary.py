@@ -118,7 +118,7 @@ def summary_json(summary: FrontSummary) -> dict[str, Any]:
         "tolerance": summary.tolerance,
         "best_point": None if summary.best_point is None else int(summary.best_point["number"]),
         "front": [
-            {key: list(value) if hasattr(value, "tolist") else value for key, value in row.items()}
+            {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
             for row in points.to_dict("records")
         ],
     }

@@ -243,6 +243,7 @@ def _profile(options: argparse.Namespace) -> None:
         device=pick_device(options.device),
         compiled=options.compile,
         model=options.costs,
+        metered=not options.no_meter,
         measuring=MeasureSettings(repeats=options.repeats, energy_window_seconds=options.window),
         output=options.output,
         reporter=Reporter(),
@@ -251,7 +252,11 @@ def _profile(options: argparse.Namespace) -> None:
     result = {
         "device": first.costs.device,
         "threads": first.threads,
-        "profiles": [profiled.summary() for profiled in profiles],
+        "folder": str(options.output),
+        # The names would make the printed table too wide to read.
+        "profiles": [
+            profiled.summary() | ({"file": str(profiled.path)} if options.json else {}) for profiled in profiles
+        ],
     }
     _print_result(result, options.json)
 

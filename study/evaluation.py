@@ -17,7 +17,7 @@ from study.checkpoints import (
     new_network,
 )
 from study.costs.device_models import FALLBACK, load_device
-from study.costs.measured_profile import Profile, check_same_device
+from study.costs.measured_profile import check_same_device, read_profile
 from study.costs.profile import Costs, Measure
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
 from study.errors import UserError
@@ -245,7 +245,7 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
     network = loaded.runnable
     if not name_or_profile.endswith(".json"):
         return load_device(name_or_profile).costs(loaded.network, precision=network.precision, batch_size=1)
-    profile = Profile.from_json(Path(name_or_profile).read_bytes())
+    profile = read_profile(Path(name_or_profile))
     if not other_device:
         check_same_device(profile, network.device)
     counted = load_device(FALLBACK).costs(loaded.network, precision=network.precision, batch_size=1)

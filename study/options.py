@@ -123,6 +123,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", nargs="+", type=_positive, default=[1])
     parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
     add_costs(parser)
+    parser.add_argument("--no-meter", action="store_true", help="measure seconds only; joules come from the table")
     parser.add_argument("--repeats", type=_positive, default=3, help="of every measurement, interleaved")
     parser.add_argument("--window", type=float, default=3.0, metavar="SECONDS", help="of energy (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("profiles"), metavar="DIR", help="default: profiles")

@@ -51,7 +51,6 @@ class Profiled:
             "mJ": costs.classic("energy") * 1e3 if costs.holds("energy") else None,
             "energy_source": costs.energy_source,
             "energy_off": profile.relative_error_energy,
-            "file": str(self.path),
         }
 
 
@@ -67,6 +66,7 @@ def profile_network(
     device: torch.device,
     compiled: bool,
     model: str,
+    metered: bool,
     measuring: MeasureSettings,
     output: Path,
     reporter: Reporter,
@@ -81,7 +81,8 @@ def profile_network(
         precisions, batch_sizes: all pairs are measured.
         device: to measure.
         compiled: let ``torch.compile`` make the kernels.
-        model: a device table; prices joules where the machine has no energy meter.
+        model: a device table; prices joules that no energy meter measures.
+        metered: read the device's energy meter where it has one.
         measuring: how long and how often.
         output: folder of the profiles.
         reporter: told what is being measured.
@@ -92,7 +93,7 @@ def profile_network(
     known = [check_precision(precision, device) for precision in precisions]
     check_network(settings, data)
     table = load_device(model)
-    meter = find_meter(device)
+    meter = find_meter(device) if metered else None
     check_writable(output)
     network, make = _network(settings, data, source, pretrained, classes, device, needs_images="int8" in str(known))
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{data.image_size}px"

@@ -149,3 +149,67 @@ def documented_commands() -> list[str]:
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_commands_parse(command: str) -> None:
     build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_int8_from_the_command_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --beta 1.5 --start-layer 2 --device cpu --stat-each-layer"
+    full, small = (result_of(f"{command} --quantization {name}", capsys) for name in ("fp32", "int8"))
+    assert (full["precision"], full["int8_execution"], small["precision"]) == ("fp32", None, "int8")
+    assert small["int8_execution"] in ("x86_kernels", "simulated")
+    for one, other in zip(full["layers"], small["layers"], strict=True):
+        assert one["accuracy_all"] == pytest.approx(other["accuracy_all"], abs=0.05)
+        assert one["threshold"] != other["threshold"] or one["exit"] == 13, "thresholds are those of the int8 logits"
+    assert full["replay_agreement"] == 1 and small["replay_agreement"] > 0.9
+    classic = [result["energy_joules"] / result["energy_share_of_classic"] for result in (full, small)]
+    assert 0 < classic[1] < classic[0]
+    assert small["flops"] == pytest.approx(full["flops"], rel=0.1), "operations are operations"
+
+
+def test_costs_of_a_device_from_the_command_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --beta 1.5 --device cpu --costs jetson-tx2"
+    result = result_of(command, capsys)
+    assert result["energy_source"] == result["latency_source"] == "modelled:jetson-tx2"
+    assert result["latency_mean_seconds"] > 0 and 0 < result["seconds_share_of_classic"] < 1.5
+    assert main([*command.split(), "--quantization", "int8"]) == 2
+    assert "jetson-tx2 has no int8" in capsys.readouterr().err
+
+
+def test_profile_and_evaluate_with_it(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measured on this machine; the profile of another network, precision or device is refused."""
+    options = f"--device cpu --repeats 1 --no-meter --output {tmp_path / 'profiles'}"
+    command = f"profile --pretrained {models / 'exits'} --quantization fp32 int8 --batch-size 1 2 {options}"
+    result = result_of(command, capsys)
+    assert [(row["precision"], row["batch_size"]) for row in result["profiles"]] == [
+        ("fp32", 1),
+        ("fp32", 2),
+        ("int8", 1),
+        ("int8", 2),
+    ]
+    assert all(row["ms"] > 0 and row["mJ"] > 0 for row in result["profiles"])
+    assert {row["energy_source"] for row in result["profiles"]} == {"modelled:horowitz-2014-45nm"}
+    (file,) = (tmp_path / "profiles").glob("*-fp32-batch1.json")
+    evaluate = f"evaluate --pretrained {models / 'exits'} --beta 1.5 --device cpu --costs {file}"
+    measured = result_of(evaluate, capsys)
+    assert measured["latency_source"] == "measured" and measured["costs_batch_size"] == 1
+
+    def refused(command: str) -> str:
+        capsys.readouterr()
+        assert main(command.split()) == 2
+        return capsys.readouterr().err
+
+    assert "not at int8" in refused(f"{evaluate} --quantization int8")
+    foreign = json.loads(file.read_text())
+    foreign["costs"]["device"] = "Another Machine 3000"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(foreign))
+    elsewhere = evaluate.replace(str(file), str(other))
+    assert "Another Machine 3000" in refused(elsewhere)
+    assert result_of(f"{elsewhere} --other-device", capsys)["costs_device"] == "Another Machine 3000"
+    other.write_text("{}")
+    assert "other.json" in refused(elsewhere)
+
+
+def test_an_untrained_network_can_be_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = f"--device cpu --repeats 1 --no-meter --output {tmp_path}"
+    result = result_of(f"profile --backbone resnet18 --width 0.125 --classes 100 --image-size 32 {options}", capsys)
+    assert len(result["profiles"]) == 1 and result["profiles"][0]["ms"] > 0

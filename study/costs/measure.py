@@ -11,15 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import ceil
-from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from study.costs.measured_profile import EnergyWindow, MeasureSettings, Profile, Spread
+from study.costs.measured_profile import (
+    EnergyWindow,
+    MeasureSettings,
+    Profile,
+    Spread,
+    relative_error,
+    with_energies,
+)
 from study.costs.meters import Meter, Run, device_name, take_window
 from study.costs.profile import Costs
 from study.errors import UserError
@@ -47,12 +53,13 @@ def measure_profile(
     """Measure a network part by part, on its device, with random images.
 
     *Seconds*: the parts are timed inside whole passes. Alone and repeated, a part would find its weights and its input
-    in the cache, which it does not in use: the sum of the parts would come out below the time of the network. One pass
-    runs the segments and the classifier, another each head right behind its segment (only the heads' times are kept);
-    a third, with nothing between its parts, is the end-to-end time that the sum is checked against. The three and
-    the engine take turns. The median of the repeats counts, each the mean of a window of turns. The engine's smoothing
-    is numpy on the host, as in :func:`study.inference.run_policy`; copying a head's logits to the host is not in any
-    part.
+    in the cache, which it does not in use: the sum of the parts would come out below the time of the network. Passes of
+    all segments and the classifier take turns with passes that are timed as a whole: the end-to-end time, which the sum
+    is checked against. In passes of their own the heads run, each right behind its segment (only the heads' times are
+    kept): a pass that follows heads is slower. A window gives the mean of the middle half of its passes, ordered by
+    time, so that what an interruption hit does not count and the parts still add up; of the repeats' windows the median
+    counts. The engine's smoothing is numpy on the host, as in :func:`study.inference.run_policy`; copying a head's
+    logits to the host is not in any part.
 
     *Joules*, gross: windows for the whole network and for a few prefixes (segments 1..l); between the ends of two
     prefixes the joules are shared out by measured seconds. A head's are its seconds times the power of the whole
@@ -86,7 +93,7 @@ def measure_profile(
         images = torch.randn(batch_size, *network.input_shape, generator=generator).to(network.device)
         seconds = bench.seconds_per_image(network, images)
         medians = np.median(seconds, axis=0)
-        segment_seconds, head_seconds = medians[:last], medians[last:-2]
+        segment_seconds, head_seconds = medians[:last], medians[last + 1 : -1]
         if meter is not None:
             ends = _prefix_ends(segment_seconds, settings.energy_prefixes)
             prefixes = {end: partial(_pass, network, images, end) for end in ends}
@@ -98,7 +105,7 @@ def measure_profile(
             counted,
             segment_seconds=segment_seconds,
             head_seconds=head_seconds,
-            engine_step_seconds=float(medians[-2]) / ENGINE_STEPS,
+            engine_step_seconds=float(medians[-1]),
             seconds_source="measured",
             device=device_name(network.device),
             batch_size=batch_size,
@@ -108,17 +115,17 @@ def measure_profile(
         compiled=network.compiled,
         threads=torch.get_num_threads(),
         segment_seconds=tuple(spreads[:last]),
-        head_seconds=tuple(spreads[last:-2]),
-        engine_step_seconds=Spread.of((seconds[:, -2] / ENGINE_STEPS).tolist()),
-        end_to_end_seconds=spreads[-1],
-        relative_error_seconds=_relative_error(segment_seconds, spreads[-1]),
+        head_seconds=tuple(spreads[last + 1 : -1]),
+        engine_step_seconds=spreads[-1],
+        end_to_end_seconds=spreads[last],
+        relative_error_seconds=relative_error(segment_seconds, spreads[last]),
         meter=facts,
         windows=tuple(windows),
         settings=settings,
         versions=versions(),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
-    return profile if meter is None else _with_energies(profile, meter)
+    return profile if meter is None else with_energies(profile, meter.source)
 
 
 def _no_mark() -> None:
@@ -182,7 +189,7 @@ class _Bench:
             events: list[torch.cuda.Event] = []
 
             def mark() -> None:
-                events.append(torch.cuda.Event(enable_timing=True))
+                events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
                 events[-1].record(stream)
 
             run(mark)
@@ -193,24 +200,31 @@ class _Bench:
         return [after - before for before, after in pairwise(times)]
 
     def seconds_per_image(self, network: RunnableNetwork, images: torch.Tensor) -> Floats:
-        """``[repeats, 2E + 3]``: the segments and the classifier, the heads, the engine, and all end to end."""
+        """``[repeats, 2E + 3]``: segments and classifier, all end to end, the heads, a step of the engine."""
         whole = partial(_pass, network, images, network.exit_count + 1)
+        with_heads = partial(_pass_with_heads, network, images)
         logits = whole()[0].float().cpu().numpy()
         engine = partial(jump_ratios, logits, np.ones(network.exit_count), 1, ENGINE_STEPS)
+        kinds: list[list[Callable[[], list[float]]]] = [
+            [lambda: self.laps(whole), lambda: [self.time(whole)]],
+            [lambda: self.laps(with_heads)[::2]],
+            [lambda: [self.time(engine) / ENGINE_STEPS]],
+        ]
 
-        def turn() -> list[float]:
-            segments = self.laps(whole)
-            heads = self.laps(partial(_pass_with_heads, network, images))[::2]
-            return [*segments, *heads, self.time(engine), self.time(whole)]
+        def window(runs: Sequence[Callable[[], list[float]]]) -> Floats:
+            """``[parts]``, of runs that take turns."""
+            start, turns = self.clock(), [[run() for run in runs]]
+            parts = sum(map(len, turns[0]))
+            while self.clock() - start < parts * self.settings.timing_window_seconds:
+                turns.append([run() for run in runs])
+            typical = [_middle_half(np.array(passes)) for passes in zip(*turns, strict=True)]
+            return np.concatenate(typical) / self.batch_size
 
-        def window(at_least: float) -> Floats:
-            start, turns = self.clock(), [turn()]
-            while self.clock() - start < at_least:
-                turns.append(turn())
-            return np.mean(turns, axis=0) / self.batch_size
-
-        parts = len(window(self.settings.warm_up_seconds))
-        return np.stack([window(parts * self.settings.timing_window_seconds) for _ in range(self.settings.repeats)])
+        start = self.clock()
+        while self.clock() - start < self.settings.warm_up_seconds:
+            for run in chain(*kinds):
+                run()
+        return np.stack([np.concatenate([window(runs) for runs in kinds]) for _ in range(self.settings.repeats)])
 
     def energy_windows(self, meter: Meter, prefixes: Mapping[int, Run], segment_seconds: Floats) -> list[EnergyWindow]:
         """In each round: idle, the prefixes from short to whole, and the whole once more, for comparison."""
@@ -218,7 +232,7 @@ class _Bench:
         nap = settings.energy_window_seconds / 10
         batches = (segment_seconds.cumsum() * self.batch_size).tolist()
         whole = len(batches)
-        # Idle: weights, images and feature maps are in memory, as they are when the network runs.
+        # Idle: weights and images are in memory as they are when the network runs, and a GPU keeps all it was given.
         plan: list[tuple[Literal["idle", "prefix", "end_to_end"], int, Run, float]]
         plan = [("idle", 0, lambda: self.sleep(nap), nap)]
         plan += [("prefix", parts, run, batches[parts - 1]) for parts, run in prefixes.items()]
@@ -238,11 +252,16 @@ class _Bench:
                     clock=self.clock,
                 )
                 images = calls * self.batch_size if parts else 0
-                window = EnergyWindow(
-                    what=what, parts=parts, repeat=repeat, seconds=seconds, joules=joules, images=images
+                windows.append(
+                    EnergyWindow(what=what, parts=parts, repeat=repeat, seconds=seconds, joules=joules, images=images)
                 )
-                windows.append(window)
         return windows
+
+
+def _middle_half(passes: Floats) -> Floats:
+    """``[parts]``: the mean of ``[passes, parts]`` without the quickest and the slowest quarter of the passes."""
+    quarter = len(passes) // 4
+    return np.array(passes[passes.sum(axis=1).argsort()][quarter : len(passes) - quarter].mean(axis=0))
 
 
 def _prefix_ends(segment_seconds: Floats, count: int) -> list[int]:
@@ -259,58 +278,3 @@ def _prefix_ends(segment_seconds: Floats, count: int) -> list[int]:
         if seconds - before >= share and elapsed[-1] - seconds >= share / 2:
             ends.append(part)
     return [*ends, len(elapsed)]
-
-
-def _with_energies(profile: Profile, meter: Meter) -> Profile:
-    """The profile with the joules of its windows."""
-
-    def windows(what: str, parts: int) -> list[EnergyWindow]:
-        return [window for window in profile.windows if (window.what, window.parts) == (what, parts)]
-
-    def joules(what: str, parts: int, *, less_watts: float = 0.0) -> Spread:
-        return Spread.of([(w.joules - less_watts * w.seconds) / w.images for w in windows(what, parts)])
-
-    segment_seconds, head_seconds, step_seconds = profile.costs.parts("seconds")
-    idle = Spread.of([window.joules / window.seconds for window in windows("idle", 0)])
-    ends = sorted({window.parts for window in profile.windows if window.what == "prefix"})
-    gross = [joules("prefix", end).median for end in ends]
-    for shorter, longer in pairwise(range(len(ends))):
-        if not gross[longer] > gross[shorter]:
-            raise UserError(
-                f"measuring energy: {ends[longer]} parts took no more joules than the first {ends[shorter]} of them: "
-                "the noise is larger than what lies between; raise energy_window_seconds or lower energy_prefixes"
-            )
-    segment_energy = _shared_out(gross, ends, segment_seconds)
-    above = [joules("prefix", end, less_watts=idle.median).median for end in ends]
-    power = median(window.joules / window.seconds for window in windows("prefix", ends[-1]))
-    step_power = power if meter.source == "rapl" else idle.median
-    end_to_end = joules("end_to_end", ends[-1])
-    return replace(
-        profile,
-        costs=replace(
-            profile.costs,
-            segment_energy=segment_energy,
-            head_energy=power * head_seconds,
-            engine_step_energy=step_power * step_seconds,
-            energy_source=meter.source,
-        ),
-        idle_watts=idle,
-        end_to_end_joules=end_to_end,
-        end_to_end_joules_above_idle=joules("end_to_end", ends[-1], less_watts=idle.median),
-        segment_energy_above_idle=tuple(_shared_out(above, ends, segment_seconds).tolist()),
-        head_energy_above_idle=tuple(((power - idle.median) * head_seconds).tolist()),
-        relative_error_energy=_relative_error(segment_energy, end_to_end),
-    )
-
-
-def _shared_out(prefix_joules: Sequence[float], ends: Sequence[int], seconds: Floats) -> Floats:
-    """``[E+1]``: the joules between the ends of two prefixes, by seconds."""
-    shared = np.empty(len(seconds))
-    for first, last, joules in zip([0, *ends[:-1]], ends, np.diff(prefix_joules, prepend=0.0), strict=True):
-        stretch = seconds[first:last]
-        shared[first:last] = joules * stretch / stretch.sum()
-    return shared
-
-
-def _relative_error(segments: Floats, end_to_end: Spread) -> float:
-    return float(segments.sum() / end_to_end.median - 1)

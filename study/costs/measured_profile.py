@@ -1,18 +1,22 @@
-"""What a measured cost profile holds, and how it is stored."""
+"""What a measured cost profile holds, how its energies follow from its windows, and how it is stored."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
-from study.costs.meters import device_name
+from study.costs.meters import MeterSource, device_name
 from study.costs.profile import Costs
 from study.errors import UserError
+from study.policies import Floats
 from study.precisions import PRECISIONS, Precision
 
 if TYPE_CHECKING:  # the networks import torchvision, which a stored value does not need
@@ -32,7 +36,7 @@ class MeasureSettings:
     repeats: int = 3
     warm_up_seconds: float = 1.0
     timing_window_seconds: float = 0.02
-    """Passes are repeated until they have lasted so long for every part that is timed in them."""
+    """Passes are repeated until a window has lasted so long for every part that is timed in it."""
     energy_window_seconds: float = 3.0
     energy_window_images: int = 1000
     """A window of energy is at least this long and has at least so many images."""
@@ -148,6 +152,19 @@ class Profile:
             raise UserError(f"this is no measured cost profile ({error})") from None
 
 
+def read_profile(path: Path) -> Profile:
+    """The profile in a file.
+
+    Raises:
+        UserError: the file holds none.
+        OSError: it cannot be read.
+    """
+    try:
+        return Profile.from_json(path.read_bytes())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 _WITH_SPREADS = (
     *("segment_seconds", "head_seconds", "engine_step_seconds", "end_to_end_seconds", "idle_watts"),
     *("end_to_end_joules", "end_to_end_joules_above_idle", "segment_energy_above_idle", "head_energy_above_idle"),
@@ -177,3 +194,63 @@ def check_same_device(profile: Profile, device: torch.device) -> None:
             f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or name the "
             "profile to use it all the same"
         )
+
+
+def with_energies(profile: Profile, source: MeterSource) -> Profile:
+    """A profile of seconds and energy windows, with the joules of each part.
+
+    Raises:
+        UserError: a prefix took no more joules than a shorter one.
+    """
+
+    def windows(what: str, parts: int) -> list[EnergyWindow]:
+        return [window for window in profile.windows if (window.what, window.parts) == (what, parts)]
+
+    def joules(what: str, parts: int, *, less_watts: float = 0.0) -> Spread:
+        return Spread.of([(w.joules - less_watts * w.seconds) / w.images for w in windows(what, parts)])
+
+    segment_seconds, head_seconds, step_seconds = profile.costs.parts("seconds")
+    idle = Spread.of([window.joules / window.seconds for window in windows("idle", 0)])
+    ends = sorted({window.parts for window in profile.windows if window.what == "prefix"})
+    gross = [joules("prefix", end).median for end in ends]
+    for (shorter, less), (longer, more) in pairwise(zip(ends, gross, strict=True)):
+        if not more > less:
+            raise UserError(
+                f"measuring energy: {longer} parts took no more joules than the first {shorter} of them: "
+                "the noise is larger than what lies between; raise energy_window_seconds or lower energy_prefixes"
+            )
+    segment_energy = _shared_out(gross, ends, segment_seconds)
+    above = [joules("prefix", end, less_watts=idle.median).median for end in ends]
+    power = median(window.joules / window.seconds for window in windows("prefix", ends[-1]))
+    step_power = power if source == "rapl" else idle.median
+    end_to_end = joules("end_to_end", ends[-1])
+    return replace(
+        profile,
+        costs=replace(
+            profile.costs,
+            segment_energy=segment_energy,
+            head_energy=power * head_seconds,
+            engine_step_energy=step_power * step_seconds,
+            energy_source=source,
+        ),
+        idle_watts=idle,
+        end_to_end_joules=end_to_end,
+        end_to_end_joules_above_idle=joules("end_to_end", ends[-1], less_watts=idle.median),
+        segment_energy_above_idle=tuple(_shared_out(above, ends, segment_seconds).tolist()),
+        head_energy_above_idle=tuple(((power - idle.median) * head_seconds).tolist()),
+        relative_error_energy=relative_error(segment_energy, end_to_end),
+    )
+
+
+def _shared_out(prefix_joules: Sequence[float], ends: Sequence[int], seconds: Floats) -> Floats:
+    """``[E+1]``: the joules between the ends of two prefixes, by seconds."""
+    shared = np.empty(len(seconds))
+    for first, last, joules in zip([0, *ends[:-1]], ends, np.diff(prefix_joules, prepend=0.0), strict=True):
+        stretch = seconds[first:last]
+        shared[first:last] = joules * stretch / stretch.sum()
+    return shared
+
+
+def relative_error(segments: Floats, end_to_end: Spread) -> float:
+    """(Sum of the segments - end to end) / end to end."""
+    return float(segments.sum() / end_to_end.median - 1)

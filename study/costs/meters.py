@@ -24,6 +24,8 @@ PERIODS_OF_A_WINDOW = 5
 """Fewer updates of a counter tell little: the first and the last are cut off somewhere by the window."""
 READ_EVERY_SECONDS = 30.0
 """Within a window, so that no wrap-around of a counter is missed."""
+WITHOUT = "measure without a meter (predictive-exit profile --no-meter): energies then come from a model"
+"""The way out of every error that keeps a meter from being read."""
 POWERCAP = Path("/sys/class/powercap")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -85,7 +87,7 @@ class NvmlMeter:
         except ImportError:
             raise UserError(
                 "the energy counter of a GPU is read by the package nvidia-ml-py, which is missing: "
-                "pip install nvidia-ml-py, or run without a meter: energies then come from a model"
+                f"pip install nvidia-ml-py, or {WITHOUT}"
             ) from None
         self._nvml = pynvml
         self.device = torch.cuda.get_device_name(index)
@@ -131,9 +133,8 @@ class RaplMeter:
     ``psys`` contains the packages: adding either would count the same joules twice. ``intel-rapl-mmio`` offers the
     same packages a second time.
 
-    A counter wraps around at ``max_energy_range_uj`` (with a common range of 262 kJ, after 22 minutes at 200 W). One
-    wrap between two readings is seen and added, two cannot be told from one: :func:`take_window`
-    therefore reads more often than that.
+    A counter wraps around at ``max_energy_range_uj`` (a common 262 kJ: after 22 minutes at 200 W). One wrap between
+    two readings is seen and added, two look like one: :func:`take_window` reads more often than that.
 
     Args:
         root: where Linux shows its power zones.
@@ -249,7 +250,7 @@ def take_window(
     if not joules > 0:
         raise UserError(
             f"measuring energy ({what}): the {meter.source} counter of {meter.device} moved by {joules:g} J in "
-            f"{seconds:.3g} s: it does not count; measure without it, energies then come from a model"
+            f"{seconds:.3g} s: it does not count; {WITHOUT}"
         )
     return seconds, joules, calls
 
@@ -285,8 +286,7 @@ def _text(path: Path) -> str:
     except PermissionError:
         raise UserError(
             f"{path} may not be read: since Linux 5.10 only root may read energy counters; allow it until the next "
-            f"boot with `sudo chmod a+r {path.parent.parent}/intel-rapl:*/{path.name}`, or run without a meter: "
-            "energies then come from a model"
+            f"boot with `sudo chmod a+r {path.parent.parent}/intel-rapl:*/{path.name}`, or {WITHOUT}"
         ) from None
     except OSError as error:
         raise NoMeterError(f"{path} is no energy counter to read: {error.strerror}") from None

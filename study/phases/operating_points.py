@@ -160,9 +160,7 @@ def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], r
     A drop of accuracy is told as a share of images, all others relative to their limit, so that they compare.
     """
     return {
-        name: reference - metrics["accuracy"] - limit
-        if name == "accuracy_drop"
-        else _known(metrics, name) / limit - 1
+        name: reference - metrics["accuracy"] - limit if name == "accuracy_drop" else _known(metrics, name) / limit - 1
         for name, limit in limits.items()
     }
 

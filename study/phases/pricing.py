@@ -13,7 +13,7 @@ from study.costs.device_models import FALLBACK, LevelDevice, load_device
 from study.costs.dvfs import RULES, smallest_slack
 from study.costs.flops import NetworkWork
 from study.costs.measure import measure_profile
-from study.costs.measured_profile import Profile, check_same_device
+from study.costs.measured_profile import Profile, check_same_device, read_profile
 from study.costs.meters import find_meter
 from study.costs.profile import Costs
 from study.errors import UserError
@@ -91,7 +91,7 @@ def price(
         write_atomic(profile_path, costs.to_json().encode())
         return costs
     if profile_path.exists():
-        profile = Profile.from_json(profile_path.read_bytes())
+        profile = read_profile(profile_path)
         if not other_device:
             check_same_device(profile, network().device)
         return profile.costs

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from math import ceil
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from study.costs.measure import Spread
+from study.costs.measured_profile import Spread
 from study.costs.meters import device_name
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.registry import State
@@ -22,6 +28,24 @@ LAYOUTS: dict[str, torch.memory_format] = {
     "channels last": torch.channels_last,
 }
 """Where the channels of a map lie in memory: each in one piece, or those of a pixel side by side."""
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, quick: str) -> None:
+    """Options of every benchmark; ``quick`` says what a smoke run is."""
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch (default: as many as it takes by itself)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end as well")
+    parser.add_argument("--quick", action="store_true", help=quick)
+
+
+def start_quietly(options: argparse.Namespace) -> None:
+    """Set the threads, and keep off the screen what compilers and exporters tell of their own insides."""
+    # A network as small as that of a smoke run only loses by a second thread.
+    threads = options.threads or (1 if options.quick else None)
+    if threads:
+        torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
 
 
 def circumstances() -> dict[str, object]:
@@ -43,6 +67,14 @@ def print_circumstances(facts: Mapping[str, object]) -> None:
         print(f"{name.replace('_', ' '):>24}  {value}")
 
 
+def register_tiny() -> str:
+    """Register the tests' network of two convolutions, and give its name."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    from tiny_network import TINY
+
+    return TINY
+
+
 def run_classic(network: InferenceNetwork, images: Tensor) -> Tensor:
     """Logits [B, C] of the network without exits: no head runs."""
     state: State = (images,)
@@ -53,10 +85,7 @@ def run_classic(network: InferenceNetwork, images: Tensor) -> Tensor:
 
 def lay_out(network: MultiExitNetwork, layout: str) -> MultiExitNetwork:
     """The same network, its weights moved to a layout: what it computes has that layout too."""
-    # nn.Module.to() is typed without memory_format in the subclass.
-    module: nn.Module = network
-    module.to(memory_format=LAYOUTS[layout])
-    return network
+    return network.to(memory_format=LAYOUTS[layout])
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], *, repeats: int, at_least: float = 0.0) -> dict[str, Spread]:
@@ -78,37 +107,27 @@ def interleaved(runs: Mapping[str, Callable[[], object]], *, repeats: int, at_le
                 run()
             each = (time.perf_counter() - start) / calls[name]
             if round == 0:
-                calls[name] = max(1, round_up(at_least / each))
+                calls[name] = max(1, ceil(at_least / each))
             else:
                 seconds[name].append(each)
     return {name: Spread.of(values) for name, values in seconds.items()}
 
 
-def round_up(value: float) -> int:
-    """The next whole number."""
-    return int(-(-value // 1))
-
-
 def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Rows with the same columns, those of numbers aligned to the right."""
+    """Rows with the same columns; the first one aligned to the left, the others to the right."""
     print(f"\n{title}")
     if not rows:
-        print("  (nothing)")
         return
-    cells = [[_text(value) for value in row.values()] for row in rows]
-    header = list(rows[0])
-    widths = [max(len(line[column]) for line in [header, *cells]) for column in range(len(header))]
-    for line, source in [(header, rows[0]), *zip(cells, rows, strict=True)]:
-        aligned = [
-            cell.ljust(width) if isinstance(value, str) and column == 0 else cell.rjust(width)
-            for column, (cell, width, value) in enumerate(zip(line, widths, source.values(), strict=True))
-        ]
-        print("  " + "  ".join(aligned).rstrip())
+    lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([f"  {first.ljust(widths[0])}", *aligned]))
 
 
 def _text(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}" if isinstance(
-        value, float
-    ) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)

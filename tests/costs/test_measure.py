@@ -5,15 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from itertools import groupby, pairwise
-from math import floor
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from study.costs import measure, meters
-from study.costs.measure import MeasureSettings, Profile, Spread, check_same_device, measure_profile
+from study.costs import measure, measured_profile, meters
+from study.costs.measure import measure_profile
+from study.costs.measured_profile import MeasureSettings, Profile, Spread, check_same_device
 from study.costs.meters import RaplMeter, device_name
 from study.costs.profile import Costs
 from study.errors import UserError
@@ -235,17 +236,51 @@ def test_energy_windows_are_interleaved(measured):
     assert [window.repeat for window in windows] == [1] * 6 + [2] * 6 + [3] * 6
 
 
+PASS = ["segment 1", "segment 2", "segment 3", "classifier"]
+PASS_WITH_HEADS = ["segment 1", "head 1", "segment 2", "head 2", "segment 3", "head 3"]
+
+
 def test_timing_windows_are_interleaved(measured):
     machine = Machine()
-    measured(machine, metered=False, repeats=2)
-    heads = [name for name in machine.ran if name.startswith("head") or name == "engine"]
-    # Once for the feature maps, then one round to warm up and two that count.
-    assert [name for name, _ in groupby(heads)] == ["head 1", "head 2", "head 3"] + [
-        "head 1",
-        "head 2",
-        "head 3",
-        "engine",
-    ] * 3
+    measured(machine, metered=False, repeats=2, warm_up_seconds=1e-9)
+    kinds = ["heads" if name.startswith("head") else name for name in machine.ran if not name.startswith("segment")]
+    # Once to warm up and two rounds that count.
+    assert [kind for kind, _ in groupby(kinds)] == ["classifier", "heads", "engine"] * 3
+
+
+def test_parts_are_timed_in_whole_passes(measured):
+    machine = Machine()
+    measured(machine, metered=False, repeats=1)
+    ran = machine.ran
+    while ran:
+        whole = next(part for part in (PASS, PASS_WITH_HEADS, ["engine"]) if ran[: len(part)] == part)
+        ran = ran[len(whole) :]
+
+
+def test_passes_timed_by_part_take_turns_with_those_timed_as_a_whole(measured):
+    """The machine gets slower and slower: what is measured later would look dearer."""
+    machine = Machine()
+    spend = machine.spend
+    machine.spend = lambda name, seconds, watts: spend(name, seconds * (1 + machine.now), watts)
+    profile = measured(machine, metered=False, repeats=1, timing_window_seconds=20.0)
+    assert profile.end_to_end_seconds.median > 10 * SECONDS.sum()
+    # A pass follows the other at once: in its 58 ms the machine gets slower by as much.
+    assert profile.relative_error_seconds == pytest.approx(0, abs=0.1)
+
+
+def test_an_interruption_hits_no_part(measured):
+    """One pass in sixteen takes a second longer, within segment 2."""
+    machine = Machine()
+    spend = machine.spend
+
+    def interrupted(name: str, seconds: float, watts: float) -> None:
+        spend(name, seconds + (name == "segment 2" and machine.ran.count(name) % 16 == 0), watts)
+
+    machine.spend = interrupted
+    profile = measured(machine, metered=False, timing_window_seconds=1.0)
+    np.testing.assert_allclose(profile.costs.segment_seconds, SECONDS)
+    assert profile.end_to_end_seconds.median == pytest.approx(SECONDS.sum())
+    assert profile.relative_error_seconds == pytest.approx(0, abs=1e-9)
 
 
 def test_prefixes_run_their_segments_in_order_and_the_classifier_last(measured):
@@ -261,13 +296,46 @@ def test_prefixes_run_their_segments_in_order_and_the_classifier_last(measured):
     assert orders["classifier"] == {"segment 3"}
 
 
+def test_a_gpu_notes_the_marks_itself_and_is_waited_for_once_a_pass(monkeypatch):
+    """The host is far ahead of a GPU that takes a millisecond a part: events count from when the GPU gets there."""
+    queued, waited = [], []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            assert stream == "stream of cuda:1"
+            self.milliseconds, self.due = len(queued) * 1.0, len(waited) + 1
+
+        def elapsed_time(self, later: "Event") -> float:
+            assert len(waited) >= later.due, "the GPU was not waited for"
+            return later.milliseconds - self.milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+
+    def run(mark: Callable[[], object]) -> None:
+        for parts in (2, 1, 3):
+            mark()
+            queued.extend(["part"] * parts)
+        mark()
+
+    bench = measure._Bench(
+        torch.device("cuda", 1), BATCH, MeasureSettings(), clock=Machine().clock, sleep=waited.append
+    )
+    assert bench.laps(run) == pytest.approx([0.002, 0.001, 0.003])
+    assert waited == [torch.device("cuda", 1)] * 2  # before the pass and behind it
+
+
 def test_what_a_cold_machine_does_is_not_counted(measured):
-    """All is slow for the first second, and each part in its first four calls."""
+    """All is slow for the first second, and each part in its first three calls."""
     machine = Machine()
     spend = machine.spend
 
     def cold(name: str, seconds: float, watts: float) -> None:
-        slow = machine.now < 1.0 or machine.ran.count(name) < 4
+        slow = machine.now < 1.0 or machine.ran.count(name) < 3
         spend(name, seconds * (3.0 if slow else 1.0), watts)
 
     machine.spend = cold
@@ -276,11 +344,15 @@ def test_what_a_cold_machine_does_is_not_counted(measured):
     np.testing.assert_allclose(profile.costs.head_seconds, np.array([0.003, 0.002, 0.001]) / BATCH)
 
 
-def test_a_part_is_repeated_until_it_fills_its_window(measured):
+def test_passes_are_repeated_until_they_fill_their_window(measured):
+    """0.1 s for each of the segments, the classifier and the whole; for each head; and for the engine."""
     machine = Machine()
-    measured(machine, metered=False, repeats=1, timing_window_seconds=0.1)
-    last_of_head_3 = [len(list(run)) for name, run in groupby(machine.ran) if name == "head 3"][-1]
-    assert last_of_head_3 * 0.001 >= 0.1 - 1e-9
+    measured(machine, metered=False, repeats=1, timing_window_seconds=0.1, warm_up_seconds=1e-9)
+    names = (name for name in machine.ran if name in ("classifier", "head 3", "engine"))
+    passes, with_heads, engine = [len(list(run)) for _, run in groupby(names)][-3:]
+    assert passes == 2 * ceil(5 * 0.1 / (2 * 0.058))
+    assert with_heads == ceil(3 * 0.1 / 0.052)
+    assert engine == pytest.approx(0.1 / ENGINE, abs=1)
 
 
 def test_the_spread_of_the_repeats_is_reported(measured):
@@ -325,7 +397,22 @@ def test_a_prefix_that_takes_more_than_a_longer_one_is_refused(measured):
 
 
 def test_the_relative_error_of_seconds_is_that_of_hand_computation(measured):
-    """A segment takes 10 % longer behind another part than behind itself, as a cold cache makes it."""
+    """Each reading of the clock takes a millisecond: one between two parts, and one for the whole."""
+    machine = Machine()
+
+    def slow_clock() -> float:
+        machine.now += 0.001
+        return machine.now
+
+    machine.clock = slow_clock
+    profile = measured(machine, metered=False)
+    np.testing.assert_allclose(profile.costs.segment_seconds, SECONDS + 0.001 / BATCH)
+    assert profile.end_to_end_seconds.median == pytest.approx(SECONDS.sum() + 0.001 / BATCH)
+    assert profile.relative_error_seconds == pytest.approx(62 / 59 - 1)
+
+
+def test_parts_that_a_cold_cache_slows_down_add_up_to_the_whole(measured):
+    """A part takes 10 % longer behind another part than behind itself."""
     machine = Machine()
     spend = machine.spend
 
@@ -334,9 +421,10 @@ def test_the_relative_error_of_seconds_is_that_of_hand_computation(measured):
         spend(name, seconds * (1.1 if cold else 1.0), watts)
 
     machine.spend = with_cold_cache
-    profile = measured(machine, metered=False, timing_window_seconds=10.0)
-    assert profile.end_to_end_seconds.median == pytest.approx(1.1 * SECONDS.sum(), rel=1e-3)
-    assert profile.relative_error_seconds == pytest.approx(1 / 1.1 - 1, abs=1e-3)
+    profile = measured(machine, metered=False)
+    np.testing.assert_allclose(profile.costs.segment_seconds, 1.1 * SECONDS)
+    np.testing.assert_allclose(profile.costs.head_seconds, 1.1 * np.array([0.003, 0.002, 0.001]) / BATCH)
+    assert profile.relative_error_seconds == pytest.approx(0, abs=1e-9)
 
 
 def test_the_relative_error_of_energy_is_that_of_hand_computation(measured, monkeypatch):
@@ -422,7 +510,7 @@ def test_a_profile_of_another_device_is_refused(measured, monkeypatch):
     profile = measured(Machine(), metered=False)
     check_same_device(profile, torch.device("cpu"))
     elsewhere = replace(profile, costs=replace(profile.costs, device="Another CPU"))
-    monkeypatch.setattr(measure, "device_name", lambda device: "This CPU")
+    monkeypatch.setattr(measured_profile, "device_name", lambda device: "This CPU")
     with pytest.raises(UserError, match="was measured on Another CPU, this is This CPU: measure it here") as error:
         check_same_device(elsewhere, torch.device("cpu"))
     assert "\n" not in str(error.value)

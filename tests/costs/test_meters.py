@@ -1,6 +1,7 @@
 """Energy meters on simulated counters: an NVML of three GPUs, and trees of Linux power zones."""
 
 import errno
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from study import profiling
+from study.cli import main
 from study.costs import meters
 from study.costs.meters import NoMeterError, NvmlMeter, RaplMeter, device_name, find_meter, take_window
 from study.errors import UserError
@@ -199,6 +202,7 @@ def test_rapl_that_only_root_may_read_is_told_in_one_line_with_the_remedy(tmp_pa
     message = str(error.value)
     assert "\n" not in message
     assert f"sudo chmod a+r {tmp_path}/intel-rapl:*/energy_uj" in message
+    assert "predictive-exit profile --no-meter" in message
     assert "energies then come from a model" in message
 
 
@@ -233,6 +237,21 @@ def test_a_readable_package_is_found_as_the_meter_of_the_cpu(tmp_path, monkeypat
 
 def test_other_devices_have_no_meter():
     assert find_meter(torch.device("meta")) is None
+
+
+def test_the_command_profile_looks_for_no_meter_where_it_is_told_so(tmp_path, monkeypatch, capsys):
+    def refuse(device: torch.device) -> None:
+        raise UserError("the counter may not be read")
+
+    monkeypatch.setattr(profiling, "find_meter", refuse)
+    network = ["--backbone", "vgg11", "--width", "0.125", "--head", "linear", "--device", "cpu"]
+    command = ["profile", *network, "--repeats", "1", "--output", str(tmp_path), "--json"]
+    assert main(command) == 2
+    assert "the counter may not be read" in capsys.readouterr().err
+    assert main([*command, "--no-meter"]) == 0
+    row = json.loads(capsys.readouterr().out)["profiles"][0]
+    assert row["ms"] > 0
+    assert row["energy_source"].startswith("modelled:")
 
 
 # --- names of devices

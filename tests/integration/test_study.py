@@ -260,3 +260,52 @@ def test_summary_names_the_cheapest_within_a_point(finished_study: Path) -> None
     assert (summary.best_point is None) == points.empty
     if summary.best_point is not None:
         assert summary.best_point["flops"] == points["flops"].min()
+
+
+def test_precisions_rules_and_constraints_from_traces_to_front(finished_study: Path, tmp_path: Path) -> None:
+    """A study over beta, start layer, quantization and frequency rules, on the checkpoints of the finished one."""
+    device, folder = "intel-xeon-platinum-8280", tmp_path / "tiny"
+    shutil.copytree(finished_study / "checkpoints", folder / "checkpoints")
+    changes = {
+        "networks": 1,
+        "trials": 60,
+        "policy": ["predictive", "static"],
+        "quantization": ["fp32", "int8"],
+        "costs": device,
+        "dvfs": ["race_to_idle", "paper", "deadline"],
+        "constraints": {"accuracy_drop": 0.6, "latency_p99": 1.0},
+    }
+    spec = tiny_study(operating_points=changes)
+    run_study(spec, surroundings(folder))
+    tables = tables_of(folder)
+    points = tables["operating_points"]
+    assert set(points["precision"]) == {"fp32", "int8"} and set(points["dvfs"]) == set(changes["dvfs"])
+    assert (points["energy_joules"] > 0).all() and (points["latency_p99_seconds"] > 0).all()
+    assert set(points["device"]) == {device} and set(points["energy_source"]) == {f"modelled:{device}"}
+    execution = points.groupby("precision")["int8_execution"].agg(lambda values: set(values.dropna()))
+    assert execution["fp32"] == set() and len(execution["int8"]) == 1
+    assert points["feasible"].any() and set(json.loads(points["constraints"].iloc[0])) == {
+        "accuracy_drop",
+        "latency_p99",
+    }
+    exits = tables["exits"][tables["exits"]["point"].isna()].drop_duplicates(["precision", "exit"])
+    accuracies = exits.pivot_table(index="exit", columns="precision", values="accuracy_all")
+    assert len(accuracies) == 13 and (accuracies["fp32"] - accuracies["int8"]).abs().max() < 0.1
+    whole = exits[exits["exit"] == 13].set_index("precision")
+    assert whole.loc["int8", "memory_bytes"] < whole.loc["fp32", "memory_bytes"]
+    assert whole.loc["int8", "cumulative_bitops"] * 16 == whole.loc["fp32", "cumulative_bitops"]
+    assert whole["cumulative_flops"].nunique() == whole["parameters"].nunique() == 1
+    assert (whole["cumulative_flops_published"] < whole["cumulative_flops"]).all()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run_study(spec, surroundings(folder))
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_constraints_that_no_point_keeps_end_in_one_line(finished_study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    for part in ("checkpoints", "traces"):
+        shutil.copytree(finished_study / part, folder / part)
+    spec = tiny_study(operating_points={"constraints": {"memory": 1.0}})
+    with pytest.raises(UserError, match="none of 30 operating points keeps .* exceeds memory"):
+        run_study(spec, surroundings(folder))
+    assert len(read_table(folder / "tables", "operating_points")) == 30

@@ -97,7 +97,7 @@ def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
 
 
 def pricing_settings():
-    from study.costs.measure import MeasureSettings
+    from study.costs.measured_profile import MeasureSettings
 
     return MeasureSettings(repeats=1, warm_up_seconds=0.001, timing_window_seconds=0.0005, settle_seconds=0)
 
