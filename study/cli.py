@@ -146,7 +146,7 @@ def _data_request(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from study.evaluation import accuracy_forward, costs_of, evaluate_one, load_network, split_images
+    from study.evaluation import accuracy_forward, costs_of, evaluate_one, levels_of, load_network, split_images
     from study.networks.heads import HeadSettings
     from study.progress import Reporter
     from study.single import ImageSource, resolve_request
@@ -186,6 +186,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
         return
     costs = costs_of(loaded, options.costs, other_device=options.other_device)
+    levels = levels_of(loaded, options.costs) if options.dvfs else None
     evaluation = evaluate_one(
         loaded,
         split_images(loaded, options.split, source),
@@ -198,6 +199,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         reporter=Reporter(),
     )
     result = evaluation.summary()
+    if levels is not None:
+        result |= evaluation.under_rule(levels, options.dvfs, options.dvfs_slack)
     if options.stat_each_layer:
         result["layers"] = json.loads(evaluation.statistics().to_json(orient="records"))
     _print_result(result, options.json)

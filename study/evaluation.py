@@ -16,7 +16,8 @@ from study.checkpoints import (
     load_pretrained,
     new_network,
 )
-from study.costs.device_models import FALLBACK, load_device
+from study.costs.device_models import FALLBACK, LevelDevice, load_device
+from study.costs.dvfs import LevelCosts, Rule, simulate, smallest_slack
 from study.costs.measured_profile import check_same_device, read_profile
 from study.costs.profile import Costs, Measure
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
@@ -152,6 +153,38 @@ class Evaluation:
         same = (again.exit_index == self.walk.exit_index) & (again.predictions == self.walk.predictions)
         return {"replay_agreement": float(same.mean())}
 
+    def under_rule(self, levels: LevelCosts, rule: Rule, slack: float | None) -> dict[str, Any]:
+        """What the run would take if the frequency followed a rule; energies are those of a period as long as the
+        deadline, idle or busy.
+
+        Args:
+            levels: costs of the network at each level of a device.
+            rule: that sets the frequency.
+            slack: share of the classic network's time by which an answer may exceed it; None: the smallest that the
+                policy can keep.
+
+        Raises:
+            UserError: ``deadline`` cannot keep its deadline within the slack.
+        """
+        chosen = smallest_slack(levels, self.policy, levels.exit_count) if slack is None else slack
+        at_f_max = levels.costs[-1]
+        period = (1 + chosen) * at_f_max.classic("seconds")
+        simulated = simulate(self.walk, levels, rule=rule, policy=self.policy, slack=chosen, period=period)
+        idle = levels.idle_watts * (period - at_f_max.classic("seconds"))
+        joules = float(simulated.joules.mean())
+        p50, p99 = np.quantile(simulated.seconds, [0.5, 0.99])
+        return {
+            "dvfs": rule,
+            "dvfs_slack": chosen,
+            "dvfs_smallest_slack": simulated.smallest_slack,
+            "energy_joules": joules,
+            "energy_share_of_classic": joules / (at_f_max.classic("energy") + idle),
+            "latency_mean_seconds": float(simulated.seconds.mean()),
+            "latency_p50_seconds": float(p50),
+            "latency_p99_seconds": float(p99),
+            "seconds_share_of_classic": float(simulated.seconds.mean()) / at_f_max.classic("seconds"),
+        }
+
     def statistics(self) -> pd.DataFrame:
         """Statistics of each layer."""
         assert self.trace is not None, "statistics need all logits"
@@ -252,6 +285,18 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
     if profile.precision != network.precision or not same_network(profile.costs, counted):
         raise UserError(f"{name_or_profile} is a profile of another network, or not at {network.precision}")
     return profile.costs
+
+
+def levels_of(loaded: LoadedNetwork, device: str) -> LevelCosts:
+    """The costs of a network at each frequency level of a modelled device.
+
+    Raises:
+        UserError: there is no such device table, or it has no levels or not the network's precision.
+    """
+    table = load_device(device)
+    if not isinstance(table, LevelDevice):
+        raise UserError(f"--dvfs: {device} has no frequency levels: name a device table with levels, as jetson-tx2")
+    return table.level_costs(loaded.network, precision=loaded.runnable.precision, batch_size=1)
 
 
 def same_network(one: Costs, other: Costs) -> bool:

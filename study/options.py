@@ -98,6 +98,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantization", default="fp32", choices=PRECISIONS, help="int8_all: exit heads too")
     parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
     add_costs(parser)
+    parser.add_argument(
+        "--dvfs",
+        choices=("race_to_idle", "paper", "deadline"),
+        help="simulate frequency scaling on a device table with levels (--costs)",
+    )
+    parser.add_argument("--dvfs-slack", type=float, help="of the deadline (default: the smallest that can be kept)")
     parser.add_argument("--other-device", action="store_true", help="use a profile of another device all the same")
     parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
     parser.add_argument("--batch-size", type=_positive, default=256, help="1: image by image")

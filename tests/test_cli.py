@@ -174,6 +174,22 @@ def test_costs_of_a_device_from_the_command_line(models: Path, capsys: pytest.Ca
     assert "jetson-tx2 has no int8" in capsys.readouterr().err
 
 
+def test_frequency_rules_from_the_command_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --beta 1.5 --device cpu --costs jetson-tx2"
+    plain = result_of(command, capsys)
+    racing, deadline = (result_of(f"{command} --dvfs {rule}", capsys) for rule in ("race_to_idle", "deadline"))
+    assert racing["latency_mean_seconds"] == pytest.approx(plain["latency_mean_seconds"])
+    assert racing["energy_joules"] > plain["energy_joules"], "it pays for idling until the deadline"
+    assert deadline["dvfs_slack"] == deadline["dvfs_smallest_slack"] > 0
+    assert deadline["latency_mean_seconds"] >= racing["latency_mean_seconds"]
+    for options, message in (
+        ("--dvfs deadline --dvfs-slack 0", "needs at least"),
+        ("--dvfs paper --costs horowitz-2014-45nm", "has no frequency levels"),
+    ):
+        assert main([*command.split(), *options.split()]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_profile_and_evaluate_with_it(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Measured on this machine; the profile of another network, precision or device is refused."""
     options = f"--device cpu --repeats 1 --no-meter --output {tmp_path / 'profiles'}"
