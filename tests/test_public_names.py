@@ -122,6 +122,12 @@ def test_a_machine_with_only_torch_runs_all_but_the_search():
     assert loaded(f"import {modules}", ["torch", "ray", "optuna"]) == ["torch"]
 
 
+def test_training_tracing_and_profiling_need_torch_and_little_else():
+    modules = "study.training, study.trace, study.networks, study.quantization, study.costs.flops, study.costs.measure"
+    suspects = ["ray", "optuna", "pandas", "pydantic", "yaml", "torchao", "pynvml", "scipy", "pyarrow"]
+    assert loaded(f"import {modules}", suspects) == []
+
+
 def test_results_and_search_spaces_use_nothing_of_study():
     code = "import results.pareto, results.tables, results.files, search_spaces, search_spaces.spec"
     assert loaded(code, ["study", "ray", "optuna", "torch"]) == []
