@@ -124,7 +124,7 @@ def test_a_machine_with_only_torch_runs_all_but_the_search():
 
 def test_training_tracing_and_profiling_need_torch_and_little_else():
     modules = "study.training, study.trace, study.networks, study.quantization, study.costs.flops, study.costs.measure"
-    suspects = ["ray", "optuna", "pandas", "pydantic", "yaml", "torchao", "pynvml", "scipy", "pyarrow"]
+    suspects = ["ray", "optuna", "pandas", "pydantic", "yaml", "torchao", "scipy", "pyarrow"]
     assert loaded(f"import {modules}", suspects) == []
 
 
