@@ -12,6 +12,10 @@ from results.summary import summarize_front
 from results.tables import read_table
 
 
+_WIDE = 50
+"""A range of costs this wide is drawn on a logarithmic scale: int8 and early exits multiply what they save."""
+
+
 def front_figure(tables: Path, path: Path) -> None:
     """Draw the front over FLOPs and over energy, beside all operating points, the static cuts and the classic network.
 
@@ -36,6 +40,8 @@ def front_figure(tables: Path, path: Path) -> None:
         classic = getattr(summary.reference, column)
         axes.plot(classic * unit, summary.reference.accuracy * 100, "k*", markersize=12, label="classic network")
         axes.set_xlabel(label)
+        if points[column].max() > _WIDE * points[column].min():
+            axes.set_xscale("log")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("validation accuracy, %")
     figure.axes[0].legend(loc="lower right", fontsize="small")
