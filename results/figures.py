@@ -11,7 +11,6 @@ from results.pareto import non_dominated
 from results.summary import summarize_front
 from results.tables import read_table
 
-
 _WIDE = 50
 """A range of costs this wide is drawn on a logarithmic scale: int8 and early exits multiply what they save."""
 
