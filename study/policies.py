@@ -80,14 +80,14 @@ def jump_ratios(logits: NDArray[np.floating], thresholds: Floats, exit: int, max
     Returns:
         ``[B, K_max]`` float64.
     """
-    smoothed = logits.astype(np.float64)
-    ratios = np.empty((len(smoothed), max_jump))
-    for k in range(1, max_jump + 1):
-        padded = np.pad(smoothed, ((0, 0), (1, 1)))
-        smoothed = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-        ahead = float(thresholds[min(exit + k, len(thresholds)) - 1])
-        ratios[:, k - 1] = _divide_by_threshold(np.abs(smoothed).max(axis=1), ahead)
-    return ratios
+    smoothed = np.zeros((len(logits), logits.shape[1] + 2))  # a zero on either side
+    smoothed[:, 1:-1] = logits
+    activations = np.empty((len(logits), max_jump))
+    for k in range(max_jump):
+        smoothed[:, 1:-1] = smoothed[:, :-2] + smoothed[:, 1:-1] + smoothed[:, 2:]
+        activations[:, k] = np.abs(smoothed).max(axis=1)
+    ahead = thresholds[np.minimum(np.arange(exit, exit + max_jump), len(thresholds) - 1)]
+    return _divide_by_threshold(activations, ahead)
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,7 +126,7 @@ def _network(
         assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
         torch.manual_seed(data.seed)
         network = build_network(settings, classes=classes, image_size=data.image_size, channels=data.channels)
-        network.to(device).eval()
+        network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         noise = torch.randn(NOISE_IMAGES, *network.input_shape)
         return network, lambda precision, compiled: prepare(network, precision, calibration=noise, compiled=compiled)
     checkpoint, tensors = load_pretrained(pretrained)
