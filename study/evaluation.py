@@ -19,7 +19,7 @@ from study.checkpoints import (
 from study.costs.device_models import FALLBACK, LevelDevice, load_device
 from study.costs.dvfs import LevelCosts, Rule, simulate, smallest_slack
 from study.costs.measured_profile import check_same_device, read_profile
-from study.costs.profile import Costs, Measure
+from study.costs.profile import Costs, Measure, same_flops
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
 from study.errors import UserError
 from study.inference import join_walks, run_policy
@@ -282,7 +282,7 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
     if not other_device:
         check_same_device(profile, network.device)
     counted = load_device(FALLBACK).costs(loaded.network, precision=network.precision, batch_size=1)
-    if profile.precision != network.precision or not same_network(profile.costs, counted):
+    if profile.precision != network.precision or not same_flops(profile.costs, counted):
         raise UserError(f"{name_or_profile} is a profile of another network, or not at {network.precision}")
     return profile.costs
 
@@ -297,12 +297,6 @@ def levels_of(loaded: LoadedNetwork, device: str) -> LevelCosts:
     if not isinstance(table, LevelDevice):
         raise UserError(f"--dvfs: {device} has no frequency levels: name a device table with levels, as jetson-tx2")
     return table.level_costs(loaded.network, precision=loaded.runnable.precision, batch_size=1)
-
-
-def same_network(one: Costs, other: Costs) -> bool:
-    """Whether two profiles count the same FLOPs in every part."""
-    mine, its = one.parts("flops"), other.parts("flops")
-    return all(np.array_equal(mine[part], its[part]) for part in range(3))
 
 
 def accuracy_forward(

@@ -15,10 +15,11 @@ from study.costs.device_models import load_device
 from study.costs.measure import measure_profile
 from study.costs.measured_profile import MeasureSettings, Profile
 from study.costs.meters import find_meter
-from study.data import DataInfo, DataSettings, load_dataset
+from study.data import DataSettings, load_dataset
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
 from study.networks.runnable import RunnableNetwork
+from study.precisions import FORMATS, INT8, Precision
 from study.progress import Reporter
 from study.quantization import check_precision, prepare
 from study.single import ImageSource
@@ -95,7 +96,10 @@ def profile_network(
     table = load_device(model)
     meter = find_meter(device) if metered else None
     check_writable(output)
-    network, make = _network(settings, data, source, pretrained, classes, device, needs_images="int8" in str(known))
+    if pretrained is None:
+        network, make = _untrained(settings, data, classes, device)
+    else:
+        settings, network, make = _trained(pretrained, data, source, device)
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{data.image_size}px"
     profiles = []
     for precision in known:
@@ -111,32 +115,35 @@ def profile_network(
     return profiles
 
 
-def _network(
-    settings: NetworkSettings,
-    data: DataSettings,
-    source: ImageSource,
-    pretrained: Path | None,
-    classes: int,
-    device: torch.device,
-    *,
-    needs_images: bool,
-) -> tuple[MultiExitNetwork, Callable[..., RunnableNetwork]]:
-    """The network, and what makes it ready at a precision."""
-    if pretrained is None:
-        assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
-        torch.manual_seed(data.seed)
-        network = build_network(settings, classes=classes, image_size=data.image_size, channels=data.channels)
-        network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        noise = torch.randn(NOISE_IMAGES, *network.input_shape)
-        return network, lambda precision, compiled: prepare(network, precision, calibration=noise, compiled=compiled)
+Make = Callable[[Precision, bool], RunnableNetwork]
+"""From a precision, and whether to compile, to a network that is ready."""
+
+
+def _untrained(
+    settings: NetworkSettings, data: DataSettings, classes: int, device: torch.device
+) -> tuple[MultiExitNetwork, Make]:
+    assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
+    torch.manual_seed(data.seed)
+    network = build_network(settings, classes=classes, image_size=data.image_size, channels=data.channels)
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    noise = torch.randn(NOISE_IMAGES, *network.input_shape)
+    return network, lambda precision, compiled: prepare(network, precision, calibration=noise, compiled=compiled)
+
+
+def _trained(
+    pretrained: Path, data: DataSettings, source: ImageSource, device: torch.device
+) -> tuple[NetworkSettings, MultiExitNetwork, Make]:
     checkpoint, tensors = load_pretrained(pretrained)
     if checkpoint is None:
         raise UserError(
             f"profile: {pretrained} holds bare weights: give a checkpoint folder, or leave --pretrained out"
         )
     network = checkpoint.build(tensors, device)
-    if not needs_images:
-        return network, lambda precision, compiled: prepare(network, precision, compiled=compiled)
-    dataset = load_dataset(data, source.data_root, download=source.download)
-    info: DataInfo = dataset.info
-    return network, lambda precision, compiled: ready(network, precision, dataset.calibration, info, compiled=compiled)
+
+    def make(precision: Precision, compiled: bool) -> RunnableNetwork:
+        if FORMATS[precision].backbone is not INT8:
+            return prepare(network, precision, compiled=compiled)
+        dataset = load_dataset(data, source.data_root, download=source.download)
+        return ready(network, precision, dataset.calibration, dataset.info, compiled=compiled)
+
+    return checkpoint.network, network, make

@@ -28,7 +28,7 @@ from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import search
 from study.phases.pretrained import adopt_pretrained
-from study.phases.pricing import check_costs, price, with_frequencies
+from study.phases.pricing import check_costs, check_one_source, price, with_frequencies
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop
@@ -117,7 +117,10 @@ def check(spec: StudySpec) -> DataSettings:
                     f"{spec.name}: operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}"
                 )
     device = pick_device("auto")
-    check_costs(points, [check_precision(str(name), device) for name in points.quantization.values])
+    try:
+        check_costs(points, [check_precision(str(name), device) for name in points.quantization.values], device)
+    except UserError as error:
+        raise UserError(f"{spec.name}: {error}") from None
     settings = resolve(DataSettings(seed=spec.seed, **spec.data.model_dump()))
     backbones = plan_trials(spec, "backbones", "")
     networks = {plan.network for plan in backbones}
@@ -208,7 +211,9 @@ def trace_candidates(
                 precision,
                 partial(traces.network, name, precision),
                 where.folder / "profiles" / f"{name.replace('@', '-')}-{precision}-batch{points.batch_size}.json",
+                device_here=traces.device,
                 other_device=spec.resources.profiles_of_other_device,
+                reporter=where.reporter,
             )
             candidates.append(
                 Candidate(
@@ -221,6 +226,7 @@ def trace_candidates(
                     published=published_flops(network),
                 )
             )
+    check_one_source(candidates)
     return with_frequencies(points, candidates)
 
 
@@ -293,10 +299,11 @@ def finish(
 
 def _closest(points: pd.DataFrame) -> str:
     """Which constraint the point that comes nearest to all of them still breaks."""
-    exceeded = points.loc[points["state"] == "COMPLETE", "constraints"].map(json.loads)
+    done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna()]
+    exceeded = done["constraints"].map(json.loads)
     nearest = min(exceeded, key=lambda values: max(values.values()))
     name = max(nearest, key=nearest.get)
     return (
         f"none of {len(exceeded)} operating points keeps to the constraints; the nearest exceeds {name} by "
-        f"{nearest[name]:.3g} {'of all images' if name == 'accuracy_drop' else 'of its limit'}"
+        f"{nearest[name]:.3g} {'of all images' if name == 'accuracy_drop' else 'times the limit'}"
     )

@@ -45,12 +45,12 @@ def front_lines(summary: FrontSummary) -> list[str]:
     classic, points = summary.reference, summary.tolerance * 100
     costs = [f"{classic.flops / 1e6:.2f} MFLOPs"]
     if summary.energy_source:
-        costs.append(f"{classic.energy_joules * 1e3:.4g} mJ ({summary.energy_source})")
+        costs.append(f"{classic.energy_joules * 1e3:.4g} mJ ({_source(summary.energy_source, summary.device)})")
     if summary.latency_source:
-        costs.append(f"{classic.latency_seconds * 1e3:.4g} ms ({summary.latency_source})")
+        costs.append(f"{classic.latency_seconds * 1e3:.4g} ms ({_source(summary.latency_source, summary.device)})")
     lines = [
         f"classic network {classic.trial_id} ({classic.precision}): validation accuracy {classic.accuracy:.2%}, "
-        f"{', '.join(costs)} per image" + (f" on {summary.device}" if summary.device else "")
+        f"{', '.join(costs)} per image"
     ]
     best = summary.best_point
     if best is None:
@@ -69,6 +69,11 @@ def front_lines(summary: FrontSummary) -> list[str]:
         share = static["cumulative_flops"] / classic.flops
         lines.append(f"a network simply cut (exit {static['exit']} of {static['trial_id']}) needs {share:.1%} for that")
     return lines
+
+
+def _source(source: str, device: str | None) -> str:
+    """A model names its device itself."""
+    return source if source.startswith("modelled:") or device is None else f"{source} on {device}"
 
 
 def _front_table(summary: FrontSummary) -> Table:

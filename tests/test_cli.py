@@ -203,7 +203,7 @@ def test_profile_and_evaluate_with_it(models: Path, tmp_path: Path, capsys: pyte
     ]
     assert all(row["ms"] > 0 and row["mJ"] > 0 for row in result["profiles"])
     assert {row["energy_source"] for row in result["profiles"]} == {"modelled:horowitz-2014-45nm"}
-    (file,) = (tmp_path / "profiles").glob("*-fp32-batch1.json")
+    (file,) = (tmp_path / "profiles").glob("vgg11-x0.125-linear-*-fp32-batch1.json")
     evaluate = f"evaluate --pretrained {models / 'exits'} --beta 1.5 --device cpu --costs {file}"
     measured = result_of(evaluate, capsys)
     assert measured["latency_source"] == "measured" and measured["costs_batch_size"] == 1

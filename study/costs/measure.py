@@ -76,9 +76,11 @@ def measure_profile(
         sleep: waits that many seconds; idle power is measured in it.
 
     Raises:
-        UserError: ``counted`` is of another network, a window is too short for the meter, or the meter moved by
-            nothing.
+        UserError: ``counted`` is of another network, int8 is only simulated, a window is too short for the meter, or
+            the meter moved by nothing.
     """
+    if network.int8_execution == "simulated":
+        raise UserError(f"int8 is only simulated on this {network.device.type}: its time says nothing about int8")
     if counted.exit_count != network.exit_count:
         raise UserError(f"costs of {counted.exit_count} exits were given for a network with {network.exit_count}")
     if batch_size < 1:

@@ -191,8 +191,8 @@ def check_same_device(profile: Profile, device: torch.device) -> None:
     here = device_name(device)
     if profile.costs.device != here:
         raise UserError(
-            f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or name the "
-            "profile to use it all the same"
+            f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or ask "
+            "for it all the same (--other-device; in a study resources.profiles_of_other_device)"
         )
 
 

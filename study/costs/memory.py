@@ -47,8 +47,12 @@ class Memory:
     def of_cuts(self) -> Floats:
         """``[E+1]``, of the network cut at each exit; the last entry is the network without exits."""
         weights = self.segment_weights.cumsum() + np.append(self.head_weights, 0.0)
-        maps = np.maximum(np.maximum.accumulate(self.segment_maps), np.append(self.head_maps, 0.0))
-        return np.asarray(weights + maps)
+        return np.asarray(weights + self.maps_of_cuts())
+
+    def maps_of_cuts(self) -> Floats:
+        """``[E+1]``, the largest maps alone."""
+        maps: Floats = np.maximum(np.maximum.accumulate(self.segment_maps), np.append(self.head_maps, 0.0))
+        return maps
 
 
 def _weights(parts: tuple[Work, ...], number: NumberFormat) -> Floats:

@@ -16,7 +16,6 @@ from study.layer_statistics import exit_statistics
 from study.phases.candidates import Candidate
 from study.phases.operating_points import COLUMNS, point_of
 from study.policies import Classic, Floats, Statistic
-from study.precisions import FORMATS
 from study.stored_traces import SplitLogits
 from study.walks import replay
 
@@ -119,8 +118,7 @@ def _exit_rows(
         statistics["cumulative_flops_published"] = _of_cuts(*candidate.published)
     if work is not None and candidate.memory is not None:
         statistics["parameters"] = work.parameters_at_exits
-        bytes_each = FORMATS[candidate.precision].backbone.map_bytes * costs.batch_size
-        statistics["peak_activation_bytes"] = work.peak_activation_elements_at_exits * bytes_each
+        statistics["peak_activation_bytes"] = candidate.memory.maps_of_cuts()
         statistics["memory_bytes"] = candidate.memory.of_cuts()
     return [{**row, **known} for row in rows_of(statistics)]
 
@@ -140,14 +138,10 @@ def cost_rows(candidate: Candidate) -> list[dict[str, Any]]:
     }
     if candidate.published is not None:
         measures["flops_published"] = (*candidate.published, 0.0)
-    if work is not None:
-        bytes_each = FORMATS[candidate.precision].backbone.map_bytes * costs.batch_size
-        for column, attribute, unit in (
-            ("parameters", "parameters", 1),
-            ("peak_activation_bytes", "peak_activation_elements", bytes_each),
-        ):
-            of_parts = [np.array([getattr(part, attribute) for part in parts]) for parts in (work.segments, work.heads)]
-            measures[column] = (of_parts[0] * unit, of_parts[1] * unit, 0.0)
+    if work is not None and candidate.memory is not None:
+        segments, heads = (np.array([part.parameters for part in parts]) for parts in (work.segments, work.heads))
+        measures["parameters"] = (segments, heads, 0.0)
+        measures["peak_activation_bytes"] = (candidate.memory.segment_maps, candidate.memory.head_maps, 0.0)
     known = {
         "trial_id": candidate.trial_id,
         "precision": candidate.precision,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from results.files import write_atomic
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
@@ -13,25 +15,35 @@ from study.costs.device_models import FALLBACK, LevelDevice, load_device
 from study.costs.dvfs import RULES, smallest_slack
 from study.costs.flops import NetworkWork
 from study.costs.measure import measure_profile
-from study.costs.measured_profile import Profile, check_same_device, read_profile
+from study.costs.measured_profile import check_same_device, read_profile
 from study.costs.meters import find_meter
-from study.costs.profile import Costs
+from study.costs.profile import Costs, same_flops
 from study.errors import UserError
 from study.networks.runnable import RunnableNetwork
 from study.phases.candidates import Candidate, Frequencies
-from study.policies import Predictive
+from study.policies import Classic, Hierarchical, Policy, Predictive
 from study.precisions import FORMATS, Precision
+from study.progress import Reporter
+from study.quantization import int8_execution
 
 MEASURED = "measured"
 """The name of the costs that are measured where the study runs."""
+SUSPECT = 0.15
+"""A profile whose parts add up worse than this is pointed out."""
 
 
-def check_costs(points: OperatingPointsSpec, precisions: Sequence[Precision]) -> None:
+def check_costs(points: OperatingPointsSpec, precisions: Sequence[Precision], device_here: torch.device) -> None:
     """Refuse costs that cannot give what the study asks of them.
+
+    Args:
+        points: names the costs and what is asked of them.
+        precisions: to be priced.
+        device_here: the one that measured costs would be of.
 
     Raises:
         UserError: there is no such device table, it lacks a precision, or it knows no time or no frequency levels and
-            latency or frequency scaling is asked for.
+            latency or frequency scaling is asked for; or costs are to be measured, and int8 is only simulated here or
+            the energy counter cannot be read.
     """
     rules = points.dvfs.values
     for rule in rules:
@@ -42,7 +54,14 @@ def check_costs(points: OperatingPointsSpec, precisions: Sequence[Precision]) ->
             "operating_points.dvfs: none leaves idle energy out, so it cannot stand beside rules; race_to_idle is f_max"
         )
     device = None if points.costs == MEASURED else load_device(points.costs)
-    if device is not None:
+    if device is None:
+        find_meter(device_here)  # a counter that is there but cannot be read is told now, not after hours of training
+        if int8_execution(device_here) == "simulated" and any("int8" in precision for precision in precisions):
+            raise UserError(
+                f"operating_points.costs: int8 is only simulated on this {device_here.type}, so its time cannot be "
+                "measured: leave int8 out of quantization, or set costs to a device table"
+            )
+    else:
         known = device.table.formats
         for precision in precisions:
             for number in (FORMATS[precision].backbone.name, FORMATS[precision].heads.name):
@@ -71,7 +90,9 @@ def price(
     network: Callable[[], RunnableNetwork],
     profile_path: Path,
     *,
+    device_here: torch.device,
     other_device: bool,
+    reporter: Reporter,
 ) -> Costs:
     """The costs of a network at a precision.
 
@@ -81,31 +102,46 @@ def price(
         precision: of the network.
         network: called only to measure it.
         profile_path: where the profile or costs are kept; a measured one that is there is read.
-        other_device: whether it may be of another device than this one.
+        device_here: the device that runs.
+        other_device: whether a measured profile may be of another one.
+        reporter: told how well the parts of a new profile add up.
 
     Raises:
-        UserError: a stored profile cannot be read, or is of another device.
+        UserError: a stored profile cannot be read, or is of another device or network.
     """
+    table = load_device(FALLBACK if points.costs == MEASURED else points.costs)
+    costs = table.costs(work, precision=precision, batch_size=points.batch_size)
     if points.costs != MEASURED:
-        costs = load_device(points.costs).costs(work, precision=precision, batch_size=points.batch_size)
         write_atomic(profile_path, costs.to_json().encode())
         return costs
-    if profile_path.exists():
-        profile = read_profile(profile_path)
-        if not other_device:
-            check_same_device(profile, network().device)
+    if not profile_path.exists():
+        meter = find_meter(device_here)
+        profile = measure_profile(network(), counted=costs, batch_size=points.batch_size, meter=meter)
+        write_atomic(profile_path, profile.to_json().encode())
+        error = profile.relative_error_seconds
+        doubt = "; was the machine busy?" if abs(error) > SUSPECT else ""
+        reporter.line(f"measured {profile_path.stem}: sum of segments {error:+.1%} off an end-to-end run{doubt}")
         return profile.costs
-    return measure_costs(work, precision, network(), points.batch_size, profile_path).costs
+    profile = read_profile(profile_path)
+    if not other_device:
+        check_same_device(profile, device_here)
+    if (profile.precision, profile.costs.batch_size) != (precision, points.batch_size) or not same_flops(
+        profile.costs, costs
+    ):
+        raise UserError(f"{profile_path} is a profile of another network, precision or batch size: remove it")
+    return profile.costs
 
 
-def measure_costs(
-    work: NetworkWork, precision: Precision, network: RunnableNetwork, batch_size: int, path: Path
-) -> Profile:
-    """Measure a network on its device and keep the profile; without a meter, joules are modelled."""
-    counted = load_device(FALLBACK).costs(work, precision=precision, batch_size=batch_size)
-    profile = measure_profile(network, counted=counted, batch_size=batch_size, meter=find_meter(network.device))
-    write_atomic(path, profile.to_json().encode())
-    return profile
+def check_one_source(candidates: Sequence[Candidate]) -> None:
+    """Refuse to compare costs that do not compare.
+
+    Raises:
+        UserError: profiles of several devices or sources came together.
+    """
+    for name in ("energy_source", "seconds_source", "device", "batch_size"):
+        values = sorted({str(getattr(candidate.costs, name)) for candidate in candidates})
+        if len(values) > 1:
+            raise UserError(f"the profiles of this study have several {name}s ({', '.join(values)}): measure them anew")
 
 
 def with_frequencies(points: OperatingPointsSpec, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -117,24 +153,31 @@ def with_frequencies(points: OperatingPointsSpec, candidates: Sequence[Candidate
         return list(candidates)
     device = load_device(points.costs)
     assert isinstance(device, LevelDevice), "checked before the study started"
-    start = points.start_layer.smallest if isinstance(points.start_layer, Choice) else 1
     plans = []
     for candidate in candidates:
         assert candidate.work is not None, "the work is counted for every traced network"
         levels = device.level_costs(candidate.work, precision=candidate.precision, batch_size=points.batch_size)
         slack = points.dvfs_slack
         if slack == "auto":
-            policies = (
-                Predictive(1.0, int(start), int(points.max_jump.largest), overshoot)
-                for overshoot in ("last_exit", "classifier")
-            )
-            slack = max(smallest_slack(levels, policy, levels.exit_count) for policy in policies)
+            slack = max(smallest_slack(levels, policy, levels.exit_count) for policy in _worst_policies(points))
         plans.append(Frequencies(levels=levels, slack=float(slack), period=_deadline(levels.costs[-1], float(slack))))
     period = max(plan.period for plan in plans)
     return [
         replace(candidate, frequencies=replace(plan, period=period))
         for candidate, plan in zip(candidates, plans, strict=True)
     ]
+
+
+def _worst_policies(points: OperatingPointsSpec) -> list[Policy]:
+    """Of each kind that is searched, the policy whose worst walk is the longest."""
+    start = int(points.start_layer.smallest) if isinstance(points.start_layer, Choice) else 1
+    # A placement tries no exit that the hierarchical walk from exit 1 leaves out.
+    worst: dict[str, Policy] = {
+        "predictive": Predictive(1.0, start, int(points.max_jump.largest)),
+        "hierarchical": Hierarchical(1.0, start),
+        "placed": Hierarchical(1.0, 1),
+    }
+    return [worst.get(str(kind), Classic()) for kind in points.policy.values]
 
 
 def _deadline(at_full_speed: Costs, slack: float) -> float:

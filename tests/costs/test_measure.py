@@ -92,7 +92,7 @@ def network_on(machine: Machine, *, segments: Parts = SEGMENTS, heads: Parts = H
         input_shape=(1, 2, 2),
         device=torch.device("cpu"),
         precision="int8",
-        int8_execution="simulated",
+        int8_execution="x86_kernels",
     )
 
 
@@ -532,7 +532,7 @@ def test_json_holds_every_field(measured, metered):
 
 def test_what_a_profile_says_of_its_circumstances(measured):
     profile = measured(Machine())
-    assert (profile.precision, profile.int8_execution, profile.compiled) == ("int8", "simulated", False)
+    assert (profile.precision, profile.int8_execution, profile.compiled) == ("int8", "x86_kernels", False)
     assert profile.threads == torch.get_num_threads()
     assert profile.meter == {"device": "simulated", "power_limit_watts": 250.0}
     assert profile.versions == versions()

@@ -306,6 +306,6 @@ def test_constraints_that_no_point_keeps_end_in_one_line(finished_study: Path, t
     for part in ("checkpoints", "traces"):
         shutil.copytree(finished_study / part, folder / part)
     spec = tiny_study(operating_points={"constraints": {"memory": 1.0}})
-    with pytest.raises(UserError, match=r"none of 30 operating points keeps .* exceeds memory"):
+    with pytest.raises(UserError, match=r"none of \d+ operating points keeps .* exceeds memory"):
         run_study(spec, surroundings(folder))
     assert len(read_table(folder / "tables", "operating_points")) == 30

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from search_spaces.spec import parse_space
 from study import Classic, Costs, Hierarchical, Predictive, Static, UserError, replay
@@ -15,9 +16,12 @@ from study.networks.runnable import in_fp32
 from study.phases import pricing
 from study.phases.candidates import Candidate, Frequencies, OperatingPoint
 from study.phases.operating_points import constraint_values, reference_accuracy
+from study.progress import Reporter
 from study.stored_traces import SplitLogits
 
 XEON = "intel-xeon-platinum-8280"
+CPU = torch.device("cpu")
+QUIET = {"device_here": CPU, "reporter": Reporter(quiet=True)}
 
 
 def points(text: str):
@@ -46,7 +50,7 @@ def network():
 )
 def test_costs_that_cannot_be_are_refused_before_any_work(text, precisions, message):
     with pytest.raises(UserError, match=message) as error:
-        pricing.check_costs(points(text), precisions)
+        pricing.check_costs(points(text), precisions, CPU)
     assert "\n" not in str(error.value)
 
 
@@ -59,13 +63,13 @@ def test_costs_that_cannot_be_are_refused_before_any_work(text, precisions, mess
     ],
 )
 def test_costs_that_can_be_are_taken(text):
-    pricing.check_costs(points(text), ["fp32", "int8"])
+    pricing.check_costs(points(text), ["fp32", "int8"], CPU)
 
 
 def test_a_device_table_prices_a_network_and_keeps_the_costs(network, tmp_path):
     work, path = count_work(network), tmp_path / "profiles" / "one.json"
     asked = points(f"costs: {XEON}, batch_size: 4")
-    costs = pricing.price(asked, work, "int8", lambda: pytest.fail("ran"), path, other_device=False)
+    costs = pricing.price(asked, work, "int8", lambda: pytest.fail("ran"), path, other_device=False, **QUIET)
     expected = load_device(XEON).costs(work, precision="int8", batch_size=4)
     assert costs.to_json() == expected.to_json() == path.read_text()
     assert (costs.device, costs.batch_size, costs.energy_source) == (XEON, 4, f"modelled:{XEON}")
@@ -82,8 +86,8 @@ def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pricing, "measure_profile", measure)
     asked = points("costs: measured, batch_size: 2")
-    first = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False)
-    again = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False)
+    first = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
+    again = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
     assert calls == [2] and first.to_json() == again.to_json()
     assert first.seconds_source == "measured" and first.batch_size == 2
     assert (np.asarray(first.segment_seconds) > 0).all()
@@ -91,8 +95,8 @@ def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
     stored["costs"]["device"] = "another machine"
     path.write_text(json.dumps(stored))
     with pytest.raises(UserError, match="another machine"):
-        pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False)
-    costs = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=True)
+        pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
+    costs = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=True, **QUIET)
     assert costs.device == "another machine"
 
 
@@ -229,3 +233,58 @@ def test_a_drop_is_counted_from_the_best_classic_network_in_fp32():
     candidates = [candidate(validation=split(seed), precision=p) for seed, p in ((3, "fp32"), (4, "fp32"), (5, "int8"))]
     assert reference_accuracy(candidates) == max(right(3), right(4))
     assert reference_accuracy(candidates[2:]) == right(5)
+
+
+def test_int8_that_is_only_simulated_is_not_measured(network, monkeypatch):
+    monkeypatch.setattr(pricing, "int8_execution", lambda device: "simulated")
+    asked = points("costs: measured")
+    with pytest.raises(UserError, match="int8 is only simulated on this cpu"):
+        pricing.check_costs(asked, ["fp32", "int8"], CPU)
+    pricing.check_costs(asked, ["fp32", "bf16"], CPU)
+    from dataclasses import replace
+
+    work = count_work(network)
+    pretended = replace(in_fp32(network), precision="int8", int8_execution="simulated")
+    costs = load_device("horowitz-2014-45nm").costs(work, precision="int8", batch_size=1)
+    with pytest.raises(UserError, match="simulated"):
+        pricing.measure_profile(pretended, counted=costs, batch_size=1, meter=None)
+
+
+def test_a_counter_that_cannot_be_read_is_told_before_work_starts(monkeypatch):
+    def unreadable(device):
+        raise UserError("energy_uj is readable by root only")
+
+    monkeypatch.setattr(pricing, "find_meter", unreadable)
+    with pytest.raises(UserError, match="root only"):
+        pricing.check_costs(points("costs: measured"), ["fp32"], CPU)
+    pricing.check_costs(points(f"costs: {XEON}"), ["fp32"], CPU)
+
+
+def test_a_stored_profile_of_another_network_is_refused(network, tmp_path, monkeypatch):
+    path, asked = tmp_path / "one.json", points("costs: measured")
+    quick = pricing.measure_profile
+    monkeypatch.setattr(pricing, "measure_profile", lambda *a, **o: quick(*a, **o, settings=pricing_settings()))
+    pricing.price(asked, count_work(network), "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
+    settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind="linear"))
+    wider = build_network(settings, classes=4, image_size=32, channels=3).eval()
+    for work, precision in ((count_work(wider), "fp32"), (count_work(network), "bf16")):
+        with pytest.raises(UserError, match=r"one.json is a profile of another network, precision or batch size"):
+            pricing.price(asked, work, precision, lambda: pytest.fail("ran"), path, other_device=False, **QUIET)
+
+
+def test_profiles_of_several_devices_are_not_compared():
+    from dataclasses import replace
+
+    here = candidate(frequencies=None)
+    there = replace(here, costs=replace(here.costs, device="another"))
+    pricing.check_one_source([here, here])
+    with pytest.raises(UserError, match=r"several devices \(None, another\)"):
+        pricing.check_one_source([here, there])
+
+
+def test_a_drop_of_exactly_the_limit_is_kept():
+    for right in range(1, 1000):
+        metrics = {"accuracy": (right - 1) / 1000}
+        assert constraint_values(metrics, {"accuracy_drop": 0.001}, reference=right / 1000) == {"accuracy_drop": 0.0}
+        over = constraint_values(metrics, {"accuracy_drop": 0.0005}, reference=right / 1000)["accuracy_drop"]
+        assert over == pytest.approx(0.0005)
