@@ -264,11 +264,22 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
     frames = []
     for part in parts:
         try:
-            frames.append(pq.ParquetFile(part, page_checksum_verification=True).read().cast(SCHEMAS[name]).to_pandas())
+            stored = pq.ParquetFile(part, page_checksum_verification=True).read()
+            frames.append(_completed(stored, SCHEMAS[name]).cast(SCHEMAS[name]).to_pandas())
         except (pa.ArrowException, OSError, ValueError) as error:
             raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
     table: pd.DataFrame = pd.concat(frames, ignore_index=True)
     return table
+
+
+def _completed(table: Any, schema: Any) -> Any:
+    """A part of an earlier version with nulls for the columns that it did not know."""
+    if not set(table.column_names) < set(schema.names):
+        return table
+    missing = [field for field in schema if field.name not in table.column_names]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names)
 
 
 def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:

@@ -146,7 +146,16 @@ def _data_request(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from study.evaluation import accuracy_forward, costs_of, evaluate_one, levels_of, load_network, split_images
+    from study.evaluation import (
+        accuracy_forward,
+        check_cost_options,
+        check_slack,
+        costs_of,
+        evaluate_one,
+        levels_of,
+        load_network,
+        split_images,
+    )
     from study.networks.heads import HeadSettings
     from study.progress import Reporter
     from study.single import ImageSource, resolve_request
@@ -155,6 +164,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.pretrained is None:
         raise UserError("evaluate: name a trained network with --pretrained")
     policy = _policy(options)
+    check_cost_options(options.costs, options.dvfs, options.dvfs_slack)
     source = ImageSource(data_root=options.data_root, download=options.download)
     network, data = resolve_request(
         options.pretrained,
@@ -187,6 +197,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     costs = costs_of(loaded, options.costs, other_device=options.other_device)
     levels = levels_of(loaded, options.costs) if options.dvfs else None
+    if levels is not None:
+        check_slack(levels, options.dvfs, policy, options.dvfs_slack)
     evaluation = evaluate_one(
         loaded,
         split_images(loaded, options.split, source),

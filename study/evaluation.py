@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +155,8 @@ class Evaluation:
         return {"replay_agreement": float(same.mean())}
 
     def under_rule(self, levels: LevelCosts, rule: Rule, slack: float | None) -> dict[str, Any]:
-        """What the run would take if the frequency followed a rule; energies are those of a period as long as the
-        deadline, idle or busy.
+        """What the run would take if the frequency followed a rule; energies are those of a period, idle or busy:
+        the deadline and one switch back to f_max.
 
         Args:
             levels: costs of the network at each level of a device.
@@ -168,7 +169,7 @@ class Evaluation:
         """
         chosen = smallest_slack(levels, self.policy, levels.exit_count) if slack is None else slack
         at_f_max = levels.costs[-1]
-        period = (1 + chosen) * at_f_max.classic("seconds")
+        period = (1 + chosen) * at_f_max.classic("seconds") + levels.switch_seconds
         simulated = simulate(self.walk, levels, rule=rule, policy=self.policy, slack=chosen, period=period)
         idle = levels.idle_watts * (period - at_f_max.classic("seconds"))
         joules = float(simulated.joules.mean())
@@ -287,15 +288,43 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
     return profile.costs
 
 
+def check_cost_options(costs: str, rule: str | None, slack: float | None) -> None:
+    """Refuse what can be refused before a network is loaded.
+
+    Raises:
+        UserError: there is no such table or profile, or slack and rule do not go together.
+        OSError: a profile cannot be read.
+    """
+    if slack is not None and (rule is None or not (math.isfinite(slack) and slack >= 0)):
+        raise UserError(f"--dvfs-slack {slack:g}: expected a finite number from 0, beside --dvfs")
+    if costs.endswith(".json"):
+        read_profile(Path(costs))
+        levelled = False
+    else:
+        levelled = isinstance(load_device(costs), LevelDevice)
+    if rule is not None and not levelled:
+        raise UserError(f"--dvfs: {costs} has no frequency levels: name a device table with levels, as jetson-tx2")
+
+
+def check_slack(levels: LevelCosts, rule: Rule, policy: Policy, slack: float | None) -> None:
+    """Refuse a slack within which the policy cannot keep its deadline, before anything runs.
+
+    Raises:
+        UserError: it is too small; the smallest one is named.
+    """
+    smallest = smallest_slack(levels, policy, levels.exit_count)
+    if rule == "deadline" and slack is not None and slack < smallest:
+        raise UserError(f"--dvfs-slack {slack:g}: the worst walk of this policy needs at least {smallest:.6g}")
+
+
 def levels_of(loaded: LoadedNetwork, device: str) -> LevelCosts:
     """The costs of a network at each frequency level of a modelled device.
 
     Raises:
-        UserError: there is no such device table, or it has no levels or not the network's precision.
+        UserError: the device has not the network's precision.
     """
     table = load_device(device)
-    if not isinstance(table, LevelDevice):
-        raise UserError(f"--dvfs: {device} has no frequency levels: name a device table with levels, as jetson-tx2")
+    assert isinstance(table, LevelDevice), "checked before the network was loaded"
     return table.level_costs(loaded.network, precision=loaded.runnable.precision, batch_size=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from study.checkpoints import check_network, load_pretrained
 from study.costs.device_models import load_device
 from study.costs.measure import measure_profile
 from study.costs.measured_profile import MeasureSettings, Profile
-from study.costs.meters import find_meter
+from study.costs.meters import device_name, find_meter
 from study.data import DataSettings, load_dataset
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
@@ -23,7 +23,7 @@ from study.precisions import FORMATS, INT8, Precision
 from study.progress import Reporter
 from study.quantization import check_precision, prepare
 from study.single import ImageSource
-from study.storage import check_writable, safe_name
+from study.storage import check_writable, content_hash, safe_name
 from study.stored_traces import ready
 
 NOISE_IMAGES = 128
@@ -100,7 +100,9 @@ def profile_network(
         network, make = _untrained(settings, data, classes, device)
     else:
         settings, network, make = _trained(pretrained, data, source, device)
-    name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{data.image_size}px"
+    # What is measured and where: nothing else may take the file's place.
+    identity = content_hash([asdict(settings), network.classes, network.input_shape, device_name(device)])[:6]
+    name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
     profiles = []
     for precision in known:
         counted = {size: table.costs(network, precision=precision, batch_size=size) for size in batch_sizes}

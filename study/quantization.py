@@ -57,7 +57,8 @@ def prepare(
             ``int8_all``: heads in int8 too.
         calibration: ``[N, channels, height, width]`` normalised images of the calibration split, which show int8 the
             ranges of activations; a few hundred are enough.
-        compiled: let ``torch.compile`` make kernels of each part (seconds a part at its first batch).
+        compiled: let ``torch.compile`` make kernels of each part (seconds a part at its first batch). From then on the
+            process freezes the weights of all that it compiles.
 
     Raises:
         UserError: the device lacks the precision, int8 has no calibration images, or torchao is not there.
@@ -82,7 +83,7 @@ def int8_execution(device: torch.device) -> Int8Execution:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _in_bf16(network: MultiExitNetwork, fp32: RunnableNetwork) -> RunnableNetwork:
@@ -137,7 +138,7 @@ def _in_int8(
     if len(images) == 1:
         images = images.repeat(2, 1, 1, 1)  # export takes a batch of 1 for a constant
     execution = int8_execution(network.device)
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):  # its observers draw numbers
         backbone, heads = _observe(source, images[:CALIBRATION_BATCH], with_heads=precision == "int8_all")
         for batch in torch.split(images, CALIBRATION_BATCH):
             state: State = (batch,)

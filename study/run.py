@@ -19,16 +19,16 @@ import torch
 from results.tables import part_count, read_table, write_part
 from search_spaces.choices import Choice
 from search_spaces.spec import StudySpec
-from study.checkpoints import check_network, load_pretrained
+from study.checkpoints import check_network, load_pretrained, new_network
 from study.costs.flops import count_work
 from study.costs.published import published_flops
-from study.data import Dataset, DataSettings, load_dataset, load_test_set, resolve
+from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
 from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import search
 from study.phases.pretrained import adopt_pretrained
-from study.phases.pricing import check_costs, check_one_source, price, with_frequencies
+from study.phases.pricing import check_costs, check_one_source, check_slack, price, with_frequencies
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop
@@ -74,6 +74,7 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
     refuse_other_study(spec, where.folder)
     check_writable(where.folder)
     dataset = load_dataset(data_settings, where.data_root, download=where.download)
+    check_deadlines(spec, dataset.info)
     with exclusive(where.folder):
         claim_folder(spec, where.folder, dataset.info.digest)
         _run_phases(spec, where, data_settings, dataset)
@@ -118,7 +119,8 @@ def check(spec: StudySpec) -> DataSettings:
                 )
     device = pick_device("auto")
     try:
-        check_costs(points, [check_precision(str(name), device) for name in points.quantization.values], device)
+        precisions = [check_precision(str(name), device) for name in points.quantization.values]
+        check_costs(points, precisions, device, stored_will_do=spec.resources.profiles_of_other_device)
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
     settings = resolve(DataSettings(seed=spec.seed, **spec.data.model_dump()))
@@ -144,6 +146,24 @@ def check(spec: StudySpec) -> DataSettings:
     if spec.backbones.pretrained:
         load_pretrained(Path(spec.backbones.pretrained))
     return settings
+
+
+def check_deadlines(spec: StudySpec, info: DataInfo) -> None:
+    """Refuse a slack that no policy can keep. What a network costs is known before it is trained.
+
+    Raises:
+        UserError: it is too small.
+    """
+    points = spec.operating_points
+    if "deadline" not in points.dvfs.values or points.dvfs_slack == "auto":
+        return
+    backbones = {plan.network for plan in plan_trials(spec, "backbones", "")}
+    networks = {plan.network for one in backbones for plan in plan_trials(spec, "exits", "", backbone=one)}
+    works = [count_work(new_network(network, info, spec.seed)) for network in networks]
+    try:
+        check_slack(points, works, [cast(Precision, name) for name in points.quantization.values])
+    except UserError as error:
+        raise UserError(f"{spec.name}: {error}") from None
 
 
 def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
@@ -237,15 +257,16 @@ def _tell(task: Task, before: int, text: str, done: int) -> None:
 def search_groups(spec: StudySpec, candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     """The searches of phase 2, by name: one across the networks, or one for each.
 
-    The name follows from the weights that are searched and from their costs: where a retried trial brings other
-    networks, or a device table other numbers, another search begins, and the old one stays in the table.
+    The name follows from the weights that are searched, from their costs and from the frequency plan: where a retried
+    trial brings other networks, or a device table other numbers, another search begins, and the old one stays in the
+    table.
     """
     if spec.operating_points.scope == "across":
         groups = [list(candidates)]
     else:
         weights = dict.fromkeys(candidate.weights for candidate in candidates)
         groups = [[candidate for candidate in candidates if candidate.weights == one] for one in weights]
-    return {content_hash(sorted((c.weights, c.precision, c.costs.to_json()) for c in group)): group for group in groups}
+    return {content_hash(sorted(candidate.identity for candidate in group)): group for group in groups}
 
 
 def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Sequence[Candidate]) -> pd.DataFrame:
@@ -283,7 +304,10 @@ def finish(
     """
     test_set = cache(lambda: load_test_set(data_settings, where.data_root, download=where.download))
     front = front_of(points, spec.operating_points.objectives)
+    own_exit_rows = [row for candidate in candidates for row in network_exit_rows(candidate)]
+    write_part(where.tables, "costs", [row for candidate in candidates for row in cost_rows(candidate)])
     if front.empty:
+        write_part(where.tables, "exits", own_exit_rows)
         raise UserError(f"{spec.name}: {_closest(points)}")
 
     @cache
@@ -292,8 +316,7 @@ def finish(
 
     where.reporter.line(f"test: {len(front)} points of the front")
     rows, exit_rows = front_on_test(front, candidates, test_logits, test_set().digest)
-    write_part(where.tables, "costs", [row for c in candidates for row in cost_rows(c)])
-    write_part(where.tables, "exits", [row for c in candidates for row in network_exit_rows(c)] + exit_rows)
+    write_part(where.tables, "exits", own_exit_rows + exit_rows)
     write_part(where.tables, "front", rows)
 
 

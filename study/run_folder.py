@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from results.files import write_atomic
-from search_spaces.spec import StudySpec
+from search_spaces.spec import SpecError, StudySpec, validate_space
 from study.errors import UserError
 from study.storage import safe_name
 from study.versions import versions
@@ -69,9 +69,17 @@ def refuse_other_study(spec: StudySpec, folder: Path) -> None:
         UserError: it holds another study; the first difference is named.
     """
     stored = read_study_file(folder)
-    difference = first_difference(stored["study"], spec.plain()) if stored else None
+    difference = first_difference(_completed(stored["study"]), spec.plain()) if stored else None
     if difference:
         raise UserError(f"{folder / STUDY_FILE} holds another study: {difference}; run under another --name")
+
+
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored study with the defaults of keys that its version did not know: they say what that version did."""
+    try:
+        return validate_space(stored, STUDY_FILE).plain()
+    except SpecError:
+        return stored
 
 
 def claim_folder(spec: StudySpec, folder: Path, data_digest: str) -> None:

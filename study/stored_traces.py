@@ -17,7 +17,7 @@ from study.data import DataInfo, ImageSet, normalize, place
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
 from study.precisions import FORMATS, INT8, Precision
-from study.quantization import prepare
+from study.quantization import int8_execution, prepare
 from study.storage import DamagedError, publish, read_published, safe_name, set_aside
 from study.trace import collect_logits
 
@@ -37,9 +37,12 @@ class SplitLogits:
     """How int8 was computed; None where nothing was int8."""
 
 
-def trace_folder(traces: Path, weights: str, precision: Precision, split: str, images_digest: str) -> Path:
-    """Where the trace of ``weights`` (``<trial id>@<hash>``) on some images is kept."""
-    return traces / safe_name(f"{weights.replace('@', '-')}-{precision}-{split}-{images_digest[:12]}", "trace")
+def trace_folder(
+    traces: Path, weights: str, precision: Precision, execution: Int8Execution | None, split: str, images_digest: str
+) -> Path:
+    """Where the trace of ``weights`` (``<trial id>@<hash>``) on some images is kept; int8 by how it was computed."""
+    computed = precision if execution is None else f"{precision}-{execution}"
+    return traces / safe_name(f"{weights.replace('@', '-')}-{computed}-{split}-{images_digest[:12]}", "trace")
 
 
 def read_trace(folder: Path) -> SplitLogits | None:
@@ -92,7 +95,8 @@ class TraceStore:
             images_digest: names the images.
             on_batch: told the number of images done.
         """
-        folder = trace_folder(self.traces, weights, precision, split, images_digest)
+        execution = int8_execution(self.device) if FORMATS[precision].backbone is INT8 else None
+        folder = trace_folder(self.traces, weights, precision, execution, split, images_digest)
         found = read_trace(folder)
         if found is not None:
             return found

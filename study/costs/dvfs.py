@@ -57,7 +57,8 @@ def smallest_slack(levels: LevelCosts, policy: Policy, exit_count: int) -> float
     if exit_count != levels.exit_count:
         raise UserError(f"levels: costs of {levels.exit_count} exits do not fit a network with {exit_count}")
     worst = worst_seconds(levels.costs[-1], policy)[0]
-    return max(0.0, float(worst) / levels.costs[-1].classic("seconds") - 1.0)
+    exceeding = float(worst) / levels.costs[-1].classic("seconds") - 1.0
+    return exceeding if exceeding > ROUNDING else 0.0
 
 
 def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slack: float, period: float) -> Simulated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class Work:
     """Elements of the part's input and output."""
     parameters: float = 0.0
     """Learnable elements of the modules that ran, buffers excluded."""
+    parameter_sizes: Mapping[str, float] = field(default_factory=dict)
+    """The same one by one, by name: heads that share a tensor share its name."""
     peak_activation_elements: float = 0.0
     """Feature-map elements alive at once, at most, while the part runs.
 
@@ -127,11 +129,14 @@ def _measure(
     written: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
     # A tensor that is only carried along stays where it is.
     new = [tensor for tensor in written if all(tensor is not old for old in read)]
+    ran_parameters = {id(tensor) for module in ran for tensor in module.parameters(recurse=False)}
+    sizes = {name: float(tensor.numel()) for name, tensor in part.named_parameters() if id(tensor) in ran_parameters}
     work = Work(
         flops=float(counter.get_total_flops()),
         weight_elements=_elements(t for m in ran for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)]),
         activation_elements=float(sum(tensor.numel() for tensor in [*read, *new])),
-        parameters=_elements(tensor for module in ran for tensor in module.parameters(recurse=False)),
+        parameters=sum(sizes.values()),
+        parameter_sizes=sizes,
         peak_activation_elements=_peak(
             recorder.operations, before=_buffers(read + kept), after=_buffers(written + kept)
         ),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from study.costs.flops import NetworkWork, Work
-from study.policies import Floats
+from study.costs.levels import may_try
+from study.policies import Floats, Policy, Static
 from study.precisions import FORMATS, NumberFormat, Precision
-from study.walks import Walk
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,8 +19,8 @@ class Memory:
 
     segment_weights: Floats
     """``[E+1]``; the last entry is the classifier's."""
-    head_weights: Floats
-    """``[E]``; what heads share counts for each."""
+    head_weights: tuple[Mapping[str, float], ...]
+    """E times the bytes of each tensor, by name: heads that share a tensor share its name."""
     segment_maps: Floats
     """``[E+1]``: the largest maps alive at once while a batch runs through the part."""
     head_maps: Floats
@@ -31,22 +32,32 @@ class Memory:
         formats = FORMATS[precision]
         return cls(
             segment_weights=_weights(work.segments, formats.backbone),
-            head_weights=_weights(work.heads, formats.heads),
+            head_weights=tuple(
+                {name: size * formats.heads.weight_bytes for name, size in head.parameter_sizes.items()}
+                for head in work.heads
+            ),
             segment_maps=_maps(work.segments, formats.backbone) * batch_size,
             head_maps=_maps(work.heads, formats.heads) * batch_size,
         )
 
-    def of_walk(self, walk: Walk) -> float:
-        """Bytes for a program that keeps just the parts that some image of the walk ran."""
-        depth = int(walk.exit_index.max())
-        tried = walk.tried.any(axis=0)
-        weights = self.segment_weights[:depth].sum() + self.head_weights[tried].sum()
+    def of_policy(self, policy: Policy) -> float:
+        """Bytes for a program that keeps just the parts that a walk of the policy may run."""
+        exits = len(self.head_weights)
+        depth = policy.exit if isinstance(policy, Static) else exits + 1
+        tried = may_try(policy, exits)
+        shared = {
+            name: size
+            for head, kept in zip(self.head_weights, tried, strict=True)
+            if kept
+            for name, size in head.items()
+        }
         maps = max(self.segment_maps[:depth].max(), self.head_maps[tried].max(initial=0.0))
-        return float(weights + maps)
+        return float(self.segment_weights[:depth].sum() + sum(shared.values()) + maps)
 
     def of_cuts(self) -> Floats:
         """``[E+1]``, of the network cut at each exit; the last entry is the network without exits."""
-        weights = self.segment_weights.cumsum() + np.append(self.head_weights, 0.0)
+        heads = [sum(head.values()) for head in self.head_weights]
+        weights = self.segment_weights.cumsum() + np.array([*heads, 0.0])
         return np.asarray(weights + self.maps_of_cuts())
 
     def maps_of_cuts(self) -> Floats:

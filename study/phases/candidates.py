@@ -60,6 +60,21 @@ class Candidate:
         """E."""
         return self.costs.exit_count
 
+    @property
+    def identity(self) -> list[object]:
+        """All that decides what its operating points are worth, as JSON-able values."""
+        plan = self.frequencies
+        frequencies: list[object] = []
+        if plan is not None:
+            levels = plan.levels
+            frequencies = [
+                np.asarray(levels.megahertz).tolist(),
+                [costs.to_json() for costs in levels.costs],
+                [levels.idle_watts, levels.switch_seconds, plan.slack, plan.period],
+            ]
+        execution = self.validation.int8_execution or ""
+        return [self.weights, self.precision, execution, self.costs.to_json(), frequencies]
+
     @cached_property
     def memory(self) -> Memory | None:
         """Bytes of its parts at its precision and the costs' batch size."""
@@ -75,6 +90,7 @@ class Candidate:
         """Another split's trace with the same thresholds."""
         return Trace(split.logits, split.labels, thresholds_from_logits(self.calibration.logits, statistic))
 
+    @cached_property
     def cut_energies(self) -> Floats:
         """``[E+1]`` joules of the network cut at each exit, and of the network without exits, at f_max; with frequency
         scaling, an image's whole period is paid for, idle or busy.
@@ -181,12 +197,12 @@ class OperatingPoint:
             "energy_source": costs.energy_source,
             "latency_source": costs.seconds_source,
             "device": costs.device,
-            "memory_bytes": candidate.memory.of_walk(walk) if candidate.memory else None,
+            "memory_bytes": candidate.memory.of_policy(self.policy) if candidate.memory else None,
             "mean_exit": float(walk.exit_index.mean()),
             "mean_heads_run": float(walk.heads_run.mean()),
             "classic_accuracy": float((trace.answers[:, -1] == trace.labels).mean()),
             "classic_flops": costs.classic("flops"),
-            "classic_energy_joules": float(candidate.cut_energies()[-1]) if costs.holds("energy") else None,
+            "classic_energy_joules": float(candidate.cut_energies[-1]) if costs.holds("energy") else None,
             "classic_latency_seconds": costs.classic("seconds") if costs.holds("seconds") else None,
         }
         seconds = costs.per_sample(walk, "seconds") if costs.holds("seconds") else None

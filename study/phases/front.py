@@ -109,7 +109,7 @@ def _exit_rows(
         "statistic": statistic,
     }
     if costs.holds("energy"):
-        statistics["cumulative_energy_joules"] = candidate.cut_energies()
+        statistics["cumulative_energy_joules"] = candidate.cut_energies
     if costs.holds("seconds"):
         statistics["cumulative_seconds"] = _of_cuts(*costs.parts("seconds")[:2])
     if costs.holds("bitops"):

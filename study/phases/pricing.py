@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from results.files import write_atomic
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.costs.device_models import FALLBACK, LevelDevice, load_device
-from study.costs.dvfs import RULES, smallest_slack
+from study.costs.dvfs import RULES, LevelCosts, smallest_slack
 from study.costs.flops import NetworkWork
 from study.costs.measure import measure_profile
 from study.costs.measured_profile import check_same_device, read_profile
@@ -21,7 +21,7 @@ from study.costs.profile import Costs, same_flops
 from study.errors import UserError
 from study.networks.runnable import RunnableNetwork
 from study.phases.candidates import Candidate, Frequencies
-from study.policies import Classic, Hierarchical, Policy, Predictive
+from study.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
 from study.precisions import FORMATS, Precision
 from study.progress import Reporter
 from study.quantization import int8_execution
@@ -32,13 +32,20 @@ SUSPECT = 0.15
 """A profile whose parts add up worse than this is pointed out."""
 
 
-def check_costs(points: OperatingPointsSpec, precisions: Sequence[Precision], device_here: torch.device) -> None:
+def check_costs(
+    points: OperatingPointsSpec,
+    precisions: Sequence[Precision],
+    device_here: torch.device,
+    *,
+    stored_will_do: bool = False,
+) -> None:
     """Refuse costs that cannot give what the study asks of them.
 
     Args:
         points: names the costs and what is asked of them.
         precisions: to be priced.
         device_here: the one that measured costs would be of.
+        stored_will_do: profiles may have been measured elsewhere, so that this device need not be able to.
 
     Raises:
         UserError: there is no such device table, it lacks a precision, or it knows no time or no frequency levels and
@@ -54,14 +61,17 @@ def check_costs(points: OperatingPointsSpec, precisions: Sequence[Precision], de
             "operating_points.dvfs: none leaves idle energy out, so it cannot stand beside rules; race_to_idle is f_max"
         )
     device = None if points.costs == MEASURED else load_device(points.costs)
-    if device is None:
-        find_meter(device_here)  # a counter that is there but cannot be read is told now, not after hours of training
+    if device is None and not stored_will_do:
+        try:  # a counter that is there but cannot be read is told now, not after hours of training
+            find_meter(device_here)
+        except UserError as error:
+            raise UserError(f"{error}; a study goes on with operating_points.costs set to a device table") from None
         if int8_execution(device_here) == "simulated" and any("int8" in precision for precision in precisions):
             raise UserError(
                 f"operating_points.costs: int8 is only simulated on this {device_here.type}, so its time cannot be "
                 "measured: leave int8 out of quantization, or set costs to a device table"
             )
-    else:
+    if device is not None:
         known = device.table.formats
         for precision in precisions:
             for number in (FORMATS[precision].backbone.name, FORMATS[precision].heads.name):
@@ -159,8 +169,10 @@ def with_frequencies(points: OperatingPointsSpec, candidates: Sequence[Candidate
         levels = device.level_costs(candidate.work, precision=candidate.precision, batch_size=points.batch_size)
         slack = points.dvfs_slack
         if slack == "auto":
-            slack = max(smallest_slack(levels, policy, levels.exit_count) for policy in _worst_policies(points))
-        plans.append(Frequencies(levels=levels, slack=float(slack), period=_deadline(levels.costs[-1], float(slack))))
+            slack = max(_smallest_slacks(points, levels))
+        # The clock goes back to f_max behind the answer, and must be there when the next image comes.
+        period = (1 + float(slack)) * levels.costs[-1].classic("seconds") + levels.switch_seconds
+        plans.append(Frequencies(levels=levels, slack=float(slack), period=period))
     period = max(plan.period for plan in plans)
     return [
         replace(candidate, frequencies=replace(plan, period=period))
@@ -168,17 +180,39 @@ def with_frequencies(points: OperatingPointsSpec, candidates: Sequence[Candidate
     ]
 
 
-def _worst_policies(points: OperatingPointsSpec) -> list[Policy]:
-    """Of each kind that is searched, the policy whose worst walk is the longest."""
-    start = int(points.start_layer.smallest) if isinstance(points.start_layer, Choice) else 1
-    # A placement tries no exit that the hierarchical walk from exit 1 leaves out.
-    worst: dict[str, Policy] = {
-        "predictive": Predictive(1.0, start, int(points.max_jump.largest)),
-        "hierarchical": Hierarchical(1.0, start),
-        "placed": Hierarchical(1.0, 1),
+def check_slack(points: OperatingPointsSpec, works: Iterable[NetworkWork], precisions: Sequence[Precision]) -> None:
+    """Refuse a slack within which no policy of the search can keep its deadline, for any of some networks.
+
+    Raises:
+        UserError: it is too small; the smallest that would do is named.
+    """
+    if points.dvfs_slack == "auto" or "deadline" not in points.dvfs.values:
+        return
+    device = load_device(points.costs)
+    assert isinstance(device, LevelDevice), "checked before"
+    least = min(
+        min(_smallest_slacks(points, device.level_costs(work, precision=precision, batch_size=points.batch_size)))
+        for work in works
+        for precision in precisions
+    )
+    if points.dvfs_slack < least:
+        raise UserError(
+            f"operating_points.dvfs_slack: with {points.dvfs_slack:g} no policy of this search keeps its deadline; the "
+            f"least that one needs is {least:.4g}"
+        )
+
+
+def _smallest_slacks(points: OperatingPointsSpec, levels: LevelCosts) -> list[float]:
+    """Of the policies of each kind that is searched: those that need the most slack, and those that need the least."""
+    exits = levels.exit_count
+    start, jump = points.start_layer, points.max_jump
+    first, last = (int(start.smallest), int(start.largest)) if isinstance(start, Choice) else (1, exits)
+    kinds: dict[str, list[Policy]] = {
+        "classic": [Classic()],
+        "static": [Static(exit) for exit in range(1, exits + 1)],
+        # A placement tries at most what the hierarchical walk from exit 1 does, and at least one exit.
+        "placed": [Hierarchical(1.0, 1), Placed(1.0, (exits,))],
+        "hierarchical": [Hierarchical(1.0, first), Hierarchical(1.0, last)],
+        "predictive": [Predictive(1.0, first, int(jump.largest)), Predictive(1.0, last, int(jump.smallest))],
     }
-    return [worst.get(str(kind), Classic()) for kind in points.policy.values]
-
-
-def _deadline(at_full_speed: Costs, slack: float) -> float:
-    return (1 + slack) * at_full_speed.classic("seconds")
+    return [smallest_slack(levels, policy, exits) for kind in points.policy.values for policy in kinds[str(kind)]]

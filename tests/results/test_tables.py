@@ -145,3 +145,12 @@ def test_files_are_readable_by_whom_the_umask_says(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_table_of_an_earlier_version_opens_with_nulls(tmp_path):
+    write_part(tmp_path, "front", [{"number": 1, "search": "a", "accuracy": 0.5}])
+    path = tmp_path / "front" / "part-00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["dvfs", "bitops", "feasible"]), path)
+    (row,) = rows_of(read_table(tmp_path, "front"))
+    assert (row["number"], row["accuracy"], row["dvfs"], row["bitops"], row["feasible"]) == (1, 0.5, None, None, None)
+    assert list(read_table(tmp_path, "front").columns) == SCHEMAS["front"].names
