@@ -42,7 +42,9 @@ class FrontSummary:
     best_static: pd.Series | None
     """The cheapest network cut within ``tolerance`` of the reference (a row of ``exits``)."""
     best_point: pd.Series | None
-    """The cheapest point of the front within ``tolerance`` of the reference."""
+    """The point of the front with the fewest FLOPs within ``tolerance`` of the reference."""
+    thriftiest_point: pd.Series | None
+    """The one with the least energy; None without energies."""
     tolerance: float
 
 
@@ -92,6 +94,9 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
             cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)], "cumulative_flops"
         ),
         best_point=_cheapest(points[points["accuracy"] >= enough], "flops"),
+        thriftiest_point=_cheapest(
+            points[(points["accuracy"] >= enough) & points["energy_joules"].notna()], "energy_joules"
+        ),
         tolerance=tolerance,
     )
 

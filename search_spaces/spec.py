@@ -152,7 +152,7 @@ Objective = Literal["accuracy", "flops", "bitops", "energy", "latency_mean", "la
 class ConstraintsSpec(_Section):
     """What an operating point must keep to; None: anything."""
 
-    accuracy_drop: float | None = None
+    accuracy_drop: float | None = Field(None, gt=-1, lt=1)
     latency_mean: float | None = Field(None, gt=0)
     latency_p50: float | None = Field(None, gt=0)
     latency_p99: float | None = Field(None, gt=0)
@@ -305,6 +305,8 @@ def _first_problem(error: ValidationError) -> str:
         message = "unknown key"
     elif first["type"] == "missing":
         message = "this key is required"
+    elif first["type"] == "model_type":
+        message = f"expected a mapping of keys, got {_short(first['input'])!r}"
     elif "got" not in message:
         message = f"{message}, got {_short(first['input'])!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -240,6 +240,8 @@ def _profile(options: argparse.Namespace) -> None:
     from study.single import ImageSource, resolve_request
     from study.training import pick_device
 
+    if options.pretrained and (options.head or options.classes):
+        raise UserError("profile: --head and --classes are of an untrained network; --pretrained knows its own")
     network, data = resolve_request(
         options.pretrained,
         backbone=options.backbone,
@@ -252,7 +254,7 @@ def _profile(options: argparse.Namespace) -> None:
         data,
         ImageSource(data_root=options.data_root, download=options.download),
         pretrained=options.pretrained,
-        classes=options.classes,
+        classes=options.classes or 10,
         precisions=options.quantization,
         batch_sizes=options.batch_size,
         device=pick_device(options.device),

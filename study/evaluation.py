@@ -241,6 +241,8 @@ def evaluate_one(
     compares = not isinstance(policy, Classic | Static)
     thresholds = calibrate(loaded, statistic) if compares or each_layer else np.zeros(network.exit_count)
     pixels = place(images.images, network.device)
+    if network.compiled:  # the compiler works at the first batch; its time is not the network's
+        run_policy(network, normalize(pixels[:batch_size].to(network.device), info), policy, thresholds)
     walks, started = [], time.perf_counter()
     with reporter.task("evaluate", len(images.labels)) as task:
         for batch in batches(len(images.labels), batch_size):
@@ -283,8 +285,10 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
     if not other_device:
         check_same_device(profile, network.device)
     counted = load_device(FALLBACK).costs(loaded.network, precision=network.precision, batch_size=1)
-    if profile.precision != network.precision or not same_flops(profile.costs, counted):
-        raise UserError(f"{name_or_profile} is a profile of another network, or not at {network.precision}")
+    if profile.precision != network.precision:
+        raise UserError(f"{name_or_profile} is a profile at {profile.precision}, not at {network.precision}")
+    if not same_flops(profile.costs, counted):
+        raise UserError(f"{name_or_profile} is a profile of another network: its parts count other FLOPs")
     return profile.costs
 
 

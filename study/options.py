@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from search_spaces.spec import bundled
@@ -15,6 +16,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def _positive_number(text: str) -> float:
+    number = float(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
     return number
 
 
@@ -124,14 +132,16 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     """Options of ``profile``."""
     add_network_and_data(parser)
     parser.add_argument("--head", default=None, choices=("bof", "linear", "conv"), help="of an untrained network")
-    parser.add_argument("--classes", type=_positive, default=10, help="of an untrained network")
+    parser.add_argument("--classes", type=_positive, help="of an untrained network (default: 10)")
     parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
     parser.add_argument("--batch-size", nargs="+", type=_positive, default=[1])
     parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
     add_costs(parser)
     parser.add_argument("--no-meter", action="store_true", help="measure seconds only; joules come from the table")
     parser.add_argument("--repeats", type=_positive, default=3, help="of every measurement, interleaved")
-    parser.add_argument("--window", type=float, default=3.0, metavar="SECONDS", help="of energy (default: 3)")
+    parser.add_argument(
+        "--window", type=_positive_number, default=3.0, metavar="SECONDS", help="of energy (default: 3)"
+    )
     parser.add_argument("--output", type=Path, default=Path("profiles"), metavar="DIR", help="default: profiles")
     parser.add_argument("--seed", type=int, help="of the splits (default: that of --pretrained, or 0)")
 

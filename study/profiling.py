@@ -99,7 +99,12 @@ def profile_network(
     if pretrained is None:
         network, make = _untrained(settings, data, classes, device)
     else:
+        asked = settings
         settings, network, make = _trained(pretrained, data, source, device)
+        for name in ("backbone", "width"):
+            if getattr(settings, name) != getattr(asked, name):
+                stored, other = getattr(settings, name), getattr(asked, name)
+                raise UserError(f"profile: {pretrained} holds a network of {name} {stored}, not {other}")
     # What is measured and where: nothing else may take the file's place.
     identity = content_hash([asdict(settings), network.classes, network.input_shape, device_name(device)])[:6]
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"

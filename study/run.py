@@ -326,7 +326,8 @@ def _closest(points: pd.DataFrame) -> str:
     exceeded = done["constraints"].map(json.loads)
     nearest = min(exceeded, key=lambda values: max(values.values()))
     name = max(nearest, key=nearest.get)
+    unit = "of all images" if name == "accuracy_drop" else "times the limit"
     return (
         f"none of {len(exceeded)} operating points keeps to the constraints; the nearest exceeds {name} by "
-        f"{nearest[name]:.3g} {'of all images' if name == 'accuracy_drop' else 'times the limit'}"
+        f"{nearest[name]:.3g} {unit}; loosen it under another --name"
     )

@@ -23,7 +23,7 @@ from study.storage import DamagedError, read_published
 
 def _console() -> Console:
     # Rich would fold a table to 80 columns where there is no terminal to measure.
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 150)
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_front(folder: Path, *, as_json: bool) -> None:
@@ -52,22 +52,30 @@ def front_lines(summary: FrontSummary) -> list[str]:
         f"classic network {classic.trial_id} ({classic.precision}): validation accuracy {classic.accuracy:.2%}, "
         f"{', '.join(costs)} per image"
     ]
-    best = summary.best_point
+    best, thrifty = summary.best_point, summary.thriftiest_point
+    drop = f"{points:g} point" + ("" if points == 1 else "s")
     if best is None:
-        lines.append(f"no point of the front is within {points:g} points of it")
+        lines.append(f"no point of the front is within {drop} of it")
     else:
         lines.append(
-            f"at most {points:g} points below it on validation: point {best['number']} with "
+            f"at most {drop} below it on validation, fewest FLOPs: point {best['number']} with "
             f"{best['flops_share']:.1%} of its FLOPs"
             + (f" and {best['energy_share']:.1%} of its energy; " if summary.energy_source else "; ")
             + f"on test {best['test_accuracy']:.2%} "
             + f"[{best['test_accuracy_low']:.2%}, {best['test_accuracy_high']:.2%}], "
             f"the same network without exits {best['test_classic_accuracy']:.2%}"
         )
+    if best is not None and thrifty is not None and thrifty["number"] != best["number"]:
+        lines.append(
+            f"least energy: point {thrifty['number']} with {thrifty['energy_share']:.1%} of its energy and "
+            f"{thrifty['flops_share']:.1%} of its FLOPs; on test {thrifty['test_accuracy']:.2%}"
+        )
     static = summary.best_static
     if static is not None:
         share = static["cumulative_flops"] / classic.flops
-        lines.append(f"a network simply cut (exit {static['exit']} of {static['trial_id']}) needs {share:.1%} for that")
+        cut = f"a network simply cut (exit {static['exit']} of {static['trial_id']}, {static['precision']})"
+        energy = f" and {static['cumulative_energy_joules'] / classic.energy_joules:.1%} of its energy"
+        lines.append(f"{cut} needs {share:.1%} of its FLOPs{energy if summary.energy_source else ''} for that")
     return lines
 
 
@@ -104,7 +112,7 @@ _HEADINGS = {
     "start_layer": "start",
     "flops_share": "FLOPs",
     "energy_share": "energy",
-    "latency_share": "latency",
+    "latency_share": "mean latency",
 }
 
 

@@ -194,6 +194,8 @@ def parse_table(raw: object, source: str) -> OperationTable | LevelTable:
 
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
+    if first["type"] in ("model_type", "model_attributes_type"):
+        first = {**first, "msg": "expected a mapping, as {value: 1.0, source: '...'}"}
     key = ".".join(_short(part) for part in first["loc"])
     message = {"extra_forbidden": "unknown key", "missing": "this key is required"}.get(first["type"])
     if message is None:
