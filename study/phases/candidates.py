@@ -47,8 +47,8 @@ class Candidate:
     """FLOPs of segments and heads by the published program's accounting."""
     frequencies: Frequencies | None = None
     """None where frequency scaling is not simulated."""
-    _traces: dict[str, Trace] = field(default_factory=dict, repr=False, compare=False)
-    _ratios: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
+    _traces: dict[str, Trace] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ratios: dict[str, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def trial_id(self) -> str:
@@ -74,6 +74,11 @@ class Candidate:
             ]
         execution = self.validation.int8_execution or ""
         return [self.weights, self.precision, execution, self.costs.to_json(), frequencies]
+
+    @cached_property
+    def classic_accuracy(self) -> float:
+        """Validation accuracy of the network without exits."""
+        return float((self.validation.logits[:, -1].argmax(axis=1) == self.validation.labels).mean())
 
     @cached_property
     def memory(self) -> Memory | None:

@@ -147,11 +147,8 @@ _METRICS = _NAMES[_NAMES.index("split") : _NAMES.index("sampler")]
 
 def reference_accuracy(candidates: Sequence[Candidate]) -> float:
     """Validation accuracy of the best classic network, in fp32 where that is searched: what a drop is counted from."""
-    full = [candidate for candidate in candidates if candidate.precision == "fp32"] or list(candidates)
-    return max(
-        float((candidate.validation.logits[:, -1].argmax(axis=1) == candidate.validation.labels).mean())
-        for candidate in full
-    )
+    full = [candidate for candidate in candidates if candidate.precision == "fp32"]
+    return max(candidate.classic_accuracy for candidate in full or candidates)
 
 
 def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], reference: float) -> dict[str, float]:
