@@ -91,11 +91,13 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
         device=_only(front["device"]),
         points=points,
         best_static=_cheapest(
-            cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)], "cumulative_flops"
+            cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)],
+            "cumulative_flops",
+            "cumulative_energy_joules",
         ),
-        best_point=_cheapest(points[points["accuracy"] >= enough], "flops"),
+        best_point=_cheapest(points[points["accuracy"] >= enough], "flops", "energy_joules"),
         thriftiest_point=_cheapest(
-            points[(points["accuracy"] >= enough) & points["energy_joules"].notna()], "energy_joules"
+            points[(points["accuracy"] >= enough) & points["energy_joules"].notna()], "energy_joules", "flops"
         ),
         tolerance=tolerance,
     )
@@ -108,8 +110,9 @@ def _only(column: pd.Series) -> str | None:
     return str(values[0]) if values else None
 
 
-def _cheapest(rows: pd.DataFrame, column: str) -> pd.Series | None:
-    return None if rows.empty else rows.sort_values(column, kind="stable").iloc[0]
+def _cheapest(rows: pd.DataFrame, *columns: str) -> pd.Series | None:
+    """The first by some costs; of cuts and points that cost the same FLOPs, that of less energy."""
+    return None if rows.empty else rows.sort_values(list(columns), kind="stable").iloc[0]
 
 
 def summary_json(summary: FrontSummary) -> dict[str, Any]:
