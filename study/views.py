@@ -87,8 +87,9 @@ def _source(source: str, device: str | None) -> str:
 def _front_table(summary: FrontSummary) -> Table:
     table = Table(title="front: chosen on validation, reported on test", title_justify="left")
     texts = ["trial_id", "number", "policy", "statistic"]
-    # A column that says the same in every row says nothing.
-    texts += [name for name in ("precision", "dvfs") if len(set(summary.points[name])) > 1]
+    # A column that says the usual in every row says nothing.
+    usual = {"precision": {"fp32"}, "dvfs": {"none"}}
+    texts += [name for name, values in usual.items() if not set(summary.points[name].dropna()) <= values]
     numbers = {"beta": ".4g", "start_layer": ".0f", "accuracy": ".2%", "flops_share": ".1%", "energy_share": ".1%"}
     if summary.latency_source:
         numbers["latency_share"] = ".1%"
