@@ -149,6 +149,7 @@ def study_status(folder: Path) -> dict[str, Any]:
                 trial["status"] = str(known.loc[trial["trial_id"], "status"])
     asked = stored["study"]["operating_points"]["trials"]
     points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
+    done = points[points["state"] == "COMPLETE"]
     return {
         "study": stored["study"]["name"],
         "created": stored["provenance"]["created"],
@@ -163,6 +164,7 @@ def study_status(folder: Path) -> dict[str, Any]:
             "operating_points for each search": asked,
         },
         "tables": present,
+        "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
         "finished": set(present) == set(SCHEMAS),
     }
 
@@ -210,7 +212,10 @@ def print_status(folder: Path, *, as_json: bool) -> None:
     failed = status["operating_points_failed"]
     console.print(f"operating points: {status['operating_points']}, {failed} of them failed", markup=False)
     console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)
-    console.print("finished" if status["finished"] else "not finished: the same `run` command goes on", markup=False)
+    left = "not finished: the same `run` command goes on"
+    if not status["constraints_kept"]:
+        left = "not finished: no operating point so far keeps to the constraints"
+    console.print("finished" if status["finished"] else left, markup=False)
 
 
 def _require_run_folder(folder: Path) -> None:

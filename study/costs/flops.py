@@ -73,14 +73,6 @@ class NetworkWork:
         parameters: Floats = heads + np.cumsum([work.parameters for work in self.segments])
         return parameters
 
-    @property
-    def peak_activation_elements_at_exits(self) -> Floats:
-        """``[E+1]``, of the network cut at each exit (as above): the largest peak of the parts that it runs."""
-        heads = np.array([*(work.peak_activation_elements for work in self.heads), 0.0])
-        segments = np.array([work.peak_activation_elements for work in self.segments])
-        peaks: Floats = np.maximum(heads, np.maximum.accumulate(segments))
-        return peaks
-
 
 def count_work(network: MultiExitNetwork) -> NetworkWork:
     """Count by running one zero image through each part (``torch.utils.flop_counter``).

@@ -301,7 +301,9 @@ def test_precisions_rules_and_constraints_from_traces_to_front(finished_study: P
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_constraints_that_no_point_keeps_end_in_one_line(finished_study: Path, tmp_path: Path) -> None:
+def test_constraints_that_no_point_keeps_end_in_one_line(
+    finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "tiny"
     for part in ("checkpoints", "traces"):
         shutil.copytree(finished_study / part, folder / part)
@@ -309,3 +311,6 @@ def test_constraints_that_no_point_keeps_end_in_one_line(finished_study: Path, t
     with pytest.raises(UserError, match=r"none of \d+ operating points keeps .* exceeds memory"):
         run_study(spec, surroundings(folder))
     assert len(read_table(folder / "tables", "operating_points")) == 30
+    capsys.readouterr()
+    assert main(["status", str(folder)]) == 0
+    assert "no operating point so far keeps to the constraints" in capsys.readouterr().out
