@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from study.costs.profile import Costs as Costs
     from study.errors import UserError as UserError
+    from study.forecasts import prediction_accuracies as prediction_accuracies
+    from study.forecasts import prediction_accuracy as prediction_accuracy
+    from study.forecasts import prediction_confusion as prediction_confusion
     from study.fronts import exact_front as exact_front
+    from study.grids import replay_grid as replay_grid
     from study.policies import Classic as Classic
     from study.policies import Hierarchical as Hierarchical
     from study.policies import Placed as Placed
@@ -17,8 +21,8 @@ if TYPE_CHECKING:
     from study.policies import Static as Static
     from study.trace import Trace as Trace
     from study.walks import Walk as Walk
-    from study.walks import prediction_accuracy as prediction_accuracy
     from study.walks import replay as replay
+    from study.walks import tally as tally
 
 _HOME = {
     "Costs": "costs.profile",
@@ -30,8 +34,12 @@ _HOME = {
     "Static": "policies",
     "Walk": "walks",
     "exact_front": "fronts",
-    "prediction_accuracy": "walks",
+    "prediction_accuracies": "forecasts",
+    "prediction_accuracy": "forecasts",
+    "prediction_confusion": "forecasts",
     "replay": "walks",
+    "replay_grid": "grids",
+    "tally": "walks",
     "Trace": "trace",
 }
 __all__ = sorted(_HOME)

@@ -23,6 +23,7 @@ from study.costs.measured_profile import check_same_device, read_profile
 from study.costs.profile import Costs, Measure, same_flops
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
 from study.errors import UserError
+from study.forecasts import prediction_accuracy
 from study.inference import join_walks, run_policy
 from study.layer_statistics import exit_statistics
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
@@ -34,7 +35,7 @@ from study.quantization import check_precision
 from study.single import ImageSource
 from study.stored_traces import ready, trace_images
 from study.trace import Trace, batches
-from study.walks import Walk, prediction_accuracy, replay
+from study.walks import Walk, replay
 
 Split = Literal["calibration", "validation", "test"]
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from study.criteria import Agreement, confidence
 from study.errors import UserError
 from study.networks.runnable import InferenceNetwork
 from study.policies import Floats, Integers, Policy, Ratios, jump_ratios, stop_ratios
@@ -25,9 +26,11 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
         The same walk that the replay of these images' trace gives.
 
     Raises:
-        UserError: the policy or the thresholds do not fit the network.
+        UserError: the policy or the thresholds do not fit the network, or the criterion is that of the oracle.
     """
     exit_count, count = network.exit_count, len(images)
+    if policy.criterion == "oracle":
+        raise UserError("the oracle knows the labels: it can be replayed, but no network can run it")
     if thresholds.shape != (exit_count,):
         raise UserError(f"thresholds have shape {thresholds.shape}, but the network has {exit_count} exits")
     assert not getattr(network, "training", False), "batch statistics would make an answer depend on its batch"
@@ -35,6 +38,7 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
     predictions = np.zeros(count, dtype=np.int64)
     tried = np.zeros((count, exit_count), dtype=np.bool_)
     engine_steps = np.zeros(count, dtype=np.int64)
+    agreement = Agreement(count)
     running = np.arange(count)  # the samples still in the batch, in its order
     state: tuple[Tensor, ...] = (images,)
     with torch.inference_mode():
@@ -46,15 +50,18 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
             everyone = len(trying) == len(running)
             feature = state[0] if everyone else state[0][_index(trying, images)]
             logits = network.heads(feature, exit).float().cpu().numpy()
-            who = running[trying]
-            ratios = Ratios(
-                stop_ratios(logits, float(thresholds[exit - 1])),
-                jump_ratios(logits, thresholds, exit, policy.max_jump),
-            )
+            who, answers = running[trying], logits.argmax(axis=1)
+            if policy.criterion == "logit":
+                scores = stop_ratios(logits, float(thresholds[exit - 1]))
+            elif policy.criterion == "patience":
+                scores = agreement.after(who, answers)
+            else:
+                scores = confidence(logits, policy.criterion)
+            ratios = Ratios(scores, jump_ratios(logits, thresholds, exit, policy.max_jump))
             decision = policy.decide(ratios, exit=exit, exit_count=exit_count)
             tried[who, exit - 1] = True
             engine_steps[who] += decision.engine_steps
-            predictions[who] = logits.argmax(axis=1)
+            predictions[who] = answers
             target[who] = np.where(decision.stop, exit, decision.next_exit)
             if decision.stop.any():
                 staying = np.delete(np.arange(len(running)), trying[decision.stop])

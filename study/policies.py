@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from study.criteria import Criterion, check_criterion
 from study.errors import UserError
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
-Beta: TypeAlias = float | Floats
+Betas: TypeAlias = float | tuple[float, ...]
+"""One beta for all exits, or E of them, one for each."""
 Statistic = Literal["mean_logit", "mean_max"]
 Overshoot = Literal["last_exit", "classifier"]
 
@@ -95,7 +97,7 @@ class Ratios:
     """What a policy compares with beta at one exit, for B samples."""
 
     stop: Floats
-    """``[B]``, r_l of the exit criterion."""
+    """``[B]``, r_l of the exit criterion, or the score of another one."""
     jump: Floats
     """``[B, K]``, r^k of the prediction engine; K = 0 for a policy without engine."""
 
@@ -127,6 +129,11 @@ class Policy(Protocol):
         """Smoothing steps that the engine may need; 0 for a policy without engine."""
         ...
 
+    @property
+    def criterion(self) -> Criterion:
+        """What the scores that it compares with beta are."""
+        ...
+
     def first_exit(self, exit_count: int) -> int:
         """The first exit tried, E + 1 for none.
 
@@ -135,8 +142,8 @@ class Policy(Protocol):
         """
         ...
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
-        """Decide for B samples that are at exit ``exit``; ``beta`` (a number or ``[B]``) overrides the policy's."""
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
+        """Decide for B samples that are at exit ``exit``; ``beta`` (``[B]``) overrides the policy's."""
         ...
 
 
@@ -145,9 +152,24 @@ def _check_exit(what: str, exit: int, last: int) -> None:
         raise UserError(f"{what} is {exit}, but this network's exits are numbered 1 to {last}")
 
 
-def _check_beta(beta: float) -> None:
-    if not beta > 0:
-        raise UserError(f"beta is {beta}, but the exit criterion needs beta > 0")
+def _checked_beta(beta: float | Sequence[float]) -> Betas:
+    if isinstance(beta, Sequence | np.ndarray):
+        beta = tuple(float(one) for one in beta)
+    for one in beta if isinstance(beta, tuple) else (beta,):
+        if not one > 0:
+            raise UserError(f"beta is {one}, but the exit criterion needs beta > 0")
+    return beta
+
+
+def betas_of(beta: Betas, exit_count: int) -> Floats:
+    """``[E]``, the beta of each exit.
+
+    Raises:
+        UserError: there are neither one nor E of them.
+    """
+    if isinstance(beta, tuple) and len(beta) != exit_count:
+        raise UserError(f"there are {len(beta)} betas, but this network has {exit_count} exits: give one, or one each")
+    return np.full(exit_count, beta, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -155,12 +177,13 @@ class Classic:
     """No exits: every sample runs to the classifier."""
 
     max_jump = 0
+    criterion: ClassVar[Criterion] = "logit"
 
     def first_exit(self, exit_count: int) -> int:
         """The classifier."""
         return exit_count + 1
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
         """Never asked: the classic network has no exits."""
         raise AssertionError("the classic policy tries no exit")
 
@@ -171,48 +194,61 @@ class Static:
 
     exit: int
     max_jump = 0
+    criterion: ClassVar[Criterion] = "logit"
 
     def first_exit(self, exit_count: int) -> int:
         """The one exit, whatever its logits say."""
         _check_exit("static: exit", self.exit, exit_count)
         return self.exit
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
         """Stop."""
         return _follow(np.ones(len(ratios.stop), dtype=np.bool_), exit_count + 1)
 
 
 @dataclass(frozen=True)
 class Hierarchical:
-    """Try every exit from ``start_layer`` on: the passive early exit (Passalis et al. 2020)."""
+    """Try every exit from ``start_layer`` on: the passive early exit (Passalis et al. 2020).
 
-    beta: float
+    Args:
+        beta: the threshold of the criterion; larger means later and surer exits.
+        start_layer: the first exit tried.
+        criterion: what is compared with beta (:mod:`study.criteria`).
+    """
+
+    beta: Betas
     start_layer: int = 1
+    criterion: Criterion = "logit"
     max_jump = 0
 
     def __post_init__(self) -> None:
-        _check_beta(self.beta)
+        object.__setattr__(self, "beta", _checked_beta(self.beta))
+        check_criterion(self.criterion)
 
     def first_exit(self, exit_count: int) -> int:
         """``start_layer``."""
         _check_exit("hierarchical: start_layer", self.start_layer, exit_count)
+        betas_of(self.beta, exit_count)
         return self.start_layer
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
         """Stop where r_l >= beta, else try the next exit."""
-        return _follow(ratios.stop >= (self.beta if beta is None else beta), exit + 1)
+        own = betas_of(self.beta, exit_count)[exit - 1]
+        return _follow(ratios.stop >= (own if beta is None else beta), exit + 1)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Try a chosen subset of exits, in order."""
+    """Try a chosen subset of exits, in order; ``beta`` (E values where it is not one) and ``criterion`` as above."""
 
-    beta: float
+    beta: Betas
     exits: Sequence[int]
+    criterion: Criterion = "logit"
     max_jump = 0
 
     def __post_init__(self) -> None:
-        _check_beta(self.beta)
+        object.__setattr__(self, "beta", _checked_beta(self.beta))
+        check_criterion(self.criterion)
         exits = tuple(int(exit) for exit in self.exits)
         if not exits or list(exits) != sorted(set(exits)):
             raise UserError(f"placed: exits are {list(exits)}, but must be a rising list of exit numbers")
@@ -222,12 +258,14 @@ class Placed:
         """The first of the subset."""
         _check_exit("placed: first exit", self.exits[0], exit_count)
         _check_exit("placed: last exit", self.exits[-1], exit_count)
+        betas_of(self.beta, exit_count)
         return self.exits[0]
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
         """Stop where r_l >= beta, else try the next exit of the subset."""
         later = [chosen for chosen in self.exits if chosen > exit]
-        return _follow(ratios.stop >= (self.beta if beta is None else beta), later[0] if later else exit_count + 1)
+        own = betas_of(self.beta, exit_count)[exit - 1]
+        return _follow(ratios.stop >= (own if beta is None else beta), later[0] if later else exit_count + 1)
 
 
 @dataclass(frozen=True)
@@ -235,20 +273,22 @@ class Predictive:
     """Predict the exit: jump over the exits that the prediction engine expects to fail (Li et al., AAAI 2023).
 
     Args:
-        beta: the exit criterion's factor; larger means later and surer exits.
+        beta: the exit criterion's factor; larger means later and surer exits. With one for each exit, the engine
+            compares what it expects of exit l + k with the beta of that exit.
         start_layer: L_0, the first exit tried.
         max_jump: K_max, the longest jump (8; the published program uses 5 for STL-10).
         overshoot: where a jump beyond exit E lands: ``last_exit`` tries exit E (published VGG-19), ``classifier``
             runs to the end (published ResNet-34).
     """
 
-    beta: float
+    beta: Betas
     start_layer: int = 1
     max_jump: int = 8
     overshoot: Overshoot = "last_exit"
+    criterion: ClassVar[Criterion] = "logit"
 
     def __post_init__(self) -> None:
-        _check_beta(self.beta)
+        object.__setattr__(self, "beta", _checked_beta(self.beta))
         if self.max_jump < 1:
             raise UserError(f"predictive: max_jump is {self.max_jump}, but must be at least 1")
         if self.overshoot not in ("last_exit", "classifier"):
@@ -257,32 +297,41 @@ class Predictive:
     def first_exit(self, exit_count: int) -> int:
         """``start_layer``."""
         _check_exit("predictive: start_layer", self.start_layer, exit_count)
+        betas_of(self.beta, exit_count)
         return self.start_layer
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Beta | None = None) -> Decision:
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
         """Stop where r_l >= beta, else jump by the engine's prediction; exit E hands over to the classifier."""
-        beta = self.beta if beta is None else beta
-        stop = ratios.stop >= beta
+        own = betas_of(self.beta, exit_count)
+        stop = ratios.stop >= (own[exit - 1] if beta is None else beta)
         if exit == exit_count:
             return _follow(stop, exit_count + 1)
-        jump = predicted_jumps(ratios.jump, beta)
+        ahead = own[np.minimum(np.arange(exit, exit + self.max_jump), exit_count - 1)]
+        jump = predicted_jumps(ratios.jump, ahead if beta is None else beta[:, None])
         landing = exit + jump
         beyond = exit_count if self.overshoot == "last_exit" else exit_count + 1
         # Without a hit the engine still ran all K_max steps, which is also the jump then taken.
         return Decision(stop, np.where(landing > exit_count, beyond, landing), np.where(stop, 0, jump))
 
 
-def predicted_jumps(ratios: Floats, beta: Beta) -> Integers:
+def tried_exits(policy: Hierarchical | Placed, exit_count: int) -> tuple[int, ...]:
+    """The exits that a sample which never stops tries, in order."""
+    if isinstance(policy, Placed):
+        return tuple(policy.exits)
+    return tuple(range(policy.start_layer, exit_count + 1))
+
+
+def predicted_jumps(ratios: Floats, beta: float | Floats) -> Integers:
     """The engine's jump: the smallest k with r^k > beta, else K_max.
 
     Args:
         ratios: ``[B, K_max]`` from :func:`jump_ratios`.
-        beta: a number or ``[B]``.
+        beta: a number, ``[K_max]`` by jump, or ``[B, 1]`` by sample.
 
     Returns:
         ``[B]``, each 1..K_max.
     """
-    hit = ratios > (beta if np.ndim(beta) == 0 else np.asarray(beta)[:, None])
+    hit = ratios > beta
     jump = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, ratios.shape[1])
     return np.asarray(jump, dtype=np.int64)
 

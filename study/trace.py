@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from study.criteria import Criterion, agreement, confidence
 from study.errors import UserError
-from study.policies import Floats, Ratios, jump_ratios, stop_ratios
+from study.policies import Floats, Hierarchical, Placed, Policy, Ratios, tried_exits
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
     from study.networks.runnable import InferenceNetwork
 
 
+CHUNK = 2**24
+"""Logits that are looked at in one go."""
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Logits of all exits and the classifier for N images, with labels and thresholds.
 
     Args:
-        logits: ``[N, E+1, C]`` float32, finite.
+        logits: ``[N, E+1, C]`` float32, finite. A memory-mapped array stays on disk.
         labels: ``[N]`` int64, in 0..C-1.
         thresholds: ``[E]``, theta_l, finite and not negative.
 
@@ -35,7 +40,7 @@ class Trace:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     thresholds: Floats
-    _tables: dict[int, DecisionTable] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tables: dict[object, DecisionTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         logits = np.asarray(self.logits, dtype=np.float32)
@@ -48,9 +53,10 @@ class Trace:
             raise UserError(f"trace: labels have shape {labels.shape}, but the logits need ({samples},)")
         if thresholds.shape != (columns - 1,):
             raise UserError(f"trace: thresholds have shape {thresholds.shape}, but the logits need ({columns - 1},)")
-        if not np.isfinite(logits).all():
-            sample, exit, _ = np.argwhere(~np.isfinite(logits))[0]
-            raise UserError(f"trace: a logit of sample {sample} at exit {exit + 1} is not finite")
+        for chunk in batches(samples, max(1, CHUNK // (columns * classes))):
+            if not np.isfinite(logits[chunk]).all():
+                sample, exit, _ = np.argwhere(~np.isfinite(logits[chunk]))[0]
+                raise UserError(f"trace: a logit of sample {chunk.start + sample} at exit {exit + 1} is not finite")
         if labels.min() < 0 or labels.max() >= classes:
             raise UserError(f"trace: labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
         if not (np.isfinite(thresholds).all() and (thresholds >= 0).all()):
@@ -68,36 +74,92 @@ class Trace:
         """``[N, E+1]``, the class that each exit and the classifier answers."""
         return np.asarray(self.logits.argmax(axis=2), dtype=np.int64)
 
+    @cached_property
+    def right(self) -> NDArray[np.int8]:
+        """``[N, E+1]``, 1 where the answer of an exit or of the classifier is right, else 0."""
+        return np.asarray(self.answers == self.labels[:, None], dtype=np.int8)
+
     def decision_table(self, max_jump: int) -> DecisionTable:
-        """All ratios that a policy with ``max_jump`` can ask for; computed once and kept."""
-        if max_jump not in self._tables:
-            self._tables[max_jump] = DecisionTable.from_trace(self, max_jump)
-        return self._tables[max_jump]
+        """The ratios of the paper's criterion and of an engine with ``max_jump`` steps; the widest one is kept."""
+        widest = self._tables.get("logit")
+        if widest is None or widest.max_jump < max_jump:
+            # One table serves all engines up to the published K_max.
+            self._tables["logit"] = widest = DecisionTable.from_trace(self, max_jump and max(max_jump, 8))
+        return widest.up_to(max_jump)
+
+    def table_for(self, policy: Policy) -> DecisionTable:
+        """All that a policy can ask for, at least; computed once and kept. Beta does not matter."""
+        criterion = policy.criterion
+        if criterion == "logit":
+            self.decision_table(policy.max_jump)
+            return self._tables["logit"]
+        assert isinstance(policy, Hierarchical | Placed), "no other policy has another criterion"
+        # Patience counts the exits that are tried, so that its scores depend on which these are.
+        tried = tried_exits(policy, self.exit_count) if criterion == "patience" else ()
+        if (criterion, tried) not in self._tables:
+            self._tables[criterion, tried] = DecisionTable(self._scores(criterion, tried)[:, :, None])
+        return self._tables[criterion, tried]
+
+    def _scores(self, criterion: Criterion, tried: tuple[int, ...]) -> Floats:
+        """``[N, E]``; 0 at an exit that patience does not try."""
+        scores = np.zeros((len(self.labels), self.exit_count))
+        if criterion == "oracle":
+            scores[self.right[:, :-1] == 1] = np.inf
+        elif criterion == "patience":
+            columns = np.asarray(tried) - 1
+            scores[:, columns] = agreement(self.answers[:, columns])
+        elif criterion != "logit":
+            for chunk in batches(len(scores), max(1, CHUNK // self.logits[0].size)):
+                scores[chunk] = confidence(self.logits[chunk, :-1], criterion)
+        return scores
 
 
 @dataclass(frozen=True, eq=False)
 class DecisionTable:
-    """The ratios of a whole trace, so that a policy is comparisons only."""
+    """What the policies of a trace compare with beta, so that a policy is comparisons only.
 
-    stop: Floats
-    """``[N, E]``, r_l."""
-    jump: Floats
-    """``[N, E, K_max]``, r^k at exit l; K_max may be 0."""
+    8 N E (K_max + 1) bytes: 180 MB for 50,000 samples, 50 exits and K_max = 8, however many classes there are.
+    """
+
+    scores: Floats
+    """``[N, E, K_max + 1]``: the criterion's at place 0, r^k of the engine at place k; K_max may be 0."""
+
+    @property
+    def max_jump(self) -> int:
+        """K_max."""
+        return int(self.scores.shape[2]) - 1
+
+    def up_to(self, max_jump: int) -> DecisionTable:
+        """The same for an engine of fewer steps; a view."""
+        return DecisionTable(self.scores[:, :, : max_jump + 1])
+
+    @property
+    def stop(self) -> Floats:
+        """``[N, E]``, r_l, or the scores of another criterion."""
+        return self.scores[:, :, 0]
+
+    @property
+    def jump(self) -> Floats:
+        """``[N, E, K_max]``, r^k at exit l."""
+        return self.scores[:, :, 1:]
 
     @classmethod
     def from_trace(cls, trace: Trace, max_jump: int) -> DecisionTable:
-        """Compute all ratios in float64."""
-        samples, exits = len(trace.labels), trace.exit_count
-        stop, jump = np.empty((samples, exits)), np.empty((samples, exits, max_jump))
-        for exit in range(1, exits + 1):
-            logits = trace.logits[:, exit - 1]
-            stop[:, exit - 1] = stop_ratios(logits, float(trace.thresholds[exit - 1]))
-            jump[:, exit - 1] = jump_ratios(logits, trace.thresholds, exit, max_jump)
-        return cls(stop, jump)
+        """Compute all ratios of the paper's criterion and engine in float64.
+
+        One pass over the logits in chunks: a memory-mapped trace may be larger than the memory.
+        """
+        from study.kernels import fill_ratios
+        from study.threads import share
+
+        table = np.empty((len(trace.labels), trace.exit_count, max_jump + 1))
+        share(lambda chunk: fill_ratios(trace.logits[chunk], trace.thresholds, table[chunk]), len(table))
+        return cls(table)
 
     def at(self, samples: NDArray[np.int64], exit: int) -> Ratios:
         """The ratios of some samples at one exit."""
-        return Ratios(self.stop[samples, exit - 1], self.jump[samples, exit - 1])
+        rows = self.scores[samples, exit - 1]
+        return Ratios(rows[:, 0], rows[:, 1:])
 
 
 def collect_logits(

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from study.errors import UserError
 from study.policies import Floats
-from study.walks import Walk
+from study.walks import Tally, Walk
 
 Measure = Literal["flops", "bitops", "energy", "seconds"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -109,6 +109,12 @@ class Costs:
         """What each sample of a walk cost, ``[N]``: segments up to its exit, heads tried, engine steps run."""
         segments, heads, step = self.parts(measure)
         return segments.cumsum()[walk.exit_index - 1] + walk.tried @ heads + walk.engine_steps * step
+
+    def mean(self, tally: Tally, measure: str) -> float:
+        """What a sample of a counted walk cost in the mean: that of :meth:`per_sample`, from E sums."""
+        segments, heads, step = self.parts(measure)
+        total = tally.stopped @ segments.cumsum() + tally.tried @ heads + tally.engine_steps * step
+        return float(total / tally.samples)
 
     def classic(self, measure: str) -> float:
         """Cost of the network without exits."""

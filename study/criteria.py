@@ -1,0 +1,91 @@
+"""Exit criteria: what makes a sample stop at an exit that it tries.
+
+Each criterion turns the logits of an exit into one score for a sample, large where the exit is sure; a policy stops
+where ``score >= beta``. ``logit`` is the paper's. The others are the usual baselines of the field:
+
+- ``logit``: max_c |z_c| / theta_l (Li et al. 2023, Eq. 1-2).
+- ``max_softmax``: max_c p_c (Hendrycks and Gimpel 2017).
+- ``entropy``: 1 - H(p) / ln C, 0 for a uniform answer and 1 for a certain one (Teerapittayanon et al. 2016).
+- ``margin``: p of the first class - p of the second (Scheffer et al. 2001).
+- ``patience``: how many of the exits tried last, this one included, give the same answer (Zhou et al. 2020).
+- ``oracle``: infinite where the exit is right, else 0. No program knows that: it bounds what can be won.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import UserError
+
+Criterion = Literal["logit", "max_softmax", "entropy", "margin", "patience", "oracle"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+_Confidence = Literal["max_softmax", "entropy", "margin"]
+
+
+def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[np.float64]:
+    """How sure an exit is by its softmax.
+
+    Args:
+        logits: ``[..., C]``.
+        criterion: ``max_softmax``, ``entropy`` or ``margin``. With a single class all of them are 1.
+
+    Returns:
+        ``[...]`` float64, from 0 to 1.
+    """
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    weights = np.exp(shifted)
+    total = weights.sum(axis=-1)
+    classes = logits.shape[-1]
+    if classes == 1 or criterion == "max_softmax":
+        return np.asarray(1 / total)
+    if criterion == "margin":
+        second = np.partition(weights, classes - 2, axis=-1)[..., classes - 2]
+        return np.asarray((1 - second) / total)
+    # H = ln(sum w) - sum(w ln w) / sum w, with ln w = the shifted logit
+    entropy = np.log(total) - (weights * shifted).sum(axis=-1) / total
+    return np.asarray(np.clip(1 - entropy / np.log(classes), 0.0, 1.0))
+
+
+def agreement(answers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How many answers in a row, up to each one, are the same.
+
+    Args:
+        answers: ``[N, T]``, classes in the order in which exits are tried.
+
+    Returns:
+        ``[N, T]``, each 1..T.
+    """
+    runs = np.ones(answers.shape)
+    for place in range(1, answers.shape[1]):
+        same = answers[:, place] == answers[:, place - 1]
+        runs[:, place] = np.where(same, runs[:, place - 1] + 1, 1)
+    return runs
+
+
+class Agreement:
+    """:func:`agreement` of a batch of N samples, exit by exit as a live network gives its answers."""
+
+    def __init__(self, samples: int) -> None:
+        self._last = np.full(samples, -1, dtype=np.int64)
+        self._run = np.zeros(samples)
+
+    def after(self, samples: NDArray[np.int64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """``[B]``, for the samples ``[B]`` that have just tried an exit and got these answers."""
+        same = self._last[samples] == answers
+        self._run[samples] = np.where(same, self._run[samples] + 1, 1)
+        self._last[samples] = answers
+        return self._run[samples]
+
+
+def check_criterion(criterion: str) -> None:
+    """Refuse an unknown criterion.
+
+    Raises:
+        UserError: it is none.
+    """
+    if criterion not in CRITERIA:
+        raise UserError(f"exit criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
