@@ -23,3 +23,16 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     if len(known):
         mask[known] = moocore.is_nondominated(values[known], keep_weakly=True)
     return mask
+
+
+def hypervolume(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Volume of what some points dominate, up to a reference point (Zitzler and Thiele 1998).
+
+    Args:
+        values: ``[n, m]``, every objective minimised, finite; a point that is not better than the
+            reference in each of them adds nothing.
+        reference: ``[m]``.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    inside = values[(values < reference).all(axis=1)]
+    return float(moocore.hypervolume(inside, ref=reference)) if len(inside) else 0.0

@@ -52,7 +52,11 @@ def _bitops(name: str) -> Any:
 
 _SETTINGS = [
     _field("policy", _TEXT),
+    _field("criterion", _TEXT),
     _field("beta", pa.float64()),
+    _field("beta_low", pa.float64()),
+    _field("beta_high", pa.float64()),
+    _field("betas", pa.list_(pa.float64())),
     _field("beta_quantile", pa.float64()),
     _field("start_layer", _INT),
     _field("exits", pa.list_(_INT)),
@@ -195,6 +199,8 @@ SCHEMAS: Mapping[str, Any] = {
             *_OBJECTIVES,
             *_CONSTRAINTS,
             _field("sampler", _TEXT),
+            _field("hypervolume", _SHARE),
+            _field("hypervolume_ratio", _SHARE),
             _field("params", _TEXT),
             _field("distributions", _TEXT),
         ]

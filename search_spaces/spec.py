@@ -33,7 +33,11 @@ def _parse(kind: Kind, *, auto: bool = False) -> BeforeValidator:
 Number: TypeAlias = Annotated[Choice, _parse("number"), _plain]
 Integer: TypeAlias = Annotated[Choice, _parse("integer"), _plain]
 Name: TypeAlias = Annotated[Choice, _parse("name"), _plain]
-AutoNumber: TypeAlias = Annotated[Choice | Literal["auto"], _parse("number", auto=True), _plain]
+Beta: TypeAlias = Annotated[
+    Choice | Literal["auto", "per_exit"],
+    BeforeValidator(lambda raw: raw if raw in ("auto", "per_exit") else parse_choice(raw, "number")),
+    _plain,
+]
 AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", auto=True), _plain]
 
 
@@ -165,18 +169,35 @@ class ConstraintsSpec(_Section):
         return {name: value for name, value in self if value is not None}
 
 
-class OperatingPointsSpec(_Section):
-    """Phase 2: inference settings of the best networks, searched on replayed traces."""
+class StopSpec(_Section):
+    """When the search ends before its last trial; None: not for that reason.
 
+    ``hypervolume_ratio``: of what was found, against the exact front of the same space. ``plateau``: so many batches
+    in which the hypervolume grew by less than a thousandth of itself.
+    """
+
+    hypervolume_ratio: float | None = Field(None, gt=0, le=1)
+    plateau: int | None = Field(None, ge=1)
+
+
+class OperatingPointsSpec(_Section):
+    """Phase 2: inference settings of the best networks, searched on replayed traces.
+
+    ``search``: ``optuna`` asks a sampler for ``trials`` points; ``exact`` computes the whole front and needs neither.
+    """
+
+    search: Literal["optuna", "exact"] = "optuna"
     trials: int = Field(200, ge=1)
     batch: int = Field(25, ge=1)
+    stop: StopSpec = StopSpec()
     sampler: Literal["tpe", "nsga2", "nsga3", "qmc", "gp", "random"] = "tpe"
     objectives: list[Objective] = ["accuracy", "flops", "energy"]
     constraints: ConstraintsSpec = ConstraintsSpec()
     networks: int = Field(1, ge=1)
     scope: Literal["across", "each"] = "across"
     policy: Name = _one("predictive")
-    beta: AutoNumber = "auto"
+    criterion: Name = _one("logit")
+    beta: Beta = "auto"
     start_layer: AutoInteger = "auto"
     max_jump: Integer = _one(8)
     overshoot: Name = _one("last_exit")

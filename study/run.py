@@ -22,11 +22,13 @@ from search_spaces.spec import StudySpec
 from study.checkpoints import check_network, load_pretrained, new_network
 from study.costs.flops import count_work
 from study.costs.published import published_flops
+from study.criteria import CRITERIA
 from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
 from study.phases.candidates import Candidate
+from study.phases.exact import check_covered
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
-from study.phases.operating_points import search
+from study.phases.operating_points import list_exact_points, search
 from study.phases.pretrained import adopt_pretrained
 from study.phases.pricing import check_costs, check_one_source, check_slack, price, with_frequencies
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
@@ -108,6 +110,7 @@ def check(spec: StudySpec) -> DataSettings:
     points = spec.operating_points
     for key, known in (
         ("policy", tuple(POLICIES)),
+        ("criterion", tuple(name for name in CRITERIA if name != "oracle")),  # which knows the labels
         ("statistic", ("mean_logit", "mean_max")),
         ("overshoot", ("last_exit", "classifier")),
         ("quantization", PRECISIONS),
@@ -121,6 +124,7 @@ def check(spec: StudySpec) -> DataSettings:
     try:
         precisions = [check_precision(str(name), device) for name in points.quantization.values]
         check_costs(points, precisions, device, stored_will_do=spec.resources.profiles_of_other_device)
+        check_covered(points)
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
     settings = resolve(DataSettings(seed=spec.seed, **spec.data.model_dump()))
@@ -277,8 +281,10 @@ def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Se
     """
     points, groups = spec.operating_points, search_groups(spec, candidates)
     for name, group in groups.items():
-        with where.reporter.task("operating points", points.trials) as task:
-            search(points, group, where.tables, seed=spec.seed, name=name, task=task)
+        if points.search == "exact":
+            list_exact_points(points, group, where.tables, name=name, reporter=where.reporter)
+        else:
+            search(points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter)
     table = read_table(where.tables, "operating_points")
     table = table[table["search"].isin(list(groups))]
     failed = table[table["state"] == "FAIL"]

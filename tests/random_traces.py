@@ -1,11 +1,12 @@
 """Hypothesis strategies: traces, policies and costs, rich in ties, equal and zero thresholds, and small sizes."""
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from plain_twins import all_ratios
+from plain_twins import all_confidences, all_ratios
 
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace
 
@@ -15,9 +16,9 @@ thetas = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.0, 3.0]), st.floats(2
 
 
 @st.composite
-def traces(draw, *, max_samples=6, max_exits=6, max_classes=4):
-    """A trace of N samples, E exits and C classes, each from 1."""
-    samples = draw(st.integers(1, max_samples))
+def traces(draw, *, max_samples=6, max_exits=6, max_classes=4, samples=None):
+    """A trace of N samples, E exits and C classes, each from 1; ``samples`` fixes N."""
+    samples = draw(st.integers(1, max_samples)) if samples is None else samples
     exits = draw(st.integers(1, max_exits))
     classes = draw(st.integers(1, max_classes))
     return Trace(
@@ -37,19 +38,43 @@ def betas(draw, trace, *, max_jump=8):
 
 
 @st.composite
-def policies(draw, trace, *, kinds=("classic", "static", "hierarchical", "placed", "predictive")):
-    """A policy of any kind that fits the trace."""
+def betas_of_criterion(draw, trace, criterion):
+    """A beta for a criterion, at its ties where scores are exact; else about a score, but never within 1e-9 of one."""
+    if criterion == "logit":
+        return draw(st.one_of(betas(trace), st.just(inf)))
+    if criterion == "oracle":
+        return draw(st.sampled_from([1e-3, 1.0, inf]))
+    if criterion == "patience":
+        whole = float(draw(st.integers(1, trace.exit_count + 1)))
+        return draw(st.sampled_from([whole, whole - 0.5, float(np.nextafter(whole, 0)), float(np.nextafter(whole, 9))]))
+    scores = np.asarray(all_confidences(trace, criterion))
+    near = st.sampled_from([float(score) + side for score in scores for side in (-1e-6, 1e-6) if score > 1e-3] or [1.0])
+    beta = draw(st.one_of(near, st.floats(1e-3, 1.1)))
+    while np.abs(scores - beta).min() <= 1e-9:
+        beta += 1e-7
+    return beta
+
+
+@st.composite
+def policies(
+    draw, trace, *, kinds=("classic", "static", "hierarchical", "placed", "predictive"), criteria=("logit",), own=False
+):
+    """A policy of any kind that fits the trace; ``own``: at times with a beta for each exit."""
     exit = st.integers(1, trace.exit_count)
     kind = draw(st.sampled_from(kinds))
     if kind == "classic":
         return Classic()
     if kind == "static":
         return Static(draw(exit))
-    beta = draw(betas(trace))
+    criterion = "logit" if kind == "predictive" else draw(st.sampled_from(criteria))
+    some = betas(trace) if criteria == ("logit",) else betas_of_criterion(trace, criterion)
+    beta = draw(some)
+    if own and draw(st.booleans()):
+        beta = tuple(draw(some) for _ in range(trace.exit_count))
     if kind == "hierarchical":
-        return Hierarchical(beta, draw(exit))
+        return Hierarchical(beta, draw(exit), criterion)
     if kind == "placed":
-        return Placed(beta, sorted(draw(st.sets(exit, min_size=1))))
+        return Placed(beta, sorted(draw(st.sets(exit, min_size=1))), criterion)
     overshoot = draw(st.sampled_from(["last_exit", "classifier"]))
     return Predictive(beta, draw(exit), max_jump=draw(st.integers(1, 8)), overshoot=overshoot)
 
@@ -68,3 +93,16 @@ def whole_costs(draw, exits):
         engine_step_energy=draw(price),
         energy_source="modelled:drawn",
     )
+
+
+@st.composite
+def tied_policies(draw, trace, criteria):
+    """Hierarchical or Placed, at betas that are scores as the trace computes them, or float64 neighbours of those."""
+    policy = draw(policies(trace, kinds=("hierarchical", "placed"), criteria=criteria))
+    edges = np.unique(trace.table_for(policy).stop)
+    edges = [float(edge) for edge in edges if edge > 1e-3] or [1.0]
+    near = st.sampled_from(edges).flatmap(
+        lambda edge: st.sampled_from([edge, float(np.nextafter(edge, 0)), float(np.nextafter(edge, inf))])
+    )
+    beta = tuple(draw(near) for _ in range(trace.exit_count)) if draw(st.booleans()) else draw(near)
+    return replace(policy, beta=beta)

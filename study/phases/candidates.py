@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -12,12 +13,35 @@ from study.costs.dvfs import LevelCosts, Rule, Simulated, simulate
 from study.costs.flops import NetworkWork
 from study.costs.memory import Memory
 from study.costs.profile import Costs
+from study.criteria import Criterion
 from study.errors import UserError
-from study.policies import Classic, Floats, Placed, Policy, Predictive, Static, Statistic, thresholds_from_logits
+from study.policies import (
+    Classic,
+    Floats,
+    Hierarchical,
+    Placed,
+    Policy,
+    Predictive,
+    Static,
+    Statistic,
+    thresholds_from_logits,
+)
 from study.precisions import Precision
 from study.stored_traces import SplitLogits
 from study.trace import Trace
-from study.walks import Walk, replay
+from study.walks import Walk, replay, tally
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "flops": "flops",
+    "bitops": "bitops",
+    "energy": "energy_joules",
+    "latency_mean": "latency_mean_seconds",
+    "latency_p50": "latency_p50_seconds",
+    "latency_p99": "latency_p99_seconds",
+    "memory": "memory_bytes",
+}
+"""Objective or constraint -> column of the tables."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,8 +71,8 @@ class Candidate:
     """FLOPs of segments and heads by the published program's accounting."""
     frequencies: Frequencies | None = None
     """None where frequency scaling is not simulated."""
-    _traces: dict[str, Trace] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _ratios: dict[str, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _traces: dict[object, Trace] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _scores: dict[object, list[Floats]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def trial_id(self) -> str:
@@ -85,15 +109,14 @@ class Candidate:
         """Bytes of its parts at its precision and the costs' batch size."""
         return None if self.work is None else Memory.of(self.work, self.precision, self.costs.batch_size)
 
-    def trace(self, statistic: Statistic) -> Trace:
-        """The validation trace with the thresholds that the calibration split gives."""
-        if statistic not in self._traces:
-            self._traces[statistic] = self.trace_of(self.validation, statistic)
-        return self._traces[statistic]
-
-    def trace_of(self, split: SplitLogits, statistic: Statistic) -> Trace:
-        """Another split's trace with the same thresholds."""
-        return Trace(split.logits, split.labels, thresholds_from_logits(self.calibration.logits, statistic))
+    def trace(self, statistic: Statistic, split: SplitLogits | None = None) -> Trace:
+        """The trace of the validation split, or of another, with the thresholds that the calibration split gives."""
+        split = self.validation if split is None else split
+        key = id(split.logits), statistic  # the trace holds the logits, so that no others can take their place
+        if key not in self._traces:
+            thresholds = thresholds_from_logits(self.calibration.logits, statistic)
+            self._traces[key] = Trace(split.logits, split.labels, thresholds)
+        return self._traces[key]
 
     @cached_property
     def cut_energies(self) -> Floats:
@@ -119,21 +142,37 @@ class Candidate:
         assert plan is not None, "checked before the search"
         return simulate(walk, plan.levels, rule=rule, policy=policy, slack=plan.slack, period=plan.period)
 
-    def beta_at(self, statistic: Statistic, quantile: float) -> float:
-        """The beta that a share ``quantile`` of all (sample, exit) ratios of the validation trace lies below.
+    def beta_at(self, quantile: float, statistic: Statistic, criterion: Criterion = "logit") -> float:
+        """The beta that a share ``quantile`` of all (sample, exit) scores of the validation trace lies below.
 
         Raises:
-            UserError: no exit has a threshold above 0.
+            UserError: no exit has a finite score.
         """
-        if statistic not in self._ratios:
-            ratios = self.trace(statistic).decision_table(0).stop
-            self._ratios[statistic] = np.sort(ratios[np.isfinite(ratios)])
-        if not len(self._ratios[statistic]):
+        return _positive(np.quantile(self._sorted_scores(statistic, criterion)[-1], quantile))
+
+    def betas_at(self, quantiles: Sequence[float], statistic: Statistic, criterion: Criterion) -> tuple[float, ...]:
+        """The same for each exit by itself."""
+        scores = self._sorted_scores(statistic, criterion)[:-1]
+        # An exit without a finite score is one whose threshold is 0: there beta makes no difference.
+        pairs = zip(scores, quantiles, strict=True)
+        return tuple(_positive(np.quantile(own, quantile)) if len(own) else 1.0 for own, quantile in pairs)
+
+    def _sorted_scores(self, statistic: Statistic, criterion: Criterion) -> list[Floats]:
+        """The finite scores of each exit, then those of all exits."""
+        key = (statistic, criterion) if criterion == "logit" else criterion
+        if key not in self._scores:
+            scores = self.trace(statistic).table_for(Hierarchical(1.0, 1, criterion)).stop
+            finite = [np.sort(own[np.isfinite(own)]) for own in scores.T]
+            self._scores[key] = [*finite, np.sort(np.concatenate(finite))]
+        if not len(self._scores[key][-1]):
             raise UserError(
                 f"network {self.trial_id}: all {statistic} thresholds are 0, so that no beta can be searched"
             )
-        beta = float(np.quantile(self._ratios[statistic], quantile))
-        return max(beta, float(np.finfo(np.float64).tiny))
+        return self._scores[key]
+
+
+def _positive(beta: float) -> float:
+    return max(float(beta), float(np.finfo(np.float64).tiny))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,15 +194,19 @@ class OperatingPoint:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for points that are the same: thresholds do not matter to a policy that compares nothing."""
-        statistic = "" if isinstance(self.policy, Classic | Static) else self.statistic
+        compares = not isinstance(self.policy, Classic | Static) and self.policy.criterion == "logit"
+        statistic = self.statistic if compares else ""
         return self.candidate.weights, self.candidate.precision, statistic, self.policy, self.dvfs
 
     def settings(self) -> dict[str, Any]:
         """The point's columns in the tables."""
         policy, candidate = self.policy, self.candidate
+        beta = getattr(policy, "beta", None)
         row: dict[str, Any] = {
             "policy": type(policy).__name__.lower(),
-            "beta": getattr(policy, "beta", None),
+            "criterion": policy.criterion,
+            "beta": None if isinstance(beta, tuple) else beta,
+            "betas": list(beta) if isinstance(beta, tuple) else None,
             "beta_quantile": self.beta_quantile,
             "start_layer": getattr(policy, "start_layer", None),
             "statistic": self.statistic,
@@ -180,44 +223,39 @@ class OperatingPoint:
             row |= {"max_jump": policy.max_jump, "overshoot": policy.overshoot}
         return row
 
-    def evaluate(self, split: SplitLogits | None = None) -> tuple[dict[str, Any], Trace, Walk]:
+    def evaluate(self, split: SplitLogits | None = None) -> dict[str, Any]:
         """Replay the point on the validation split, or on another.
 
         Returns:
             Its metrics as columns of the tables (without the split's name; those that the cost profile does not hold
-            are None), the trace and the walk.
+            are None).
 
         Raises:
             UserError: ``deadline`` cannot keep its deadline within the slack.
         """
         candidate, costs = self.candidate, self.candidate.costs
-        trace = candidate.trace(self.statistic) if split is None else candidate.trace_of(split, self.statistic)
-        walk = replay(trace, self.policy)
+        trace = candidate.trace(self.statistic, split)
+        counted = tally(trace, self.policy)
         metrics = {
-            "samples": len(trace.labels),
-            "accuracy": walk.accuracy(trace.labels),
-            "flops": float(costs.per_sample(walk, "flops").mean()),
-            "bitops": float(costs.per_sample(walk, "bitops").mean()) if costs.holds("bitops") else None,
-            "energy_joules": None,
+            "samples": counted.samples,
+            "accuracy": counted.accuracy,
+            "flops": costs.mean(counted, "flops"),
+            "bitops": costs.mean(counted, "bitops") if costs.holds("bitops") else None,
+            "energy_joules": costs.mean(counted, "energy") if costs.holds("energy") else None,
             "energy_source": costs.energy_source,
             "latency_source": costs.seconds_source,
             "device": costs.device,
             "memory_bytes": candidate.memory.of_policy(self.policy) if candidate.memory else None,
-            "mean_exit": float(walk.exit_index.mean()),
-            "mean_heads_run": float(walk.heads_run.mean()),
-            "classic_accuracy": float((trace.answers[:, -1] == trace.labels).mean()),
+            "mean_exit": float(counted.stopped @ np.arange(1, trace.exit_count + 2)) / counted.samples,
+            "mean_heads_run": float(counted.tried.sum()) / counted.samples,
+            "classic_accuracy": float(trace.right[:, -1].mean()),
             "classic_flops": costs.classic("flops"),
             "classic_energy_joules": float(candidate.cut_energies[-1]) if costs.holds("energy") else None,
             "classic_latency_seconds": costs.classic("seconds") if costs.holds("seconds") else None,
         }
-        seconds = costs.per_sample(walk, "seconds") if costs.holds("seconds") else None
-        if self.dvfs != "none":
-            simulated = candidate.simulate(walk, cast(Rule, self.dvfs), self.policy)
-            seconds = simulated.seconds
-            metrics["energy_joules"] = float(simulated.joules.mean())
-            metrics["dvfs_smallest_slack"] = simulated.smallest_slack
-        elif costs.holds("energy"):
-            metrics["energy_joules"] = float(costs.per_sample(walk, "energy").mean())
+        seconds, joules, smallest_slack = self.of_samples(replay(trace, self.policy)) if self._is_timed else (None,) * 3
+        if self.dvfs != "none" and joules is not None:
+            metrics |= {"energy_joules": float(joules.mean()), "dvfs_smallest_slack": smallest_slack}
         if seconds is not None:
             p50, p99 = np.quantile(seconds, [0.5, 0.99])
             metrics |= {
@@ -225,4 +263,19 @@ class OperatingPoint:
                 "latency_p50_seconds": float(p50),
                 "latency_p99_seconds": float(p99),
             }
-        return metrics, trace, walk
+        return metrics
+
+    @property
+    def _is_timed(self) -> bool:
+        return self.dvfs != "none" or self.candidate.costs.holds("seconds")
+
+    def of_samples(self, walk: Walk) -> tuple[Floats | None, Floats | None, float | None]:
+        """Seconds and joules of each sample of a walk, ``[N]`` each, None where the costs hold none; under a frequency
+        rule also the smallest slack that the walk's policy can keep."""
+        if self.dvfs != "none":
+            simulated = self.candidate.simulate(walk, cast(Rule, self.dvfs), self.policy)
+            return simulated.seconds, simulated.joules, simulated.smallest_slack
+        costs = self.candidate.costs
+        seconds = costs.per_sample(walk, "seconds") if costs.holds("seconds") else None
+        joules = costs.per_sample(walk, "energy") if costs.holds("energy") else None
+        return seconds, joules, None

@@ -13,8 +13,8 @@ from results.pareto import non_dominated
 from results.tables import SCHEMAS, rows_of
 from study.costs.profile import MEASURES
 from study.layer_statistics import exit_statistics
-from study.phases.candidates import Candidate
-from study.phases.operating_points import COLUMNS, point_of
+from study.phases.candidates import COLUMNS, Candidate
+from study.phases.operating_points import point_of
 from study.policies import Classic, Floats, Statistic
 from study.stored_traces import SplitLogits
 from study.walks import replay
@@ -66,7 +66,9 @@ def front_on_test(
     rows, exit_rows = [], []
     for stored in rows_of(front):
         point = point_of(stored, candidates)
-        metrics, trace, walk = point.evaluate(test_logits(point.candidate))
+        split = test_logits(point.candidate)
+        metrics, trace = point.evaluate(split), point.candidate.trace(point.statistic, split)
+        walk = replay(trace, point.policy)
         low, high = wilson_interval(metrics["accuracy"], metrics["samples"])
         rows.append(
             {

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -25,31 +25,31 @@ from optuna.trial import TrialState
 
 from results.files import write_atomic
 from results.tables import SCHEMAS, next_part, part_count, read_table, rows_of, write_part
-from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
+from study.criteria import Criterion
 from study.errors import UserError
-from study.phases.candidates import Candidate, OperatingPoint
+from study.phases.candidates import COLUMNS, Candidate, OperatingPoint
+from study.phases.exact import exact_points, uncovered
+from study.phases.suggestions import find_candidate, make_sampler, suggest
+from study.phases.yardstick import Yardstick, on_plateau
 from study.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
-from study.progress import Task
+from study.progress import Reporter
 
+EXACT = "exact"
+"""Stands in the column of the sampler where no sampler was asked."""
 TABLE = "operating_points"
-COLUMNS = {
-    "accuracy": "accuracy",
-    "flops": "flops",
-    "bitops": "bitops",
-    "energy": "energy_joules",
-    "latency_mean": "latency_mean_seconds",
-    "latency_p50": "latency_p50_seconds",
-    "latency_p99": "latency_p99_seconds",
-    "memory": "memory_bytes",
-}
-"""Objective or constraint -> column of the tables."""
 
 
 def search(
-    spec: OperatingPointsSpec, candidates: Sequence[Candidate], tables: Path, *, seed: int, name: str, task: Task
+    spec: OperatingPointsSpec,
+    candidates: Sequence[Candidate],
+    tables: Path,
+    *,
+    seed: int,
+    name: str,
+    reporter: Reporter,
 ) -> None:
-    """Ask and tell until the table holds ``spec.trials`` trials of this search.
+    """Ask and tell until the table holds ``spec.trials`` trials of this search, or a reason to stop.
 
     Args:
         spec: what to search.
@@ -57,35 +57,115 @@ def search(
         tables: the run folder's ``tables``.
         seed: of the study.
         name: of this search, in the table.
-        task: told the number of trials done.
+        reporter: told the number of trials done.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rows = _stored_rows(tables, name)
+    by_number = {int(row["number"]): row for row in rows}
+    journal = tables.parent / "optuna" / f"{name}.log"
+    yardstick = Yardstick.of(spec.objectives, candidates)
+    if _is_over(spec, rows) and journal.exists():
+        reporter.line(f"operating points: {len(rows)} are already there")
+        return
     directions = [
         StudyDirection.MAXIMIZE if objective == "accuracy" else StudyDirection.MINIMIZE for objective in spec.objectives
     ]
     study = optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, 0))
-    rows = _stored_rows(tables, name)
     _rebuild(study, rows, spec, candidates, seed)
     known: dict[object, int] = {}
     for row in rows:
         if row["state"] == "COMPLETE":
             known.setdefault(point_of(row, candidates).key, int(row["number"]))
-    by_number = {int(row["number"]): row for row in rows}
-    journal = tables.parent / "optuna" / f"{name}.log"
-    if rows:
-        task.advance(len(rows), "already there")
-    while len(by_number) < spec.trials:
-        batch = []
-        for number in range(len(by_number), min(len(by_number) + spec.batch, spec.trials)):
-            row = _one_trial(study, spec, candidates, number, seed, name, known, by_number)
-            by_number[number] = row
-            batch.append(row)
-        write_part(tables, TABLE, batch, next_part(tables, TABLE))
-        complete = [row["accuracy"] for row in by_number.values() if row["state"] == "COMPLETE"]
-        best = f"best validation accuracy {max(complete):.4f}" if complete else "no point yet"
-        task.advance(len(by_number), f"{len(known)} points, {best}")
+    truth = None if _is_over(spec, rows) else _exact_hypervolume(spec, candidates, yardstick, reporter)
+    with reporter.task("operating points", spec.trials) as task:
+        if rows:
+            task.advance(len(rows), "already there")
+        while not _is_over(spec, list(by_number.values())):
+            batch = []
+            for number in range(len(by_number), min(len(by_number) + spec.batch, spec.trials)):
+                row = _one_trial(study, spec, candidates, number, seed, name, known, by_number)
+                by_number[number] = row
+                batch.append(row)
+            found = yardstick.hypervolume(row for row in by_number.values() if row.get("feasible"))
+            for row in batch:
+                row |= {"hypervolume": found, "hypervolume_ratio": found / truth if truth else None}
+            write_part(tables, TABLE, batch, next_part(tables, TABLE))
+            task.advance(len(by_number), _progress(by_number.values(), len(known)))
     if len(by_number) > len(rows) or not journal.exists():
         export_journal(study, journal)
+
+
+def list_exact_points(
+    spec: OperatingPointsSpec, candidates: Sequence[Candidate], tables: Path, *, name: str, reporter: Reporter
+) -> None:
+    """Write the exact front of a search space to the table, in place of a search."""
+    if _stored_rows(tables, name):
+        reporter.line("operating points: the exact front is already there")
+        return
+    reference = reference_accuracy(candidates)
+    found, values = exact_points(spec, candidates, reference)
+    if not found:
+        raise UserError("operating_points.search: exact: no point of the space keeps to the constraints")
+    rows: list[dict[str, Any]] = []
+    with reporter.task("operating points", len(found)) as task:
+        for exact in found:
+            metrics = {"split": "validation", **exact.point.evaluate()}
+            rows.append(
+                {
+                    "number": len(rows),
+                    "search": name,
+                    "sampler": EXACT,
+                    "batch_size": spec.batch_size,
+                    "trial_id": exact.point.candidate.trial_id,
+                    "state": "COMPLETE",
+                    **exact.settings(),
+                    **metrics,
+                    **_judged(metrics, spec, reference),
+                }
+            )
+            task.advance(len(rows), "exact front")
+    volume = Yardstick.of(spec.objectives, candidates).of_values(values)
+    for row in rows:
+        row |= {"hypervolume": volume, "hypervolume_ratio": 1.0 if volume else None}
+    write_part(tables, TABLE, rows, next_part(tables, TABLE))
+
+
+def _is_over(spec: OperatingPointsSpec, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a search has nothing left to ask; ``rows`` end with a whole batch."""
+    if len(rows) >= spec.trials:
+        return True
+    if not rows:
+        return False
+    stop, ratio = spec.stop, rows[-1]["hypervolume_ratio"]
+    if stop.hypervolume_ratio is not None and ratio is not None and ratio >= stop.hypervolume_ratio:
+        return True
+    volumes = [row["hypervolume"] for row in rows[spec.batch - 1 :: spec.batch]]
+    return stop.plateau is not None and on_plateau(volumes, stop.plateau)
+
+
+def _exact_hypervolume(
+    spec: OperatingPointsSpec, candidates: Sequence[Candidate], yardstick: Yardstick, reporter: Reporter
+) -> float | None:
+    """The hypervolume of the exact front; None where the space has none.
+
+    Under frequency rules it takes minutes, not seconds: there it is computed only where the search stops by it.
+    """
+    slow = spec.dvfs.values != ("none",) and spec.stop.hypervolume_ratio is None
+    if uncovered(spec) is not None or slow:
+        return None
+    start = time.perf_counter()
+    _, values = exact_points(spec, candidates, reference_accuracy(candidates))
+    reporter.line(f"exact front of the space searched: {len(values)} points in {time.perf_counter() - start:.1f} s")
+    return yardstick.of_values(values)
+
+
+def _progress(rows: Iterable[Mapping[str, Any]], points: int) -> str:
+    done = [row for row in rows if row["state"] == "COMPLETE"]
+    if not done:
+        return "no point yet"
+    ratio = done[-1]["hypervolume_ratio"]
+    share = "" if ratio is None else f", {ratio:.1%} of the exact front's hypervolume"
+    return f"{points} points, best validation accuracy {max(row['accuracy'] for row in done):.4f}{share}"
 
 
 def export_journal(study: optuna.Study, path: Path) -> None:
@@ -120,9 +200,8 @@ def _one_trial(
             original = by_number[known[point.key]]
             metrics: dict[str, Any] = {column: original.get(column) for column in _METRICS}
         else:
-            metrics = {"split": "validation", **point.evaluate()[0]}
-            exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy(candidates))
-            metrics |= {"constraints": json.dumps(exceeded), "feasible": all(x <= 0 for x in exceeded.values())}
+            metrics = {"split": "validation", **point.evaluate()}
+            metrics |= _judged(metrics, spec, reference_accuracy(candidates))
         values = [_known(metrics, objective) for objective in spec.objectives]
         if not np.isfinite(values).all():
             raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
@@ -143,6 +222,11 @@ def _one_trial(
 _NAMES = SCHEMAS[TABLE].names
 _METRICS = _NAMES[_NAMES.index("split") : _NAMES.index("sampler")]
 """Columns that a point's settings decide."""
+
+
+def _judged(metrics: Mapping[str, Any], spec: OperatingPointsSpec, reference: float) -> dict[str, Any]:
+    exceeded = constraint_values(metrics, spec.constraints.limits, reference)
+    return {"constraints": json.dumps(exceeded), "feasible": all(value <= 0 for value in exceeded.values())}
 
 
 def reference_accuracy(candidates: Sequence[Candidate]) -> float:
@@ -171,97 +255,8 @@ def _known(metrics: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
-def suggest(
-    trial: optuna.trial.BaseTrial, candidates: Sequence[Candidate], spec: OperatingPointsSpec
-) -> OperatingPoint:
-    """The operating point that a trial stands for.
-
-    ``beta: auto`` searches the quantile of each trace's ratios, so that one dimension suits every network.
-    """
-    names = list(dict.fromkeys(candidate.trial_id for candidate in candidates))
-    chosen = names[0] if len(names) == 1 else str(trial.suggest_categorical("network", names))
-    candidate = find_candidate(candidates, chosen, _suggest(trial, "quantization", spec.quantization))
-    dvfs = str(_suggest(trial, "dvfs", spec.dvfs))
-    exits = candidate.exit_count
-    # Networks of different depth have exits of their own: their dimensions carry the depth in their names.
-    depth = f"_of_{exits}" if len({other.exit_count for other in candidates}) > 1 else ""
-    kind = _suggest(trial, "policy", spec.policy)
-    if kind == "classic":
-        return OperatingPoint(candidate, "mean_logit", Classic(), dvfs=dvfs)
-    if kind == "static":
-        exit = trial.suggest_int(f"static_exit{depth}", 1, exits)
-        return OperatingPoint(candidate, "mean_logit", Static(exit), dvfs=dvfs)
-    statistic = _suggest(trial, "statistic", spec.statistic)
-    if statistic not in ("mean_logit", "mean_max"):
-        raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
-    quantile = None
-    if isinstance(spec.beta, Choice):
-        beta = float(_suggest(trial, "beta", spec.beta))
-    else:
-        quantile = trial.suggest_float("beta_quantile", 0.0, 1.0)
-        beta = candidate.beta_at(statistic, quantile)
-    policy: Policy
-    if kind == "placed":
-        policy = Placed(beta, _suggest_placement(trial, spec, exits, depth))
-    else:
-        if isinstance(spec.start_layer, Choice):
-            start_layer = int(_suggest(trial, "start_layer", spec.start_layer))
-        else:
-            start_layer = trial.suggest_int(f"start_layer{depth}", 1, exits)
-        if kind == "hierarchical":
-            policy = Hierarchical(beta, start_layer)
-        else:
-            max_jump = int(_suggest(trial, "max_jump", spec.max_jump))
-            policy = Predictive(beta, start_layer, max_jump, _suggest(trial, "overshoot", spec.overshoot))
-    policy.first_exit(exits)
-    return OperatingPoint(candidate, statistic, policy, quantile, dvfs)
-
-
-def find_candidate(candidates: Sequence[Candidate], trial_id: str, precision: str) -> Candidate:
-    """The candidate of a network at a precision."""
-    return next(c for c in candidates if (c.trial_id, c.precision) == (trial_id, precision))
-
-
-def _suggest(trial: optuna.trial.BaseTrial, name: str, choice: Choice) -> Any:
-    if choice.is_range and choice.integer:
-        return trial.suggest_int(name, int(choice.low), int(choice.high), log=choice.log)
-    if choice.is_range:
-        return trial.suggest_float(name, choice.low, choice.high, log=choice.log)
-    if len(choice.values) == 1:
-        return choice.values[0]
-    return trial.suggest_categorical(name, choice.values)
-
-
-def _suggest_placement(
-    trial: optuna.trial.BaseTrial, spec: OperatingPointsSpec, exits: int, depth: str
-) -> tuple[int, ...]:
-    if spec.placements != "auto":
-        texts = [" ".join(map(str, placement)) for placement in spec.placements]
-        return tuple(map(int, str(trial.suggest_categorical("placement", texts)).split()))
-    placed = [e for e in range(1, exits + 1) if trial.suggest_categorical(f"try_exit_{e}{depth}", [False, True])]
-    if not placed:
-        raise UserError("placed: no exit was chosen")
-    return tuple(placed)
-
-
 _STATEFUL = ("qmc", "nsga2", "nsga3")
 """QMC counts what it drew; NSGA keeps the parents of each generation."""
-
-
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """An Optuna sampler by its name in a study file."""
-    samplers = optuna.samplers
-    kinds: Mapping[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: samplers.TPESampler(seed=seed),
-        "nsga2": lambda: samplers.NSGAIISampler(seed=seed),
-        "nsga3": lambda: samplers.NSGAIIISampler(seed=seed),
-        "qmc": lambda: samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
-        "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
-        "random": lambda: samplers.RandomSampler(seed=seed),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return kinds[name]()
 
 
 def _ask(study: optuna.Study, spec: OperatingPointsSpec, number: int, seed: int) -> optuna.Trial:
@@ -330,16 +325,17 @@ def _stored_rows(tables: Path, name: str) -> list[dict[str, Any]]:
 def point_of(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> OperatingPoint:
     """The operating point that a row of the table describes."""
     candidate = find_candidate(candidates, row["trial_id"], row["precision"])
-    kind, beta = row["policy"], row["beta"]
+    kind, criterion = row["policy"], cast(Criterion, row["criterion"] or "logit")
+    beta = row["beta"] if row["betas"] is None else tuple(row["betas"])
     policy: Policy
     if kind == "classic":
         policy = Classic()
     elif kind == "static":
         policy = Static(int(row["exits"][0]))
     elif kind == "placed":
-        policy = Placed(beta, tuple(int(exit) for exit in row["exits"]))
+        policy = Placed(beta, tuple(int(exit) for exit in row["exits"]), criterion)
     elif kind == "hierarchical":
-        policy = Hierarchical(beta, int(row["start_layer"]))
+        policy = Hierarchical(beta, int(row["start_layer"]), criterion)
     else:
         policy = Predictive(beta, int(row["start_layer"]), int(row["max_jump"]), row["overshoot"])
     return OperatingPoint(candidate, row["statistic"], policy, row["beta_quantile"], row["dvfs"])

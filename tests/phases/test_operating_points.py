@@ -18,6 +18,7 @@ from study.phases import operating_points as module
 from study.phases.candidates import Candidate, OperatingPoint
 from study.phases.operating_points import point_of, search
 from study.policies import Classic, Hierarchical, Placed, Predictive, Static
+from study.progress import Reporter
 from study.stored_traces import SplitLogits
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -26,14 +27,6 @@ METRICS = ["samples", "accuracy", "flops", "energy_joules", "mean_exit", "mean_h
 
 class Killed(BaseException):
     """What no program catches."""
-
-
-class Task:
-    def __init__(self) -> None:
-        self.told: list[float] = []
-
-    def advance(self, done: float, text: str = "") -> None:
-        self.told.append(done)
 
 
 def split(exits: int, seed: int, count: int = 40, classes: int = 4) -> SplitLogits:
@@ -71,7 +64,7 @@ def spec(text: str = "", **changed) -> OperatingPointsSpec:
 
 
 def run(chosen: OperatingPointsSpec, candidates, tables, *, seed: int = 0, name: str = "across") -> pd.DataFrame:
-    search(chosen, candidates, tables, seed=seed, name=name, task=Task())
+    search(chosen, candidates, tables, seed=seed, name=name, reporter=Reporter(quiet=True))
     return read_table(tables, "operating_points")
 
 
@@ -93,11 +86,9 @@ def run_killed(chosen, candidates, tables, monkeypatch, after: int) -> None:
 
 @pytest.mark.parametrize("trials", [1, 7, 30])
 def test_a_search_writes_just_its_trials_numbered_without_gaps(tmp_path, trials):
-    task = Task()
-    search(spec(trials=trials), ONE, tmp_path, seed=0, name="across", task=task)
-    table = read_table(tmp_path, "operating_points")
-    assert table["number"].tolist() == list(range(trials)) and task.told[-1] == trials
-    assert part_count(tmp_path, "operating_points") == len(task.told) == math.ceil(trials / 7)
+    table = run(spec(trials=trials), ONE, tmp_path)
+    assert table["number"].tolist() == list(range(trials))
+    assert part_count(tmp_path, "operating_points") == math.ceil(trials / 7)
     again = run(spec(trials=trials), ONE, tmp_path)
     pd.testing.assert_frame_equal(table, again)
     assert len(run(spec(trials=trials + 3), ONE, tmp_path)) == trials + 3
@@ -174,9 +165,10 @@ def test_a_row_is_enough_to_replay_its_point(tmp_path):
             continue
         point = point_of(row, TWO)
         seen.add((type(point.policy), point.candidate.trial_id))
-        metrics, trace, walk = point.evaluate()
+        metrics = point.evaluate()
         assert metrics == {name: row[name] for name in metrics} and row["split"] == "validation"
-        assert walk.predictions.tolist() == replay(trace, point.policy).predictions.tolist()
+        trace = point.candidate.trace(point.statistic)
+        assert metrics["accuracy"] == replay(trace, point.policy).accuracy(trace.labels)
         assert {k: v for k, v in point.settings().items() if v is not None} == {
             k: (v.tolist() if isinstance(v, np.ndarray) else v)
             for k, v in row.items()
@@ -187,7 +179,7 @@ def test_a_row_is_enough_to_replay_its_point(tmp_path):
 
 def test_metrics_equal_a_direct_count():
     point = OperatingPoint(ONE[0], "mean_max", Static(3))
-    metrics, trace, _ = point.evaluate()
+    metrics, trace = point.evaluate(), ONE[0].trace("mean_max")
     assert metrics["accuracy"] == (trace.logits[:, 2].argmax(axis=1) == trace.labels).mean()
     assert metrics["flops"] == 1 + 2 + 3 + 0.25 and metrics["classic_flops"] == 21
     assert metrics["energy_joules"] == pytest.approx((6 + 5 + 4) / 7 + 0.05) and metrics["mean_heads_run"] == 1
@@ -198,19 +190,19 @@ def test_metrics_equal_a_direct_count():
 def test_beta_at_is_a_quantile_of_the_validation_ratios():
     trace = ONE[0].trace("mean_max")
     for quantile in (0.0, 0.3, 1.0):
-        beta = ONE[0].beta_at("mean_max", quantile)
+        beta = ONE[0].beta_at(quantile, "mean_max")
         assert (trace.decision_table(0).stop < beta).mean() == pytest.approx(quantile, abs=0.01)
     zero = SplitLogits(np.zeros((3, 6, 4), dtype=np.float32), np.zeros(3, dtype=np.int64))
     with pytest.raises(UserError, match="network flat: all mean_max thresholds are 0"):
-        candidate("flat", 5, calibration=zero).beta_at("mean_max", 0.5)
+        candidate("flat", 5, calibration=zero).beta_at(0.5, "mean_max")
 
 
 def test_an_objective_that_is_not_a_number_fails_its_trial_and_the_search_goes_on(tmp_path, monkeypatch):
     real = OperatingPoint.evaluate
 
     def evaluate(point, *args):
-        metrics, trace, walk = real(point, *args)
-        return ({**metrics, "flops": math.nan} if isinstance(point.policy, Hierarchical) else metrics), trace, walk
+        metrics = real(point, *args)
+        return {**metrics, "flops": math.nan} if isinstance(point.policy, Hierarchical) else metrics
 
     monkeypatch.setattr(OperatingPoint, "evaluate", evaluate)
     for sampler in ("tpe", "qmc", "nsga2"):

@@ -11,6 +11,7 @@ from test_operating_points import TWO, candidate, run, run_killed, split
 from search_spaces.spec import parse_space
 from study import Costs
 from study.costs.dvfs import LevelCosts
+from study.errors import UserError
 from study.phases import operating_points as module
 from study.phases.candidates import Candidate, Frequencies
 from study.phases.front import front_of
@@ -120,17 +121,16 @@ def test_rows_say_what_they_are_of_and_replay(tmp_path):
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         point = point_of(row, BOTH)
         assert (point.candidate.precision, point.dvfs) == (row["precision"], row["dvfs"])
-        assert point.evaluate()[0]["energy_joules"] == row["energy_joules"]
+        assert point.evaluate()["energy_joules"] == row["energy_joules"]
 
 
-def test_an_objective_that_the_costs_do_not_hold_fails_every_trial(tmp_path):
-    """Nothing that is missing ever counts as best. (A study refuses it before it starts.)"""
+def test_an_objective_that_the_costs_do_not_hold_is_refused_before_the_first_trial(tmp_path):
     chosen = spec("objectives: [accuracy, latency_mean]").model_copy(
         update={"quantization": parse_one("fp32"), "dvfs": parse_one("none"), "trials": 5}
     )
-    table = run(chosen, [candidate("one", 5)], tmp_path)
-    assert set(table["state"]) == {"FAIL"} and table["error"].str.contains("latency_mean: the costs").all()
-    assert front_of(table, chosen.objectives).empty
+    with pytest.raises(UserError, match="this cost profile has no seconds"):
+        run(chosen, [candidate("one", 5)], tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def parse_one(name: str):

@@ -1,0 +1,70 @@
+"""How good a search is: the hypervolume of what it found, beside that of the exact front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from results.pareto import hypervolume
+from study.phases.candidates import COLUMNS, Candidate
+from study.phases.exact import MEASURES
+
+MARGIN = 1.1
+"""The reference point is this many times as dear as the classic network."""
+GROWTH = 1e-3
+"""A batch that adds less than this share to the hypervolume belongs to a plateau."""
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """Hypervolumes of sets of operating points, as a share of the box between an ideal and a reference point.
+
+    The ideal point is always right and costs nothing. The reference point guesses (1 / C) and costs 1.1 times as much
+    as the classic network, the dearest one where several networks are searched.
+    """
+
+    objectives: Sequence[str]
+    reference: Mapping[str, float]
+    """Objective -> value of the reference point."""
+
+    @classmethod
+    def of(cls, objectives: Sequence[str], candidates: Sequence[Candidate]) -> Yardstick:
+        """For the networks of one search."""
+        reference = {}
+        for objective in objectives:
+            if objective == "accuracy":
+                reference[objective] = 1 / candidates[0].validation.logits.shape[2]
+            else:
+                reference[objective] = MARGIN * max(_classic(candidate, objective) for candidate in candidates)
+        return cls(objectives, reference)
+
+    def hypervolume(self, rows: Iterable[Mapping[str, Any]]) -> float:
+        """Of operating points as rows of the tables."""
+        values = np.array([[row[COLUMNS[name]] for name in self.objectives] for row in rows], dtype=np.float64)
+        return self.of_values(values.reshape(-1, len(self.objectives)))
+
+    def of_values(self, values: np.ndarray) -> float:
+        """Of points ``[n, M]``, in the order of the objectives."""
+        if not len(values):
+            return 0.0
+        columns = []
+        for place, objective in enumerate(self.objectives):
+            worst, column = self.reference[objective], values[:, place]
+            columns.append((1 - column) / (1 - worst) if objective == "accuracy" and worst < 1 else column / worst)
+        return hypervolume(np.column_stack(columns), np.ones(len(columns)))
+
+
+def _classic(candidate: Candidate, objective: str) -> float:
+    if objective == "energy":
+        return float(candidate.cut_energies[-1])
+    return candidate.costs.classic(MEASURES.get(objective, "seconds"))
+
+
+def on_plateau(hypervolumes: Sequence[float], batches: int) -> bool:
+    """Whether the last so many batches have hardly added anything; ``hypervolumes`` are those after each batch."""
+    if len(hypervolumes) <= batches:
+        return False
+    return hypervolumes[-1] - hypervolumes[-1 - batches] <= GROWTH * hypervolumes[-1]
