@@ -279,15 +279,7 @@ def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = 
         raise SpecError(f"{source}: nested too deeply for a study file") from None
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
-    for key, value in changes:
-        section = raw
-        *parents, name = key.split(".")
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise SpecError(f"{source}: {key}: {parent} is no section")
-        section[name] = value
-    return validate_space(raw, source)
+    return validate_space(raw, source, changes)
 
 
 def parse_change(text: str) -> tuple[str, object]:
@@ -305,8 +297,16 @@ def parse_change(text: str) -> tuple[str, object]:
         raise SpecError(f"--set {text}: {value} is no YAML value") from None
 
 
-def validate_space(raw: dict[str, Any], source: str) -> StudySpec:
-    """A study from plain values; errors as in :func:`parse_space`."""
+def validate_space(raw: dict[str, Any], source: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+    """A study from plain values; ``changes`` and errors as in :func:`parse_space`."""
+    for key, value in changes:
+        section = raw
+        *parents, name = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise SpecError(f"{source}: {key}: {parent} is no section")
+        section[name] = value
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:

@@ -1,36 +1,39 @@
 """Replay: equal to the plain twin, and the laws that it obeys."""
 
-from dataclasses import replace
-from math import isnan, nan
+from dataclasses import dataclass, replace
+from math import nan
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_twins import plain_cost, plain_prediction_accuracy, plain_walks
-from random_traces import betas, policies, traces, whole_costs
+from plain_twins import engine_ratios, plain_cost, plain_walks, stops
+from random_traces import betas, policies, tied_policies, traces, whole_costs
 
-from study import (
-    Classic,
-    Costs,
-    Hierarchical,
-    Placed,
-    Predictive,
-    Static,
-    Trace,
-    UserError,
-    prediction_accuracy,
-    replay,
-)
+from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay, tally
+from study.criteria import CRITERIA
 from study.layer_statistics import exit_statistics
+from study.policies import Decision, Policy, betas_of, tried_exits
+from study.walks import Walk, walk_samples
 
 KINDS = ["classic", "static", "hierarchical", "placed", "predictive"]
+RULES = [(kind, "logit") for kind in KINDS] + [
+    (kind, criterion) for criterion in CRITERIA if criterion != "logit" for kind in ("hierarchical", "placed")
+]
+FIELDS = ("exit_index", "predictions", "tried", "engine_steps", "heads_run")
 
 
 def same(walk, other) -> bool:
     """Whether two walks are equal in every field."""
-    fields = ("exit_index", "predictions", "tried", "engine_steps", "heads_run")
-    return all(np.array_equal(getattr(walk, name), getattr(other, name)) for name in fields)
+    return all(np.array_equal(getattr(walk, name), getattr(other, name)) for name in FIELDS)
+
+
+def on_arrays(trace, policy) -> Walk:
+    """The walk of :func:`walk_samples`, the compiled loop's twin."""
+    everyone = np.arange(len(trace.labels))
+    first = np.full_like(everyone, policy.first_exit(trace.exit_count))
+    return walk_samples(trace, trace.table_for(policy).up_to(policy.max_jump), policy, everyone, first)
 
 
 def steady(**changes) -> Trace:
@@ -43,56 +46,35 @@ def steady(**changes) -> Trace:
     return Trace(**(fields | changes))
 
 
-# --- the trace -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bad", [nan, np.inf, -np.inf])
-@pytest.mark.parametrize("exit", [1, 3])
-def test_a_logit_that_is_not_finite_is_refused_in_one_line(bad, exit):
-    logits = steady().logits.copy()
-    logits[1, exit - 1, 0] = bad
-    with pytest.raises(UserError, match=f"sample 1 at exit {exit} ") as error:
-        steady(logits=logits)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"logits": np.zeros((3, 2))},
-        {"logits": np.zeros((3, 1, 2)), "thresholds": np.ones(0)},
-        {"logits": np.zeros((0, 3, 2)), "labels": np.zeros(0)},
-        {"logits": np.zeros((3, 3, 0))},
-        {"labels": np.array([0, 1])},
-        {"labels": np.array([[0], [1], [1]])},
-        {"labels": np.array([0, 1, 2])},
-        {"labels": np.array([0, -1, 1])},
-        {"thresholds": np.ones(3)},
-        {"thresholds": np.array([1.0, -1.0])},
-        {"thresholds": np.array([1.0, nan])},
-        {"thresholds": np.array([1.0, np.inf])},
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused_in_one_line(changes):
-    with pytest.raises(UserError, match="trace") as error:
-        steady(**changes)
-    assert "\n" not in str(error.value)
+def refusing(policy, message) -> None:
+    """Check that neither way to replay a policy takes it."""
+    for ask in (replay, tally):
+        with pytest.raises(UserError, match=message) as error:
+            ask(steady(), policy)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("policy", [Static(3), Hierarchical(1.0, 3), Placed(1.0, [1, 3]), Predictive(1.0, 0)])
 def test_an_exit_that_the_trace_lacks_is_refused(policy):
-    with pytest.raises(UserError, match="1 to 2"):
-        replay(steady(), policy)
+    refusing(policy, "1 to 2")
+
+
+@pytest.mark.parametrize("beta", [(), (1.0,), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    "policy", [Hierarchical(1.0), Hierarchical(1.0, 1, "patience"), Placed(1.0, [1]), Predictive(1)]
+)
+def test_betas_that_are_neither_one_nor_one_for_each_exit_are_refused(policy, beta):
+    refusing(replace(policy, beta=beta), f"{len(beta)} betas.* 2 exits")
 
 
 # --- replay ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "criterion"), RULES)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=80)
-def test_replay_equals_the_plain_twin(kind, trace, data):
-    policy = data.draw(policies(trace, kinds=[kind]))
+@settings(deadline=None, max_examples=60)
+def test_replay_equals_the_plain_twin(kind, criterion, trace, data):
+    policy = data.draw(policies(trace, kinds=[kind], criteria=[criterion], own=True))
     walk, twins = replay(trace, policy), plain_walks(trace, policy)
     assert walk.exit_index.tolist() == [twin.exit for twin in twins]
     assert walk.predictions.tolist() == [twin.answer for twin in twins]
@@ -101,6 +83,64 @@ def test_replay_equals_the_plain_twin(kind, trace, data):
     assert walk.engine_steps.tolist() == [twin.steps for twin in twins]
     right = sum(twin.answer == label for twin, label in zip(twins, trace.labels, strict=True))
     assert walk.accuracy(trace.labels) == right / len(twins)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@given(trace=traces(), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion, trace, data):
+    """At the scores themselves, whose last bits no formula on paper knows."""
+    policy = data.draw(tied_policies(trace, [criterion]))
+    scores, beta = trace.table_for(policy).stop, betas_of(policy.beta, trace.exit_count)
+    last = trace.exit_count + 1
+    expected = [
+        next((exit for exit in tried_exits(policy, last - 1) if row[exit - 1] >= beta[exit - 1]), last)
+        for row in scores
+    ]
+    assert replay(trace, policy).exit_index.tolist() == expected
+
+
+@given(trace=traces(), data=st.data())
+@settings(deadline=None, max_examples=150)
+def test_the_compiled_walk_equals_the_one_on_arrays(trace, data):
+    any_policy = policies(trace, criteria=CRITERIA, own=True)
+    policy = data.draw(st.one_of(any_policy, any_policy, tied_policies(trace, CRITERIA)))
+    assert same(replay(trace, policy), on_arrays(trace, policy))
+
+
+@given(trace=traces(), data=st.data())
+@settings(deadline=None, max_examples=150)
+def test_a_tally_is_the_replay_counted(trace, data):
+    any_policy = policies(trace, criteria=CRITERIA, own=True)
+    policy = data.draw(st.one_of(any_policy, any_policy, tied_policies(trace, CRITERIA)))
+    costs = data.draw(whole_costs(trace.exit_count))
+    walk, count = replay(trace, policy), tally(trace, policy)
+    exits = range(1, trace.exit_count + 1)
+    assert count.samples == len(trace.labels)
+    assert count.right == (walk.predictions == trace.labels).sum()
+    assert count.stopped.tolist() == [(walk.exit_index == exit).sum() for exit in (*exits, trace.exit_count + 1)]
+    assert count.tried.tolist() == [walk.tried[:, exit - 1].sum() for exit in exits]
+    assert count.engine_steps == walk.engine_steps.sum()
+    assert count.accuracy == walk.accuracy(trace.labels)
+    assert costs.mean(count, "energy") == costs.per_sample(walk, "energy").sum() / len(trace.labels)
+    again = walk.tally(trace.labels)
+    assert (again.samples, again.right, again.engine_steps) == (count.samples, count.right, count.engine_steps)
+    np.testing.assert_array_equal(again.stopped, count.stopped)
+    np.testing.assert_array_equal(again.tried, count.tried)
+
+
+@given(trace=traces(), data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_rows_with_their_own_sample_beta_and_first_exit_walk_as_if_alone(trace, data):
+    rule = data.draw(policies(trace, kinds=["hierarchical", "predictive"]))
+    row = st.tuples(st.integers(0, len(trace.labels) - 1), st.integers(1, trace.exit_count), betas(trace))
+    rows = data.draw(st.lists(row, min_size=1, max_size=6))
+    samples, first, beta = (np.array(column) for column in zip(*rows, strict=True))
+    walk = walk_samples(trace, trace.decision_table(rule.max_jump), rule, samples, first, beta=beta)
+    for place, (sample, start, own) in enumerate(rows):
+        alone = replay(trace, replace(rule, beta=own, start_layer=start))
+        for name in FIELDS:
+            np.testing.assert_array_equal(getattr(walk, name)[place], getattr(alone, name)[sample])
 
 
 def test_a_predictive_walk_by_hand():
@@ -139,18 +179,48 @@ def test_hierarchical_is_placed_on_all_exits_from_the_start(trace, data):
 
 @given(traces(), st.data())
 @settings(deadline=None, max_examples=60)
-def test_hierarchical_walks_never_get_shorter_as_beta_grows(trace, data):
-    start = data.draw(st.integers(1, trace.exit_count))
-    low, high = sorted([data.draw(betas(trace)), data.draw(betas(trace))])
-    shorter, longer = replay(trace, Hierarchical(low, start)), replay(trace, Hierarchical(high, start))
+def test_equal_betas_for_all_exits_are_the_one_beta(trace, data):
+    policy = data.draw(policies(trace, kinds=["hierarchical", "placed", "predictive"], criteria=CRITERIA))
+    assert same(replay(trace, policy), replay(trace, replace(policy, beta=(policy.beta,) * trace.exit_count)))
+
+
+@given(traces(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_the_beta_of_an_exit_that_is_never_tried_does_not_matter(trace, data):
+    """Nor does one before the start layer to the engine, which looks ahead."""
+    policy = data.draw(policies(trace, kinds=["hierarchical", "placed", "predictive"], criteria=CRITERIA))
+    first = policy.first_exit(trace.exit_count)
+    idle = set(range(1, trace.exit_count + 1)) - set(policy.exits) if isinstance(policy, Placed) else range(1, first)
+    others = [data.draw(betas(trace)) if exit in idle else policy.beta for exit in range(1, trace.exit_count + 1)]
+    assert same(replay(trace, policy), replay(trace, replace(policy, beta=others)))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@given(trace=traces(), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_walks_without_engine_never_get_shorter_as_betas_grow(criterion, trace, data):
+    policy, other = (data.draw(tied_policies(trace, [criterion])) for _ in range(2))
+    pair = [betas_of(one.beta, trace.exit_count) for one in (policy, other)]
+    shorter = replay(trace, replace(policy, beta=np.minimum(*pair)))
+    longer = replay(trace, replace(policy, beta=np.maximum(*pair)))
     assert (shorter.exit_index <= longer.exit_index).all()
     assert (shorter.tried <= longer.tried).all()
 
 
 @given(traces(), st.data())
 @settings(deadline=None, max_examples=60)
+def test_no_criterion_is_right_more_often_or_sooner_than_the_oracle(trace, data):
+    policy = data.draw(policies(trace, kinds=["hierarchical", "placed"], criteria=CRITERIA, own=True))
+    walk, ideal = replay(trace, policy), replay(trace, replace(policy, beta=1.0, criterion="oracle"))
+    right = walk.predictions == trace.labels
+    assert (ideal.predictions == trace.labels)[right].all()
+    assert (ideal.exit_index <= walk.exit_index)[right].all()
+
+
+@given(traces(), st.data())
+@settings(deadline=None, max_examples=60)
 def test_costs_per_sample_are_the_explicit_sum(trace, data):
-    policy = data.draw(policies(trace))
+    policy = data.draw(policies(trace, criteria=["logit", "patience", "oracle"], own=True))
     costs = data.draw(whole_costs(trace.exit_count))
     walk, twins = replay(trace, policy), plain_walks(trace, policy)
     flops = [plain_cost(twin, costs.segment_flops, costs.head_flops, costs.engine_step_flops) for twin in twins]
@@ -164,69 +234,111 @@ def test_costs_per_sample_are_the_explicit_sum(trace, data):
 @given(traces(), st.data())
 @settings(deadline=None, max_examples=60)
 def test_the_order_of_samples_does_not_matter(trace, data):
-    policy = data.draw(policies(trace))
+    policy = data.draw(policies(trace, criteria=CRITERIA, own=True))
     order = np.array(data.draw(st.permutations(range(len(trace.labels)))))
     walk = replay(trace, policy)
     shuffled = replay(replace(trace, logits=trace.logits[order], labels=trace.labels[order]), policy)
-    for name in ("exit_index", "predictions", "tried", "engine_steps"):
+    for name in FIELDS:
         np.testing.assert_array_equal(getattr(shuffled, name), getattr(walk, name)[order])
 
 
 @given(traces(), st.data(), st.integers(1, 12))
 @settings(deadline=None, max_examples=60)
 def test_scaling_logits_and_thresholds_by_a_power_of_two_changes_nothing(trace, data, power):
-    policy = data.draw(policies(trace))
+    policy = data.draw(policies(trace, criteria=["logit", "patience", "oracle"], own=True))
     factor = np.float32(2.0**power)
     scaled = replace(trace, logits=trace.logits * factor, thresholds=trace.thresholds * float(factor))
     assert same(replay(trace, policy), replay(scaled, policy))
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 def test_a_trace_answers_alike_whatever_was_asked_before(trace, data):
-    """Ratios are kept between calls: another policy's must not be handed out."""
-    asked = [data.draw(policies(trace)) for _ in range(3)]
+    """Scores are kept between calls: another policy's must not be handed out."""
+    asked = [data.draw(policies(trace, criteria=CRITERIA, own=True)) for _ in range(4)]
     for policy in asked:
         assert same(replay(trace, policy), replay(replace(trace), policy))
 
 
-# --- accuracy forward ------------------------------------------------------------------------------------------------
+# --- policies from elsewhere -----------------------------------------------------------------------------------------
 
 
-@given(traces(), st.data(), st.integers(1, 8))
-@settings(deadline=None, max_examples=80)
-def test_prediction_accuracy_equals_the_plain_twin(trace, data, max_jump):
-    start, beta = data.draw(st.integers(1, trace.exit_count)), data.draw(betas(trace))
-    share, count = prediction_accuracy(trace, beta=beta, start_layer=start, max_jump=max_jump)
-    expected_share, expected_count = plain_prediction_accuracy(trace, beta, start, max_jump)
-    assert count == expected_count
-    assert share == pytest.approx(expected_share, nan_ok=True)
+@dataclass(frozen=True)
+class Skipping:
+    """Leaves out the next exit where the engine's first step comes out above beta."""
+
+    beta: float
+    max_jump: ClassVar[int] = 1
+    criterion: ClassVar[str] = "logit"
+
+    def first_exit(self, exit_count):
+        return 1
+
+    def decide(self, ratios, *, exit, exit_count, beta=None):
+        assert ratios.jump.shape == (len(ratios.stop), 1)
+        ahead = np.where(ratios.jump[:, 0] > self.beta, 2, 1)
+        return Decision(ratios.stop >= self.beta, np.minimum(exit + ahead, exit_count + 1), np.ones_like(ahead))
 
 
-def _one_class(values) -> Trace:
-    """One sample of one class: z^k = z, and thresholds are 1."""
-    logits = np.array(values, dtype=np.float32).reshape(1, -1, 1)
-    return Trace(logits=logits, labels=np.zeros(1, dtype=np.int64), thresholds=np.ones(len(values) - 1))
+@given(traces(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_policy_from_elsewhere_is_replayed_by_what_it_decides(trace, data):
+    policy = Skipping(data.draw(betas(trace)))
+    assert isinstance(policy, Policy)
+    data.draw(st.sampled_from([lambda: None, lambda: trace.decision_table(8)]))()  # a wider table may be there already
+    walk, count = replay(trace, policy), tally(trace, policy)
+    for number, sample in enumerate(trace.logits):
+        exit, tried = 1, []
+        while exit <= trace.exit_count:
+            tried.append(exit)
+            if stops(sample, trace.thresholds, exit, policy.beta):
+                break
+            ahead = 2 if engine_ratios(sample, trace.thresholds, exit, 1)[0] > policy.beta else 1
+            exit = min(exit + ahead, trace.exit_count + 1)
+        assert walk.exit_index[number] == exit
+        assert (np.flatnonzero(walk.tried[number]) + 1).tolist() == tried
+        assert walk.engine_steps[number] == len(tried)
+        assert walk.predictions[number] == trace.answers[number, exit - 1]
+    assert count.right == (walk.predictions == trace.labels).sum()
+    assert count.stopped.tolist() == np.bincount(walk.exit_index, minlength=trace.exit_count + 2)[1:].tolist()
 
 
-def test_prediction_accuracy_by_hand():
-    """Exit 2 of 4 fails, so that the engine predicts K_max; without a stop the distance is 4 + 1 - 2 = 3."""
-    nowhere, at_4, at_3 = _one_class([9, 1, 1, 1, 9]), _one_class([9, 1, 1, 9, 9]), _one_class([9, 1, 9, 9, 9])
-    for trace, distance in ((nowhere, 3), (at_4, 2), (at_3, 1)):
-        for max_jump in range(1, 6):
-            expected = float(distance >= max_jump)
-            assert prediction_accuracy(trace, beta=4.0, start_layer=2, max_jump=max_jump) == (expected, 1)
+class Doubling(Hierarchical):
+    """Decides at twice its beta."""
+
+    def decide(self, ratios, *, exit, exit_count, beta=None):
+        return super().decide(ratios, exit=exit, exit_count=exit_count, beta=np.full(len(ratios.stop), 2 * self.beta))
 
 
-def test_samples_that_stop_at_the_start_are_not_counted():
-    share, count = prediction_accuracy(_one_class([9, 1, 1]), beta=4.0, start_layer=1)
-    assert isnan(share)
-    assert count == 0
+@given(traces(), st.data())
+@settings(deadline=None, max_examples=40)
+def test_a_policy_derived_from_one_of_the_package_is_replayed_by_what_it_decides(trace, data):
+    beta = data.draw(betas(trace))
+    expected = replay(trace, Hierarchical(2 * beta))
+    assert same(replay(trace, Doubling(beta)), expected)
+    assert tally(trace, Doubling(beta)).stopped.tolist() == expected.tally(trace.labels).stopped.tolist()
 
 
-def test_prediction_accuracy_refuses_an_exit_that_the_trace_lacks():
-    with pytest.raises(UserError, match="1 to 2"):
-        prediction_accuracy(steady(), beta=1.0, start_layer=3)
+@dataclass(frozen=True)
+class SureOfSome:
+    """Tries every second exit, and stops by the margin."""
+
+    max_jump: ClassVar[int] = 0
+    criterion: ClassVar[str] = "margin"
+
+    def first_exit(self, exit_count):
+        return 1
+
+    def decide(self, ratios, *, exit, exit_count, beta=None):
+        target = np.full(len(ratios.stop), min(exit + 2, exit_count + 1))
+        return Decision(ratios.stop >= 0.5, target, np.zeros_like(target))
+
+
+@given(traces())
+@settings(deadline=None, max_examples=40)
+def test_a_policy_from_elsewhere_may_have_any_criterion_of_a_single_exit(trace):
+    expected = replay(trace, Placed(0.5, range(1, trace.exit_count + 1, 2), "margin"))
+    assert same(replay(trace, SureOfSome()), expected)
 
 
 # --- statistics of each layer ----------------------------------------------------------------------------------------

@@ -1,0 +1,120 @@
+"""Optuna's samplers against the exact front: how much of its hypervolume each finds, and what its questions cost.
+
+    python tests/benchmarks/samplers.py runs/quickstart runs/cifar10 ...
+
+Every run folder gives one trace: its first network in fp32. The space is that of the bundled studies (policy, beta,
+start layer, statistic, overshoot, longest jump). Nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import optuna
+from report import circumstances, print_circumstances, print_table
+
+from search_spaces.spec import validate_space
+from study.phases.candidates import COLUMNS, Candidate
+from study.phases.exact import exact_points
+from study.phases.operating_points import reference_accuracy
+from study.phases.stored import stored_candidates, stored_study
+from study.phases.suggestions import make_sampler, suggest
+from study.phases.yardstick import Yardstick
+
+SPACE = {
+    "policy": ["predictive", "hierarchical"],
+    "statistic": ["mean_logit", "mean_max"],
+    "overshoot": ["last_exit", "classifier"],
+    "max_jump": {"low": 2, "high": 8},
+    "quantization": "fp32",
+}
+OBJECTIVES = {2: ["accuracy", "flops"], 3: ["accuracy", "flops", "energy"]}
+STATEFUL = ("qmc",)
+
+
+def main() -> None:
+    """Compare, and print one table for each trace and number of objectives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="run folders")
+    parser.add_argument("--samplers", nargs="+", default=["tpe", "nsga2", "nsga3", "qmc", "random", "gp"])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--gp-trials", type=int, default=60, help="its questions take seconds each")
+    parser.add_argument("--gp-seeds", type=int, default=3)
+    parser.add_argument("--objectives", type=int, nargs="+", default=[2, 3], choices=sorted(OBJECTIVES))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore")
+    facts = {**circumstances(), "optuna": optuna.__version__}
+    print_circumstances(facts)
+    results = []
+    for folder in options.folders:
+        candidate = stored_candidates(folder, stored_study(folder, [("operating_points.quantization", "fp32")]))[0]
+        for count in options.objectives:
+            rows = compare(candidate, OBJECTIVES[count], options)
+            samples, exits = len(candidate.validation.labels), candidate.exit_count
+            print_table(f"{folder.name}: {samples} samples x {exits} exits, {count} objectives", rows)
+            results += [{"trace": folder.name, "objectives": count, **row} for row in rows]
+    if options.json:
+        print(json.dumps({"circumstances": facts, "results": results}))
+
+
+def compare(candidate: Candidate, objectives: list[str], options: argparse.Namespace) -> list[dict[str, object]]:
+    """One row for each sampler: mean and standard deviation over seeds of the ratio, early and at the end."""
+    raw = {"name": "samplers", "operating_points": {**SPACE, "objectives": objectives}}
+    spec = validate_space(raw, "samplers").operating_points
+    yardstick = Yardstick.of(objectives, [candidate])
+    truth = yardstick.of_values(exact_points(spec, [candidate], reference_accuracy([candidate]))[1])
+    rows: list[dict[str, object]] = []
+    for name in options.samplers:
+        trials = options.gp_trials if name == "gp" else options.trials
+        seeds = options.gp_seeds if name == "gp" else options.seeds
+        ends, early, own, replaying = [], [], 0.0, 0.0
+        for seed in range(seeds):
+            values, asked, replayed = run(name, seed, trials, candidate, spec)
+            ends.append(yardstick.of_values(values) / truth)
+            early.append(yardstick.of_values(values[: options.gp_trials]) / truth)
+            own, replaying = own + asked, replaying + replayed
+        rows.append(
+            {
+                "sampler": name,
+                "trials": trials,
+                f"after {options.gp_trials}": f"{np.mean(early):.4f}",
+                "at the end": f"{np.mean(ends):.4f}",
+                "sd": f"{np.std(ends, ddof=1) if len(ends) > 1 else 0.0:.4f}",
+                "worst": f"{min(ends):.4f}",
+                "ms a trial": 1e3 * (own + replaying) / (trials * seeds),
+                "Optuna's own share": f"{own / (own + replaying):.1%}",
+            }
+        )
+        print(f"  {name}: {np.mean(ends):.4f}", flush=True)
+    return rows
+
+
+def run(name, seed, trials, candidate, spec):  # type: ignore[no-untyped-def]
+    """Values of all trials, and the seconds of Optuna and of the replay, as in phase 2's own loop."""
+    directions = ["maximize" if objective == "accuracy" else "minimize" for objective in spec.objectives]
+    study = optuna.create_study(directions=directions, sampler=make_sampler(name, seed))
+    values, replaying, start = [], 0.0, time.perf_counter()
+    for number in range(trials):
+        if name not in STATEFUL:
+            state = np.random.SeedSequence([seed, number]).generate_state(1)
+            study.sampler = make_sampler(name, int(state[0]))
+        trial = study.ask()
+        point = suggest(trial, [candidate], spec)
+        before = time.perf_counter()
+        metrics = point.evaluate()
+        values.append([metrics[COLUMNS[objective]] for objective in spec.objectives])
+        replaying += time.perf_counter() - before
+        study.tell(trial, values[-1])
+    return np.array(values), time.perf_counter() - start - replaying, replaying
+
+
+if __name__ == "__main__":
+    main()
