@@ -79,6 +79,11 @@ class Trace:
         """``[N, E+1]``, 1 where the answer of an exit or of the classifier is right, else 0."""
         return np.asarray(self.answers == self.labels[:, None], dtype=np.int8)
 
+    @cached_property
+    def classic_accuracy(self) -> float:
+        """Share of right answers of the network without exits."""
+        return float(self.right[:, -1].mean())
+
     def decision_table(self, max_jump: int) -> DecisionTable:
         """The ratios of the paper's criterion and of an engine with ``max_jump`` steps; the widest one is kept."""
         widest = self._tables.get("logit")

@@ -91,12 +91,10 @@ def test_replay_equals_the_plain_twin(kind, criterion, trace, data):
 def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion, trace, data):
     """At the scores themselves, whose last bits no formula on paper knows."""
     policy = data.draw(tied_policies(trace, [criterion]))
-    scores, beta = trace.table_for(policy).stop, betas_of(policy.beta, trace.exit_count)
-    last = trace.exit_count + 1
-    expected = [
-        next((exit for exit in tried_exits(policy, last - 1) if row[exit - 1] >= beta[exit - 1]), last)
-        for row in scores
-    ]
+    exits = trace.exit_count
+    scores, beta = trace.table_for(policy).stop, betas_of(policy.beta, exits)
+    reached = [[exit for exit in tried_exits(policy, exits) if row[exit - 1] >= beta[exit - 1]] for row in scores]
+    expected = [min(stop_here, default=exits + 1) for stop_here in reached]
     assert replay(trace, policy).exit_index.tolist() == expected
 
 

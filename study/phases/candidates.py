@@ -248,7 +248,7 @@ class OperatingPoint:
             "memory_bytes": candidate.memory.of_policy(self.policy) if candidate.memory else None,
             "mean_exit": float(counted.stopped @ np.arange(1, trace.exit_count + 2)) / counted.samples,
             "mean_heads_run": float(counted.tried.sum()) / counted.samples,
-            "classic_accuracy": float(trace.right[:, -1].mean()),
+            "classic_accuracy": trace.classic_accuracy,
             "classic_flops": costs.classic("flops"),
             "classic_energy_joules": float(candidate.cut_energies[-1]) if costs.holds("energy") else None,
             "classic_latency_seconds": costs.classic("seconds") if costs.holds("seconds") else None,
