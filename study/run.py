@@ -321,7 +321,7 @@ def finish(
         return traces.get(candidate.weights, candidate.precision, "test", test_set, test_set().digest)
 
     where.reporter.line(f"test: {len(front)} points of the front")
-    rows, exit_rows = front_on_test(front, candidates, test_logits, test_set().digest)
+    rows, exit_rows = front_on_test(front, candidates, spec.operating_points.objectives, test_logits, test_set().digest)
     write_part(where.tables, "exits", own_exit_rows + exit_rows)
     write_part(where.tables, "front", rows)
 

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from plain_twins import all_confidences, all_ratios
 
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace
+from study.criteria import CRITERIA
 
 quarters = st.integers(-12, 12).map(lambda quarter: quarter / 4)  # sums are exact, and ties are frequent
 any_logits = st.one_of(quarters, st.floats(-50, 50, width=32, allow_subnormal=False))
@@ -96,7 +97,7 @@ def whole_costs(draw, exits):
 
 
 @st.composite
-def tied_policies(draw, trace, criteria):
+def tied_policies(draw, trace, criteria=CRITERIA):
     """Hierarchical or Placed, at betas that are scores as the trace computes them, or float64 neighbours of those."""
     policy = draw(policies(trace, kinds=("hierarchical", "placed"), criteria=criteria))
     edges = np.unique(trace.table_for(policy).stop)
@@ -106,3 +107,9 @@ def tied_policies(draw, trace, criteria):
     )
     beta = tuple(draw(near) for _ in range(trace.exit_count)) if draw(st.booleans()) else draw(near)
     return replace(policy, beta=beta)
+
+
+def rules(trace, criteria=CRITERIA):
+    """A policy whose beta is to be swept."""
+    kinds = ("hierarchical", "placed", "predictive")
+    return policies(trace, kinds=kinds, criteria=criteria).map(lambda policy: replace(policy, beta=1.0))

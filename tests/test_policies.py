@@ -14,10 +14,12 @@ from study.policies import (
     POLICIES,
     Policy,
     Ratios,
+    betas_of,
     jump_ratios,
     predicted_jumps,
     stop_ratios,
     thresholds_from_logits,
+    tried_exits,
 )
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
@@ -119,10 +121,17 @@ def test_engine_equals_the_plain_twin(trace, max_jump, data):
     np.testing.assert_array_equal(ratios, expected)
     jumps = [engine(sample, trace.thresholds, exit, beta, max_jump) for sample in trace.logits]
     assert predicted_jumps(ratios, beta).tolist() == jumps
-    rows = np.full(len(jumps), beta)
-    assert predicted_jumps(ratios, rows).tolist() == jumps
+    assert predicted_jumps(ratios, np.full((len(jumps), 1), beta)).tolist() == jumps
+    assert predicted_jumps(ratios, np.full(max_jump, beta)).tolist() == jumps
     stop = [ratio(largest(sample[exit - 1]), float(trace.thresholds[exit - 1])) for sample in trace.logits]
     assert stop_ratios(trace.logits[:, exit - 1], float(trace.thresholds[exit - 1])).tolist() == stop
+
+
+def test_jumps_may_have_a_beta_by_jump_or_by_sample():
+    ratios = np.array([[2.0, 4.0, 6.0], [2.0, 4.0, 6.0]])
+    assert predicted_jumps(ratios, np.array([2.0, 4.0, 5.0])).tolist() == [3, 3]
+    assert predicted_jumps(ratios, np.array([2.0, 3.0, 9.0])).tolist() == [2, 2]
+    assert predicted_jumps(ratios, np.array([[1.0], [5.0]])).tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(("overshoot", "landing"), [("last_exit", 5), ("classifier", 6)])
@@ -145,13 +154,71 @@ def test_at_the_last_exit_and_at_a_stop_no_engine_runs(overshoot):
     assert policy.decide(ratios, exit=4, exit_count=5).engine_steps.tolist() == [1, 0]
 
 
+# --- one beta for each exit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [Hierarchical, Predictive, lambda beta: Placed(beta, [1, 3])])
+def test_an_exit_stops_at_its_own_beta(build):
+    policy = build((1.0, 9.0, 2.0))
+    ratios = Ratios(np.array([1.0, 1.5, 2.0]), np.zeros((3, policy.max_jump)))
+    assert policy.decide(ratios, exit=1, exit_count=3).stop.tolist() == [True, True, True]
+    assert policy.decide(ratios, exit=3, exit_count=3).stop.tolist() == [False, False, True]
+
+
+def test_the_engine_compares_with_the_beta_of_the_exit_that_it_looks_at():
+    """From exit 2 of 4: k = 1 with that of exit 3, k = 2 and k = 3 with that of exit 4."""
+    policy = Predictive((0.5, 9.0, 3.0, 2.0), max_jump=3)
+    jump = np.array([[3.0, 2.5, 0.0], [3.5, 0.0, 0.0], [3.0, 2.0, 2.5], [3.0, 2.0, 2.0]])
+    decision = policy.decide(Ratios(np.zeros(4), jump), exit=2, exit_count=4)
+    assert decision.engine_steps.tolist() == [2, 1, 3, 3]
+
+
+def test_the_betas_of_rows_override_those_of_exits():
+    ratios = Ratios(np.array([2.0, 2.0]), np.array([[2.0, 9.0], [2.0, 9.0]]))
+    for policy in (
+        Hierarchical((7.0, 7.0, 7.0)),
+        Placed((7.0, 7.0, 7.0), [1]),
+        Predictive((7.0, 7.0, 7.0), max_jump=2),
+    ):
+        decision = policy.decide(ratios, exit=1, exit_count=3, beta=np.array([2.0, 2.5]))
+        assert decision.stop.tolist() == [True, False]
+    assert decision.engine_steps.tolist() == [0, 2]
+
+
+def test_betas_in_any_sequence_become_a_tuple_that_compares_and_hashes():
+    policies = [Hierarchical(betas) for betas in ((1.0, 2.0), [1, 2], np.array([1.0, 2.0]))]
+    assert {policy.beta for policy in policies} == {(1.0, 2.0)}
+    assert len(set(policies)) == 1
+    assert Hierarchical(np.float64(2.0)).first_exit(5) == 1
+
+
+def test_betas_of_exits():
+    assert betas_of(2.0, 3).tolist() == [2, 2, 2]
+    assert betas_of((1.0, 2.0, 3.0), 3).tolist() == [1, 2, 3]
+    with pytest.raises(UserError, match=r"2 betas.* 3 exits"):
+        betas_of((1.0, 2.0), 3)
+
+
+@pytest.mark.parametrize(
+    ("policy", "tried"),
+    [
+        (Hierarchical(1.0), (1, 2, 3, 4)),
+        (Hierarchical(1.0, 3), (3, 4)),
+        (Hierarchical(1.0, 4), (4,)),
+        (Placed(1.0, [2, 4]), (2, 4)),
+    ],
+)
+def test_tried_exits(policy, tried):
+    assert tried_exits(policy, 4) == tried
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("beta", [0.0, -1.0, nan])
+@pytest.mark.parametrize("beta", [0.0, -1.0, nan, (1.0, 0.0), [nan, 1.0], np.array([1.0, -1.0])])
 @pytest.mark.parametrize("build", [Hierarchical, Predictive, lambda beta: Placed(beta, [1])])
 def test_a_beta_that_is_not_positive_is_refused(build, beta):
-    with pytest.raises(UserError, match="beta"):
+    with pytest.raises(UserError, match="beta > 0"):
         build(beta)
 
 
@@ -171,6 +238,9 @@ def test_a_beta_that_is_not_positive_is_refused(build, beta):
         lambda: Predictive(1.0, 5).first_exit(4),
         lambda: Placed(1.0, [0, 1]).first_exit(4),
         lambda: Placed(1.0, [1, 5]).first_exit(4),
+        lambda: Hierarchical((1.0,) * 3).first_exit(4),
+        lambda: Placed((1.0,) * 5, [1]).first_exit(4),
+        lambda: Predictive(()).first_exit(4),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(build):
@@ -192,4 +262,5 @@ def test_every_policy_has_its_name_and_interface():
     assert list(POLICIES.values()) == [Classic, Static, Hierarchical, Placed, Predictive]
     for policy in (Classic(), Static(1), Hierarchical(1.0), Placed(1.0, [1]), Predictive(1.0)):
         assert isinstance(policy, Policy)
+        assert policy.criterion == "logit"
     assert Predictive(1.0).max_jump == 8

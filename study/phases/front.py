@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from results.intervals import wilson_interval
+from results.intervals import Bootstrap, wilson_interval
 from results.pareto import non_dominated
 from results.tables import SCHEMAS, rows_of
 from study.costs.profile import MEASURES
 from study.layer_statistics import exit_statistics
-from study.phases.candidates import COLUMNS, Candidate
+from study.phases.candidates import COLUMNS, Candidate, OperatingPoint
 from study.phases.operating_points import point_of
-from study.policies import Classic, Floats, Statistic
+from study.phases.yardstick import Yardstick
+from study.policies import Classic, Floats, Integers, Statistic
 from study.stored_traces import SplitLogits
-from study.walks import replay
+from study.walks import Walk, replay
 
 _COSTS = (
     "flops",
@@ -48,6 +50,7 @@ def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 def front_on_test(
     front: pd.DataFrame,
     candidates: Sequence[Candidate],
+    objectives: Sequence[str],
     test_logits: Callable[[Candidate], SplitLogits],
     test_digest: str,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -56,35 +59,73 @@ def front_on_test(
     Args:
         front: from :func:`front_of`.
         candidates: the networks of its points.
+        objectives: of the front.
         test_logits: the test trace of a candidate.
         test_digest: names the test images.
 
     Returns:
-        Rows of the tables ``front`` and ``exits``. Accuracies come with their 95 % Wilson interval.
+        Rows of the tables ``front`` and ``exits``. Accuracies, FLOPs and energies come with their 95 % bootstrap
+        intervals, all from the same resamples.
     """
-    names = set(SCHEMAS["front"].names)
-    rows, exit_rows = [], []
+    names = set(SCHEMAS["front"].names) - {"hypervolume"}  # in operating_points that of the search
+    rows: list[dict[str, Any]] = []
+    exit_rows: list[dict[str, Any]] = []
+    resampled: list[dict[str, Floats]] = []
     for stored in rows_of(front):
         point = point_of(stored, candidates)
         split = test_logits(point.candidate)
         metrics, trace = point.evaluate(split), point.candidate.trace(point.statistic, split)
         walk = replay(trace, point.policy)
-        low, high = wilson_interval(metrics["accuracy"], metrics["samples"])
         rows.append(
             {
                 **{name: value for name, value in stored.items() if name in names},
                 "test_samples": metrics["samples"],
                 "test_accuracy": metrics["accuracy"],
-                "test_accuracy_low": low,
-                "test_accuracy_high": high,
+                "optimism": stored["accuracy"] - metrics["accuracy"],
                 **{f"test_{name}": metrics.get(name) for name in _COSTS},
                 "test_classic_accuracy": metrics["classic_accuracy"],
                 "test_digest": test_digest,
             }
         )
+        resampled.append(_of_samples(point, walk, trace.labels))
+        if len(resampled) == _AT_ONCE or len(rows) == len(front):
+            _add_intervals(rows[-len(resampled) :], resampled)
+            resampled.clear()
         statistics = exit_statistics(trace, walk, point.candidate.costs)
         exit_rows += _exit_rows(statistics, point.candidate, "test", point.statistic, stored["number"])
-    return rows, exit_rows
+    yardstick = Yardstick.of(objectives, candidates)
+    volumes = {f"{split}hypervolume": yardstick.hypervolume(rows, prefix=split) for split in ("", "test_")}
+    return [{**row, **volumes} for row in rows], exit_rows
+
+
+_AT_ONCE = 64
+"""Points whose samples are resampled in one product of matrices."""
+
+
+def _of_samples(point: OperatingPoint, walk: Walk, labels: Integers) -> dict[str, Floats]:
+    """What of a point has intervals, for each sample ``[N]``."""
+    _, joules, _ = point.of_samples(walk)
+    values = {
+        "accuracy": (walk.predictions == labels).astype(np.float64),
+        "flops": point.candidate.costs.per_sample(walk, "flops"),
+    }
+    return values if joules is None else {**values, "energy_joules": joules}
+
+
+def _add_intervals(rows: Sequence[dict[str, Any]], values: Sequence[Mapping[str, Floats]]) -> None:
+    """Add the columns of the 95 % intervals to some rows of the front."""
+    bootstrap = _bootstrap(rows[0]["test_samples"])
+    names = [(row, name) for row, of_samples in zip(rows, values, strict=True) for name in of_samples]
+    columns = np.column_stack([of_samples[name] for of_samples in values for name in of_samples])
+    for (row, name), low, high in zip(names, *bootstrap.interval(columns), strict=True):
+        if name == "accuracy" and row["test_accuracy"] in (0, 1):  # what never varies cannot be resampled
+            low, high = wilson_interval(row["test_accuracy"], row["test_samples"])
+        row[f"test_{name}_low"], row[f"test_{name}_high"] = float(low), float(high)
+
+
+@cache
+def _bootstrap(samples: int) -> Bootstrap:
+    return Bootstrap(samples)
 
 
 def network_exit_rows(candidate: Candidate) -> list[dict[str, Any]]:

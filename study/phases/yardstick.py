@@ -41,9 +41,10 @@ class Yardstick:
                 reference[objective] = MARGIN * max(_classic(candidate, objective) for candidate in candidates)
         return cls(objectives, reference)
 
-    def hypervolume(self, rows: Iterable[Mapping[str, Any]]) -> float:
-        """Of operating points as rows of the tables."""
-        values = np.array([[row[COLUMNS[name]] for name in self.objectives] for row in rows], dtype=np.float64)
+    def hypervolume(self, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> float:
+        """Of operating points as rows of the tables; ``prefix`` is that of their columns."""
+        columns = [prefix + COLUMNS[name] for name in self.objectives]
+        values = np.array([[row[column] for column in columns] for row in rows], dtype=np.float64)
         return self.of_values(values.reshape(-1, len(self.objectives)))
 
     def of_values(self, values: np.ndarray) -> float:

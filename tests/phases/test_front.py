@@ -117,7 +117,7 @@ def stored_points(tmp_path) -> pd.DataFrame:
 
 def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
     table, asked = stored_points(tmp_path), []
-    rows, exit_rows = front.front_on_test(table, [CANDIDATE], lambda name: asked.append(name) or TEST, "t3st")
+    rows, exit_rows = front.front_on_test(table, [CANDIDATE], ("accuracy", "flops"), lambda name: asked.append(name) or TEST, "t3st")
     thresholds = thresholds_from_logits(CANDIDATE.calibration.logits, "mean_max")
     trace = Trace(TEST.logits, TEST.labels, thresholds)
     assert set(asked) == {CANDIDATE} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)

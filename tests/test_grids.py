@@ -1,0 +1,136 @@
+"""Grids: equal to one replay a point."""
+
+from itertools import product
+from math import inf, nan
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_twins import betas_about, telling_betas
+from random_traces import betas, traces, whole_costs
+
+from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, replay, replay_grid
+
+OVERSHOOTS = ("last_exit", "classifier")
+
+
+def at(row):
+    """The policy of a row."""
+    if row.max_jump == 0:
+        return Hierarchical(row.beta, row.start_layer)
+    return Predictive(row.beta, row.start_layer, row.max_jump, row.overshoot)
+
+
+def check(grid, trace, costs, measures, rel) -> None:
+    """Every row is what its replay gives."""
+    for row in grid.itertuples():
+        walk = replay(trace, at(row))
+        assert row.accuracy == walk.accuracy(trace.labels)
+        for measure in measures:
+            assert getattr(row, measure) == pytest.approx(costs.per_sample(walk, measure).mean(), rel=rel, abs=0)
+
+
+@given(traces(max_samples=4, max_exits=5), st.data())
+@settings(deadline=None, max_examples=60)
+def test_every_row_is_the_replay_of_its_point(trace, data):
+    """Betas lie at ratios and beside them, in any order, some twice."""
+    costs = data.draw(whole_costs(trace.exit_count))
+    some = st.one_of(betas(trace), st.just(inf), st.sampled_from(telling_betas(trace, 4)))
+    asked = data.draw(st.lists(some, min_size=1, max_size=8))
+    asked += data.draw(st.lists(st.sampled_from(asked), max_size=2))
+    exit = st.integers(1, trace.exit_count)
+    layers = data.draw(st.none() | st.lists(exit, min_size=1, max_size=3, unique=True))
+    jumps = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=2, unique=True))
+    overshoots = data.draw(st.permutations(OVERSHOOTS))
+    grid = replay_grid(trace, costs, asked, start_layers=layers, max_jumps=jumps, overshoots=overshoots)
+    points = list(zip(grid["beta"], grid["start_layer"], grid["max_jump"], grid["overshoot"], strict=True))
+    layers = range(1, trace.exit_count + 1) if layers is None else layers
+    assert len(points) == len(set(points))
+    assert set(points) == set(product(asked, layers, jumps, overshoots))
+    check(grid, trace, costs, ("flops", "energy"), rel=1e-15)
+
+
+@pytest.mark.parametrize(("max_jump", "overshoot"), [(0, "last_exit"), (1, "last_exit"), (4, "classifier")])
+@given(trace=traces(max_samples=2, max_exits=4, max_classes=3), data=st.data())
+@settings(deadline=None, max_examples=15)
+def test_a_grid_finer_than_any_interval_of_beta_holds_every_operating_point(max_jump, overshoot, trace, data):
+    costs = data.draw(whole_costs(trace.exit_count))
+    stop = trace.decision_table(0).stop
+    asked = telling_betas(trace, max_jump) if max_jump else betas_about(np.unique(stop))
+    assert len(asked) > len(np.unique(stop[stop > 0]))
+    grid = replay_grid(trace, costs, asked[::-1] + asked, max_jumps=[max_jump], overshoots=[overshoot])
+    assert len(grid) == len(asked) * trace.exit_count
+    check(grid, trace, costs, ("flops", "energy"), rel=1e-15)
+
+
+def learned(samples=300, exits=6, classes=5) -> tuple[Trace, Costs]:
+    """Deeper exits know the label better; costs whose sums are rounded."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, samples)
+    logits = random.normal(size=(samples, exits + 1, classes))
+    logits += np.arange(1, exits + 2)[:, None] * np.eye(classes)[labels][:, None] / 2
+    costs = Costs(
+        segment_flops=random.uniform(1e6, 1e8, exits + 1),
+        head_flops=random.uniform(1e5, 1e6, exits),
+        engine_step_flops=20.0,
+        segment_seconds=random.uniform(1e-6, 1e-5, exits + 1),
+        head_seconds=random.uniform(1e-8, 1e-7, exits),
+        engine_step_seconds=1e-10,
+    )
+    return Trace(logits=logits.astype(np.float32), labels=labels, thresholds=random.uniform(0.5, 2.0, exits)), costs
+
+
+def test_with_rounded_costs_rows_are_replays_to_12_digits():
+    trace, costs = learned()
+    grid = replay_grid(trace, costs, np.geomspace(0.5, 12, 7), max_jumps=(0, 3), overshoots=OVERSHOOTS)
+    assert grid["accuracy"].nunique() > 20
+    check(grid, trace, costs, ("flops", "seconds"), rel=1e-12)
+
+
+def test_columns_are_the_settings_accuracy_and_each_measure_that_the_costs_hold():
+    grid = replay_grid(*learned(), [2.0])
+    assert grid.columns.tolist() == ["beta", "start_layer", "max_jump", "overshoot", "accuracy", "flops", "seconds"]
+    assert grid["max_jump"].tolist() == [8] * 6
+    assert grid["overshoot"].tolist() == ["last_exit"] * 6
+
+
+def test_no_row_beats_the_exact_front():
+    trace, costs = learned()
+    grid = replay_grid(trace, costs, np.geomspace(0.2, 20, 50), max_jumps=[3])
+    front = exact_front(trace, costs, max_jump=3)
+    for row in grid.itertuples():
+        assert front.loc[front["accuracy"] >= row.accuracy, "flops"].min() <= row.flops * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("asked", [[], [0.0], [1.0, -1.0], [nan], [2.0, nan]])
+def test_betas_that_are_not_above_0_are_refused(asked):
+    with pytest.raises(UserError, match="above 0") as error:
+        replay_grid(*learned(), asked)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_layers": [7]}, "1 to 6"),
+        ({"start_layers": [0]}, "1 to 6"),
+        ({"start_layers": []}, "at least one"),
+        ({"max_jumps": [3, -1]}, "max_jump"),
+        ({"overshoots": ["stay"]}, "overshoot"),
+    ],
+)
+def test_values_that_no_policy_has_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        replay_grid(*learned(), [1.0], **options)
+
+
+@pytest.mark.parametrize("name", ["max_jumps", "overshoots"])
+def test_a_grid_without_a_value_in_some_direction_is_refused(name):
+    with pytest.raises(UserError):
+        replay_grid(*learned(), [1.0], **{name: []})
+
+
+def test_costs_of_another_network_are_refused():
+    with pytest.raises(UserError, match="5 exits"):
+        replay_grid(learned()[0], learned(exits=5)[1], [1.0])

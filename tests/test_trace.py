@@ -1,0 +1,176 @@
+"""Traces: what they refuse, what they compute once, and that a trace on disk stays there."""
+
+import tracemalloc
+from dataclasses import replace
+from math import nan
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_twins import answer_of, engine_ratios, largest, ratio
+from random_traces import policies, traces
+
+from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, replay, threads, trace
+from study.criteria import CRITERIA
+
+
+def steady(**changes) -> Trace:
+    """3 samples, 2 exits, 2 classes; `changes` replace a field."""
+    fields = {
+        "logits": np.arange(18, dtype=np.float32).reshape(3, 3, 2),
+        "labels": np.array([0, 1, 1]),
+        "thresholds": np.ones(2, dtype=np.float32),
+    }
+    return Trace(**(fields | changes))
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [2**24, 13, 6, 1])
+@pytest.mark.parametrize("bad", [nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("sample", "exit"), [(0, 1), (1, 3), (2, 2)])
+def test_a_logit_that_is_not_finite_is_refused_by_sample_and_exit(monkeypatch, chunk, bad, sample, exit):
+    monkeypatch.setattr(trace, "CHUNK", chunk)
+    logits = steady().logits.copy()
+    logits[sample, exit - 1, 1] = bad
+    with pytest.raises(UserError, match=f"sample {sample} at exit {exit} ") as error:
+        steady(logits=logits)
+    assert "\n" not in str(error.value)
+
+
+def test_a_logit_too_large_for_float32_is_refused():
+    logits = steady().logits.astype(np.float64)
+    logits[2, 1, 0] = 1e39
+    with np.errstate(over="ignore"), pytest.raises(UserError, match="sample 2 at exit 2 "):
+        steady(logits=logits)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logits": np.zeros((3, 2))},
+        {"logits": np.zeros((3, 1, 2)), "thresholds": np.ones(0)},
+        {"logits": np.zeros((0, 3, 2)), "labels": np.zeros(0)},
+        {"logits": np.zeros((3, 3, 0))},
+        {"labels": np.array([0, 1])},
+        {"labels": np.array([[0], [1], [1]])},
+        {"labels": np.array([0, 1, 2])},
+        {"labels": np.array([0, -1, 1])},
+        {"thresholds": np.ones(3)},
+        {"thresholds": np.array([1.0, -1.0])},
+        {"thresholds": np.array([1.0, nan])},
+        {"thresholds": np.array([1.0, np.inf])},
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_in_one_line(changes):
+    with pytest.raises(UserError, match="trace") as error:
+        steady(**changes)
+    assert "\n" not in str(error.value)
+
+
+# --- what is computed ------------------------------------------------------------------------------------------------
+
+
+@given(traces())
+@settings(deadline=None, max_examples=60)
+def test_answers_are_the_first_of_the_largest_logits_and_right_where_they_are_the_label(drawn):
+    expected = [[answer_of(logits) for logits in sample] for sample in drawn.logits]
+    assert drawn.answers.tolist() == expected
+    assert drawn.right.tolist() == [
+        [int(answer == label) for answer in answers] for answers, label in zip(expected, drawn.labels, strict=True)
+    ]
+
+
+@given(traces(), st.integers(0, 9), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_decision_table_holds_the_plain_ratios_whatever_was_asked_before(drawn, before, max_jump):
+    drawn.decision_table(before)
+    table, exits = drawn.decision_table(max_jump), range(1, drawn.exit_count + 1)
+    assert table.max_jump == max_jump
+    theta = drawn.thresholds
+    stop = [[ratio(largest(sample[exit - 1]), float(theta[exit - 1])) for exit in exits] for sample in drawn.logits]
+    jump = [[engine_ratios(sample, theta, exit, max_jump) for exit in exits] for sample in drawn.logits]
+    np.testing.assert_array_equal(table.stop, stop)
+    np.testing.assert_array_equal(table.jump, np.reshape(jump, (*np.shape(stop), max_jump)))
+    np.testing.assert_array_equal(table.at(np.array([0]), drawn.exit_count).stop, [stop[0][-1]])
+
+
+@given(traces(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_neither_threads_nor_chunks_change_a_score(drawn, data):
+    policy = data.draw(policies(drawn, criteria=CRITERIA))
+    expected, cores = drawn.table_for(policy).scores, data.draw(st.integers(1, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "PIECE", 1)
+        patch.setattr(threads, "thread_count", lambda: cores)
+        patch.setattr(trace, "CHUNK", data.draw(st.integers(1, 100)))
+        np.testing.assert_array_equal(replace(drawn).table_for(policy).scores, expected)
+
+
+# --- arrays of other makes -------------------------------------------------------------------------------------------
+
+
+def learned(samples=40, exits=4, classes=5) -> dict[str, np.ndarray]:
+    """Fields of a trace whose deeper exits know the label better."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, samples)
+    logits = random.normal(size=(samples, exits + 1, classes))
+    logits += np.arange(1, exits + 2)[:, None] * np.eye(classes)[labels][:, None] / 2
+    return {"logits": logits.astype(np.float32), "labels": labels, "thresholds": random.uniform(0.5, 2.0, exits)}
+
+
+def frozen(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def on_disk(array, folder):
+    path = folder / f"{array.ndim}.npy"
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.mark.parametrize("make", ["read-only", "mapped", "columns first", "every second"])
+def test_a_trace_of_any_array_is_replayed_alike(make, tmp_path):
+    """Arrays from Ray's object store are read-only, those from a file are mapped, and others have strides."""
+    fields = learned()
+    made = {
+        "read-only": lambda: {name: frozen(array) for name, array in fields.items()},
+        "mapped": lambda: fields | {"logits": on_disk(fields["logits"], tmp_path)},
+        "columns first": lambda: fields | {"logits": np.asfortranarray(fields["logits"])},
+        "every second": lambda: fields | {"logits": np.repeat(fields["logits"], 2, axis=0)[::2]},
+    }[make]()
+    plain, other = Trace(**fields), Trace(**made)
+    for criterion in CRITERIA:
+        rule = Hierarchical(0.75, 1, criterion)
+        np.testing.assert_array_equal(replay(other, rule).exit_index, replay(plain, rule).exit_index)
+    engine = Predictive(2.0, 1, max_jump=3)
+    np.testing.assert_array_equal(replay(other, engine).exit_index, replay(plain, engine).exit_index)
+    costs = Costs(segment_flops=np.ones(5), head_flops=np.ones(4))
+    assert exact_front(other, costs).equals(exact_front(plain, costs))
+
+
+def test_a_trace_on_disk_stays_there(tmp_path):
+    """200 MB of logits; nothing of their size is ever allocated."""
+    shape = (12_500, 11, 364)
+    logits = np.memmap(tmp_path / "logits", dtype=np.float32, mode="w+", shape=shape)
+    logits[::100, :, ::7] = 1.0  # the rest are holes in the file
+    logits.flush()
+    mapped = np.memmap(tmp_path / "logits", dtype=np.float32, mode="r", shape=shape)
+    assert mapped.nbytes > 200e6
+    labels, thresholds = np.zeros(len(mapped), dtype=np.int64), np.ones(10)
+    steady().decision_table(8)  # compile first
+    tracemalloc.start()
+    try:
+        drawn = Trace(logits=mapped, labels=labels, thresholds=thresholds)
+        table = drawn.decision_table(8)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.shares_memory(drawn.logits, mapped)
+    assert peak > table.scores.nbytes  # what is measured is what numpy allocates
+    assert peak < 0.25 * mapped.nbytes
+    assert np.flatnonzero(table.stop[:, 3]).tolist() == list(range(0, 12_500, 100))
