@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.pareto import non_dominated
@@ -66,3 +67,30 @@ def _panel(
     values = front[[column, "accuracy"]].to_numpy() * [1.0, -1.0]
     line = front[non_dominated(values)].sort_values([column, "accuracy"])
     axes.step(line[column] * unit, line["accuracy"] * 100, where="post", color="C0")
+
+
+def exact_figure(points: pd.DataFrame, classic_accuracy: float, path: Path) -> None:
+    """Draw an exact front over FLOPs and, where it has energies, over energy.
+
+    Args:
+        points: with the columns ``accuracy``, ``flops_share`` and perhaps ``energy_share``.
+        classic_accuracy: of the classic network, which costs 1.
+        path: of the picture; its suffix (png, svg, pdf) decides the format.
+    """
+    from matplotlib.figure import Figure
+
+    names = [name for name in ("flops_share", "energy_share") if name in points and points[name].notna().any()]
+    figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+    grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(grid, names, strict=True):
+        values = points[[name, "accuracy"]].to_numpy(dtype=np.float64) * [1.0, -1.0]
+        line = points[non_dominated(values)].sort_values([name, "accuracy"])
+        axes.scatter(points[name] * 100, points["accuracy"] * 100, s=4, color="0.75", label="exact front")
+        axes.step(line[name] * 100, line["accuracy"] * 100, where="post", color="C0", label="of these two objectives")
+        axes.plot(100, classic_accuracy * 100, "k*", markersize=12, label="classic network")
+        axes.set_xlabel(f"{name.removesuffix('_share').replace('flops', 'FLOPs')}, % of the classic network")
+        axes.grid(alpha=0.3)
+    grid[0].set_ylabel("validation accuracy, %")
+    grid[0].legend(loc="lower right", fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

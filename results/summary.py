@@ -46,6 +46,12 @@ class FrontSummary:
     thriftiest_point: pd.Series | None
     """The one with the least energy; None without energies."""
     tolerance: float
+    optimism: float | None
+    """Share of the front's hypervolume on validation that is gone on test; None in tables of earlier versions."""
+    mean_optimism: float
+    """Accuracy on validation less that on test, in the mean over the front: what choosing flattered, and chance."""
+    classic_optimism: float
+    """The same of the points' networks without exits, which were not chosen by it: chance alone."""
 
 
 def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
@@ -100,7 +106,17 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
             points[(points["accuracy"] >= enough) & points["energy_joules"].notna()], "energy_joules", "flops"
         ),
         tolerance=tolerance,
+        optimism=_optimism(front),
+        mean_optimism=float((front["accuracy"] - front["test_accuracy"]).mean()),
+        classic_optimism=float((front["classic_accuracy"] - front["test_classic_accuracy"]).mean()),
     )
+
+
+def _optimism(front: pd.DataFrame) -> float | None:
+    volumes = front[["hypervolume", "test_hypervolume"]].dropna()
+    if volumes.empty or volumes["hypervolume"].iloc[0] <= 0:
+        return None
+    return float(1 - volumes["test_hypervolume"].iloc[0] / volumes["hypervolume"].iloc[0])
 
 
 def _only(column: pd.Series) -> str | None:
@@ -124,6 +140,11 @@ def summary_json(summary: FrontSummary) -> dict[str, Any]:
         "latency_source": summary.latency_source,
         "device": summary.device,
         "tolerance": summary.tolerance,
+        "optimism": {
+            "hypervolume": summary.optimism,
+            "accuracy": summary.mean_optimism,
+            "classic_accuracy": summary.classic_optimism,
+        },
         "best_point": None if summary.best_point is None else int(summary.best_point["number"]),
         "front": [
             {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}

@@ -186,13 +186,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         result = accuracy_forward(
             loaded,
             split_images(loaded, options.split, source),
-            beta=options.beta,
+            betas=options.beta,
             start_layer=options.start_layer,
             max_jump=options.max_jump,
             statistic=options.statistic,
         )
         _print_result({"split": options.split, **result}, options.json)
-        if not result["predictions"]:
+        if result.get("predictions") == 0:
             print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
         return
     costs = costs_of(loaded, options.costs, other_device=options.other_device)
@@ -223,13 +223,18 @@ def _policy(options: argparse.Namespace) -> Any:
 
     if options.evaluate_mode == "normal":
         return Classic()
+    beta = options.beta if len(options.beta) > 1 else options.beta[0]
+    if options.criterion != "logit" and options.policy not in ("hierarchical", "placed"):
+        raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy hierarchical or placed")
     if options.policy == "hierarchical":
-        return Hierarchical(options.beta, options.start_layer)
+        return Hierarchical(beta, options.start_layer, options.criterion)
     if options.policy in ("placed", "static"):
         if not options.exits or (options.policy == "static" and len(options.exits) != 1):
             raise UserError(f"evaluate: policy {options.policy} needs --exits (static: one)")
-        return Placed(options.beta, options.exits) if options.policy == "placed" else Static(options.exits[0])
-    return Predictive(options.beta, options.start_layer, options.max_jump, options.overshoot)
+        return (
+            Placed(beta, options.exits, options.criterion) if options.policy == "placed" else Static(options.exits[0])
+        )
+    return Predictive(beta, options.start_layer, options.max_jump, options.overshoot)
 
 
 def _profile(options: argparse.Namespace) -> None:
@@ -281,13 +286,21 @@ def _profile(options: argparse.Namespace) -> None:
 def _front(options: argparse.Namespace) -> None:
     from study.views import print_front, write_front
 
+    if options.figure and options.figure.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"front: --figure {options.figure} must end in .png, .svg or .pdf")
+    if options.exact:
+        from study.exact_front_view import show_exact_front
+
+        changes = [parse_change(text) for text in options.set]
+        show_exact_front(options.folder, changes, output=options.output, figure=options.figure, as_json=options.json)
+        return
+    if options.set:
+        raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
     if options.output:
         write_front(options.folder, options.output)
     if options.figure:
         from results.figures import front_figure
 
-        if options.figure.suffix not in (".png", ".svg", ".pdf"):
-            raise UserError(f"front: --figure {options.figure} must end in .png, .svg or .pdf")
         front_figure(options.folder / "tables", options.figure)
     print_front(options.folder, as_json=options.json)
 

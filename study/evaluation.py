@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 
 from results.intervals import wilson_interval
+from results.tables import rows_of
 from study.checkpoints import (
     load_pretrained,
     new_network,
@@ -23,12 +25,12 @@ from study.costs.measured_profile import check_same_device, read_profile
 from study.costs.profile import Costs, Measure, same_flops
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
 from study.errors import UserError
-from study.forecasts import prediction_accuracy
+from study.forecasts import prediction_accuracies, prediction_confusion
 from study.inference import join_walks, run_policy
 from study.layer_statistics import exit_statistics
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
 from study.networks.runnable import RunnableNetwork
-from study.policies import Classic, Floats, Policy, Static, Statistic, thresholds_from_logits
+from study.policies import Classic, Floats, Policy, Predictive, Static, Statistic, thresholds_from_logits
 from study.precisions import Precision
 from study.progress import Reporter
 from study.quantization import check_precision
@@ -239,7 +241,7 @@ def evaluate_one(
             " --evaluate-mode normal"
         )
     policy.first_exit(network.exit_count)
-    compares = not isinstance(policy, Classic | Static)
+    compares = not isinstance(policy, Classic | Static) and policy.criterion == "logit"
     thresholds = calibrate(loaded, statistic) if compares or each_layer else np.zeros(network.exit_count)
     pixels = place(images.images, network.device)
     if network.compiled:  # the compiler works at the first batch; its time is not the network's
@@ -337,19 +339,34 @@ def accuracy_forward(
     loaded: LoadedNetwork,
     images: ImageSet,
     *,
-    beta: float,
+    betas: Sequence[float],
     start_layer: int,
     max_jump: int,
     statistic: Statistic,
 ) -> dict[str, Any]:
-    """Accuracy forward: how often the engine predicts the right exit on a split."""
+    """Accuracy forward: how often the engine predicts the right exit on a split, by one pass over its images.
+
+    With one beta also the confusion matrix of predicted and true distance at ``start_layer``, and the accuracy at each
+    start layer; with several, the accuracy of each of them.
+    """
     if not loaded.heads_trained:
         raise UserError("evaluate: the accuracy forward needs trained exit heads (train --mode exits)")
+    for beta in betas:
+        Predictive(beta, start_layer, max_jump).first_exit(loaded.runnable.exit_count)
     split = trace_images(loaded.runnable, images, loaded.dataset.info)
     trace = Trace(split.logits, split.labels, calibrate(loaded, statistic))
-    share, predictions = prediction_accuracy(trace, beta, start_layer, max_jump)
-    return {
-        "prediction_accuracy": share if predictions else None,
-        "predictions": predictions,
-        "samples": len(split.labels),
-    }
+    by_start_layer = list(rows_of(prediction_accuracies(trace, betas, max_jump=max_jump)))
+    result: dict[str, Any] = {"samples": len(split.labels)}
+    if len(betas) == 1:
+        confusion = prediction_confusion(trace, betas[0], start_layer, max_jump)
+        predictions = int(confusion.sum())
+        distances = [*map(str, range(1, max_jump)), f"{max_jump}+"]
+        result |= {
+            "prediction_accuracy": float(confusion.trace() / predictions) if predictions else None,
+            "predictions": predictions,
+            "confusion": [
+                {"predicted": name, **{f"true {true}": int(count) for true, count in zip(distances, row, strict=True)}}
+                for name, row in zip(distances, confusion, strict=True)
+            ],
+        }
+    return {**result, "by_start_layer": by_start_layer}

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from search_spaces.spec import bundled
+from study.criteria import CRITERIA
 from study.precisions import PRECISIONS
 
 DEFAULT_COSTS = "horowitz-2014-45nm"
@@ -93,10 +94,16 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--forward-mode",
         default="normal",
         choices=("normal", "accuracy"),
-        help="accuracy: how often the engine predicts the right exit",
+        help="accuracy: how often the engine predicts the right exit, by predicted and true distance",
     )
     parser.add_argument("--policy", default="predictive", choices=("predictive", "hierarchical", "placed", "static"))
-    parser.add_argument("--beta", type=float, default=15.0)
+    parser.add_argument("--beta", type=float, nargs="+", default=[15.0], help="one, or one for each exit")
+    parser.add_argument(
+        "--criterion",
+        default="logit",
+        choices=[name for name in CRITERIA if name != "oracle"],
+        help="of hierarchical and placed; --beta is its threshold",
+    )
     parser.add_argument("--start-layer", type=int, default=1)
     parser.add_argument("--max-jump", type=int, default=8)
     parser.add_argument("--overshoot", default="last_exit", choices=("last_exit", "classifier"))
@@ -149,6 +156,18 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 def add_front(parser: argparse.ArgumentParser) -> None:
     """Options of ``front``."""
     parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="compute the exact front of all betas and start layers from the stored traces, on validation",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="beside --exact: another space, as --set operating_points.policy=hierarchical",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true")

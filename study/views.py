@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +21,12 @@ from study.learning_curves import best_epoch, history_from_json
 from study.run_folder import STUDY_FILE, read_study_file
 from study.storage import DamagedError, read_published
 
+SHOWN = 60
+"""Rows of a printed front."""
 
-def _console() -> Console:
+
+def console_of() -> Console:
+    """Where results are printed."""
     # Rich would fold a table to 80 columns where there is no terminal to measure.
     return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200)
 
@@ -33,7 +38,7 @@ def print_front(folder: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary_json(summary), indent=1))
         return
-    console = _console()
+    console = console_of()
     console.print(_front_table(summary))
     for line in front_lines(summary):
         console.print(line, markup=False, soft_wrap=True)
@@ -70,6 +75,12 @@ def front_lines(summary: FrontSummary) -> list[str]:
             f"least energy: point {thrifty['number']} with {thrifty['energy_share']:.1%} of its energy and "
             f"{thrifty['flops_share']:.1%} of its FLOPs; on test {thrifty['test_accuracy']:.2%}"
         )
+    if summary.optimism is not None:
+        lines.append(
+            f"optimism: on test the front has {summary.optimism:.1%} less hypervolume than on validation; its points "
+            f"lose {summary.mean_optimism * 100:.2f} points of accuracy in the mean, their classic networks "
+            f"{summary.classic_optimism * 100:.2f}"
+        )
     static = summary.best_static
     if static is not None:
         share = static["cumulative_flops"] / classic.flops
@@ -85,7 +96,9 @@ def _source(source: str, device: str | None) -> str:
 
 
 def _front_table(summary: FrontSummary) -> Table:
-    table = Table(title="front: chosen on validation, reported on test", title_justify="left")
+    shown = thinned(summary.points)
+    some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
+    table = Table(title=f"front: chosen on validation, reported on test{some}", title_justify="left")
     texts = ["trial_id", "number", "policy", "statistic"]
     # A column that says the usual in every row says nothing.
     usual = {"precision": {"fp32"}, "dvfs": {"none"}}
@@ -97,7 +110,7 @@ def _front_table(summary: FrontSummary) -> Table:
         table.add_column(_HEADINGS.get(name, name), no_wrap=True)
     for name in [*numbers, "test", "95 %"]:
         table.add_column(_HEADINGS.get(name, name), justify="right", no_wrap=True)
-    for row in summary.points.to_dict("records"):
+    for row in shown.to_dict("records"):
         table.add_row(
             *(str(row[name]) for name in texts),
             *(_text(row[name], form) for name, form in numbers.items()),
@@ -105,6 +118,12 @@ def _front_table(summary: FrontSummary) -> Table:
             f"{row['test_accuracy_low']:.1%}-{row['test_accuracy_high']:.1%}",
         )
     return table
+
+
+def thinned(points: pd.DataFrame) -> pd.DataFrame:
+    """As many rows of a front as can be read, spread evenly; a file has all of them."""
+    places = np.linspace(0, len(points) - 1, min(SHOWN, len(points)))
+    return points.iloc[np.unique(places.astype(np.int64))]
 
 
 _HEADINGS = {
@@ -124,9 +143,13 @@ def _text(value: Any, form: str) -> str:
 def write_front(folder: Path, output: Path) -> None:
     """Write the front, with its shares of the classic network, as .csv or .parquet."""
     _require_run_folder(folder)
+    write_points(summarize_front(folder / "tables").points, output)
+
+
+def write_points(points: pd.DataFrame, output: Path) -> None:
+    """Write operating points as .csv or .parquet."""
     if output.suffix not in (".csv", ".parquet"):
         raise UserError(f"front: --output {output} must end in .csv or .parquet")
-    points = summarize_front(folder / "tables").points
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".csv":
         points.to_csv(output, index=False)
@@ -198,7 +221,7 @@ def print_status(folder: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(status, indent=1))
         return
-    console = _console()
+    console = console_of()
     table = Table(title=f"study {status['study']}, created {status['created']}", title_justify="left")
     columns = ("trial_id", "status", "mode", "network", "head", "epochs", "score")
     for name in columns:
@@ -229,7 +252,7 @@ def _no_run_folder(folder: Path) -> UserError:
 
 def print_mapping(result: Mapping[str, Any]) -> None:
     """One line for each value; a list of rows as a table."""
-    console = _console()
+    console = console_of()
     for name, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             console.print(f"{name}:", markup=False)

@@ -1,4 +1,7 @@
-"""Hypothesis strategies: traces, policies and costs, rich in ties, equal and zero thresholds, and small sizes."""
+"""Traces, policies and costs of tests.
+
+Hypothesis strategies, rich in ties, equal and zero thresholds, and small sizes; and larger ones without ties.
+"""
 
 from dataclasses import replace
 from math import inf
@@ -113,3 +116,29 @@ def rules(trace, criteria=CRITERIA):
     """A policy whose beta is to be swept."""
     kinds = ("hierarchical", "placed", "predictive")
     return policies(trace, kinds=kinds, criteria=criteria).map(lambda policy: replace(policy, beta=1.0))
+
+
+# --- larger ones -----------------------------------------------------------------------------------------------------
+
+
+def learned_trace(samples=200, exits=6, classes=5) -> Trace:
+    """Deeper exits know the label better; no ties."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, samples)
+    depth = np.arange(1, exits + 2)[:, None]
+    logits = random.normal(size=(samples, exits + 1, classes)) + depth * np.eye(classes)[labels][:, None] / 2
+    return Trace(logits=logits.astype(np.float32), labels=labels, thresholds=random.uniform(0.5, 2.0, exits))
+
+
+def rounded_costs(exits=6) -> Costs:
+    """FLOPs and joules whose sums are rounded."""
+    random = np.random.default_rng(1)
+    return Costs(
+        segment_flops=random.uniform(1e6, 1e8, exits + 1),
+        head_flops=random.uniform(1e5, 1e6, exits),
+        engine_step_flops=61 / 3,
+        segment_energy=random.uniform(1e-6, 1e-5, exits + 1),
+        head_energy=random.uniform(1e-8, 1e-7, exits),
+        engine_step_energy=1e-10 / 3,
+        energy_source="modelled:drawn",
+    )

@@ -1,5 +1,7 @@
 """The exact front against brute force: every start layer, every beta at which anything can change."""
 
+from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from math import inf
 
@@ -7,33 +9,81 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_twins import plain_cost, plain_walks, telling_betas
-from random_traces import traces, whole_costs
+from plain_twins import betas_about, plain_cost, plain_walks, telling_betas
+from random_traces import learned_trace, rounded_costs, rules, traces, whole_costs
 
-from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, replay
+from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace, UserError, exact_front, replay
+from study.criteria import CRITERIA
+from study.fronts import Limits, front_of_sweeps
+from study.sweeps import Sweep
 
 MAX_JUMP = 3
 TWO, THREE = ("accuracy", "flops"), ("accuracy", "flops", "energy")
+EXACT = ("logit", "patience", "oracle")
+"""Criteria whose scores are the same numbers in plain Python."""
 RULES = [
     (Predictive, {"max_jump": MAX_JUMP, "overshoot": "last_exit"}),
     (Predictive, {"max_jump": MAX_JUMP, "overshoot": "classifier"}),
     (Hierarchical, {}),
 ]
-rules = pytest.mark.parametrize(("policy", "options"), RULES, ids=["last_exit", "classifier", "hierarchical"])
+rules_of_the_paper = pytest.mark.parametrize(
+    ("policy", "options"), RULES, ids=["last_exit", "classifier", "hierarchical"]
+)
+both_objectives = pytest.mark.parametrize("objectives", [TWO, THREE], ids=["two", "three"])
 small = traces(max_samples=4, max_exits=4, max_classes=3)
 
 
-def plain_point(trace, costs, policy, objectives):
-    """Right answers and summed costs (whole numbers) of an operating point, by the plain twin."""
-    walks = plain_walks(trace, policy)
+def point_of(trace, costs, policy, objectives):
+    """Mean accuracy and costs of an operating point, exactly.
+
+    By the plain twin; for a criterion whose last bits differ there, by the replay of the same scores.
+    """
+    if policy.criterion in EXACT:
+        walks = plain_walks(trace, policy)
+        answers = [walk.answer for walk in walks]
+    else:
+        walk = replay(trace, policy)
+        answers = walk.predictions.tolist()
     point = []
     for name in objectives:
+        segments, heads, step = (getattr(costs, f"{part}_{name}", 0) for part in ("segment", "head", "engine_step"))
         if name == "accuracy":
-            point.append(sum(walk.answer == label for walk, label in zip(walks, trace.labels, strict=True)))
+            total = sum(answer == label for answer, label in zip(answers, trace.labels, strict=True))
+        elif policy.criterion in EXACT:
+            total = sum(plain_cost(one, segments, heads, step) for one in walks)
         else:
-            segments, heads, step = (getattr(costs, f"{part}_{name}") for part in ("segment", "head", "engine_step"))
-            point.append(sum(plain_cost(walk, segments, heads, step) for walk in walks))
+            total = costs.per_sample(walk, name).sum()
+        point.append(Fraction(int(total), len(trace.labels)))
     return tuple(point)
+
+
+def at(rule, beta, start):
+    """The rule at a beta and a start layer."""
+    return replace(rule, beta=beta, **({} if isinstance(rule, Placed) else {"start_layer": start}))
+
+
+def starts_of(rule, trace):
+    """Its start layers."""
+    return [rule.exits[0]] if isinstance(rule, Placed) else range(1, trace.exit_count + 1)
+
+
+def every_beta(trace, rule):
+    """Betas at which each operating point of a rule at its start layer is met, falling."""
+    if rule.max_jump:
+        return telling_betas(trace, rule.max_jump)[::-1]
+    return betas_about(np.unique(trace.table_for(rule).stop))[::-1]
+
+
+def met_points(networks, rule, objectives, starts=None, beta=(0.0, inf)):
+    """Every operating point -> (network, lowest start layer, highest of the betas looked at) that first gives it."""
+    found = {}
+    for name, (trace, costs) in networks.items():
+        for start in starts or starts_of(rule, trace):
+            own = at(rule, 1.0, start)
+            looked_at = {*every_beta(trace, own), *(end for end in beta if end > 0)}
+            for one in sorted((one for one in looked_at if beta[0] <= one <= beta[1]), reverse=True):
+                found.setdefault(point_of(trace, costs, replace(own, beta=one), objectives), (name, start, one))
+    return found
 
 
 def dominates(one, other) -> bool:
@@ -42,41 +92,182 @@ def dominates(one, other) -> bool:
     return no_worse and one != other
 
 
+def best_of(found):
+    """Those that no other dominates."""
+    return {point: where for point, where in found.items() if not any(dominates(other, point) for other in found)}
+
+
 def just_above(beta: float) -> float:
     """The next float64; infinity behind the largest."""
     with np.errstate(over="ignore"):
         return float(np.nextafter(beta, inf))
 
 
-def points(front, objectives, count):
-    """The front's rows as sums over samples: the division by N is undone."""
-    sums = front[list(objectives)].to_numpy() * count
+def rows_of(front, objectives, samples):
+    """The front's rows as fractions of N."""
+    sums = front[list(objectives)].to_numpy() * samples
     np.testing.assert_allclose(sums, sums.round(), rtol=0, atol=1e-6)
-    return [tuple(row) for row in sums.round()]
+    return [tuple(Fraction(int(total), samples) for total in row) for row in sums.round()]
 
 
-@rules
-@pytest.mark.parametrize("objectives", [TWO, THREE], ids=["two", "three"])
+def assert_front(front, objectives, samples, expected) -> None:
+    """Each expected point is there once, from the network, start layer and beta that give it first."""
+    rows = rows_of(front, objectives, samples)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == set(expected)
+    networks = front["network"] if "network" in front else [""] * len(front)
+    for point, network, start, low, high in zip(
+        rows, networks, front["start_layer"], front["beta_low"], front["beta_high"], strict=True
+    ):
+        assert expected[point][:2] == (network, start)
+        assert low < expected[point][2] <= high
+
+
+# --- the whole front -------------------------------------------------------------------------------------------------
+
+
+@rules_of_the_paper
+@both_objectives
 @given(trace=small, data=st.data())
 @settings(deadline=None, max_examples=25)
 def test_the_front_is_that_of_brute_force(policy, options, objectives, trace, data):
     costs = data.draw(whole_costs(trace.exit_count))
     front = exact_front(trace, costs, policy, objectives, **options)
-    found = {}  # point -> (lowest start layer, highest beta there)
-    for start in range(1, trace.exit_count + 1):
-        for beta in reversed(telling_betas(trace, MAX_JUMP)):
-            point = plain_point(trace, costs, policy(beta, start, **options), objectives)
-            found.setdefault(point, (start, beta))
-    expected = {point for point in found if not any(dominates(other, point) for other in found)}
-    rows = points(front, objectives, len(trace.labels))
-    assert len(rows) == len(set(rows))
-    assert set(rows) == expected
-    for point, start, high in zip(rows, front["start_layer"], front["beta_high"], strict=True):
-        assert found[point] == (start, high)
+    expected = best_of(met_points({"": (trace, costs)}, policy(1.0, **options), objectives))
+    assert_front(front, objectives, len(trace.labels), expected)
+    rows = rows_of(front, objectives, len(trace.labels))
+    assert [expected[point][2] for point in rows] == front["beta_high"].tolist()
 
 
-@rules
-@pytest.mark.parametrize("objectives", [TWO, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("policy", [Hierarchical, Placed])
+@given(trace=small, data=st.data())
+@settings(deadline=None, max_examples=20)
+def test_the_front_of_any_criterion_is_that_of_brute_force(policy, criterion, trace, data):
+    costs, objectives = data.draw(whole_costs(trace.exit_count)), data.draw(st.sampled_from([TWO, THREE]))
+    options = {"criterion": criterion}
+    if policy is Placed:
+        options["exits"] = sorted(data.draw(st.sets(st.integers(1, trace.exit_count), min_size=1)))
+    front = exact_front(trace, costs, policy, objectives, **options)
+    expected = best_of(met_points({"": (trace, costs)}, policy(1.0, **options), objectives))
+    assert_front(front, objectives, len(trace.labels), expected)
+
+
+@given(trace=small, data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_the_front_of_some_start_layers_is_that_of_brute_force_over_them(trace, data):
+    costs = data.draw(whole_costs(trace.exit_count))
+    rule = data.draw(rules(trace).filter(lambda rule: not isinstance(rule, Placed)))
+    layers = sorted(data.draw(st.sets(st.integers(1, trace.exit_count), min_size=1)))
+    settings = {name: getattr(rule, name) for name in ("max_jump", "overshoot", "criterion") if hasattr(rule, name)}
+    front = exact_front(trace, costs, type(rule), THREE, start_layers=layers, **settings)
+    expected = best_of(met_points({"": (trace, costs)}, rule, THREE, layers))
+    assert_front(front, THREE, len(trace.labels), expected)
+
+
+def test_the_order_of_start_layers_does_not_matter():
+    """Of equal points the one with the lowest start layer is kept: here all are equal."""
+    trace = Trace(logits=np.zeros((2, 5, 1), np.float32), labels=np.zeros(2, np.int64), thresholds=np.ones(4))
+    costs = Costs(segment_flops=np.zeros(5), head_flops=np.zeros(4))
+    for policy in (Predictive, Hierarchical):
+        assert exact_front(trace, costs, policy, start_layers=[4, 2, 3])["start_layer"].tolist() == [2]
+
+
+@given(data=st.data(), samples=st.integers(1, 4), count=st.integers(1, 3))
+@settings(deadline=None, max_examples=40)
+def test_the_front_of_several_networks_is_that_of_brute_force_over_all(data, samples, count):
+    """They differ in exits, classes and costs, and are of the same images. Of equal points the first one's is kept."""
+    networks = {}
+    for number in range(count):
+        trace = data.draw(traces(samples=samples, max_exits=3, max_classes=3))
+        networks[f"network {number}"] = (trace, data.draw(whole_costs(trace.exit_count)))
+    objectives = data.draw(st.sampled_from([TWO, THREE]))
+    policy, options = data.draw(st.sampled_from([*RULES, (Hierarchical, {"criterion": "patience"})]))
+    front = exact_front(networks, policy=policy, objectives=objectives, **options)
+    assert front.columns.tolist() == ["network", "start_layer", "beta_low", "beta_high", *objectives]
+    expected = best_of(met_points(networks, policy(1.0, **options), objectives))
+    assert_front(front, objectives, samples, expected)
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def limits(draw, found, betas):
+    """Limits at or between the values of the points, so that many leave some of them."""
+    points = sorted(found)
+    low, high = sorted([draw(st.sampled_from(betas)), draw(st.sampled_from(betas))])
+    beta = draw(st.sampled_from([(0.0, inf), (low, high), (low, low), (low, inf), (0.0, high)]))
+    accuracy = draw(st.sampled_from([0.0, 0.5, 1.0, float(draw(st.sampled_from(points))[0])]))
+    most = {}
+    for place, name in enumerate(("flops", "energy"), start=1):
+        if draw(st.booleans()):
+            most[name] = draw(st.sampled_from([float(draw(st.sampled_from(points))[place]), 7.3]))
+    return Limits(beta, accuracy, most)
+
+
+@given(trace=small, data=st.data())
+@settings(deadline=None, max_examples=100)
+def test_limits_filter_before_the_front_is_taken(trace, data):
+    """A cost may be limited that is no objective."""
+    rule, costs = data.draw(rules(trace)), data.draw(whole_costs(trace.exit_count))
+    every = met_points({"": (trace, costs)}, rule, THREE)
+    asked = data.draw(limits(every, every_beta(trace, rule)))
+    objectives = data.draw(st.sampled_from([TWO, THREE]))
+    front = front_of_sweeps([Sweep(trace, costs, rule)], objectives, asked)
+    assert front.columns.tolist() == ["sweep", "start_layer", "beta_low", "beta_high", *objectives]
+    assert (front["sweep"] == 0).all()
+    found = {}
+    for point, where in met_points({"": (trace, costs)}, rule, THREE, beta=asked.beta).items():
+        within = [float(point[THREE.index(name)]) <= most for name, most in asked.most.items()]
+        if float(point[0]) >= asked.least_accuracy and all(within):
+            first = found.get(point[: len(objectives)], where)
+            found[point[: len(objectives)]] = min(first, where, key=lambda one: (one[1], -one[2]))
+    assert_front(front, objectives, len(trace.labels), best_of(found))
+
+
+def test_limits_by_hand():
+    """One exit that is never right, at ratios 1 and 3: cost 3 without a stop, 2.5 with one, 2 with both."""
+    logits = np.array([[[1, 0], [0, 1]], [[3, 0], [0, 1]]], dtype=np.float32)
+    trace = Trace(logits=logits, labels=np.array([1, 1]), thresholds=np.ones(1))
+    sweep = Sweep(trace, Costs(segment_flops=[1.0, 1.0], head_flops=[1.0]), Hierarchical(1.0))
+
+    def within(*limits, **more):
+        front = front_of_sweeps([sweep], TWO, Limits(*limits, **more))
+        return front[["beta_low", "beta_high", "accuracy", "flops"]].to_numpy().tolist()
+
+    late, middle, soon = [3, inf, 1, 3], [1, 3, 0.5, 2.5], [0, 1, 0, 2]
+    assert within() == [soon, middle, late]
+    assert within((1.0, 3.0)) == [soon, middle]  # beta 3 still stops one; just above 3 is left out
+    assert within((just_above(1.0), just_above(3.0))) == [middle, late]
+    assert within((2.0, 2.0)) == [middle]
+    assert within((3.5, 4.0)) == [late]
+    assert within(least_accuracy=0.5) == [middle, late]
+    assert within(least_accuracy=0.51) == [late]
+    assert within(most={"flops": 2.5}) == [soon, middle]
+    assert within(most={"flops": 2.49}) == [soon]
+    assert within((0.0, inf), 1.0, {"flops": 2.9}) == []
+
+
+@given(trace=small, data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_the_front_of_sweeps_is_that_of_all_their_points(trace, data):
+    """Different rules on one network, each in its place."""
+    costs = data.draw(whole_costs(trace.exit_count))
+    several = data.draw(st.lists(rules(trace), min_size=1, max_size=3))
+    front = front_of_sweeps([Sweep(trace, costs, rule) for rule in several], THREE)
+    found = {}
+    for place, rule in enumerate(several):
+        for point, where in met_points({place: (trace, costs)}, rule, THREE).items():
+            found.setdefault(point, where)
+    assert_front(front.rename(columns={"sweep": "network"}), THREE, len(trace.labels), best_of(found))
+
+
+# --- intervals of beta -----------------------------------------------------------------------------------------------
+
+
+@rules_of_the_paper
+@both_objectives
 @given(trace=small, data=st.data())
 @settings(deadline=None, max_examples=40)
 def test_intervals_of_beta_hold_and_are_as_wide_as_can_be(policy, options, objectives, trace, data):
@@ -103,7 +294,7 @@ def test_intervals_of_beta_hold_and_are_as_wide_as_can_be(policy, options, objec
             assert at(start, just_above(high)) != pytest.approx(point, rel=1e-9)
 
 
-@rules
+@rules_of_the_paper
 def test_intervals_are_joined_where_changes_cancel(policy, options):
     """Below beta 2 one sample turns right as the other turns wrong, at no cost: beta changes nothing."""
     logits = np.array([[[2, 0], [0, 1]], [[2, 0], [0, 1]]], dtype=np.float32)
@@ -112,30 +303,10 @@ def test_intervals_are_joined_where_changes_cancel(policy, options):
     assert front.to_numpy().tolist() == [[1, 0.0, inf, 0.5, 2.0]]
 
 
-def learned_trace(samples=200, exits=6, classes=5) -> Trace:
-    """Deeper exits know the label better; no ties."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, classes, samples)
-    depth = np.arange(1, exits + 2)[:, None]
-    logits = random.normal(size=(samples, exits + 1, classes)) + depth * np.eye(classes)[labels][:, None] / 2
-    return Trace(logits=logits.astype(np.float32), labels=labels, thresholds=random.uniform(0.5, 2.0, exits))
+# --- a larger trace --------------------------------------------------------------------------------------------------
 
 
-def rounded_costs(exits=6) -> Costs:
-    """Joules and FLOPs whose sums are rounded."""
-    random = np.random.default_rng(1)
-    return Costs(
-        segment_flops=random.uniform(1e6, 1e8, exits + 1),
-        head_flops=random.uniform(1e5, 1e6, exits),
-        engine_step_flops=20.0,
-        segment_energy=random.uniform(1e-6, 1e-5, exits + 1),
-        head_energy=random.uniform(1e-8, 1e-7, exits),
-        engine_step_energy=1e-10,
-        energy_source="modelled:drawn",
-    )
-
-
-@rules
+@rules_of_the_paper
 def test_with_rounded_costs_every_row_is_what_replay_says(policy, options):
     trace, costs = learned_trace(), rounded_costs()
     front = exact_front(trace, costs, policy, THREE, **options)
@@ -147,7 +318,7 @@ def test_with_rounded_costs_every_row_is_what_replay_says(policy, options):
         assert costs.per_sample(walk, "energy").mean() == pytest.approx(row.energy, rel=1e-12)
 
 
-@rules
+@rules_of_the_paper
 def test_no_sampled_setting_beats_the_front(policy, options):
     trace, costs = learned_trace(), rounded_costs()
     front = exact_front(trace, costs, policy, **options)
@@ -200,3 +371,26 @@ def test_an_energy_objective_without_energies_is_refused():
 def test_costs_of_another_network_are_refused():
     with pytest.raises(UserError, match="5 exits"):
         exact_front(learned_trace(), rounded_costs(5))
+
+
+@pytest.mark.parametrize("policy", [Classic, Static])
+def test_the_front_of_a_policy_without_beta_is_refused(policy):
+    with pytest.raises(UserError, match="Predictive, Hierarchical and Placed"):
+        exact_front(learned_trace(), rounded_costs(), policy)
+
+
+def test_placed_without_exits_and_a_trace_without_costs_are_refused():
+    with pytest.raises(UserError, match="exits"):
+        exact_front(learned_trace(), rounded_costs(), Placed)
+    with pytest.raises(UserError, match="costs"):
+        exact_front(learned_trace())
+
+
+def test_the_front_of_no_network_is_refused():
+    with pytest.raises(UserError):
+        exact_front({})
+
+
+def test_an_unknown_criterion_is_refused():
+    with pytest.raises(UserError, match="softmax"):
+        exact_front(learned_trace(), rounded_costs(), Hierarchical, criterion="softmax")

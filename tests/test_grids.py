@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_twins import betas_about, telling_betas
-from random_traces import betas, traces, whole_costs
+from random_traces import betas, learned_trace, rounded_costs, traces, whole_costs
 
 from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, replay, replay_grid
 
@@ -64,33 +64,21 @@ def test_a_grid_finer_than_any_interval_of_beta_holds_every_operating_point(max_
     check(grid, trace, costs, ("flops", "energy"), rel=1e-15)
 
 
-def learned(samples=300, exits=6, classes=5) -> tuple[Trace, Costs]:
-    """Deeper exits know the label better; costs whose sums are rounded."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, classes, samples)
-    logits = random.normal(size=(samples, exits + 1, classes))
-    logits += np.arange(1, exits + 2)[:, None] * np.eye(classes)[labels][:, None] / 2
-    costs = Costs(
-        segment_flops=random.uniform(1e6, 1e8, exits + 1),
-        head_flops=random.uniform(1e5, 1e6, exits),
-        engine_step_flops=20.0,
-        segment_seconds=random.uniform(1e-6, 1e-5, exits + 1),
-        head_seconds=random.uniform(1e-8, 1e-7, exits),
-        engine_step_seconds=1e-10,
-    )
-    return Trace(logits=logits.astype(np.float32), labels=labels, thresholds=random.uniform(0.5, 2.0, exits)), costs
+def learned(exits=6) -> tuple[Trace, Costs]:
+    """A trace and its costs."""
+    return learned_trace(exits=exits), rounded_costs(exits)
 
 
 def test_with_rounded_costs_rows_are_replays_to_12_digits():
     trace, costs = learned()
     grid = replay_grid(trace, costs, np.geomspace(0.5, 12, 7), max_jumps=(0, 3), overshoots=OVERSHOOTS)
     assert grid["accuracy"].nunique() > 20
-    check(grid, trace, costs, ("flops", "seconds"), rel=1e-12)
+    check(grid, trace, costs, ("flops", "energy"), rel=1e-12)
 
 
 def test_columns_are_the_settings_accuracy_and_each_measure_that_the_costs_hold():
     grid = replay_grid(*learned(), [2.0])
-    assert grid.columns.tolist() == ["beta", "start_layer", "max_jump", "overshoot", "accuracy", "flops", "seconds"]
+    assert grid.columns.tolist() == ["beta", "start_layer", "max_jump", "overshoot", "accuracy", "flops", "energy"]
     assert grid["max_jump"].tolist() == [8] * 6
     assert grid["overshoot"].tolist() == ["last_exit"] * 6
 

@@ -1,20 +1,23 @@
 """Live inference: the same walk as the replay of the same images' trace, and no work that the walk does not need."""
 
 from collections import Counter
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from plain_twins import all_ratios
+from plain_twins import all_confidences, all_ratios
 
 from study import Classic, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay
+from study.criteria import CRITERIA
 from study.inference import join_walks, run_policy
 from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
 from study.policies import Policy, thresholds_from_logits
 from study.trace import collect_logits
 
 IMAGES, CLASSES, MAX_JUMP = 20, 5, 4
+LIVE = [criterion for criterion in CRITERIA if criterion not in ("logit", "oracle")]
 FIELDS = ("exit_index", "predictions", "tried", "heads_run", "engine_steps")
 
 
@@ -55,6 +58,31 @@ def case(request, one_thread) -> Case:
     return Case(network, images, trace, _betas_between(all_ratios(trace, MAX_JUMP)))
 
 
+@pytest.fixture(scope="module")
+def undecided(case) -> Case:
+    """The same network with logits of mean 0 and standard deviation 1 at every exit, so that answers differ."""
+    network = deepcopy(case.network)
+    mean, spread = (torch.from_numpy(part) for part in (case.trace.logits.mean(axis=0), case.trace.logits.std(axis=0)))
+
+    def standardise(module, arguments, logits):
+        exit = arguments[1]
+        return (logits - mean[exit - 1]) / spread[exit - 1]
+
+    network.heads.register_forward_hook(standardise)
+    logits = collect_logits(network, case.images, lambda batch: batch, batch_size=7)
+    np.testing.assert_allclose(logits[:, :-1].std(axis=0), 1, rtol=1e-3)
+    return replace(case, network=network, trace=replace(case.trace, logits=logits))
+
+
+def betas_of_criterion(case: Case, criterion: str) -> list[float]:
+    """Where about one in twenty to one in three samples stop, each at least 1e-3 away from every score."""
+    if criterion == "patience":
+        return [1.5, 2.0, 3.0, 4.0]
+    scores = np.asarray(all_confidences(case.trace, criterion))
+    tries = np.linspace(*np.quantile(scores, [0.6, 0.95]), 2000)
+    return [float(beta) for beta in tries[np.abs(scores[:, None] - tries).min(axis=0) > 1e-3]]
+
+
 def _betas_between(ratios: list[float]) -> list[float]:
     low, high = ratios[0], ratios[-1]
     tries = np.geomspace(low * 0.9, high * 1.1, 2000)
@@ -80,6 +108,34 @@ def random_policies(case: Case, count: int) -> list[Policy]:
     return policies
 
 
+def policies_of(criterion: str, case: Case) -> list[Policy]:
+    """Walks over all exits from some start on and over some of them, with one beta and with one for each exit."""
+    random = np.random.default_rng(4)
+    exits, betas = case.network.exit_count, betas_of_criterion(case, criterion)
+    policies: list[Policy] = []
+    for start in (1, 2, 4):
+        chosen = (np.flatnonzero(random.random(exits) < 0.7) + 1).tolist()
+        for beta in (float(random.choice(betas)), random.choice(betas, exits)):
+            policies += [Hierarchical(beta, start, criterion), Placed(beta, chosen, criterion)]
+    return policies
+
+
+def policies_with_betas_of_exits(case: Case, count: int) -> list[Policy]:
+    """The paper's criterion, with a beta for each exit."""
+    random = np.random.default_rng(5)
+    exits = case.network.exit_count
+    typical = [beta for beta in case.betas if 0.3 < beta < 3]
+    policies: list[Policy] = []
+    for number in range(count):
+        betas, start = tuple(float(beta) for beta in random.choice(typical, exits)), int(random.integers(1, exits))
+        policies += [
+            Predictive(betas, start, max_jump=1 + number % MAX_JUMP, overshoot=("last_exit", "classifier")[number % 2]),
+            Hierarchical(betas, start),
+            Placed(betas, range(1, exits + 1, 2)),
+        ]
+    return policies
+
+
 def assert_same(walk, other) -> None:
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(walk, name), getattr(other, name), err_msg=name)
@@ -94,18 +150,45 @@ def test_the_cases_are_worth_running(case):
     assert sum(len(np.unique(walk.exit_index)) > 2 for walk in walks) > 8
 
 
+@pytest.mark.parametrize("criterion", LIVE)
+def test_the_criteria_are_worth_running(undecided, criterion):
+    """Samples stop at many exits, and not all at the same."""
+    assert criterion == "patience" or len(betas_of_criterion(undecided, criterion)) > 50
+    walks = [replay(undecided.trace, policy) for policy in policies_of(criterion, undecided)]
+    assert len(np.unique(np.concatenate([walk.exit_index for walk in walks]))) > undecided.network.exit_count / 2
+    assert sum(len(np.unique(walk.exit_index)) > 3 for walk in walks) >= len(walks) / 2
+
+
+def test_betas_of_exits_are_worth_running(case):
+    """They send samples elsewhere than their smallest or largest one would."""
+    for policy in policies_with_betas_of_exits(case, 4):
+        walk = replay(case.trace, policy)
+        for one in (min(policy.beta), max(policy.beta)):
+            assert (replay(case.trace, replace(policy, beta=one)).exit_index != walk.exit_index).any()
+
+
 def test_a_batch_equals_the_replay(case):
-    for policy in random_policies(case, 12):
+    for policy in [*random_policies(case, 12), *policies_with_betas_of_exits(case, 6)]:
         live = run_policy(case.network, case.images, policy, case.trace.thresholds)
         assert_same(live, replay(case.trace, policy))
 
 
 def test_single_images_and_uneven_batches_equal_the_replay(case):
-    for policy in random_policies(case, 2):
+    for policy in [*random_policies(case, 2), *policies_with_betas_of_exits(case, 1)]:
         for size in (1, 7):
             batches = case.images.split(size)
             walks = [run_policy(case.network, batch, policy, case.trace.thresholds) for batch in batches]
             assert_same(join_walks(walks), replay(case.trace, policy))
+
+
+@pytest.mark.parametrize("criterion", LIVE)
+def test_other_criteria_stop_where_the_replay_does_in_batches_of_any_size(undecided, criterion):
+    for policy in policies_of(criterion, undecided):
+        expected = replay(undecided.trace, policy)
+        for size in (IMAGES, 7, 1):
+            batches = undecided.images.split(size)
+            walks = [run_policy(undecided.network, batch, policy, undecided.trace.thresholds) for batch in batches]
+            assert_same(join_walks(walks), expected)
 
 
 def count_work(case: Case, policy: Policy):
@@ -172,6 +255,27 @@ def test_no_gradient_is_kept_and_the_images_stay(case):
 def test_an_exit_that_the_network_lacks_is_refused(case):
     with pytest.raises(UserError, match=f"1 to {case.network.exit_count}"):
         run_policy(case.network, case.images, Static(99), case.trace.thresholds)
+
+
+@pytest.mark.parametrize("policy", [Hierarchical(1.0, 1, "oracle"), Placed(1.0, [1], "oracle")])
+def test_the_oracle_is_refused_by_a_live_network(case, policy):
+    assert replay(case.trace, policy).accuracy(case.trace.labels) > 0
+    with pytest.raises(UserError, match="oracle") as error:
+        run_policy(case.network, case.images, policy, case.trace.thresholds)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("build", [Hierarchical, Predictive, lambda betas: Placed(betas, [1])])
+def test_another_number_of_betas_than_exits_is_refused(case, build):
+    exits = case.network.exit_count
+    for count in (1, exits - 1, exits + 1):
+        with pytest.raises(UserError, match=f"{count} betas.* {exits} exits"):
+            run_policy(case.network, case.images, build((1.0,) * count), case.trace.thresholds)
+
+
+def test_another_number_of_thresholds_than_exits_is_refused(case):
+    with pytest.raises(UserError, match=f"{case.network.exit_count} exits"):
+        run_policy(case.network, case.images, Hierarchical(1.0), case.trace.thresholds[:-1])
 
 
 def test_collected_logits_are_those_of_the_network_in_eval_mode(case):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_twins import betas_about, telling_betas
-from random_traces import rules, traces, whole_costs
+from random_traces import learned_trace, rounded_costs, rules, traces, whole_costs
 
 from study import (
     Classic,
@@ -48,29 +48,6 @@ def assert_same(points, others) -> None:
     for one, other in zip(points, others, strict=True):
         for name in ("beta_high", "beta_low", "right", "sums", "units"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-
-
-def rounded_costs(exits, seed=1) -> Costs:
-    """FLOPs and joules whose sums are rounded."""
-    random = np.random.default_rng(seed)
-    return Costs(
-        segment_flops=random.uniform(1e6, 1e8, exits + 1),
-        head_flops=random.uniform(1e5, 1e6, exits),
-        engine_step_flops=1e3 / 3,
-        segment_energy=random.uniform(1e-6, 1e-5, exits + 1),
-        head_energy=random.uniform(1e-8, 1e-7, exits),
-        engine_step_energy=1e-10 / 3,
-        energy_source="modelled:drawn",
-    )
-
-
-def learned_trace(samples=60, exits=6, classes=4) -> Trace:
-    """Deeper exits know the label better; no ties."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, classes, samples)
-    depth = np.arange(1, exits + 2)[:, None]
-    logits = random.normal(size=(samples, exits + 1, classes)) + depth * np.eye(classes)[labels][:, None] / 2
-    return Trace(logits=logits.astype(np.float32), labels=labels, thresholds=random.uniform(0.5, 2.0, exits))
 
 
 EVERY_RULE = [
@@ -118,14 +95,14 @@ def test_compiled_changes_are_those_of_walking_for_every_start_layer(trace, data
     assert_same(points_of(sweep), walked)
 
 
-@every_rule
+@pytest.mark.parametrize("rule", [rule for rule in EVERY_RULE if rule.criterion in ADDITIVE], ids=str)
 def test_with_rounded_costs_both_ways_differ_by_rounding_alone(rule):
-    trace, costs = learned_trace(), rounded_costs(6)
+    trace, costs = learned_trace(60), rounded_costs()
     sweep = Sweep(trace, costs, rule)
     for points in points_of(sweep):
         walked = changes_by_walking(sweep, BOTH, points.start_layer).add_up()
+        assert len(points.right) > 10 or rule.criterion == "oracle"
         place = np.searchsorted(-walked.beta_high, -points.beta_high, side="right") - 1
-        assert len(points.right) >= 3
         np.testing.assert_array_equal(walked.right[place], points.right)
         np.testing.assert_allclose(walked.sums[place] * walked.units, points.sums * points.units, rtol=1e-12)
 
@@ -136,7 +113,7 @@ def test_with_rounded_costs_both_ways_differ_by_rounding_alone(rule):
 @every_rule
 def test_the_order_of_samples_leaves_every_point_as_it_is_to_the_last_bit(rule):
     """Floats added up in another order would differ."""
-    trace, costs = learned_trace(), rounded_costs(6)
+    trace, costs = learned_trace(60), rounded_costs()
     order = np.random.default_rng(3).permutation(len(trace.labels))
     shuffled = replace(trace, logits=trace.logits[order], labels=trace.labels[order])
     assert_same(points_of(Sweep(shuffled, costs, rule)), points_of(Sweep(trace, costs, rule)))
@@ -162,7 +139,7 @@ def test_costs_equal_on_paper_in_another_order_of_segments_are_one_point():
 @every_rule
 @pytest.mark.parametrize("power", [-900, -60, 60, 900])
 def test_costs_of_any_size_change_nothing_but_the_unit(rule, power):
-    trace, costs = learned_trace(20), rounded_costs(6)
+    trace, costs = learned_trace(20), rounded_costs()
     names = [f"{part}_{measure}" for measure in BOTH for part in ("segment", "head", "engine_step")]
     scaled = replace(costs, **{name: getattr(costs, name) * 2.0**power for name in names})
     for points, other in zip(points_of(Sweep(trace, costs, rule)), points_of(Sweep(trace, scaled, rule)), strict=True):
@@ -172,7 +149,7 @@ def test_costs_of_any_size_change_nothing_but_the_unit(rule, power):
 
 
 def test_units_are_so_fine_that_only_the_last_bits_of_a_sum_are_lost():
-    trace, costs = learned_trace(), rounded_costs(6)
+    trace, costs = learned_trace(60), rounded_costs()
     for points in points_of(Sweep(trace, costs, Predictive(1.0))):
         assert (points.sums >= 0).all()
         assert (points.sums.max(axis=0) < 2**62).all()
@@ -182,9 +159,19 @@ def test_units_are_so_fine_that_only_the_last_bits_of_a_sum_are_lost():
 
 def test_costs_of_0_make_points_that_differ_in_right_answers_alone():
     costs = Costs(segment_flops=np.zeros(7), head_flops=np.zeros(6))
-    for points in points_of(Sweep(learned_trace(), costs, Hierarchical(1.0)), ("flops",)):
+    for points in points_of(Sweep(learned_trace(60), costs, Hierarchical(1.0)), ("flops",)):
         assert not points.sums.any()
         assert (np.diff(points.right) != 0).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dear_engine_means_nothing_to_a_rule_that_has_none():
+    """Not even where all that such a rule pays for is small beside it."""
+    trace = learned_trace(60)
+    cheap = Costs(segment_flops=np.ones(7), head_flops=np.ones(6), engine_step_flops=1e6)
+    for rule in (Hierarchical(1.0), Placed(1.0, [1, 3])):
+        without = Sweep(trace, replace(cheap, engine_step_flops=0.0), rule)
+        assert_same(points_of(Sweep(trace, cheap, rule), ("flops",)), points_of(without, ("flops",)))
 
 
 # --- values of one's own ---------------------------------------------------------------------------------------------
@@ -212,7 +199,7 @@ def test_a_sweep_with_values_gives_what_the_measures_that_it_computes_give(trace
 
 def test_values_may_depend_on_the_whole_walk():
     """Twice as dear where exactly one head ran: no sum of parts."""
-    trace, costs = learned_trace(), Costs(segment_flops=np.ones(7), head_flops=np.ones(6))
+    trace, costs = learned_trace(60), Costs(segment_flops=np.ones(7), head_flops=np.ones(6))
 
     def values(walk, policy):
         return (walk.exit_index * np.where(walk.heads_run == 1, 2.0, 1.0))[:, None]
@@ -236,7 +223,7 @@ def front(sweep):
 
 @every_rule
 def test_few_changes_held_at_a_time_give_the_same(rule, monkeypatch):
-    sweep = Sweep(learned_trace(), rounded_costs(6), rule)
+    sweep = Sweep(learned_trace(60), rounded_costs(), rule)
     points, expected = points_of(sweep), front(sweep)
     for at_once in (1, 100, 500):
         monkeypatch.setattr(sweeps, "AT_ONCE", at_once)
@@ -247,7 +234,7 @@ def test_few_changes_held_at_a_time_give_the_same(rule, monkeypatch):
 @every_rule
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_slices_and_threads_give_the_same(rule, cores, monkeypatch):
-    sweep = Sweep(learned_trace(), rounded_costs(6), rule)
+    sweep = Sweep(learned_trace(60), rounded_costs(), rule)
     points, expected = points_of(sweep), front(sweep)
     grid = replay_grid(sweep.trace, sweep.costs, [0.5, 2.0, 8.0], max_jumps=(0, 3))
     assert len(threads.slices(60)) == 1
@@ -280,7 +267,7 @@ def test_slices_cover_all_samples_once(samples, cores, piece, each):
 @pytest.mark.parametrize("rule", [Classic(), Static(1)])
 def test_a_rule_without_beta_is_refused(rule):
     with pytest.raises(UserError, match="Predictive, Hierarchical and Placed"):
-        Sweep(learned_trace(), rounded_costs(6), rule)
+        Sweep(learned_trace(60), rounded_costs(), rule)
 
 
 @pytest.mark.parametrize(
@@ -294,24 +281,24 @@ def test_a_rule_without_beta_is_refused(rule):
 )
 def test_exits_that_are_not_there_are_refused(rule, layers, message):
     with pytest.raises(UserError, match=message):
-        Sweep(learned_trace(), rounded_costs(6), rule, layers)
+        Sweep(learned_trace(60), rounded_costs(), rule, layers)
 
 
 def test_measures_that_the_costs_do_not_hold_are_refused():
     costs = Costs(segment_flops=np.ones(7), head_flops=np.ones(6))
     for rule in EVERY_RULE:
         with pytest.raises(UserError, match="seconds"):
-            points_of(Sweep(learned_trace(), costs, rule), ("flops", "seconds"))
+            points_of(Sweep(learned_trace(60), costs, rule), ("flops", "seconds"))
 
 
 @pytest.mark.parametrize("rule", [Predictive(1.0, 8), Hierarchical(1.0, 8), Hierarchical(1.0, 8, "patience")], ids=str)
 def test_the_start_layer_of_the_rule_itself_is_left_aside(rule):
-    trace, costs = learned_trace(), rounded_costs(6)
+    trace, costs = learned_trace(60), rounded_costs()
     expected = points_of(Sweep(trace, costs, replace(rule, start_layer=1), [2, 3]))
     assert_same(points_of(Sweep(trace, costs, rule, [2, 3])), expected)
 
 
 def test_the_betas_of_the_rule_itself_are_left_aside():
-    trace, costs = learned_trace(), rounded_costs(6)
+    trace, costs = learned_trace(60), rounded_costs()
     own = Sweep(trace, costs, Predictive((1.0, 2.0), max_jump=3))
     assert_same(points_of(own), points_of(Sweep(trace, costs, Predictive(5.0, max_jump=3))))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_twins import answer_of, engine_ratios, largest, ratio
-from random_traces import policies, traces
+from random_traces import learned_trace, policies, traces
 
 from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, replay, threads, trace
 from study.criteria import CRITERIA
@@ -112,15 +112,6 @@ def test_neither_threads_nor_chunks_change_a_score(drawn, data):
 # --- arrays of other makes -------------------------------------------------------------------------------------------
 
 
-def learned(samples=40, exits=4, classes=5) -> dict[str, np.ndarray]:
-    """Fields of a trace whose deeper exits know the label better."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, classes, samples)
-    logits = random.normal(size=(samples, exits + 1, classes))
-    logits += np.arange(1, exits + 2)[:, None] * np.eye(classes)[labels][:, None] / 2
-    return {"logits": logits.astype(np.float32), "labels": labels, "thresholds": random.uniform(0.5, 2.0, exits)}
-
-
 def frozen(array):
     array = array.copy()
     array.setflags(write=False)
@@ -136,14 +127,15 @@ def on_disk(array, folder):
 @pytest.mark.parametrize("make", ["read-only", "mapped", "columns first", "every second"])
 def test_a_trace_of_any_array_is_replayed_alike(make, tmp_path):
     """Arrays from Ray's object store are read-only, those from a file are mapped, and others have strides."""
-    fields = learned()
+    plain = learned_trace(40, exits=4)
+    fields = {name: getattr(plain, name) for name in ("logits", "labels", "thresholds")}
     made = {
         "read-only": lambda: {name: frozen(array) for name, array in fields.items()},
         "mapped": lambda: fields | {"logits": on_disk(fields["logits"], tmp_path)},
         "columns first": lambda: fields | {"logits": np.asfortranarray(fields["logits"])},
         "every second": lambda: fields | {"logits": np.repeat(fields["logits"], 2, axis=0)[::2]},
     }[make]()
-    plain, other = Trace(**fields), Trace(**made)
+    other = Trace(**made)
     for criterion in CRITERIA:
         rule = Hierarchical(0.75, 1, criterion)
         np.testing.assert_array_equal(replay(other, rule).exit_index, replay(plain, rule).exit_index)

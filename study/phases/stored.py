@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from results.tables import part_count, read_table
-from search_spaces.spec import StudySpec, validate_space
+from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
 from study.costs.flops import NetworkWork, count_work
 from study.costs.measured_profile import read_profile
 from study.costs.profile import Costs
@@ -35,7 +35,7 @@ def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> St
     return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
 
 
-def stored_candidates(folder: Path, spec: StudySpec) -> list[Candidate]:
+def stored_candidates(folder: Path, points: OperatingPointsSpec) -> list[Candidate]:
     """The networks that phase 2 searched, or will search, at the precisions of a study.
 
     Networks whose traces are still missing are left out; of those that were traced for an earlier state of phase 1
@@ -44,7 +44,6 @@ def stored_candidates(folder: Path, spec: StudySpec) -> list[Candidate]:
     Raises:
         UserError: there is not one, or a profile is missing.
     """
-    points = spec.operating_points
     known = None
     if part_count(folder / "tables", "costs"):
         known = set(read_table(folder / "tables", "costs")["trial_id"])
@@ -63,9 +62,8 @@ def stored_candidates(folder: Path, spec: StudySpec) -> list[Candidate]:
             calibration, validation = read_trace(splits["calibration"]), read_trace(splits["validation"])
             if calibration is None or validation is None:
                 continue
-            costs = _stored_costs(
-                folder, f"{weights.replace('@', '-')}-{precision}-batch{points.batch_size}.json", spec
-            )
+            name = f"{weights.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
+            costs = _stored_costs(folder / "profiles" / name, measured=points.costs == MEASURED)
             work = _work(folder, weights)
             candidates.append(Candidate(weights, costs, calibration, validation, precision=precision, work=work))
     if not candidates:
@@ -79,11 +77,10 @@ def stored_candidates(folder: Path, spec: StudySpec) -> list[Candidate]:
     return with_frequencies(points, candidates)
 
 
-def _stored_costs(folder: Path, name: str, spec: StudySpec) -> Costs:
-    path = folder / "profiles" / name
+def _stored_costs(path: Path, *, measured: bool) -> Costs:
     if not path.exists():
         raise UserError(f"{path} is missing: give `run` again, which writes it")
-    return read_profile(path).costs if spec.operating_points.costs == MEASURED else Costs.from_json(path.read_text())
+    return read_profile(path).costs if measured else Costs.from_json(path.read_text())
 
 
 def _work(folder: Path, weights: str) -> NetworkWork | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from synthetic_trace import RULE, synthetic
 
-from study.trace import Trace
+from study.trace import Trace, batches
 from study.walks import replay, tally
 
 STATUS = Path("/proc/self/status")
@@ -45,6 +45,14 @@ def first_calls() -> dict[str, float]:
         step()
         seconds[name] = time.perf_counter() - start
     return seconds
+
+
+def write_logits(file: Path, shape: tuple[int, int, int]) -> None:
+    """The same random block again and again: what the numbers are changes neither memory nor time."""
+    mapped = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    block = np.random.default_rng(0).standard_normal((min(100, shape[0]), *shape[1:]), dtype=np.float32)
+    for batch in batches(shape[0], len(block)):
+        mapped[batch] = block[: batch.stop - batch.start]
 
 
 def memory_of_replay(file: str) -> tuple[float, list[dict[str, object]]]:

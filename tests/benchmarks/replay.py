@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from fresh_process import MEGABYTE, STATUS, in_new_process
+from fresh_process import MEGABYTE, STATUS, in_new_process, write_logits
 from report import (
     LAYOUTS,
     add_common_options,
@@ -70,7 +70,7 @@ class Sizes:
     tallies: int = 200
     """Points of a grid, spread over it, that are replayed one at a time."""
     plain_samples: tuple[int, ...] = (500, 10_000)
-    live_images: int = 512
+    live_images: int = 256
     live_batch: int = 256
     single_images: int = 32
     many_samples: tuple[int, ...] = (1_000, 3_000, 10_000, 30_000, 100_000)
@@ -189,7 +189,6 @@ def whole_front(sizes: Sizes, options: argparse.Namespace) -> list[Row]:
             {
                 "samples": samples,
                 "points": smaller.sweep(),
-                "of the plain one": smaller.sweep_plainly(),
                 "compiled s": both["compiled"].median,
                 "plain s": both["plain"].median,
                 "plain / compiled": both["plain"].median / both["compiled"].median,
@@ -352,14 +351,6 @@ def memory(sizes: Sizes, options: argparse.Namespace) -> list[Row]:
     table = samples * exits * (RULE.max_jump + 1) * 8 / MEGABYTE
     print(f"  the table of ratios is {table:.0f} MB of these; the process had {before:.0f} MB before")
     return rows
-
-
-def write_logits(file: Path, shape: tuple[int, int, int]) -> None:
-    """The same random block again and again: what the numbers are changes neither memory nor time."""
-    mapped = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-    block = np.random.default_rng(0).standard_normal((min(100, shape[0]), *shape[1:]), dtype=np.float32)
-    for batch in batches(shape[0], len(block)):
-        mapped[batch] = block[: batch.stop - batch.start]
 
 
 SECTIONS: dict[str, Callable[[Sizes, argparse.Namespace], list[Row]]] = {

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/samplers.py runs/quickstart runs/cifar10 ...
 
-Every run folder gives one trace: that of its network with the best exits, in fp32. The space is that of the bundled studies (policy, beta,
-start layer, statistic, overshoot, longest jump). Nothing is written.
+Every run folder gives one trace: that of its network with the best exits, in fp32. The space is that of the bundled
+studies (policy, beta, start layer, statistic, overshoot, longest jump). Nothing is written.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def main() -> None:
     print_circumstances(facts)
     results = []
     for folder in options.folders:
-        candidates = stored_candidates(folder, stored_study(folder, [("operating_points.quantization", "fp32")]))
+        study = stored_study(folder, [("operating_points.quantization", "fp32")])
+        candidates = stored_candidates(folder, study.operating_points)
         candidate = max(candidates, key=lambda one: one.trace("mean_max").right.mean())
         for count in options.objectives:
             rows = compare(candidate, OBJECTIVES[count], options)
