@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from results.pareto import non_dominated
 from results.tables import SCHEMAS, part_count, read_table, rows_of
-from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
 from study.phases.candidates import COLUMNS, Candidate
 from study.phases.exact import exact_points, uncovered
 from study.phases.operating_points import reference_accuracy
 from study.phases.stored import stored_candidates, stored_study
 from study.phases.yardstick import Yardstick
+from study.policies import Floats
 from study.views import console_of, thinned, write_points
 
 
@@ -62,16 +64,19 @@ def show_exact_front(
         from results.figures import exact_figure
 
         exact_figure(points, reference, figure)
-    volume = Yardstick.of(spec.objectives, candidates).of_values(values)
-    facts = {
+    yardstick = Yardstick.of(spec.objectives, candidates)
+    facts: dict[str, Any] = {
         "split": "validation",
         "networks": len(candidates),
         "seconds": seconds,
-        "hypervolume": volume,
-        "hypervolume_ratio_of_the_search": _searched(folder, spec, candidates, volume) if not changes else None,
+        "hypervolume": yardstick.of_values(values),
         "classic_accuracy": reference,
         **{f"classic_{objective}": value for objective, value in classic.items()},
     }
+    if part_count(folder / "tables", "operating_points"):
+        searched = read_table(folder / "tables", "operating_points")
+        searched = searched[searched["trial_id"].isin([candidate.trial_id for candidate in candidates])]
+        facts |= _held_against(searched, spec.objectives, yardstick, values)
     if as_json:
         print(json.dumps({**facts, "front": list(rows_of(points))}, indent=1, default=_plain))
         return
@@ -93,14 +98,20 @@ def _classic(candidates: Sequence[Candidate], reference: float) -> dict[str, flo
     return classic
 
 
-def _searched(folder: Path, spec: OperatingPointsSpec, candidates: Sequence[Candidate], truth: float) -> float | None:
-    """The share of the exact front's hypervolume that the study's own search found."""
-    if not truth or not part_count(folder / "tables", "operating_points"):
-        return None
-    rows = read_table(folder / "tables", "operating_points")
-    names = {candidate.trial_id for candidate in candidates}
-    good = rows[rows["feasible"].eq(True) & rows["trial_id"].isin(list(names))]
-    return Yardstick.of(spec.objectives, candidates).hypervolume(rows_of(good)) / truth
+def _held_against(
+    search: pd.DataFrame, objectives: Sequence[str], yardstick: Yardstick, exact: Floats
+) -> dict[str, float]:
+    """What the study's own search, perhaps of another space, found beside this front ``[P, M]``."""
+    columns = [COLUMNS[objective] for objective in objectives]
+    found = search.loc[search["feasible"].eq(True), columns].dropna().to_numpy(dtype=np.float64)
+    signs = np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
+    both = np.concatenate([exact, found])
+    dominated = ~non_dominated(both * signs)[: len(exact)]
+    truth = yardstick.of_values(exact)
+    return {
+        "hypervolume_ratio_of_the_search": yardstick.of_values(found) / truth if truth else float("nan"),
+        "dominated_by_the_search": float(dominated.mean()),
+    }
 
 
 def _table(points: pd.DataFrame) -> Table:
@@ -135,8 +146,11 @@ def _lines(points: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
     near = points[points["accuracy_drop"] <= 0.01 + 1e-12]
     if len(near):
         lines.append(f"at most 1 point below it: {near['flops_share'].min():.1%} of its FLOPs")
-    if facts["hypervolume_ratio_of_the_search"] is not None:
-        lines.append(f"the study's own search found {facts['hypervolume_ratio_of_the_search']:.2%} of the hypervolume")
+    if "dominated_by_the_search" in facts:
+        lines.append(
+            f"the study's own search has {facts['hypervolume_ratio_of_the_search']:.2%} of this hypervolume, and points "
+            f"that dominate {facts['dominated_by_the_search']:.1%} of these"
+        )
     lines.append("chosen on validation images: the table `front` of a study says what test images make of it")
     return lines
 
