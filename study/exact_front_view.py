@@ -20,7 +20,6 @@ from study.phases.exact import exact_points, uncovered
 from study.phases.operating_points import reference_accuracy
 from study.phases.stored import stored_candidates, stored_study
 from study.phases.yardstick import Yardstick
-from study.policies import Floats
 from study.views import console_of, thinned, write_points
 
 
@@ -76,7 +75,7 @@ def show_exact_front(
     if part_count(folder / "tables", "operating_points"):
         searched = read_table(folder / "tables", "operating_points")
         searched = searched[searched["trial_id"].isin([candidate.trial_id for candidate in candidates])]
-        facts |= _held_against(searched, spec.objectives, yardstick, values)
+        facts |= _held_against(searched, spec.objectives, yardstick, points)
     if as_json:
         print(json.dumps({**facts, "front": list(rows_of(points))}, indent=1, default=_plain))
         return
@@ -99,10 +98,11 @@ def _classic(candidates: Sequence[Candidate], reference: float) -> dict[str, flo
 
 
 def _held_against(
-    search: pd.DataFrame, objectives: Sequence[str], yardstick: Yardstick, exact: Floats
+    search: pd.DataFrame, objectives: Sequence[str], yardstick: Yardstick, front: pd.DataFrame
 ) -> dict[str, float]:
-    """What the study's own search, perhaps of another space, found beside this front ``[P, M]``."""
+    """What the study's own search, perhaps of another space, found beside this front."""
     columns = [COLUMNS[objective] for objective in objectives]
+    exact = front[columns].to_numpy(dtype=np.float64)
     found = search.loc[search["feasible"].eq(True), columns].dropna().to_numpy(dtype=np.float64)
     signs = np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
     both = np.concatenate([exact, found])
@@ -148,8 +148,8 @@ def _lines(points: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
         lines.append(f"at most 1 point below it: {near['flops_share'].min():.1%} of its FLOPs")
     if "dominated_by_the_search" in facts:
         lines.append(
-            f"the study's own search has {facts['hypervolume_ratio_of_the_search']:.2%} of this hypervolume, and points "
-            f"that dominate {facts['dominated_by_the_search']:.1%} of these"
+            f"the study's own search has {facts['hypervolume_ratio_of_the_search']:.2%} of this hypervolume, and "
+            f"points that dominate {facts['dominated_by_the_search']:.1%} of these"
         )
     lines.append("chosen on validation images: the table `front` of a study says what test images make of it")
     return lines
