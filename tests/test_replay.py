@@ -98,19 +98,21 @@ def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion
     assert replay(trace, policy).exit_index.tolist() == expected
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=150)
-def test_the_compiled_walk_equals_the_one_on_arrays(trace, data):
-    any_policy = policies(trace, criteria=CRITERIA, own=True)
-    policy = data.draw(st.one_of(any_policy, any_policy, tied_policies(trace)))
+@settings(deadline=None, max_examples=60)
+def test_the_compiled_walk_equals_the_one_on_arrays(kind, trace, data):
+    some = policies(trace, kinds=[kind], criteria=CRITERIA, own=True)
+    policy = data.draw(st.one_of(some, tied_policies(trace)) if kind == "placed" else some)
     assert same(replay(trace, policy), on_arrays(trace, policy))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=150)
-def test_a_tally_is_the_replay_counted(trace, data):
-    any_policy = policies(trace, criteria=CRITERIA, own=True)
-    policy = data.draw(st.one_of(any_policy, any_policy, tied_policies(trace)))
+@settings(deadline=None, max_examples=60)
+def test_a_tally_is_the_replay_counted(kind, trace, data):
+    some = policies(trace, kinds=[kind], criteria=CRITERIA, own=True)
+    policy = data.draw(st.one_of(some, tied_policies(trace)) if kind == "placed" else some)
     costs = data.draw(whole_costs(trace.exit_count))
     walk, count = replay(trace, policy), tally(trace, policy)
     exits = range(1, trace.exit_count + 1)
