@@ -77,9 +77,9 @@ def front_lines(summary: FrontSummary) -> list[str]:
         )
     if summary.optimism is not None:
         lines.append(
-            f"optimism: on test the front has {summary.optimism:.1%} less hypervolume than on validation; its points "
-            f"lose {summary.mean_optimism * 100:.2f} points of accuracy in the mean, their classic networks "
-            f"{summary.classic_optimism * 100:.2f}"
+            f"optimism: the front has {summary.optimism:.1%} less hypervolume on test than on validation; its points' "
+            f"accuracy changes by {-summary.mean_optimism * 100:+.2f} points in the mean, that of their classic networks "
+            f"by {-summary.classic_optimism * 100:+.2f}"
         )
     static = summary.best_static
     if static is not None:
@@ -101,7 +101,7 @@ def _front_table(summary: FrontSummary) -> Table:
     table = Table(title=f"front: chosen on validation, reported on test{some}", title_justify="left")
     texts = ["trial_id", "number", "policy", "statistic"]
     # A column that says the usual in every row says nothing.
-    usual = {"precision": {"fp32"}, "dvfs": {"none"}}
+    usual = {"criterion": {"logit"}, "precision": {"fp32"}, "dvfs": {"none"}}
     texts += [name for name, values in usual.items() if not set(summary.points[name].dropna()) <= values]
     numbers = {"beta": ".4g", "start_layer": ".0f", "accuracy": ".2%", "flops_share": ".1%", "energy_share": ".1%"}
     if summary.latency_source:
