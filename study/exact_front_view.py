@@ -16,8 +16,8 @@ from results.pareto import non_dominated
 from results.tables import SCHEMAS, part_count, read_table, rows_of
 from study.errors import UserError
 from study.phases.candidates import COLUMNS, Candidate
+from study.phases.constraints import reference_accuracy
 from study.phases.exact import exact_points, uncovered
-from study.phases.operating_points import reference_accuracy
 from study.phases.stored import stored_candidates, stored_study
 from study.phases.yardstick import Yardstick
 from study.views import console_of, thinned, write_points

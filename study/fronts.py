@@ -71,6 +71,8 @@ def exact_front(
         networks = trace
     rule: Policy
     if policy is Predictive:
+        if criterion != "logit":
+            raise UserError(f"criterion {criterion}: the engine of Predictive knows logit only")
         rule = Predictive(1.0, max_jump=max_jump, overshoot=overshoot)
     elif policy is Placed:
         rule = Placed(1.0, exits or (), criterion)
@@ -104,6 +106,8 @@ def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: 
     wanted = [name for name in objectives if name != "accuracy"]
     if "accuracy" not in objectives or not wanted:
         raise UserError(f"objectives are {list(objectives)}, but must be accuracy and at least one cost")
+    if not sweeps:
+        raise UserError("the exact front needs at least one network")
     measures = list(dict.fromkeys([*wanted, *limits.most]))
     parts = []
     for place, sweep in enumerate(sweeps):
@@ -133,7 +137,7 @@ def _front_of(found: Changes, samples: int, measures: Sequence[str], wanted: int
         "beta_high": points.beta_high[kept],
         "accuracy": points.right[kept] / samples,
     }
-    means = points.sums[kept] * (points.units / samples)
+    means = points.sums[kept] * points.units / samples
     return pd.DataFrame(columns | {name: means[:, place] for place, name in enumerate(measures)})
 
 
@@ -144,5 +148,5 @@ def _allowed(points: Points, samples: int, measures: Sequence[str], limits: Limi
     allowed &= points.right >= limits.least_accuracy * samples - 1e-9
     for name, most in limits.most.items():
         place = measures.index(name)
-        allowed &= points.sums[:, place] * (points.units[place] / samples) <= most * (1 + 1e-12)
+        allowed &= points.sums[:, place] * points.units[place] / samples <= most * (1 + 1e-12)
     return np.asarray(allowed, dtype=np.bool_)

@@ -27,8 +27,9 @@ def replay_grid(
 ) -> pd.DataFrame:
     """Accuracy and mean costs of every point of a grid, equal to those of one :func:`study.replay` each.
 
-    All betas and start layers come out of one pass from the last exit to the first, for each longest jump and
-    overshoot: its time hardly depends on how many betas there are. O(N E K_max log B) and O(B E) for the sums.
+    All start layers of a beta come out of one pass from the last exit to the first. Of more than some betas, all come
+    out of one pass over the pieces of each sample (:mod:`study.kernels`), whose time hardly grows with them:
+    O(N E K_max min(B, E log B)) for each longest jump and overshoot.
 
     Args:
         trace: N samples.
@@ -47,6 +48,10 @@ def replay_grid(
     rising = np.unique(np.asarray(betas, dtype=np.float64))
     if not len(rising) or not (rising > 0).all():
         raise UserError(f"betas are {list(betas)}, but must be numbers above 0")
+    for overshoot in overshoots:
+        Predictive(1.0, overshoot=overshoot)  # refuses an unknown one, where no engine would ask for it
+    if not (len(max_jumps) and len(overshoots)):
+        raise UserError("the grid has no point: max_jumps and overshoots need at least one value each")
     measures = [measure for measure in MEASURES if costs.holds(measure)]
     parts = []
     for max_jump, overshoot in product(max_jumps, overshoots):
@@ -56,28 +61,34 @@ def replay_grid(
     return pd.concat(parts, ignore_index=True)[["beta", "start_layer", "max_jump", "overshoot", "accuracy", *measures]]
 
 
+FEW = 64
+"""Betas up to which a pass for each of them is faster than the pieces of all of them."""
+
+
 def _points(sweep: Sweep, betas: np.ndarray, measures: Sequence[str]) -> pd.DataFrame:
-    from study.kernels import add_changes
+    from study.kernels import add_changes, add_points
 
     arguments, units = kernel_arguments(sweep, measures)
     trace, layers = sweep.trace, np.asarray(sweep.start_layers)
     scores = trace.table_for(sweep.rule).scores
-    size = (trace.exit_count + 2, len(betas))
+    size, few = (trace.exit_count + 2, len(betas)), len(betas) <= FEW
 
     def part(chunk: slice) -> tuple[Integers, Integers]:
         right, sums = np.zeros(size, dtype=np.int64), np.zeros((*size, len(measures)), dtype=np.int64)
-        add_changes(scores[chunk], trace.right[chunk], *arguments, betas, right, sums)
+        add = add_points if few else add_changes
+        add(scores[chunk], trace.right[chunk], *arguments, betas, right, sums)
         return right, sums
 
     # Per chunk there are tables of the whole grid: no more chunks than cores.
     parts = share(part, len(scores), each=1)
     right, sums = (np.sum([one[i] for one in parts], axis=0)[layers] for i in (0, 1))
-    right, sums = (changes[:, ::-1].cumsum(axis=1)[:, ::-1] for changes in (right, sums))
+    if not few:
+        right, sums = (changes[:, ::-1].cumsum(axis=1)[:, ::-1] for changes in (right, sums))
     samples = len(trace.labels)
     columns = {
         "beta": np.tile(betas, len(layers)),
         "start_layer": np.repeat(layers, len(betas)),
         "accuracy": right.ravel() / samples,
     }
-    means = sums.reshape(-1, len(measures)) * (units / samples)
+    means = sums.reshape(-1, len(measures)) * units / samples
     return pd.DataFrame(columns | {measure: means[:, place] for place, measure in enumerate(measures)})

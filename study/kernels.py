@@ -209,6 +209,43 @@ def list_changes(
 
 
 @_compiled
+def add_points(table, right, next_exit, max_jump, beyond, heads, step, ends, betas, hits, sums):
+    """:func:`add_changes` for few betas: one pass from the last exit to the first for each of them.
+
+    ``hits [E+2, B]`` and ``sums [E+2, B, M]`` receive the values themselves, not their changes.
+    """
+    samples, exits, _ = table.shape
+    measures = len(step)
+    hit, value = np.empty(exits + 2, dtype=np.int8), np.empty((exits + 2, measures), dtype=np.int64)
+    for n in range(samples):
+        hit[exits + 1] = right[n, exits]
+        for m in range(measures):
+            value[exits + 1, m] = ends[exits + 1, m]
+        for b in range(len(betas)):
+            beta = betas[b]
+            for exit in range(exits, 0, -1):
+                if table[n, exit - 1, 0] >= beta:
+                    hit[exit] = right[n, exit - 1]
+                    for m in range(measures):
+                        value[exit, m] = heads[exit, m] + ends[exit, m]
+                else:
+                    target, steps = next_exit[exit], 0
+                    if max_jump and exit < exits:
+                        steps = max_jump
+                        for k in range(1, max_jump):
+                            if table[n, exit - 1, k] > beta:
+                                steps = k
+                                break
+                        target = exit + steps if exit + steps <= exits else beyond
+                    hit[exit] = hit[target]
+                    for m in range(measures):
+                        value[exit, m] = value[target, m] + heads[exit, m] + steps * step[m]
+                hits[exit, b] += hit[exit]
+                for m in range(measures):
+                    sums[exit, b, m] += value[exit, m]
+
+
+@_compiled
 def add_changes(table, right, next_exit, max_jump, beyond, heads, step, ends, betas, hits, sums):
     """Add up a grid: ``hits [E+2, B]`` and ``sums [E+2, B, M]`` receive the changes between neighbours of ``betas``.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,11 @@ def thresholds_from_logits(logits: NDArray[np.floating], statistic: Statistic) -
     Returns:
         ``[E]`` float64, never negative.
     """
-    exits = np.asarray(logits, dtype=np.float64)[:, :-1]
+    exits = range(logits.shape[1] - 1)  # one after the other: in float64 all at once may not fit into the memory
     if statistic == "mean_logit":
-        return cast(Floats, np.abs(exits.mean(axis=(0, 2))))
+        return np.array([abs(logits[:, exit].mean(dtype=np.float64)) for exit in exits])
     if statistic == "mean_max":
-        return cast(Floats, np.abs(exits).max(axis=2).mean(axis=0))
+        return np.array([np.abs(logits[:, exit]).max(axis=1).mean(dtype=np.float64) for exit in exits])
     raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
 
 

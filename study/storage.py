@@ -98,6 +98,23 @@ def read_published(folder: Path, names: Collection[str] | None = None) -> Publis
     return None
 
 
+def published_files(folder: Path) -> Mapping[str, Path] | None:
+    """The published files of a folder, verified in full but not held in memory; None where nothing was published.
+
+    Raises:
+        DamagedError: there is a manifest, but the files do not match it.
+    """
+    if read_published(folder, names=()) is None:
+        return None
+    entries = json.loads((folder / MANIFEST).read_bytes())["files"]
+    paths = {name: folder / entry["file"] for name, entry in entries.items()}
+    for name, path in paths.items():
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entries[name]["sha256"]:
+                raise DamagedError(f"{path} does not match its manifest")
+    return paths
+
+
 def _manifest_text(folder: Path) -> bytes | None:
     path = folder / MANIFEST
     return path.read_bytes() if path.exists() else None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
+from safetensors import safe_open
 
 from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
@@ -18,7 +19,7 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
 from study.precisions import FORMATS, INT8, Precision
 from study.quantization import int8_execution, prepare
-from study.storage import DamagedError, publish, read_published, safe_name, set_aside
+from study.storage import DamagedError, publish, published_files, safe_name, set_aside
 from study.trace import collect_logits
 
 CALIBRATION_IMAGES = 512
@@ -46,17 +47,31 @@ def trace_folder(
 
 
 def read_trace(folder: Path) -> SplitLogits | None:
-    """A stored trace; None where there is none. A damaged one is set aside and counts as none."""
+    """A stored trace, its logits mapped from the file; None where there is none.
+
+    A damaged one is set aside and counts as none.
+    """
     try:
-        published = read_published(folder)
+        files = published_files(folder)
     except DamagedError as error:
         set_aside(folder, str(error))
         return None
-    if published is None:
+    if files is None:
         return None
-    arrays = safetensors.load(published.files["trace.safetensors"])
-    execution = json.loads(published.files["trace.json"]).get("int8_execution")
-    return SplitLogits(arrays["logits"], arrays["labels"], execution)
+    execution = json.loads(files["trace.json"].read_text()).get("int8_execution")
+    with safe_open(files["trace.safetensors"], framework="np") as stored:
+        labels = stored.get_tensor("labels")
+    return SplitLogits(_mapped(files["trace.safetensors"], "logits"), labels, execution)
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.float32]:
+    """A float32 array of a safetensors file (8 bytes of length, a JSON header, the data) that stays on disk."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        array = json.loads(file.read(size))[name]
+    assert array["dtype"] == "F32", f"{path} holds {name} as {array['dtype']}"
+    shape = tuple(array["shape"])
+    return np.memmap(path, dtype="<f4", mode="r", offset=8 + size + array["data_offsets"][0], shape=shape)
 
 
 def write_trace(folder: Path, split: SplitLogits, description: Mapping[str, object]) -> None:

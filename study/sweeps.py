@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +40,7 @@ class Sweep:
         rule: whose beta, and start layer if it has one, are swept; its own are left aside.
         start_layers: those to sweep; None: all exits. ``Placed`` starts at its first exit.
         values: in place of costs that add up part by part, what each sample of a walk costs under a policy: ``[N, M]``.
-            The sweep then walks in plain arrays, some thirty times slower.
+            The sweep then walks in plain arrays, some ten to thirty times slower.
 
     Raises:
         UserError: trace, costs and rule do not belong together, or the rule has nothing to sweep.
@@ -57,11 +58,13 @@ class Sweep:
             raise UserError(f"costs are for {self.costs.exit_count} exits, but the trace has {exits}")
         if not isinstance(self.rule, Hierarchical | Placed | Predictive):
             raise UserError("the exact front is known for the policies Predictive, Hierarchical and Placed")
-        rule = replace(self.rule, beta=1.0)
-        if isinstance(rule, Placed):
+        rule: Policy
+        if isinstance(self.rule, Placed):
+            rule = replace(self.rule, beta=1.0)
             layers = [rule.first_exit(exits)]
         else:
-            layers = list(range(1, exits + 1) if self.start_layers is None else self.start_layers)
+            rule = replace(self.rule, beta=1.0, start_layer=1)
+            layers = sorted(set(range(1, exits + 1) if self.start_layers is None else self.start_layers))
         if not layers:
             raise UserError("the exact front needs at least one start layer")
         object.__setattr__(self, "rule", rule)
@@ -179,17 +182,21 @@ def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) 
     """
     trace, policy = sweep.trace, sweep.policy(1.0, start_layer)
     table, exits = trace.table_for(policy).up_to(policy.max_jump), trace.exit_count
-    scales = [_scale(sweep, measure) for measure in measures] if sweep.values is None else []
+    own, (arguments, units) = sweep.values, kernel_arguments(sweep, [] if sweep.values else measures)
+    _, _, _, heads, step, ends = arguments
 
-    def values(walk: Walk) -> Floats:
-        if sweep.values is not None:
-            return sweep.values(walk, policy)
-        return np.column_stack([sweep.costs.per_sample(walk, name) for name in measures])
+    def values(walk: Walk) -> NDArray[Any]:
+        """``[B, M]``: what was asked for, or whole numbers of the units."""
+        if own is not None:
+            return own(walk, policy)
+        return np.asarray(ends[walk.exit_index] + walk.tried @ heads[1:-1] + walk.engine_steps[:, None] * step)
 
     row, beta = np.arange(len(trace.labels)), np.full(len(trace.labels), np.inf)
     before_right = np.zeros(len(row), dtype=np.int8)
-    before = np.zeros((len(row), len(measures)))
-    betas, change_of_right, old, new = [], [], [], []
+    before = np.zeros((len(row), len(measures)), dtype=np.float64 if own is not None else np.int64)
+    betas, change_of_right = [], []
+    old: list[NDArray[Any]] = []
+    new: list[NDArray[Any]] = []
     while len(row):
         next_cut = np.full(len(row), -np.inf)
         first = np.full(len(row), policy.first_exit(exits))
@@ -202,9 +209,10 @@ def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) 
         before_right[row], before[row] = right, now
         left = next_cut > 0
         row, beta = row[left], next_cut[left]
-    largest = scales or list(np.abs(np.concatenate(new)).max(axis=0))
-    units = _units(largest, len(trace.labels))
-    change = [_whole(after, units) - _whole(prior, units) for prior, after in zip(old, new, strict=True)]
+    if own is not None:
+        units = _units(list(np.abs(np.concatenate(new)).max(axis=0)), len(trace.labels))
+        old, new = [_whole(values, units) for values in old], [_whole(values, units) for values in new]
+    change = [np.asarray(after - prior) for prior, after in zip(old, new, strict=True)]
     later = slice(1, None)
     return Changes(
         start_layer,
@@ -217,7 +225,7 @@ def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) 
     )
 
 
-def kernel_arguments(sweep: Sweep, measures: Sequence[str]) -> tuple[tuple[object, ...], Floats]:
+def kernel_arguments(sweep: Sweep, measures: Sequence[str]) -> tuple[tuple[Any, ...], Floats]:
     """``(next_exit, max_jump, beyond, heads, step, ends)`` of the compiled loops, and the units ``[M]`` of costs."""
     exits = sweep.trace.exit_count
     scheme = Scheme.of(sweep.rule, exits)
@@ -229,7 +237,8 @@ def kernel_arguments(sweep: Sweep, measures: Sequence[str]) -> tuple[tuple[objec
         segments, of_heads, of_step = sweep.costs.parts(measure)
         ends[1:, column] = _whole(segments, units[column]).cumsum()
         heads[1:-1, column] = _whole(of_heads, units[column])
-        step[column] = _whole(of_step, units[column])
+        if scheme.max_jump:
+            step[column] = _whole(of_step, units[column])
     return (scheme.next_exit, scheme.max_jump, scheme.beyond, heads, step, ends), units
 
 

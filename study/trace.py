@@ -72,7 +72,14 @@ class Trace:
     @cached_property
     def answers(self) -> NDArray[np.int64]:
         """``[N, E+1]``, the class that each exit and the classifier answers."""
-        return np.asarray(self.logits.argmax(axis=2), dtype=np.int64)
+        # In chunks: of an array that cannot be written, as a mapped one, argmax makes a copy.
+        answers = [self.logits[chunk].argmax(axis=2) for chunk in batches(len(self.labels), self._at_once)]
+        return np.concatenate(answers)
+
+    @property
+    def _at_once(self) -> int:
+        """Samples whose logits are looked at in one go."""
+        return max(1, CHUNK // int(self.logits[0].size))
 
     @cached_property
     def right(self) -> NDArray[np.int8]:
@@ -98,9 +105,11 @@ class Trace:
         if criterion == "logit":
             self.decision_table(policy.max_jump)
             return self._tables["logit"]
-        assert isinstance(policy, Hierarchical | Placed), "no other policy has another criterion"
-        # Patience counts the exits that are tried, so that its scores depend on which these are.
-        tried = tried_exits(policy, self.exit_count) if criterion == "patience" else ()
+        tried: tuple[int, ...] = ()
+        if criterion == "patience":  # its scores depend on which exits were tried before
+            if not isinstance(policy, Hierarchical | Placed):
+                raise UserError("patience is known for the policies Hierarchical and Placed")
+            tried = tried_exits(policy, self.exit_count)
         if (criterion, tried) not in self._tables:
             self._tables[criterion, tried] = DecisionTable(self._scores(criterion, tried)[:, :, None])
         return self._tables[criterion, tried]
@@ -114,7 +123,7 @@ class Trace:
             columns = np.asarray(tried) - 1
             scores[:, columns] = agreement(self.answers[:, columns])
         elif criterion != "logit":
-            for chunk in batches(len(scores), max(1, CHUNK // self.logits[0].size)):
+            for chunk in batches(len(scores), max(1, self._at_once // 4)):  # several arrays in float64
                 scores[chunk] = confidence(self.logits[chunk, :-1], criterion)
         return scores
 

@@ -8,7 +8,7 @@ from importlib import metadata
 
 def versions() -> dict[str, str]:
     """Of this program, the libraries that compute, Python and the machine."""
-    names = ("predictive-exit", "torch", "torchvision", "torchao", "numpy", "optuna", "ray")
+    names = ("predictive-exit", "torch", "torchvision", "torchao", "numpy", "numba", "optuna", "ray")
     return {
         **{name: _version(name) for name in names},
         "python": platform.python_version(),

@@ -78,8 +78,8 @@ def front_lines(summary: FrontSummary) -> list[str]:
     if summary.optimism is not None:
         lines.append(
             f"optimism: the front has {summary.optimism:.1%} less hypervolume on test than on validation; its points' "
-            f"accuracy changes by {-summary.mean_optimism * 100:+.2f} points in the mean, that of their classic networks "
-            f"by {-summary.classic_optimism * 100:+.2f}"
+            f"accuracy changes by {-summary.mean_optimism * 100:+.2f} points in the mean, that of their classic "
+            f"networks by {-summary.classic_optimism * 100:+.2f}"
         )
     static = summary.best_static
     if static is not None:

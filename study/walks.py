@@ -23,6 +23,7 @@ from study.policies import (
     Static,
     betas_of,
 )
+from study.threads import share
 from study.trace import DecisionTable, Trace
 
 
@@ -94,12 +95,14 @@ class Scheme:
 
     @classmethod
     def of(cls, policy: Policy, exit_count: int) -> Scheme | None:
-        """None for a policy from elsewhere, of which nothing is known but what it decides.
+        """None for a policy from elsewhere, derived or not, of which nothing is known but what it decides.
 
         Raises:
             UserError: the policy names an exit that is not there.
         """
         first = policy.first_exit(exit_count)
+        if type(policy) not in (Classic, Static, Hierarchical, Placed, Predictive):
+            return None
         next_exit = np.arange(1, exit_count + 2)
         beyond = exit_count + 1
         beta = np.full(exit_count + 1, -np.inf)  # any score will do, as for `Static`
@@ -108,8 +111,6 @@ class Scheme:
                 next_exit[exit] = later
         elif isinstance(policy, Predictive):
             beyond = exit_count if policy.overshoot == "last_exit" else exit_count + 1
-        elif not isinstance(policy, Classic | Static | Hierarchical):
-            return None
         if isinstance(policy, Hierarchical | Placed | Predictive):
             beta[1:] = betas_of(policy.beta, exit_count)
         return cls(first, beta, next_exit, policy.max_jump, beyond)
@@ -134,17 +135,8 @@ def replay(trace: Trace, policy: Policy) -> Walk:
 
     exit_index, engine_steps = np.empty((2, samples), dtype=np.int64)
     tried = np.zeros((samples, exits), dtype=np.bool_)
-    walk(
-        table.scores,
-        scheme.first,
-        scheme.beta,
-        scheme.next_exit,
-        scheme.max_jump,
-        scheme.beyond,
-        exit_index,
-        tried,
-        engine_steps,
-    )
+    rule = scheme.first, scheme.beta, scheme.next_exit, scheme.max_jump, scheme.beyond
+    walk(table.scores, *rule, exit_index, tried, engine_steps)
     return Walk(exit_index, trace.answers[np.arange(samples), exit_index - 1], tried, engine_steps)
 
 
@@ -159,21 +151,15 @@ def tally(trace: Trace, policy: Policy) -> Tally:
         return replay(trace, policy).tally(trace.labels)
     from study.kernels import tally as count
 
-    scores, exits = trace.table_for(policy).scores, trace.exit_count
+    scores, right, exits = trace.table_for(policy).scores, trace.right, trace.exit_count
+    rule = scheme.first, scheme.beta, scheme.next_exit, scheme.max_jump, scheme.beyond
 
-    stopped, tried = np.zeros(exits + 2, dtype=np.int64), np.zeros(exits + 1, dtype=np.int64)
-    right, steps = count(
-        scores,
-        trace.right,
-        scheme.first,
-        scheme.beta,
-        scheme.next_exit,
-        scheme.max_jump,
-        scheme.beyond,
-        stopped,
-        tried,
-    )
-    return Tally(len(trace.labels), right, stopped[1:], tried[1:], steps)
+    def part(chunk: slice) -> tuple[int, int, Integers, Integers]:
+        stopped, tried = np.zeros(exits + 2, dtype=np.int64), np.zeros(exits + 1, dtype=np.int64)
+        return *count(scores[chunk], right[chunk], *rule, stopped, tried), stopped[1:], tried[1:]
+
+    hits, steps, stopped, tried = (sum(parts) for parts in zip(*share(part, len(scores), each=1), strict=True))
+    return Tally(len(scores), hits, stopped, tried, steps)
 
 
 def walk_samples(

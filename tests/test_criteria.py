@@ -106,8 +106,8 @@ def test_an_exit_has_the_same_score_alone_and_among_others(criterion, logits):
     """Live, exits are scored one by one and batch by batch; in a trace all at once."""
     at_once = confidence(logits, criterion)
     for exit in range(3):
-        np.testing.assert_array_equal(confidence(logits[:, exit], criterion), at_once[:, exit])
-        np.testing.assert_array_equal(confidence(logits[1:2, exit], criterion), at_once[1:2, exit])
+        np.testing.assert_allclose(confidence(logits[:, exit], criterion), at_once[:, exit], rtol=0, atol=1e-14)
+        np.testing.assert_allclose(confidence(logits[1:2, exit], criterion), at_once[1:2, exit], rtol=0, atol=1e-14)
 
 
 # --- patience --------------------------------------------------------------------------------------------------------

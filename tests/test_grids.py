@@ -5,12 +5,12 @@ from math import inf, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain_twins import betas_about, telling_betas
 from random_traces import betas, learned_trace, rounded_costs, traces, whole_costs
 
-from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, replay, replay_grid
+from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, grids, replay, replay_grid, threads
 
 OVERSHOOTS = ("last_exit", "classifier")
 
@@ -31,9 +31,15 @@ def check(grid, trace, costs, measures, rel) -> None:
             assert getattr(row, measure) == pytest.approx(costs.per_sample(walk, measure).mean(), rel=rel, abs=0)
 
 
-@given(traces(max_samples=4, max_exits=5), st.data())
-@settings(deadline=None, max_examples=60)
-def test_every_row_is_the_replay_of_its_point(trace, data):
+@pytest.fixture(params=["a pass for each beta", "the pieces of all betas"])
+def way(request, monkeypatch):
+    """Few betas and many are computed in two ways, each of which can do any number."""
+    monkeypatch.setattr(grids, "FEW", 0 if "pieces" in request.param else 10**9)
+
+
+@given(trace=traces(max_samples=4, max_exits=5), data=st.data())
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_row_is_the_replay_of_its_point(way, trace, data):
     """Betas lie at ratios and beside them, in any order, some twice."""
     costs = data.draw(whole_costs(trace.exit_count))
     some = st.one_of(betas(trace), st.just(inf), st.sampled_from(telling_betas(trace, 4)))
@@ -53,8 +59,8 @@ def test_every_row_is_the_replay_of_its_point(trace, data):
 
 @pytest.mark.parametrize(("max_jump", "overshoot"), [(0, "last_exit"), (1, "last_exit"), (4, "classifier")])
 @given(trace=traces(max_samples=2, max_exits=4, max_classes=3), data=st.data())
-@settings(deadline=None, max_examples=15)
-def test_a_grid_finer_than_any_interval_of_beta_holds_every_operating_point(max_jump, overshoot, trace, data):
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_grid_finer_than_any_interval_of_beta_holds_every_operating_point(way, max_jump, overshoot, trace, data):
     costs = data.draw(whole_costs(trace.exit_count))
     stop = trace.decision_table(0).stop
     asked = telling_betas(trace, max_jump) if max_jump else betas_about(np.unique(stop))
@@ -69,11 +75,30 @@ def learned(exits=6) -> tuple[Trace, Costs]:
     return learned_trace(exits=exits), rounded_costs(exits)
 
 
-def test_with_rounded_costs_rows_are_replays_to_12_digits():
+def test_with_rounded_costs_rows_are_replays_to_12_digits(way):
     trace, costs = learned()
     grid = replay_grid(trace, costs, np.geomspace(0.5, 12, 7), max_jumps=(0, 3), overshoots=OVERSHOOTS)
     assert grid["accuracy"].nunique() > 20
     check(grid, trace, costs, ("flops", "energy"), rel=1e-12)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_slices_and_threads_give_the_same_grid(way, cores, monkeypatch):
+    trace, costs = learned()
+    grid = replay_grid(trace, costs, [0.5, 2.0, 8.0], max_jumps=(0, 3))
+    monkeypatch.setattr(threads, "PIECE", 1)
+    monkeypatch.setattr(threads, "thread_count", lambda: cores)
+    assert replay_grid(trace, costs, [0.5, 2.0, 8.0], max_jumps=(0, 3)).equals(grid)
+
+
+def test_few_betas_and_many_are_computed_in_two_ways_that_agree_to_the_last_bit(monkeypatch):
+    trace, costs = learned()
+    asked = np.geomspace(0.2, 20, 3 * grids.FEW)
+    both = []
+    for few in (0, 10**9):
+        monkeypatch.setattr(grids, "FEW", few)
+        both.append(replay_grid(trace, costs, asked, max_jumps=(0, 1, 3), overshoots=OVERSHOOTS))
+    assert both[0].equals(both[1])
 
 
 def test_columns_are_the_settings_accuracy_and_each_measure_that_the_costs_hold():

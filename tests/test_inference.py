@@ -183,9 +183,9 @@ def test_single_images_and_uneven_batches_equal_the_replay(case):
 
 @pytest.mark.parametrize("criterion", LIVE)
 def test_other_criteria_stop_where_the_replay_does_in_batches_of_any_size(undecided, criterion):
-    for policy in policies_of(criterion, undecided):
+    for number, policy in enumerate(policies_of(criterion, undecided)):
         expected = replay(undecided.trace, policy)
-        for size in (IMAGES, 7, 1):
+        for size in (IMAGES, 7, 1) if number % 3 == 0 else (IMAGES,):
             batches = undecided.images.split(size)
             walks = [run_policy(undecided.network, batch, policy, undecided.trace.thresholds) for batch in batches]
             assert_same(join_walks(walks), expected)

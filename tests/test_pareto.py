@@ -1,6 +1,7 @@
-"""`non_dominated` against its quadratic twin."""
+"""`non_dominated` against its quadratic twin, `hypervolume` against the cells of a grid."""
 
-from math import inf, nan
+from itertools import product
+from math import inf, nan, prod
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from results.pareto import non_dominated
+from results.pareto import hypervolume, non_dominated
 
 coordinates = st.one_of(st.integers(-2, 2).map(float), st.floats(-1e6, 1e6), st.just(nan))
 tables = st.tuples(st.integers(0, 12), st.integers(1, 4)).flatmap(
@@ -62,3 +63,58 @@ def test_infinite_values_are_compared_like_others():
 
 def test_no_rows_make_no_front():
     assert non_dominated(np.empty((0, 3))).shape == (0,)
+
+
+# --- hypervolume -----------------------------------------------------------------------------------------------------
+
+points = st.tuples(st.integers(0, 6), st.integers(2, 4)).flatmap(
+    lambda shape: hnp.arrays(
+        np.float64, shape, elements=st.one_of(st.integers(-2, 5).map(float), st.floats(-2, 5, width=32))
+    )
+)
+
+
+def volume_of_cells(values, reference) -> float:
+    """All coordinates cut the space into cells; each counts that some point is no worse than in every objective."""
+    rows = [row for row in values if (row < reference).all()]
+    edges = [sorted({float(row[m]) for row in rows} | {float(reference[m])}) for m in range(len(reference))]
+    total = 0.0
+    for lows in product(*(range(len(edge) - 1) for edge in edges)):
+        corner = [edge[low] for edge, low in zip(edges, lows, strict=True)]
+        if any((row <= corner).all() for row in rows):
+            total += prod(edge[low + 1] - edge[low] for edge, low in zip(edges, lows, strict=True))
+    return total
+
+
+@given(points, st.integers(0, 4))
+@settings(deadline=None, max_examples=150)
+def test_the_hypervolume_is_that_of_the_cells_that_are_dominated(values, end):
+    reference = np.linspace(end, 4, values.shape[1])
+    expected = volume_of_cells(values, reference)
+    assert hypervolume(values, reference) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(points, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_neither_order_nor_copies_nor_dominated_points_change_the_hypervolume(values, random):
+    reference = np.full(values.shape[1], 4.5)
+    rows, columns = list(range(len(values))), list(range(values.shape[1]))
+    random.shuffle(rows)
+    random.shuffle(columns)
+    whole = hypervolume(values, reference)
+    assert hypervolume(values[rows][:, columns], reference) == pytest.approx(whole, rel=1e-12, abs=1e-12)
+    assert hypervolume(np.concatenate([values, values, values + 0.25]), reference) == pytest.approx(whole, rel=1e-12)
+    assert hypervolume(values[non_dominated(values)], reference) == pytest.approx(whole, rel=1e-12)
+
+
+def test_the_hypervolume_by_hand():
+    reference = np.array([1.0, 1.0])
+    assert hypervolume(np.array([[0.5, 0.25]]), reference) == 0.375
+    assert hypervolume(np.array([[0.5, 0.25], [0.25, 0.5]]), reference) == 0.375 + 0.125
+    assert hypervolume(np.array([[0.5, 0.25], [0.25, 2.0], [-1.0, 1.0]]), reference) == 0.375
+    assert hypervolume(np.array([[0.5, 0.5, 0.5]]), np.ones(3)) == 0.125
+
+
+@pytest.mark.parametrize("rows", [[], [[1.0, 0.0]], [[0.0, 1.0], [2.0, -5.0]], [[1.0, 1.0]]])
+def test_what_is_nowhere_better_than_the_reference_has_no_hypervolume(rows):
+    assert hypervolume(np.array(rows).reshape(-1, 2), np.ones(2)) == 0.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_twins import engine_ratios, plain_cost, plain_walks, stops
-from random_traces import betas, policies, tied_policies, traces, whole_costs
+from random_traces import betas, learned_trace, policies, tied_policies, traces, whole_costs
 
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay, tally
 from study.criteria import CRITERIA
@@ -72,7 +72,7 @@ def test_betas_that_are_neither_one_nor_one_for_each_exit_are_refused(policy, be
 
 @pytest.mark.parametrize(("kind", "criterion"), RULES)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=35)
 def test_replay_equals_the_plain_twin(kind, criterion, trace, data):
     policy = data.draw(policies(trace, kinds=[kind], criteria=[criterion], own=True))
     walk, twins = replay(trace, policy), plain_walks(trace, policy)
@@ -85,9 +85,46 @@ def test_replay_equals_the_plain_twin(kind, criterion, trace, data):
     assert walk.accuracy(trace.labels) == right / len(twins)
 
 
+def telling_policies(trace, kind, criterion, count):
+    """Policies that send samples to many exits; every other one has a beta for each exit."""
+    random = np.random.default_rng(6)
+    exits = trace.exit_count
+    for number in range(count):
+        start, chosen = int(random.integers(1, 4)), (np.flatnonzero(random.random(exits) < 0.6) + 1).tolist() or [1]
+        policy = {
+            "hierarchical": Hierarchical(1.0, start, criterion),
+            "placed": Placed(1.0, chosen, criterion),
+            "predictive": Predictive(1.0, start, 1 + number % 8, ("last_exit", "classifier")[number // 2 % 2]),
+        }[kind]
+        if criterion in ("patience", "oracle"):
+            own = random.integers(1, 4, exits)
+        else:
+            scores = trace.table_for(policy).scores[:, :, : 1 + number % 3]
+            own = random.uniform(*np.quantile(scores, [0.4, 0.95]), exits)
+        yield replace(policy, beta=own if number % 2 else float(own[0]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "criterion"), [(kind, name) for kind, name in RULES if kind not in ("classic", "static")]
+)
+def test_on_a_larger_trace_compiled_walk_array_walk_and_plain_twin_are_the_same(kind, criterion):
+    trace, seen = learned_trace(40), set()
+    for policy in telling_policies(trace, kind, criterion, 12):
+        walk, twins = replay(trace, policy), plain_walks(trace, policy)
+        assert same(walk, on_arrays(trace, policy))
+        assert walk.exit_index.tolist() == [twin.exit for twin in twins]
+        assert [(np.flatnonzero(row) + 1).tolist() for row in walk.tried] == [twin.tried for twin in twins]
+        assert walk.engine_steps.tolist() == [twin.steps for twin in twins]
+        count, again = tally(trace, policy), walk.tally(trace.labels)
+        assert count.stopped.tolist() == again.stopped.tolist()
+        assert (count.right, count.engine_steps) == (again.right, again.engine_steps)
+        seen.update(walk.exit_index)
+    assert len(seen) > 5  # of 7 ends
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion, trace, data):
     """At the scores themselves, whose last bits no formula on paper knows."""
     policy = data.draw(tied_policies(trace, [criterion]))
@@ -100,7 +137,7 @@ def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_the_compiled_walk_equals_the_one_on_arrays(kind, trace, data):
     some = policies(trace, kinds=[kind], criteria=CRITERIA, own=True)
     policy = data.draw(st.one_of(some, tied_policies(trace)) if kind == "placed" else some)
@@ -109,7 +146,7 @@ def test_the_compiled_walk_equals_the_one_on_arrays(kind, trace, data):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_a_tally_is_the_replay_counted(kind, trace, data):
     some = policies(trace, kinds=[kind], criteria=CRITERIA, own=True)
     policy = data.draw(st.one_of(some, tied_policies(trace)) if kind == "placed" else some)
@@ -197,7 +234,7 @@ def test_the_beta_of_an_exit_that_is_never_tried_does_not_matter(trace, data):
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_walks_without_engine_never_get_shorter_as_betas_grow(criterion, trace, data):
     policy, other = (data.draw(tied_policies(trace, [criterion])) for _ in range(2))
     pair = [betas_of(one.beta, trace.exit_count) for one in (policy, other)]

@@ -13,6 +13,7 @@ from random_traces import learned_trace, policies, traces
 
 from study import Costs, Hierarchical, Predictive, Trace, UserError, exact_front, replay, threads, trace
 from study.criteria import CRITERIA
+from study.policies import thresholds_from_logits
 
 
 def steady(**changes) -> Trace:
@@ -145,16 +146,25 @@ def test_a_trace_of_any_array_is_replayed_alike(make, tmp_path):
     assert exact_front(other, costs).equals(exact_front(plain, costs))
 
 
+def sparse(path, shape):
+    """A mapped array that cannot be written: 1 here and there, the rest are holes in the file."""
+    logits = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
+    logits[::100, :, ::7] = 1.0
+    logits.flush()
+    return np.memmap(path, dtype=np.float32, mode="r", shape=shape)
+
+
+def compile_for_mapped_arrays() -> None:
+    """What a compiler allocates is not what is measured."""
+    steady(logits=frozen(steady().logits)).decision_table(8)
+
+
 def test_a_trace_on_disk_stays_there(tmp_path):
     """200 MB of logits; nothing of their size is ever allocated."""
-    shape = (12_500, 11, 364)
-    logits = np.memmap(tmp_path / "logits", dtype=np.float32, mode="w+", shape=shape)
-    logits[::100, :, ::7] = 1.0  # the rest are holes in the file
-    logits.flush()
-    mapped = np.memmap(tmp_path / "logits", dtype=np.float32, mode="r", shape=shape)
+    mapped = sparse(tmp_path / "logits", (12_500, 11, 364))
     assert mapped.nbytes > 200e6
     labels, thresholds = np.zeros(len(mapped), dtype=np.int64), np.ones(10)
-    steady().decision_table(8)  # compile first
+    compile_for_mapped_arrays()
     tracemalloc.start()
     try:
         drawn = Trace(logits=mapped, labels=labels, thresholds=thresholds)
@@ -166,3 +176,20 @@ def test_a_trace_on_disk_stays_there(tmp_path):
     assert peak > table.scores.nbytes  # what is measured is what numpy allocates
     assert peak < 0.25 * mapped.nbytes
     assert np.flatnonzero(table.stop[:, 3]).tolist() == list(range(0, 12_500, 100))
+
+
+def test_answers_scores_and_thresholds_of_a_trace_on_disk_are_found_chunk_by_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(trace, "CHUNK", 2**18)
+    mapped = sparse(tmp_path / "logits", (4_000, 11, 200))
+    labels = np.zeros(len(mapped), dtype=np.int64)
+    compile_for_mapped_arrays()
+    tracemalloc.start()
+    try:
+        thresholds = thresholds_from_logits(mapped, "mean_max") + thresholds_from_logits(mapped, "mean_logit")
+        drawn = Trace(logits=mapped, labels=labels, thresholds=thresholds)
+        tables = [drawn.table_for(Hierarchical(1.0, 1, criterion)) for criterion in CRITERIA]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert drawn.right.all()
+    assert sum(table.scores.nbytes for table in tables) < peak < 0.4 * mapped.nbytes

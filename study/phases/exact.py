@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, cast
@@ -16,7 +16,8 @@ from study.costs.dvfs import smallest_slack
 from study.criteria import Criterion
 from study.errors import UserError
 from study.fronts import Limits, front_of_sweeps
-from study.phases.candidates import COLUMNS, Candidate, OperatingPoint
+from study.phases.candidates import Candidate, OperatingPoint
+from study.phases.constraints import constraint_values, known_value
 from study.policies import Classic, Floats, Hierarchical, Placed, Policy, Predictive, Static, Statistic
 from study.sweeps import Sweep
 from study.walks import Walk
@@ -69,8 +70,11 @@ def exact_points(
     limits = spec.constraints.limits
     most = {MEASURES[name]: limit for name, limit in limits.items() if name in MEASURES}
     measures = list(dict.fromkeys([*wanted, *most]))
+    for candidate in candidates:
+        for measure in measures:
+            candidate.costs.parts(measure)  # refuses a cost that it does not hold
     least = reference_accuracy - limits["accuracy_drop"] if "accuracy_drop" in limits else 0.0
-    found, values = _fixed_points(spec, candidates, wanted, most, least)
+    found, values = _fixed_points(spec, candidates, reference_accuracy)
     sources = [source for candidate in candidates for source in _sources(spec, candidate, measures)]
     for beta in _beta_ranges(spec) if sources else []:
         sweeps = [source.sweep for source in sources]
@@ -185,14 +189,11 @@ def _values_under_rule(candidate: Candidate, dvfs: str, measures: Sequence[str])
 
 
 def _fixed_points(
-    spec: OperatingPointsSpec,
-    candidates: Sequence[Candidate],
-    wanted: Sequence[str],
-    most: Mapping[str, float],
-    least: float,
+    spec: OperatingPointsSpec, candidates: Sequence[Candidate], reference_accuracy: float
 ) -> tuple[list[ExactPoint], Floats]:
     """The points, and their values, of policies without a beta that keep to the constraints."""
     points, values = [], []
+    costs = [name for name in spec.objectives if name != "accuracy"]
     for candidate, dvfs in product(candidates, cast(Sequence[str], spec.dvfs.values)):
         policies: list[Policy] = [Classic()] if "classic" in spec.policy.values else []
         if "static" in spec.policy.values:
@@ -202,11 +203,11 @@ def _fixed_points(
                 continue
             point = OperatingPoint(candidate, "mean_logit", policy, dvfs=dvfs)
             metrics = point.evaluate()
-            means = {measure: metrics[COLUMNS[name]] for name, measure in MEASURES.items() if COLUMNS[name] in metrics}
-            if metrics["accuracy"] >= least - 1e-12 and all(means[name] <= limit for name, limit in most.items()):
+            exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy)
+            if all(value <= 0 for value in exceeded.values()):
                 points.append(ExactPoint(point, None, None))
-                values.append([metrics["accuracy"], *(means[name] for name in wanted)])
-    return points, np.array(values, dtype=np.float64).reshape(-1, 1 + len(wanted))
+                values.append([metrics["accuracy"], *(known_value(metrics, name) for name in costs)])
+    return points, np.array(values, dtype=np.float64).reshape(-1, 1 + len(costs))
 
 
 def check_covered(spec: OperatingPointsSpec) -> None:

@@ -29,6 +29,7 @@ from search_spaces.spec import OperatingPointsSpec
 from study.criteria import Criterion
 from study.errors import UserError
 from study.phases.candidates import COLUMNS, Candidate, OperatingPoint
+from study.phases.constraints import constraint_values, known_value, reference_accuracy
 from study.phases.exact import exact_points, uncovered
 from study.phases.suggestions import find_candidate, make_sampler, suggest
 from study.phases.yardstick import Yardstick, on_plateau
@@ -137,7 +138,8 @@ def _is_over(spec: OperatingPointsSpec, rows: Sequence[Mapping[str, Any]]) -> bo
     if not rows:
         return False
     stop, ratio = spec.stop, rows[-1]["hypervolume_ratio"]
-    if stop.hypervolume_ratio is not None and ratio is not None and ratio >= stop.hypervolume_ratio:
+    # Two ways of adding the same costs differ in the last bits.
+    if stop.hypervolume_ratio is not None and ratio is not None and ratio >= stop.hypervolume_ratio - 1e-9:
         return True
     volumes = [row["hypervolume"] for row in rows[spec.batch - 1 :: spec.batch]]
     return stop.plateau is not None and on_plateau(volumes, stop.plateau)
@@ -202,7 +204,7 @@ def _one_trial(
         else:
             metrics = {"split": "validation", **point.evaluate()}
             metrics |= _judged(metrics, spec, reference_accuracy(candidates))
-        values = [_known(metrics, objective) for objective in spec.objectives]
+        values = [known_value(metrics, objective) for objective in spec.objectives]
         if not np.isfinite(values).all():
             raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
     except UserError as error:
@@ -227,32 +229,6 @@ _METRICS = _NAMES[_NAMES.index("split") : _NAMES.index("sampler")]
 def _judged(metrics: Mapping[str, Any], spec: OperatingPointsSpec, reference: float) -> dict[str, Any]:
     exceeded = constraint_values(metrics, spec.constraints.limits, reference)
     return {"constraints": json.dumps(exceeded), "feasible": all(value <= 0 for value in exceeded.values())}
-
-
-def reference_accuracy(candidates: Sequence[Candidate]) -> float:
-    """Validation accuracy of the best classic network, in fp32 where that is searched: what a drop is counted from."""
-    full = [candidate for candidate in candidates if candidate.precision == "fp32"]
-    return max(candidate.classic_accuracy for candidate in full or candidates)
-
-
-def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], reference: float) -> dict[str, float]:
-    """By how much each limit is exceeded; kept where it is 0 or below.
-
-    A drop of accuracy is told as a share of images, all others relative to their limit, so that they compare.
-    """
-    exceeded = {
-        name: reference - metrics["accuracy"] - limit if name == "accuracy_drop" else _known(metrics, name) / limit - 1
-        for name, limit in limits.items()
-    }
-    # A drop of exactly the limit must not fail by the rounding of a subtraction.
-    return {name: 0.0 if abs(value) < 1e-12 else value for name, value in exceeded.items()}
-
-
-def _known(metrics: Mapping[str, Any], name: str) -> float:
-    value = metrics.get(COLUMNS[name])
-    if value is None:
-        raise UserError(f"{name}: the costs of this network do not hold it")
-    return float(value)
 
 
 _STATEFUL = ("qmc", "nsga2", "nsga3")

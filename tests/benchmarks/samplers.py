@@ -20,8 +20,8 @@ from report import circumstances, print_circumstances, print_table
 
 from search_spaces.spec import validate_space
 from study.phases.candidates import COLUMNS, Candidate
+from study.phases.constraints import reference_accuracy
 from study.phases.exact import exact_points
-from study.phases.operating_points import reference_accuracy
 from study.phases.stored import stored_candidates, stored_study
 from study.phases.suggestions import make_sampler, suggest
 from study.phases.yardstick import Yardstick

@@ -5,22 +5,28 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from results.intervals import Bootstrap
+from results.summary import summarize_front, summary_json
 from results.tables import SCHEMAS, read_table, rows_of, write_part
 from search_spaces import SpecError
 from search_spaces.spec import parse_space
 from study import Costs, Static, Trace, replay
+from study.costs.dvfs import LevelCosts, simulate
 from study.errors import UserError
 from study.phases import front  # `test_front` itself would be collected as a test
-from study.phases.candidates import Candidate, OperatingPoint
+from study.phases.candidates import Candidate, Frequencies, OperatingPoint
 from study.phases.operating_points import point_of
+from study.phases.yardstick import Yardstick
 from study.policies import Classic, Hierarchical, Placed, Predictive, thresholds_from_logits
 from study.progress import Reporter
 from study.run import Surroundings, check, run_study
 from study.run_folder import claim_folder, exclusive, refuse_other_study
 from study.stored_traces import SplitLogits
+from study.views import front_lines
 
 EXITS, CLASSES = 4, 3
 
@@ -44,6 +50,7 @@ COSTS = Costs(
 )
 CANDIDATE = Candidate("one@w", COSTS, split(1, 30), split(2, 50))
 TEST = split(3, 70)
+OBJECTIVES = ("accuracy", "flops")
 POLICIES = [Classic(), Static(2), Hierarchical(1.5, 2), Placed(2.0, (1, 4)), Predictive(1.2, 1, 3, "classifier")]
 
 
@@ -98,26 +105,27 @@ def test_the_front_equals_its_definition(objectives, seed):
 def test_a_front_of_failures_is_empty():
     table = points(0).assign(state="FAIL")
     assert len(front.front_of(table, ("accuracy", "flops"))) == 0
-    assert front.front_on_test(front.front_of(table, ("accuracy", "flops")), [CANDIDATE], lambda name: TEST, "d") == (
-        [],
-        [],
-    )
+    assert on_test(front.front_of(table, ("accuracy", "flops"))) == ([], [])
 
 
-def stored_points(tmp_path) -> pd.DataFrame:
+def on_test(table: pd.DataFrame, candidate: Candidate = CANDIDATE, test=lambda one: TEST, objectives=OBJECTIVES):
+    return front.front_on_test(table, [candidate], objectives, test, "t3st")
+
+
+def stored_points(tmp_path, candidate: Candidate = CANDIDATE, policies=POLICIES, dvfs: str = "none") -> pd.DataFrame:
     rows = []
-    for number, policy in enumerate(POLICIES):
-        point = OperatingPoint(CANDIDATE, "mean_max", policy)
+    for number, policy in enumerate(policies):
+        point = OperatingPoint(candidate, "mean_max", policy, dvfs=dvfs)
         metrics = point.evaluate()
         rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings(), **metrics})
-    done = {"state": "COMPLETE", "split": "validation", "feasible": True}
+    done = {"state": "COMPLETE", "split": "validation", "feasible": True, "hypervolume": 0.123}
     write_part(tmp_path, "operating_points", [{**row, **done} for row in rows])
     return read_table(tmp_path, "operating_points")
 
 
 def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
     table, asked = stored_points(tmp_path), []
-    rows, exit_rows = front.front_on_test(table, [CANDIDATE], ("accuracy", "flops"), lambda name: asked.append(name) or TEST, "t3st")
+    rows, exit_rows = on_test(table, test=lambda one: asked.append(one) or TEST)
     thresholds = thresholds_from_logits(CANDIDATE.calibration.logits, "mean_max")
     trace = Trace(TEST.logits, TEST.labels, thresholds)
     assert set(asked) == {CANDIDATE} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)
@@ -140,6 +148,131 @@ def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
     write_part(tmp_path, "exits", exit_rows)
     for row in rows_of(read_table(tmp_path, "front")):
         assert point_of(row, [CANDIDATE]).policy == POLICIES[row["number"]]
+
+
+# --- what the test images make of it ---------------------------------------------------------------------------------
+
+
+def per_sample(point: OperatingPoint, test: SplitLogits) -> dict[str, np.ndarray]:
+    """What has intervals, for each test image."""
+    walk = replay(point.candidate.trace(point.statistic, test), point.policy)
+    costs = point.candidate.costs
+    return {
+        "accuracy": (walk.predictions == test.labels).astype(np.float64),
+        "flops": costs.per_sample(walk, "flops"),
+        "energy_joules": costs.per_sample(walk, "energy"),
+    }
+
+
+@pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 130])
+def test_every_point_has_the_bootstrap_intervals_of_its_own_test_images(tmp_path, count):
+    """However many of them are resampled at a time."""
+    policies = [Hierarchical(0.2 + place / 40, 1 + place % 4) for place in range(count)]
+    rows, _ = on_test(stored_points(tmp_path, policies=policies))
+    bootstrap = Bootstrap(70)
+    assert len(rows) == count
+    for row, policy in zip(rows, policies, strict=True):
+        for name, values in per_sample(OperatingPoint(CANDIDATE, "mean_max", policy), TEST).items():
+            low, high = (float(end[0]) for end in bootstrap.interval(values[:, None]))
+            assert (row[f"test_{name}_low"], row[f"test_{name}_high"]) == pytest.approx((low, high), rel=1e-12)
+            assert row[f"test_{name}"] == pytest.approx(values.mean(), rel=1e-12)
+
+
+def test_an_estimate_lies_in_its_interval(tmp_path):
+    policies = [*POLICIES, *(Static(exit) for exit in range(1, EXITS + 1))]
+    rows, _ = on_test(stored_points(tmp_path, policies=policies))
+    for row in rows:
+        for name in ("accuracy", "flops", "energy_joules"):
+            low, middle, high = (row[f"test_{name}{end}"] for end in ("_low", "", "_high"))
+            assert low <= middle * (1 + 1e-12) and middle <= high * (1 + 1e-12)
+        same_for_all = row["policy"] in ("static", "classic")
+        assert (row["test_flops_high"] - row["test_flops_low"] < 1e-9) == same_for_all
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_where_all_answers_are_right_or_none_the_interval_is_wilson_s(tmp_path, right):
+    """What never varies cannot be resampled."""
+    logits = np.zeros((70, EXITS + 1, CLASSES), dtype=np.float32)
+    logits[np.arange(70), :, TEST.labels if right else (TEST.labels + 1) % CLASSES] = 9
+    rows, _ = on_test(stored_points(tmp_path), test=lambda one: SplitLogits(logits, TEST.labels))
+    for row in rows:
+        assert row["test_accuracy"] == float(right)
+        expected = front.wilson_interval(float(right), 70)
+        assert (row["test_accuracy_low"], row["test_accuracy_high"]) == expected and expected[0] < expected[1]
+
+
+def test_without_energies_there_are_no_intervals_of_energy(tmp_path):
+    plain = Candidate("one@w", Costs(segment_flops=np.ones(5), head_flops=np.ones(4)), split(1, 30), split(2, 50))
+    rows, _ = on_test(stored_points(tmp_path, plain), plain)
+    write_part(tmp_path, "front", rows)
+    stored = read_table(tmp_path, "front")
+    assert stored[["test_energy_joules", "test_energy_joules_low", "test_energy_joules_high"]].isna().all().all()
+    assert stored[["test_flops_low", "test_accuracy_high", "hypervolume"]].notna().all().all()
+
+
+def test_intervals_under_a_frequency_rule_are_those_of_its_energies(tmp_path):
+    seconds = {"segment_seconds": np.ones(5), "head_seconds": np.full(4, 0.1), "seconds_source": "modelled:test"}
+    levels = LevelCosts(
+        [500, 1000],
+        tuple(replace(COSTS, **seconds, segment_energy=np.arange(1.0, 6.0) * watts) for watts in (1, 3)),
+        idle_watts=0.5,
+        switch_seconds=0.01,
+    )
+    plan = Frequencies(levels=levels, slack=0.5, period=20.0)
+    one = replace(CANDIDATE, costs=levels.costs[-1], frequencies=plan)
+    (row,), _ = on_test(stored_points(tmp_path, one, [Predictive(1.2, 1, 3)], dvfs="paper"), one)
+    policy = Predictive(1.2, 1, 3)
+    walk = replay(one.trace("mean_max", TEST), policy)
+    joules = simulate(walk, levels, rule="paper", policy=policy, slack=0.5, period=20.0).joules
+    low, high = (float(end[0]) for end in Bootstrap(70).interval(joules[:, None]))
+    assert joules.std() > 0 and row["test_energy_joules"] == pytest.approx(joules.mean())
+    assert (row["test_energy_joules_low"], row["test_energy_joules_high"]) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "flops"), ("accuracy", "energy", "flops")])
+def test_optimism_is_what_the_front_loses_from_validation_to_test(tmp_path, objectives):
+    """Of each point its accuracy, of the front its hypervolume; that of the search it came from is not the front's."""
+    rows, exit_rows = on_test(stored_points(tmp_path), objectives=objectives)
+    yardstick = Yardstick.of(objectives, [CANDIDATE])
+    expected = yardstick.hypervolume(rows), yardstick.hypervolume(rows, prefix="test_")
+    assert min(expected) > 0 and expected[0] != expected[1]
+    for row in rows:
+        assert row["optimism"] == row["accuracy"] - row["test_accuracy"]
+        assert (row["hypervolume"], row["test_hypervolume"]) == expected
+    write_part(tmp_path, "front", rows)
+    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    summary = summarize_front(tmp_path)
+    assert summary.optimism == pytest.approx(1 - expected[1] / expected[0], rel=1e-14)
+    assert summary.mean_optimism == pytest.approx(np.mean([row["optimism"] for row in rows]))
+    lost = [CANDIDATE.classic_accuracy - row["test_classic_accuracy"] for row in rows]
+    assert summary.classic_optimism == pytest.approx(np.mean(lost))
+    told = summary_json(summary)["optimism"]
+    assert told == {
+        "hypervolume": summary.optimism,
+        "accuracy": summary.mean_optimism,
+        "classic_accuracy": summary.classic_optimism,
+    }
+    assert any(f"{summary.optimism:.1%} less hypervolume" in line for line in front_lines(summary))
+
+
+def test_a_front_of_an_earlier_version_has_no_optimism_of_hypervolume(tmp_path):
+    rows, exit_rows = on_test(stored_points(tmp_path))
+    write_part(tmp_path, "front", rows)
+    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    path, new = tmp_path / "front" / "part-00000.parquet", ["optimism", "hypervolume", "test_hypervolume", "criterion"]
+    pq.write_table(pq.read_table(path).drop_columns([*new, "test_flops_low", "test_flops_high", "betas"]), path)
+    summary = summarize_front(tmp_path)
+    assert summary.optimism is None and summary_json(summary)["optimism"]["hypervolume"] is None
+    assert summary.mean_optimism == pytest.approx(np.mean([row["optimism"] for row in rows]))
+    assert not any("hypervolume" in line for line in front_lines(summary))
+
+
+def test_a_front_without_hypervolume_on_validation_has_no_optimism(tmp_path):
+    """One that is no better than guessing."""
+    rows, exit_rows = on_test(stored_points(tmp_path))
+    write_part(tmp_path, "front", [{**row, "hypervolume": 0.0, "test_hypervolume": 0.1} for row in rows])
+    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    assert summarize_front(tmp_path).optimism is None
 
 
 def test_a_network_s_own_statistics_and_costs(tmp_path):
@@ -191,6 +324,12 @@ REFUSED = [
     ("operating_points: {overshoot: far}", "overshoot: 'far' is unknown"),
     ("operating_points: {quantization: int3}", "quantization: 'int3' is unknown"),
     ("backbones: {pretrained: w.pt, width: [0.5, 1], trials: grid}", "needs one backbone"),
+    ("operating_points: {criterion: [margin, hunch]}", "criterion: 'hunch' is unknown"),
+    ("operating_points: {criterion: oracle}", "criterion: 'oracle' is unknown"),
+    ("operating_points: {search: exact, beta: per_exit}", "search: exact does not cover this space: beta: per_exit"),
+    ("operating_points: {search: exact, policy: placed}", "search: exact does not cover this space: placements: auto"),
+    ("operating_points: {policy: placed, stop: {hypervolume_ratio: 0.9}}", r"no hypervolume_ratio \(placements: auto"),
+    ("operating_points: {beta: per_exit, stop: {hypervolume_ratio: 0.9}}", r"no hypervolume_ratio \(beta: per_exit"),
 ]
 
 
