@@ -26,7 +26,7 @@ from study.costs.profile import Costs, Measure, same_flops
 from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
 from study.errors import UserError
 from study.forecasts import prediction_accuracies, prediction_confusion
-from study.inference import join_walks, run_policy
+from study.inference import run_policy
 from study.layer_statistics import exit_statistics
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
 from study.networks.runnable import RunnableNetwork
@@ -37,7 +37,7 @@ from study.quantization import check_precision
 from study.single import ImageSource
 from study.stored_traces import ready, trace_images
 from study.trace import Trace, batches
-from study.walks import Walk, replay
+from study.walks import Walk, join_walks, replay
 
 Split = Literal["calibration", "validation", "test"]
 

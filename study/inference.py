@@ -76,13 +76,3 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
 
 def _index(positions: Integers, like: Tensor) -> Tensor:
     return torch.from_numpy(positions).to(like.device)
-
-
-def join_walks(walks: list[Walk]) -> Walk:
-    """The walks of consecutive batches as one."""
-    return Walk(
-        np.concatenate([walk.exit_index for walk in walks]),
-        np.concatenate([walk.predictions for walk in walks]),
-        np.concatenate([walk.tried for walk in walks]),
-        np.concatenate([walk.engine_steps for walk in walks]),
-    )

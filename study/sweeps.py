@@ -23,7 +23,7 @@ from study.errors import UserError
 from study.policies import Floats, Hierarchical, Integers, Placed, Policy, Predictive
 from study.threads import concurrently, slices
 from study.trace import Trace
-from study.walks import Scheme, Walk, walk_samples
+from study.walks import Scheme, Walk, join_walks, walk_samples
 
 AT_ONCE = 2**24
 """Changes that are held at a time: 25 bytes each, and 8 for every cost beyond the first."""
@@ -181,46 +181,38 @@ def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) 
     only one for costs that depend on the whole walk.
     """
     trace, policy = sweep.trace, sweep.policy(1.0, start_layer)
-    table, exits = trace.table_for(policy).up_to(policy.max_jump), trace.exit_count
-    own, (arguments, units) = sweep.values, kernel_arguments(sweep, [] if sweep.values else measures)
-    _, _, _, heads, step, ends = arguments
-
-    def values(walk: Walk) -> NDArray[Any]:
-        """``[B, M]``: what was asked for, or whole numbers of the units."""
-        if own is not None:
-            return own(walk, policy)
-        return np.asarray(ends[walk.exit_index] + walk.tried @ heads[1:-1] + walk.engine_steps[:, None] * step)
-
-    row, beta = np.arange(len(trace.labels)), np.full(len(trace.labels), np.inf)
-    before_right = np.zeros(len(row), dtype=np.int8)
-    before = np.zeros((len(row), len(measures)), dtype=np.float64 if own is not None else np.int64)
-    betas, change_of_right = [], []
-    old: list[NDArray[Any]] = []
-    new: list[NDArray[Any]] = []
+    table, exits, samples = trace.table_for(policy).up_to(policy.max_jump), trace.exit_count, len(trace.labels)
+    row, beta = np.arange(samples), np.full(samples, np.inf)
+    rows, betas, walks = [], [], []
     while len(row):
         next_cut = np.full(len(row), -np.inf)
         first = np.full(len(row), policy.first_exit(exits))
-        walk = walk_samples(trace, table, policy, row, first, beta=beta, next_cut=next_cut)
-        right, now = (walk.predictions == trace.labels[row]).astype(np.int8), values(walk)
+        walks.append(walk_samples(trace, table, policy, row, first, beta=beta, next_cut=next_cut))
+        rows.append(row)
         betas.append(beta)
-        change_of_right.append(right - before_right[row])
-        old.append(before[row])
-        new.append(now)
-        before_right[row], before[row] = right, now
         left = next_cut > 0
         row, beta = row[left], next_cut[left]
-    if own is not None:
-        units = _units(list(np.abs(np.concatenate(new)).max(axis=0)), len(trace.labels))
-        old, new = [_whole(values, units) for values in old], [_whole(values, units) for values in new]
-    change = [np.asarray(after - prior) for prior, after in zip(old, new, strict=True)]
-    later = slice(1, None)
+    row, walk = np.concatenate(rows), join_walks(walks)  # all at once: a simulation is slow to start
+    if sweep.values is not None:
+        costs = np.asarray(sweep.values(walk, policy))
+        units = _units(list(np.abs(costs).max(axis=0)), samples)
+        values = _whole(costs, units)
+    else:
+        (_, _, _, heads, step, ends), units = kernel_arguments(sweep, measures)
+        values = ends[walk.exit_index] + walk.tried @ heads[1:-1] + walk.engine_steps[:, None] * step
+    right = (walk.predictions == trace.labels[row]).astype(np.int8)
+    # What a sample was worth before: its row of the round before.
+    order = np.argsort(row, kind="stable")
+    before = np.empty(len(row), dtype=np.int64)
+    before[order[1:]] = order[:-1]
+    later = np.arange(samples, len(row))
     return Changes(
         start_layer,
-        int(change_of_right[0].sum(dtype=np.int64)),
-        change[0].sum(axis=0),
-        np.concatenate([np.empty(0), *betas[later]]),
-        np.concatenate([np.empty(0, np.int8), *change_of_right[later]]),
-        np.concatenate([np.empty((0, len(measures)), np.int64), *change[later]]),
+        int(right[:samples].sum(dtype=np.int64)),
+        values[:samples].sum(axis=0),
+        np.concatenate(betas)[later],
+        right[later] - right[before[later]],
+        values[later] - values[before[later]],
         units,
     )
 

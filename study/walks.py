@@ -6,6 +6,7 @@ and is their twin in the tests. The module is not called `replay` because the pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,3 +220,13 @@ def _cut_below(ratios: Ratios, stop: Booleans, engine_steps: Integers, beta: Flo
         failed = np.where(run & (ratios.jump <= beta[:, None]), ratios.jump, -np.inf).max(axis=1)
         cut = np.maximum(cut, np.nextafter(failed, -np.inf))
     return cut
+
+
+def join_walks(walks: Sequence[Walk]) -> Walk:
+    """Several walks through one network as one, their samples one behind the other."""
+    return Walk(
+        np.concatenate([walk.exit_index for walk in walks]),
+        np.concatenate([walk.predictions for walk in walks]),
+        np.concatenate([walk.tried for walk in walks]),
+        np.concatenate([walk.engine_steps for walk in walks]),
+    )

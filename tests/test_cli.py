@@ -67,6 +67,103 @@ def test_accuracy_forward(models: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert result["predictions"] > 0 and 0 <= result["prediction_accuracy"] <= 1
 
 
+@pytest.mark.parametrize("options", ["--beta 1.2", "--beta 1.1 --start-layer 4 --max-jump 3", "--beta 2 --max-jump 1"])
+def test_accuracy_forward_has_the_confusion_of_predicted_and_true_distance(
+    models: Path, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It sums to the predictions, its diagonal to the accuracy, at any start layer that is looked at."""
+    command = f"evaluate --pretrained {models / 'exits'} --forward-mode accuracy --statistic mean_max {options}"
+    result = result_of(command, capsys)
+    parsed = build_parser().parse_args(command.split())
+    names = [*map(str, range(1, parsed.max_jump)), f"{parsed.max_jump}+"]
+    assert [row["predicted"] for row in result["confusion"]] == names
+    assert all(list(row) == ["predicted", *(f"true {name}" for name in names)] for row in result["confusion"])
+    counts = [[row[f"true {name}"] for name in names] for row in result["confusion"]]
+    predictions = sum(map(sum, counts))
+    right = sum(counts[place][place] for place in range(len(names)))
+    assert 0 < predictions == result["predictions"] <= result["samples"]
+    assert result["prediction_accuracy"] == pytest.approx(right / predictions)
+    rows = result["by_start_layer"]
+    assert [row["start_layer"] for row in rows] == list(range(1, 12)) and {row["beta"] for row in rows} == {
+        *parsed.beta
+    }
+    (own,) = [row for row in rows if row["start_layer"] == parsed.start_layer]
+    assert (own["predictions"], own["accuracy"]) == (predictions, pytest.approx(right / predictions))
+    short = sum(counts[row][column] for row in range(len(names)) for column in range(row + 1, len(names)))
+    assert own["too_short"] == pytest.approx(short / predictions)
+    assert own["accuracy"] + own["too_short"] + own["too_long"] == pytest.approx(1)
+    assert main(command.split()) == 0
+    assert "confusion:" in capsys.readouterr().out
+
+
+def test_accuracy_forward_of_several_betas_is_that_of_each(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --forward-mode accuracy --statistic mean_max --beta"
+    together = result_of(f"{command} 1.1 1.4 2", capsys)
+    assert "confusion" not in together and "prediction_accuracy" not in together
+    alone = [row for beta in (1.1, 1.4, 2) for row in result_of(f"{command} {beta}", capsys)["by_start_layer"]]
+    assert together["by_start_layer"] == alone and len({row["predictions"] for row in alone}) > 3
+
+
+def test_where_every_image_stops_there_is_no_prediction(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --forward-mode accuracy --beta 1e-9 --json"
+    assert main(command.split()) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["predictions"] == 0 and result["prediction_accuracy"] is None
+    assert {row["accuracy"] for row in result["by_start_layer"]} == {None}
+    assert "raise --beta" in captured.err and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "betas"),
+    [
+        ("--policy hierarchical --criterion margin", 1),
+        ("--policy hierarchical --criterion patience --start-layer 2", 1),
+        ("--policy placed --criterion entropy --exits 2 5 9", 1),
+        ("--policy predictive --statistic mean_max", 12),
+        ("--policy hierarchical --criterion max_softmax", 12),
+    ],
+)
+def test_criteria_and_betas_of_each_exit_run_live_as_they_replay(
+    models: Path, options: str, betas: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --device cpu --stat-each-layer {options} --beta"
+    mean_exits = []
+    for beta in (4, 2, 1, 0.3, 0.15, 0.11, 0.03, 0.01, 0.003):  # which of them tell images apart depends on the network
+        several = " ".join(f"{beta * (1 + exit / 100)}" for exit in range(betas))
+        result = result_of(f"{command} {several}", capsys)
+        assert result["replay_agreement"] == 1
+        mean_exits.append(result["mean_exit"])
+    assert mean_exits == sorted(mean_exits, reverse=True) or "predictive" in options
+    assert len(set(mean_exits)) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--beta 1 2 3", "there are 3 betas, but this network has 12 exits"),
+        ("--policy hierarchical --criterion margin --beta 0.5 0.6", "there are 2 betas"),
+        ("--policy placed --exits 2 4 --beta 0.5 0.6", "there are 2 betas"),
+        ("--policy placed --exits 2 14 --beta 0.5", "last exit is 14"),
+        ("--forward-mode accuracy --beta 1.5 -2", "beta is -2"),
+        ("--forward-mode accuracy --start-layer 13", "start_layer is 13"),
+        ("--forward-mode accuracy --max-jump 0", "max_jump is 0"),
+    ],
+)
+def test_what_does_not_fit_the_network_is_refused_before_it_runs(
+    models: Path,
+    options: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("trace_images", "run_policy"):
+        monkeypatch.setattr(f"study.evaluation.{name}", lambda *_, **__: pytest.fail("the network ran"))
+    assert main(f"evaluate --pretrained {models / 'exits'} {options}".split()) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_the_same_training_command_again_has_nothing_left(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (models / "original").rglob("*")}
     command = f"{TRAIN} --mode original --epochs 3 --output {models / 'original'}"
@@ -112,6 +209,29 @@ def test_the_same_training_command_again_has_nothing_left(models: Path, capsys: 
         ("run quickstart --name ../x", "cannot be a folder name"),
         ("run quickstart --pretrained nowhere.pt --set backbones.trials=1", "nowhere.pt does not exist"),
         ("run quickstart --set operating_points.start_layer=[1,99]", "names exit 99, but a network has 20"),
+        (
+            "evaluate --pretrained {models}/exits --criterion margin",
+            "--criterion margin goes with --policy hierarchical",
+        ),
+        ("evaluate --pretrained {models}/exits --criterion entropy --policy static --exits 3", "goes with --policy"),
+        ("evaluate --pretrained {models}/exits --criterion oracle", "argument --criterion"),
+        ("evaluate --pretrained {models}/exits --beta", "argument --beta"),
+        ("run quickstart --set operating_points.criterion=oracle", "criterion: 'oracle' is unknown"),
+        (
+            "run quickstart --set operating_points.criterion=hunch",
+            "criterion: 'hunch' is unknown: use one of logit, max",
+        ),
+        (
+            "run quickstart --set operating_points.search=exact --set operating_points.beta=per_exit",
+            "operating_points.search: exact does not cover this space: beta: per_exit has one dimension for each exit",
+        ),
+        (
+            "run placements --set operating_points.stop.hypervolume_ratio=0.9",
+            "operating_points.stop: without an exact front there is no hypervolume_ratio (placements: auto has two",
+        ),
+        ("run quickstart --set operating_points.stop.plateau=0", "operating_points.stop.plateau: "),
+        ("front nowhere --exact", "nowhere is no run folder"),
+        ("front nowhere --set operating_points.policy=static", "--set belongs to --exact"),
         ("frobnicate", "invalid choice"),
     ],
 )

@@ -11,10 +11,11 @@ from plain_twins import all_confidences, all_ratios
 
 from study import Classic, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay
 from study.criteria import CRITERIA
-from study.inference import join_walks, run_policy
+from study.inference import run_policy
 from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
 from study.policies import Policy, thresholds_from_logits
 from study.trace import collect_logits
+from study.walks import join_walks
 
 IMAGES, CLASSES, MAX_JUMP = 20, 5, 4
 LIVE = [criterion for criterion in CRITERIA if criterion not in ("logit", "oracle")]

@@ -43,7 +43,7 @@ from study.costs.device_models import modelled_costs
 from study.costs.profile import Costs
 from study.data import Dataset, DataSettings, load_dataset, load_test_set, normalize, place
 from study.evaluation import load_network
-from study.inference import join_walks, run_policy
+from study.inference import run_policy
 from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
 from study.networks.registry import State
 from study.networks.runnable import RunnableNetwork
@@ -53,6 +53,7 @@ from study.single import ImageSource, resolve_request
 from study.stored_traces import ready, trace_images
 from study.trace import batches
 from study.training import TrainingSettings, train
+from study.walks import join_walks
 
 TOLERANCE = 0.01
 """Accuracy on the validation split that an operating point may lose."""

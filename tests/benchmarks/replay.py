@@ -41,12 +41,12 @@ from synthetic_trace import MEASURES, RULE, synthetic
 from torch import Tensor
 
 from study.costs.measured_profile import Spread
-from study.inference import join_walks, run_policy
+from study.inference import run_policy
 from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
 from study.policies import Floats, Predictive, thresholds_from_logits
 from study.threads import thread_count
 from study.trace import DecisionTable, Trace, batches, collect_logits
-from study.walks import Walk, replay, tally
+from study.walks import Walk, join_walks, replay, tally
 
 Row: TypeAlias = dict[str, object]
 TARGET_POINTS = 6.6e6

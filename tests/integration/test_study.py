@@ -301,6 +301,54 @@ def test_precisions_rules_and_constraints_from_traces_to_front(finished_study: P
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_no_point_of_the_search_beats_the_exact_front_of_the_run_folder(
+    finished_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`front --exact`, of the part of the space that has an exact front."""
+    before = {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["front", str(finished_study), "--exact"]) == 2
+    assert "placements: auto" in capsys.readouterr().err
+    kinds = "[predictive, hierarchical, static, classic]"
+    assert main(["front", str(finished_study), "--exact", "--json", "--set", f"operating_points.policy={kinds}"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    points = tables_of(finished_study)["operating_points"]
+    assert points["hypervolume_ratio"].isna().all() and points["hypervolume"].is_monotonic_increasing
+    found = points[(points["state"] == "COMPLETE") & (points["policy"] != "placed")]
+    columns = ["accuracy", "flops", "energy_joules"]
+    exact = np.array([[row[name] for name in columns] for row in printed["front"]]) * [-1, 1, 1]
+    for point in found[columns].to_numpy() * [-1, 1, 1]:
+        assert (exact <= point + 1e-12 * np.abs(point)).all(axis=1).any()
+    assert len(found) > 5 and len(exact) > 5 and printed["networks"] == 2
+    assert before == {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
+
+
+def test_an_exact_study_ends_with_test_figures_of_the_whole_front(finished_study: Path, tmp_path: Path) -> None:
+    """In place of a search, on the traces of the finished study; started again, it has nothing left to do."""
+    folder = tmp_path / "tiny"
+    for part in ("checkpoints", "traces"):
+        shutil.copytree(finished_study / part, folder / part)
+    spec = tiny_study(operating_points={"search": "exact", "placements": [[2, 6], [4]]})
+    run_study(spec, surroundings(folder))
+    tables = tables_of(folder)
+    points, front = tables["operating_points"], tables["front"]
+    assert set(points["sampler"]) == {"exact"} and points["number"].tolist() == list(range(len(points)))
+    assert (points["hypervolume_ratio"] == 1).all()
+    assert front["number"].tolist() == points["number"].tolist(), "every point of an exact front is one of the front"
+    np.testing.assert_allclose(front["hypervolume"], points["hypervolume"], rtol=1e-9)
+    held = front[front["beta"].notna()]
+    assert len(held) and ((held["beta_low"] < held["beta"]) & (held["beta"] <= held["beta_high"])).all()
+    np.testing.assert_array_equal(front["optimism"], front["accuracy"] - front["test_accuracy"])
+    for name in ("accuracy", "flops", "energy_joules"):
+        low, middle, high = (front[f"test_{name}{end}"] for end in ("_low", "", "_high"))
+        assert (low <= middle * (1 + 1e-12)).all() and (middle <= high * (1 + 1e-12)).all()
+    summary = summarize_front(folder / "tables")
+    assert summary.optimism == 1 - front["test_hypervolume"].iloc[0] / front["hypervolume"].iloc[0]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run_study(spec, surroundings(folder))
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_constraints_that_no_point_keeps_end_in_one_line(
     finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -342,7 +342,7 @@ def test_the_exact_front_under_frequency_rules_is_that_of_brute_force(dvfs):
 
 
 def test_the_exact_front_of_several_networks_under_a_deadline_is_that_of_brute_force():
-    text = f"policy: [predictive, static, classic], dvfs: deadline, {TWO.replace('flops', 'energy, latency_mean')}"
+    text = "policy: [predictive, static], max_jump: 2, dvfs: deadline, objectives: [accuracy, energy, latency_mean]"
     ready = [with_levels(one, 0.25) for one in FOUR]
     assert_exact(f"{text}, quantization: [fp32, int8]", ready)
     assert_exact(f"{text}, quantization: [fp32, int8], constraints: {{latency_mean: 8, accuracy_drop: 0.3}}", ready)

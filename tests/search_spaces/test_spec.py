@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from search_spaces import Choice, SpecError, bundled, load_space
 from search_spaces.choices import draw, parse_choice
-from search_spaces.spec import MAX_FILE_BYTES, parse_space, validate_space
+from search_spaces.spec import MAX_FILE_BYTES, StopSpec, parse_space, validate_space
 
 
 def test_every_bundled_study_loads_and_survives_a_way_through_yaml():
@@ -53,6 +53,36 @@ def test_all_forms_of_a_choice_survive_a_way_through_plain_values():
     assert again == spec
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("search: exact", {"search": "exact"}),
+        ("beta: per_exit", {"beta": "per_exit"}),
+        ("criterion: margin", {"criterion": Choice(values=("margin",))}),
+        ("criterion: [patience, logit]", {"criterion": Choice(values=("patience", "logit"))}),
+        ("stop: {hypervolume_ratio: 0.99}", {"stop": StopSpec(hypervolume_ratio=0.99)}),
+        ("stop: {hypervolume_ratio: 1, plateau: 3}", {"stop": StopSpec(hypervolume_ratio=1.0, plateau=3)}),
+        ("stop: {plateau: null}", {"stop": StopSpec()}),
+        ("stop: {}", {}),
+    ],
+)
+def test_how_phase_2_searches_and_stops_survives_a_way_through_plain_values(text, expected):
+    """Without these keys: Optuna, all trials, the paper's criterion."""
+    usual = {"search": "optuna", "stop": StopSpec(), "criterion": Choice(values=("logit",)), "beta": "auto"}
+    assert usual == {name: getattr(parse_space("name: x", "x").operating_points, name) for name in usual}
+    spec = parse_space(f"name: x\noperating_points: {{{text}}}", "x.yaml")
+    assert {name: getattr(spec.operating_points, name) for name in usual} == usual | expected
+    again = validate_space(yaml.safe_load(yaml.safe_dump(spec.plain())), "again")
+    assert again == spec and again.plain() == spec.plain()
+
+
+def test_a_change_reaches_a_key_of_the_section_stop():
+    changes = [("operating_points.stop.plateau", 4), ("operating_points.beta", "per_exit")]
+    points = parse_space("name: x\noperating_points: {stop: {hypervolume_ratio: 0.9}}", "x", changes).operating_points
+    assert (points.stop.plateau, points.stop.hypervolume_ratio, points.beta) == (4, 0.9, "per_exit")
+    assert parse_space("name: x", "x", changes).operating_points.stop == StopSpec(plateau=4)
+
+
 MISTAKES = [
     ("name: x\nsede: 1", "sede: unknown key"),
     ("name: x\nbackbones: {learning: 1}", r"backbones\.learning: unknown key"),
@@ -89,6 +119,22 @@ MISTAKES = [
     ("name: x\noperating_points: {objectives: [accuracy, flops, flops]}", "operating_points: objectives .*twice"),
     ("name: x\noperating_points: {placements: []}", r"operating_points\.placements"),
     ("name: x\noperating_points: {placements: [[]]}", r"operating_points\.placements"),
+    ("name: x\noperating_points: {search: exactly}", r"operating_points\.search: .*exactly"),
+    ("name: x\noperating_points: {beta: per_network}", r"operating_points\.beta: .*per_network"),
+    ("name: x\noperating_points: {beta: [per_exit]}", r"operating_points\.beta: expected a number.*per_exit"),
+    ("name: x\noperating_points: {start_layer: per_exit}", r"operating_points\.start_layer: .*per_exit"),
+    ("name: x\noperating_points: {beta: [1, 0]}", "operating_points: beta must be above 0, got 0"),
+    ("name: x\noperating_points: {criterion: []}", r"operating_points\.criterion: the list of choices is empty"),
+    ("name: x\noperating_points: {criterion: [margin, margin]}", r"operating_points\.criterion: .*twice"),
+    ("name: x\noperating_points: {criterion: 3}", r"operating_points\.criterion: expected a name.*3"),
+    ("name: x\noperating_points: {stop: 0.9}", r"operating_points\.stop: .*0\.9"),
+    ("name: x\noperating_points: {stop: plateau}", r"operating_points\.stop: .*plateau"),
+    ("name: x\noperating_points: {stop: {hypervolume: 0.9}}", r"operating_points\.stop\.hypervolume: unknown key"),
+    ("name: x\noperating_points: {stop: {hypervolume_ratio: 1.01}}", r"stop\.hypervolume_ratio: .*1\.01"),
+    ("name: x\noperating_points: {stop: {hypervolume_ratio: 0}}", r"stop\.hypervolume_ratio: .*0"),
+    ("name: x\noperating_points: {stop: {hypervolume_ratio: .nan}}", r"stop\.hypervolume_ratio: .*nan"),
+    ("name: x\noperating_points: {stop: {plateau: 0}}", r"stop\.plateau: .*0"),
+    ("name: x\noperating_points: {stop: {plateau: 1.5}}", r"stop\.plateau: .*fractional part"),
     ("name: x\nname: y", "line 2: the key 'name' stands twice"),
     ("name: x\ndata: {limit: 3, limit: 4}", "line 2: the key 'limit' stands twice"),
     ("name: ../x", r"name: .*\.\./x"),
