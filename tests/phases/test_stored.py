@@ -472,3 +472,10 @@ def test_a_front_that_is_no_better_than_guessing_is_still_json(tmp_path, capsys)
     assert printed["hypervolume"] == 0 and printed["hypervolume_ratio_of_the_search"] is None
     assert main(["front", str(folder), "--exact"]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_not_whole_does_not_matter_where_no_weights_are_needed(tmp_path, capsys):
+    folder = run_folder(tmp_path / "run", ONE)
+    expected = exact_json(folder, capsys)["front"]
+    (folder / "checkpoints" / "one" / "last").mkdir(parents=True)
+    assert exact_json(folder, capsys)["front"] == expected

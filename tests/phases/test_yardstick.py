@@ -238,6 +238,16 @@ def test_a_search_stops_on_a_plateau(tmp_path, batches):
     assert_over(chosen, ONE, tmp_path / "tables", table)
 
 
+def test_a_search_that_has_found_nothing_yet_is_on_no_plateau(tmp_path):
+    """Without a reason to stop, the first point that keeps to these constraints is found in the fourth batch."""
+    assert not on_plateau([0.0, 0.0, 0.0], 2)
+    limits = ", constraints: {energy: 1.5, accuracy_drop: 0.3}"
+    whole = run(covered(limits), TWO, tmp_path / "whole")
+    assert whole.loc[whole["feasible"].eq(True), "number"].min() // 8 == 3
+    stopped = run(covered(f"{limits}, stop: {{plateau: 2}}"), TWO, tmp_path / "stopped")
+    assert stopped["feasible"].eq(True).any()
+
+
 def test_whichever_reason_comes_first_ends_the_search(tmp_path):
     lengths = {}
     for name, stop in (
