@@ -33,5 +33,6 @@ class Bootstrap:
 
     def interval(self, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """``(low, high)``, each ``[P]``, of the means of P columns ``[N, P]``; of a constant it has no width."""
-        low, high = np.quantile(self._weights @ values, [0.025, 0.975], axis=0)
+        # Relative to the first sample, so that rounding gives a constant no width.
+        low, high = values[0] + np.quantile(self._weights @ (values - values[0]), [0.025, 0.975], axis=0)
         return low, high

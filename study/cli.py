@@ -183,6 +183,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         compiled=options.compile,
     )
     if options.forward_mode == "accuracy":
+        if options.criterion != "logit":
+            raise UserError("evaluate: --forward-mode accuracy is about the engine, which knows --criterion logit only")
         result = accuracy_forward(
             loaded,
             split_images(loaded, options.split, source),
@@ -288,6 +290,8 @@ def _front(options: argparse.Namespace) -> None:
 
     if options.figure and options.figure.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"front: --figure {options.figure} must end in .png, .svg or .pdf")
+    if options.output and options.output.suffix not in (".csv", ".parquet"):
+        raise UserError(f"front: --output {options.output} must end in .csv or .parquet")
     if options.exact:
         from study.exact_front_view import show_exact_front
 

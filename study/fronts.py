@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from study.criteria import Criterion
 from study.errors import UserError
 from study.policies import Booleans, Hierarchical, Overshoot, Placed, Policy, Predictive
 from study.sweeps import Changes, Points, Sweep, changes
-from study.threads import concurrently, thread_count
+from study.threads import concurrently
 from study.trace import Trace
 
 
@@ -45,7 +44,8 @@ def exact_front(
     """All non-dominated operating points over every beta > 0 and every start layer.
 
     Args:
-        trace: N samples; or several networks at once (checkpoints, precisions), name -> (trace, costs).
+        trace: N samples; or several networks at once (checkpoints, precisions), name -> (trace, costs), traced on the
+            same images.
         costs: of the network that made the trace.
         policy: ``Predictive``, ``Hierarchical`` or ``Placed``.
         objectives: ``accuracy`` (maximised) and any of ``flops``, ``bitops``, ``energy``, ``seconds`` (minimised).
@@ -81,12 +81,26 @@ def exact_front(
     else:
         raise UserError("the exact front is known for the policies Predictive, Hierarchical and Placed")
     sweeps = [Sweep(one, its, rule, start_layers) for one, its in networks.values()]
+    _check_comparable([its for _, its in networks.values()])
     front = front_of_sweeps(sweeps, objectives)
     columns = ["start_layer", "beta_low", "beta_high", *objectives]
     if not isinstance(trace, Trace):
         front["network"] = front["sweep"].map(dict(enumerate(networks)))
         columns = ["network", *columns]
     return front[columns]
+
+
+def _check_comparable(networks: Sequence[Costs]) -> None:
+    """Refuse to compare what does not compare.
+
+    Raises:
+        UserError: costs are of several sources, devices or batch sizes.
+    """
+    for costs in networks[1:]:
+        its = networks[0]
+        for name in ("energy_source", "seconds_source", "device", "batch_size"):
+            if getattr(costs, name) != getattr(its, name):
+                raise UserError(f"the costs have several {name}s: {getattr(its, name)}, {getattr(costs, name)}")
 
 
 def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: Limits | None = None) -> pd.DataFrame:
@@ -112,9 +126,7 @@ def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: 
     parts = []
     for place, sweep in enumerate(sweeps):
         samples = len(sweep.trace.labels)
-        found = changes(sweep, measures)
-        # Sorting is most of the work, and a start layer's is its own; no more of them than cores are held at a time.
-        while group := list(islice(found, thread_count())):
+        for group in changes(sweep, measures):  # sorting is most of the work, and each start layer's is its own
             fronts = concurrently(lambda one: _front_of(one, samples, measures, len(wanted), limits), group)  # noqa: B023
             parts += [part.assign(sweep=place) for part in fronts]
     table = pd.concat(parts, ignore_index=True).drop_duplicates(subset=["accuracy", *wanted], ignore_index=True)

@@ -170,7 +170,7 @@ def add_front(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the front as JSON")
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:

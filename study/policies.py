@@ -153,12 +153,14 @@ def _check_exit(what: str, exit: int, last: int) -> None:
 
 
 def _checked_beta(beta: float | Sequence[float]) -> Betas:
-    if isinstance(beta, Sequence | np.ndarray):
-        beta = tuple(float(one) for one in beta)
-    for one in beta if isinstance(beta, tuple) else (beta,):
+    try:
+        values = [float(one) for one in np.atleast_1d(np.asarray(beta))]
+    except (TypeError, ValueError):
+        raise UserError(f"beta is {beta!r}, but must be a number, or one number for each exit") from None
+    for one in values:
         if not one > 0:
             raise UserError(f"beta is {one}, but the exit criterion needs beta > 0")
-    return beta
+    return values[0] if np.ndim(beta) == 0 else tuple(values)
 
 
 def betas_of(beta: Betas, exit_count: int) -> Floats:

@@ -17,15 +17,14 @@ import pandas as pd
 import torch
 
 from results.tables import part_count, read_table, write_part
-from search_spaces.choices import Choice
 from search_spaces.spec import StudySpec
 from study.checkpoints import check_network, load_pretrained, new_network
 from study.costs.flops import count_work
 from study.costs.published import published_flops
-from study.criteria import CRITERIA
 from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
 from study.phases.candidates import Candidate
+from study.phases.checks import check_depth, check_names
 from study.phases.exact import check_covered
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import list_exact_points, search
@@ -34,8 +33,7 @@ from study.phases.pricing import check_costs, check_one_source, check_slack, pri
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop
-from study.policies import POLICIES
-from study.precisions import PRECISIONS, Precision
+from study.precisions import Precision
 from study.progress import Reporter, Task
 from study.quantization import check_precision
 from study.run_folder import claim_folder, exclusive, refuse_other_study
@@ -108,20 +106,9 @@ def check(spec: StudySpec) -> DataSettings:
         UserError: a name or value that the program does not know.
     """
     points = spec.operating_points
-    for key, known in (
-        ("policy", tuple(POLICIES)),
-        ("criterion", tuple(name for name in CRITERIA if name != "oracle")),  # which knows the labels
-        ("statistic", ("mean_logit", "mean_max")),
-        ("overshoot", ("last_exit", "classifier")),
-        ("quantization", PRECISIONS),
-    ):
-        for name in getattr(points, key).values:
-            if name not in known:
-                raise UserError(
-                    f"{spec.name}: operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}"
-                )
     device = pick_device("auto")
     try:
+        check_names(points)
         precisions = [check_precision(str(name), device) for name in points.quantization.values]
         check_costs(points, precisions, device, stored_will_do=spec.resources.profiles_of_other_device)
         check_covered(points)
@@ -132,14 +119,10 @@ def check(spec: StudySpec) -> DataSettings:
     networks = {plan.network for plan in backbones}
     exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
     depth = min(check_network(network, settings) for network in networks | {plan.network for plan in exits})
-    asked = [("start_layer", [points.start_layer.largest] if isinstance(points.start_layer, Choice) else [])]
-    if points.placements != "auto":
-        asked.append(("placements", [placed[-1] for placed in points.placements]))
-    for key, exits_asked in asked:
-        if max(exits_asked, default=0) > depth:
-            raise UserError(
-                f"{spec.name}: operating_points.{key}: names exit {max(exits_asked):g}, but a network has {depth}"
-            )
+    try:
+        check_depth(points, depth)
+    except UserError as error:
+        raise UserError(f"{spec.name}: {error}") from None
     if spec.backbones.pretrained and len(backbones) != 1:
         raise UserError(
             f"{spec.name}: backbones.pretrained needs one backbone and one width, "
@@ -285,8 +268,12 @@ def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Se
             list_exact_points(points, group, where.tables, name=name, reporter=where.reporter)
         else:
             search(points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter)
+    if not part_count(where.tables, "operating_points"):
+        raise UserError(f"{spec.name}: no operating point of the exact front keeps to the constraints; loosen them")
     table = read_table(where.tables, "operating_points")
     table = table[table["search"].isin(list(groups))]
+    if table.empty:
+        raise UserError(f"{spec.name}: no operating point of the exact front keeps to the constraints; loosen them")
     failed = table[table["state"] == "FAIL"]
     if len(failed):
         where.reporter.line(f"{len(failed)} of {len(table)} operating points failed; first: {failed['error'].iloc[0]}")

@@ -109,9 +109,13 @@ def published_files(folder: Path) -> Mapping[str, Path] | None:
     entries = json.loads((folder / MANIFEST).read_bytes())["files"]
     paths = {name: folder / entry["file"] for name, entry in entries.items()}
     for name, path in paths.items():
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entries[name]["sha256"]:
-                raise DamagedError(f"{path} does not match its manifest")
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is missing, but its manifest names it") from None
+        if digest != entries[name]["sha256"]:
+            raise DamagedError(f"{path} does not match its manifest")
     return paths
 
 

@@ -15,11 +15,12 @@ from safetensors import safe_open
 
 from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
+from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
 from study.precisions import FORMATS, INT8, Precision
 from study.quantization import int8_execution, prepare
-from study.storage import DamagedError, publish, published_files, safe_name, set_aside
+from study.storage import DamagedError, publish, published_files, read_published, safe_name, set_aside
 from study.trace import collect_logits
 
 CALIBRATION_IMAGES = 512
@@ -46,16 +47,67 @@ def trace_folder(
     return traces / safe_name(f"{weights.replace('@', '-')}-{computed}-{split}-{images_digest[:12]}", "trace")
 
 
+@dataclass(frozen=True)
+class StoredTrace:
+    """A trace on disk, by what its description says."""
+
+    folder: Path
+    weights: str
+    precision: str
+    split: str
+
+    @property
+    def trial_id(self) -> str:
+        """The trial that trained the network."""
+        return self.weights.partition("@")[0]
+
+    def read(self) -> SplitLogits:
+        """Its content.
+
+        Raises:
+            DamagedError: a file does not match its manifest; unlike :func:`read_trace` this sets nothing aside.
+        """
+        found = _read(self.folder)
+        if found is None:
+            raise DamagedError(f"{self.folder} has no manifest any more")
+        return found
+
+
+def stored_traces(traces: Path) -> list[StoredTrace]:
+    """All traces of a run folder; what was set aside, or is not whole yet, is none.
+
+    Raises:
+        UserError: a description cannot be read.
+    """
+    found = []
+    for folder in sorted(traces.glob("*")):
+        published = read_published(folder, {"trace.json"}) if folder.is_dir() and folder.suffix != ".damaged" else None
+        if published is None:
+            continue
+        try:
+            of = json.loads(published.files["trace.json"])
+            weights, precision, split = (str(of[key]) for key in ("weights", "precision", "split"))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{folder}: trace.json does not say of which network it is") from None
+        safe_name(weights.replace("@", "-"), f"{folder}: weights")
+        found.append(StoredTrace(folder, weights, precision, split))
+    return found
+
+
 def read_trace(folder: Path) -> SplitLogits | None:
     """A stored trace, its logits mapped from the file; None where there is none.
 
     A damaged one is set aside and counts as none.
     """
     try:
-        files = published_files(folder)
+        return _read(folder)
     except DamagedError as error:
         set_aside(folder, str(error))
         return None
+
+
+def _read(folder: Path) -> SplitLogits | None:
+    files = published_files(folder)
     if files is None:
         return None
     execution = json.loads(files["trace.json"].read_text()).get("int8_execution")

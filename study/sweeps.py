@@ -26,7 +26,7 @@ from study.trace import Trace
 from study.walks import Scheme, Walk, join_walks, walk_samples
 
 AT_ONCE = 2**24
-"""Changes that are held at a time: 25 bytes each, and 8 for every cost beyond the first."""
+"""Changes that are held at a time: some 60 bytes each with two costs, what is added up of them included."""
 _BITS = 62
 
 
@@ -128,7 +128,7 @@ class Changes:
         return Points(self.start_layer, high[:found], right[:found], sums[:found], self.units)
 
 
-def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[Changes]:
+def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[list[Changes]]:
     """The changes of each start layer, so many layers at a time that they fit into the memory.
 
     Raises:
@@ -136,7 +136,7 @@ def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[Changes]:
     """
     if sweep.values is not None or sweep.rule.criterion == "patience":
         for layer in sweep.start_layers or ():
-            yield changes_by_walking(sweep, measures, layer)
+            yield [changes_by_walking(sweep, measures, layer)]
         return
     from study.kernels import count_changes, list_changes
 
@@ -158,9 +158,9 @@ def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[Changes]:
         first = np.where(wanted, totals, 0).cumsum() - np.where(wanted, totals, 0)
         places = np.where(wanted, first + counts.cumsum(axis=0) - counts, -1)
         room = int(totals[group].sum())
-        beta, right, change = np.empty(room), np.empty(room, np.int8), np.empty((room, len(measures)), np.int64)
+        out = np.empty(room), np.empty(room, np.int8), np.empty((room, len(measures)), np.int64)
 
-        def write(item: tuple[slice, Integers], out=(beta, right, change)) -> tuple[Integers, Integers]:  # type: ignore[no-untyped-def]
+        def write(item: tuple[slice, Integers], out: tuple[Any, ...] = out) -> tuple[Integers, Integers]:
             chunk, place = item
             hits, sums = np.zeros(exits + 2, dtype=np.int64), np.zeros((exits + 2, len(measures)), dtype=np.int64)
             list_changes(scores[chunk], trace.right[chunk], *arguments, place.copy(), *out, hits, sums)
@@ -168,9 +168,12 @@ def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[Changes]:
 
         parts = concurrently(write, zip(chunks, places, strict=True))
         hits, sums = (np.sum([part[i] for part in parts], axis=0) for i in (0, 1))
-        for layer in group:
-            own = slice(first[layer], first[layer] + totals[layer])
-            yield Changes(int(layer), int(hits[layer]), sums[layer], beta[own], right[own], change[own], units)
+        own = {layer: slice(first[layer], first[layer] + totals[layer]) for layer in map(int, group)}
+        beta, right, change = out
+        yield [
+            Changes(layer, int(hits[layer]), sums[layer], beta[part], right[part], change[part], units)
+            for layer, part in own.items()
+        ]
 
 
 def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) -> Changes:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHUNK = 2**24
 """Logits that are looked at in one go."""
+_LOGIT = ("logit", ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,9 @@ class Trace:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     thresholds: Floats
-    _tables: dict[object, DecisionTable] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tables: dict[tuple[str, tuple[int, ...]], DecisionTable] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         logits = np.asarray(self.logits, dtype=np.float32)
@@ -93,10 +96,10 @@ class Trace:
 
     def decision_table(self, max_jump: int) -> DecisionTable:
         """The ratios of the paper's criterion and of an engine with ``max_jump`` steps; the widest one is kept."""
-        widest = self._tables.get("logit")
+        widest = self._tables.get(_LOGIT)
         if widest is None or widest.max_jump < max_jump:
             # One table serves all engines up to the published K_max.
-            self._tables["logit"] = widest = DecisionTable.from_trace(self, max_jump and max(max_jump, 8))
+            self._tables[_LOGIT] = widest = DecisionTable.from_trace(self, max_jump and max(max_jump, 8))
         return widest.up_to(max_jump)
 
     def table_for(self, policy: Policy) -> DecisionTable:
@@ -104,13 +107,15 @@ class Trace:
         criterion = policy.criterion
         if criterion == "logit":
             self.decision_table(policy.max_jump)
-            return self._tables["logit"]
+            return self._tables[_LOGIT]
         tried: tuple[int, ...] = ()
         if criterion == "patience":  # its scores depend on which exits were tried before
             if not isinstance(policy, Hierarchical | Placed):
                 raise UserError("patience is known for the policies Hierarchical and Placed")
             tried = tried_exits(policy, self.exit_count)
         if (criterion, tried) not in self._tables:
+            for other in [key for key in self._tables if key[0] == "patience"]:
+                del self._tables[other]  # there are as many as there are placements
             self._tables[criterion, tried] = DecisionTable(self._scores(criterion, tried)[:, :, None])
         return self._tables[criterion, tried]
 

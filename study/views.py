@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from results.summary import FrontSummary, summarize_front, summary_json
-from results.tables import SCHEMAS, part_count, read_table
+from results.tables import SCHEMAS, part_count, read_table, rows_of
 from study.errors import UserError
 from study.learning_curves import best_epoch, history_from_json
 from study.run_folder import STUDY_FILE, read_study_file
@@ -77,9 +77,10 @@ def front_lines(summary: FrontSummary) -> list[str]:
         )
     if summary.optimism is not None:
         lines.append(
-            f"optimism: the front has {summary.optimism:.1%} less hypervolume on test than on validation; its points' "
-            f"accuracy changes by {-summary.mean_optimism * 100:+.2f} points in the mean, that of their classic "
-            f"networks by {-summary.classic_optimism * 100:+.2f}"
+            f"optimism: the front has {abs(summary.optimism):.1%} {'less' if summary.optimism >= 0 else 'more'} "
+            f"hypervolume on test than on validation; from validation to test its points' accuracy changes by "
+            f"{-summary.mean_optimism * 100:+.2f} points in the mean, that of their classic networks by "
+            f"{-summary.classic_optimism * 100:+.2f}"
         )
     static = summary.best_static
     if static is not None:
@@ -103,21 +104,32 @@ def _front_table(summary: FrontSummary) -> Table:
     # A column that says the usual in every row says nothing.
     usual = {"criterion": {"logit"}, "precision": {"fp32"}, "dvfs": {"none"}}
     texts += [name for name, values in usual.items() if not set(summary.points[name].dropna()) <= values]
+    texts += ["exits"] if summary.points["exits"].notna().any() else []
     numbers = {"beta": ".4g", "start_layer": ".0f", "accuracy": ".2%", "flops_share": ".1%", "energy_share": ".1%"}
     if summary.latency_source:
         numbers["latency_share"] = ".1%"
     for name in texts:
-        table.add_column(_HEADINGS.get(name, name), no_wrap=True)
+        table.add_column(HEADINGS.get(name, name), no_wrap=True)
     for name in [*numbers, "test", "95 %"]:
-        table.add_column(_HEADINGS.get(name, name), justify="right", no_wrap=True)
-    for row in shown.to_dict("records"):
+        table.add_column(HEADINGS.get(name, name), justify="right", no_wrap=True)
+    for row in rows_of(shown):
         table.add_row(
-            *(str(row[name]) for name in texts),
+            *(setting_text(row, name) for name in texts),
             *(_text(row[name], form) for name, form in numbers.items()),
             f"{row['test_accuracy']:.2%}",
             f"{row['test_accuracy_low']:.1%}-{row['test_accuracy_high']:.1%}",
         )
     return table
+
+
+def setting_text(row: Mapping[str, Any], name: str) -> str:
+    """A setting of an operating point in a printed table; empty where it has no effect."""
+    if name == "statistic" and (row["policy"] in ("classic", "static") or row.get("criterion") not in (None, "logit")):
+        return ""
+    value = row.get(name)
+    if name == "exits" and value is not None:
+        return " ".join(str(int(exit)) for exit in value)
+    return "" if value is None else str(value)
 
 
 def thinned(points: pd.DataFrame) -> pd.DataFrame:
@@ -126,10 +138,11 @@ def thinned(points: pd.DataFrame) -> pd.DataFrame:
     return points.iloc[np.unique(places.astype(np.int64))]
 
 
-_HEADINGS = {
+HEADINGS = {
     "trial_id": "network",
     "number": "point",
     "start_layer": "start",
+    "max_jump": "jump",
     "flops_share": "FLOPs",
     "energy_share": "energy",
     "latency_share": "mean latency",
@@ -148,8 +161,6 @@ def write_front(folder: Path, output: Path) -> None:
 
 def write_points(points: pd.DataFrame, output: Path) -> None:
     """Write operating points as .csv or .parquet."""
-    if output.suffix not in (".csv", ".parquet"):
-        raise UserError(f"front: --output {output} must end in .csv or .parquet")
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".csv":
         points.to_csv(output, index=False)
@@ -171,6 +182,7 @@ def study_status(folder: Path) -> dict[str, Any]:
             if trial["trial_id"] in known.index:
                 trial["status"] = str(known.loc[trial["trial_id"], "status"])
     asked = stored["study"]["operating_points"]["trials"]
+    exact = stored["study"]["operating_points"].get("search") == "exact"
     points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
     done = points[points["state"] == "COMPLETE"]
     return {
@@ -184,7 +196,7 @@ def study_status(folder: Path) -> dict[str, Any]:
             "backbones": stored["study"]["backbones"]["trials"],
             "exits for each of the best backbones": stored["study"]["exits"]["trials"],
             "parents": stored["study"]["exits"]["parents"],
-            "operating_points for each search": asked,
+            "operating_points for each search": "all of the exact front" if exact else asked,
         },
         "tables": present,
         "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),

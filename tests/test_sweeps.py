@@ -20,7 +20,6 @@ from study import (
     Trace,
     UserError,
     exact_front,
-    fronts,
     replay,
     sweeps,
     tally,
@@ -38,7 +37,7 @@ small = traces(max_samples=4, max_exits=5, max_classes=3)
 
 def points_of(sweep, measures=BOTH):
     """The operating points of each start layer."""
-    return [found.add_up() for found in changes(sweep, measures)]
+    return [found.add_up() for group in changes(sweep, measures) for found in group]
 
 
 def assert_same(points, others) -> None:
@@ -238,8 +237,7 @@ def test_slices_and_threads_give_the_same(rule, cores, monkeypatch):
     counts = [vars(tally(sweep.trace, replace(rule, beta=beta))) for beta in (0.5, 2.0, 8.0)]
     assert len(threads.slices(60)) == 1
     monkeypatch.setattr(threads, "PIECE", 1)
-    for module in (threads, fronts):
-        monkeypatch.setattr(module, "thread_count", lambda: cores)
+    monkeypatch.setattr(threads, "thread_count", lambda: cores)
     assert len(threads.slices(60)) == 4 * cores
     again = replace(sweep, trace=replace(sweep.trace))  # computes its scores anew
     assert_same(points_of(again), points)

@@ -102,12 +102,16 @@ class _Source:
         """The operating point of an interval of beta, as far as it is allowed."""
         low, high = max(interval[0], allowed[0]), min(interval[1], allowed[1])
         policy = self.sweep.policy(_inside(low, high) if low < high else high, start_layer)
-        return ExactPoint(OperatingPoint(self.candidate, self.statistic, policy, dvfs=self.dvfs), *interval)
+        point = OperatingPoint(self.candidate, self.statistic, policy, dvfs=self.dvfs)
+        return ExactPoint(point, *((low, high) if low < high < _LARGEST else interval))
+
+
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def _inside(low: float, high: float) -> float:
     """A beta as far as can be from both ends, in proportion: live logits differ in their last bits."""
-    if np.isinf(high):
+    if high >= _LARGEST:
         return low * 2 if low > 0 else 1.0
     middle = float(np.sqrt(low) * np.sqrt(high)) if low > 0 else high / 2
     return middle if low < middle <= high else high
@@ -115,7 +119,7 @@ def _inside(low: float, high: float) -> float:
 
 def _beta_ranges(spec: OperatingPointsSpec) -> list[tuple[float, float]]:
     if not isinstance(spec.beta, Choice):
-        return [(0.0, np.inf)]
+        return [(0.0, _LARGEST)]  # what holds only for an infinite beta is no setting
     if spec.beta.is_range:
         return [(float(spec.beta.low), float(spec.beta.high))]
     return [(float(cast(float, value)), float(cast(float, value))) for value in spec.beta.values]
@@ -147,6 +151,8 @@ def _sources(spec: OperatingPointsSpec, candidate: Candidate, measures: Sequence
     exits = candidate.exit_count
     every = range(1, exits + 1) if not isinstance(spec.start_layer, Choice) else _integers(spec.start_layer)
     for (rule, statistics), dvfs in product(_rules(spec), cast(Sequence[str], spec.dvfs.values)):
+        if OperatingPoint(candidate, "mean_logit", rule, dvfs=dvfs).dvfs != dvfs and "race_to_idle" in spec.dvfs.values:
+            continue  # the rule has nothing to go by, and race_to_idle stands in the list anyhow
         layers = [rule.exits[0]] if isinstance(rule, Placed) else every
         last = rule.exits[-1] if isinstance(rule, Placed) else 1
         there = [layer for layer in layers if max(layer, last) <= exits]  # networks may differ in depth

@@ -92,6 +92,11 @@ def search(
                 row |= {"hypervolume": found, "hypervolume_ratio": found / truth if truth else None}
             write_part(tables, TABLE, batch, next_part(tables, TABLE))
             task.advance(len(by_number), _progress(by_number.values(), len(known)))
+    if len(by_number) < spec.trials:
+        row = by_number[len(by_number) - 1]
+        ratio = row["hypervolume_ratio"]
+        why = "the hypervolume_ratio is reached" if _reached(spec, ratio) else "the hypervolume is on a plateau"
+        reporter.line(f"operating points: stopped after {len(by_number)} of {spec.trials} trials: {why}")
     if len(by_number) > len(rows) or not journal.exists():
         export_journal(study, journal)
 
@@ -106,7 +111,9 @@ def list_exact_points(
     reference = reference_accuracy(candidates)
     found, values = exact_points(spec, candidates, reference)
     if not found:
-        raise UserError("operating_points.search: exact: no point of the space keeps to the constraints")
+        networks = ", ".join(dict.fromkeys(candidate.trial_id for candidate in candidates))
+        reporter.line(f"operating points: none of {networks} keeps to the constraints")
+        return
     rows: list[dict[str, Any]] = []
     with reporter.task("operating points", len(found)) as task:
         for exact in found:
@@ -137,12 +144,16 @@ def _is_over(spec: OperatingPointsSpec, rows: Sequence[Mapping[str, Any]]) -> bo
         return True
     if not rows:
         return False
-    stop, ratio = spec.stop, rows[-1]["hypervolume_ratio"]
-    # Two ways of adding the same costs differ in the last bits.
-    if stop.hypervolume_ratio is not None and ratio is not None and ratio >= stop.hypervolume_ratio - 1e-9:
+    if _reached(spec, rows[-1]["hypervolume_ratio"]):
         return True
     volumes = [row["hypervolume"] for row in rows[spec.batch - 1 :: spec.batch]]
-    return stop.plateau is not None and on_plateau(volumes, stop.plateau)
+    return spec.stop.plateau is not None and on_plateau(volumes, spec.stop.plateau)
+
+
+def _reached(spec: OperatingPointsSpec, ratio: float | None) -> bool:
+    wanted = spec.stop.hypervolume_ratio
+    # Two ways of adding the same costs differ in the last bits.
+    return wanted is not None and ratio is not None and ratio >= wanted - 1e-9
 
 
 def _exact_hypervolume(

@@ -1,34 +1,41 @@
-"""The candidates of a run folder, from its stored traces and profiles: no image and no weights are read."""
+"""The candidates of a run folder, from its stored traces and profiles: no image is read.
+
+Weights are read only where memory, frequency rules or another device table ask what the network consists of.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast, get_args
 
 import torch
 
 from results.tables import part_count, read_table
 from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
+from study.costs.device_models import load_device
 from study.costs.flops import NetworkWork, count_work
 from study.costs.measured_profile import read_profile
 from study.costs.profile import Costs
 from study.errors import UserError
 from study.phases.candidates import Candidate
 from study.phases.pricing import MEASURED, check_one_source, with_frequencies
+from study.precisions import Precision
 from study.run_folder import STUDY_FILE, read_study_file
-from study.storage import read_published
-from study.stored_traces import load_best, read_trace
+from study.storage import safe_name
+from study.stored_traces import StoredTrace, load_best, stored_traces
 
 
 def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
-    """The study of a run folder; ``changes`` as those of ``run --set``.
+    """The study of a run folder; ``changes`` to its search space as those of ``run --set``.
 
     Raises:
-        UserError: there is no study, or it cannot be read.
+        UserError: there is no study, it cannot be read, or a change is of something else.
         SpecError: with the changes it is none.
     """
+    for key, _ in changes:
+        if not key.startswith("operating_points."):
+            raise UserError(f"--set {key}: the networks of {folder} are trained; change keys of operating_points only")
     stored = read_study_file(folder)
     if stored is None:
         raise UserError(f"{folder} is no run folder: it has no {STUDY_FILE}")
@@ -36,54 +43,94 @@ def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> St
 
 
 def stored_candidates(folder: Path, points: OperatingPointsSpec) -> list[Candidate]:
-    """The networks that phase 2 searched, or will search, at the precisions of a study.
+    """The networks that phase 2 searched, or will search, at the precisions of a search space.
 
-    Networks whose traces are still missing are left out; of those that were traced for an earlier state of phase 1
-    only the ones in the table ``costs`` count, where there is one.
+    Args:
+        folder: run folder.
+        points: of the folder's study, or changed; with another device table costs are modelled anew.
 
     Raises:
-        UserError: there is not one, or a profile is missing.
+        UserError: there is not one, or what belongs to one is missing or damaged. (While the study still runs, networks
+            that are not traced yet are left out.)
     """
-    known = None
-    if part_count(folder / "tables", "costs"):
-        known = set(read_table(folder / "tables", "costs")["trial_id"])
-    traces: dict[tuple[str, Any, Any], dict[str, Path]] = {}
-    for path in sorted((folder / "traces").glob("*")):
-        published = read_published(path, {"trace.json"}) if path.is_dir() else None
-        if published is None:
-            continue
-        of = json.loads(published.files["trace.json"])
-        if of["precision"] in points.quantization.values and (known is None or of["weights"].split("@")[0] in known):
-            key = of["weights"], of["precision"], of.get("int8_execution")
-            traces.setdefault(key, {})[of["split"]] = path
+    finished = bool(part_count(folder / "tables", "costs"))
+    found = _newest(folder, [trace for trace in stored_traces(folder / "traces") if _wanted(trace, points)])
+    own = stored_study(folder).operating_points
+    same_costs = (points.costs, points.batch_size) == (own.costs, own.batch_size)
+    if points.costs == MEASURED and not same_costs:
+        raise UserError("operating_points.costs: measured costs are those of a study: give `run` with another --name")
+    works: dict[str, NetworkWork] = {}
+    needs_work = points.dvfs.values != ("none",) or points.constraints.memory is not None or not same_costs
     candidates = []
-    for (weights, precision, _), splits in traces.items():
-        if {"calibration", "validation"} <= set(splits):
-            calibration, validation = read_trace(splits["calibration"]), read_trace(splits["validation"])
-            if calibration is None or validation is None:
-                continue
+    for (weights, precision), splits in found.items():
+        if missing := {"calibration", "validation"} - set(splits):
+            if not finished:
+                continue  # the study is about to trace it
+            raise UserError(
+                f"{folder / 'traces'} holds no {' and no '.join(sorted(missing))} trace of {weights} at {precision}: "
+                "give `run` again, which computes it"
+            )
+        if needs_work and weights not in works:
+            works[weights] = _work(folder, weights)
+        if same_costs:
             name = f"{weights.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
-            costs = _stored_costs(folder / "profiles" / name, measured=points.costs == MEASURED)
-            work = _work(folder, weights)
-            candidates.append(Candidate(weights, costs, calibration, validation, precision=precision, work=work))
-    if not candidates:
-        raise UserError(
-            f"{folder / 'traces'} holds no traces of a network at {', '.join(map(str, points.quantization.values))}"
+            costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
+        else:
+            device = load_device(points.costs)
+            costs = device.costs(works[weights], precision=precision, batch_size=points.batch_size)
+        candidates.append(
+            Candidate(
+                weights,
+                costs,
+                splits["calibration"].read(),
+                splits["validation"].read(),
+                precision=precision,
+                work=works.get(weights),
+            )
         )
+    if not candidates:
+        asked = ", ".join(map(str, points.quantization.values))
+        raise UserError(f"{folder / 'traces'} holds no traces of a network at {asked}")
     check_one_source(candidates)
-    needs_work = points.dvfs.values != ("none",) or points.constraints.memory is not None
-    if needs_work and any(candidate.work is None for candidate in candidates):
-        raise UserError(f"{folder}: memory and frequency rules need the networks' checkpoints, which are not there")
     return with_frequencies(points, candidates)
+
+
+def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
+    return trace.precision in get_args(Precision) and trace.precision in points.quantization.values
+
+
+def _newest(folder: Path, traces: Sequence[StoredTrace]) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
+    """The traces of each network and precision by split: of the weights that the study has now, the last written."""
+    current = None
+    if part_count(folder / "tables", "trials"):
+        trials = read_table(folder / "tables", "trials")
+        current = set(trials["trial_id"] + "@" + trials["weights_hash"])
+    searched = None
+    if part_count(folder / "tables", "costs"):
+        searched = set(read_table(folder / "tables", "costs")["trial_id"])
+    found: dict[tuple[str, Precision], dict[str, StoredTrace]] = {}
+    for trace in sorted(traces, key=lambda one: one.folder.stat().st_mtime):
+        if (current is None or trace.weights in current) and (searched is None or trace.trial_id in searched):
+            splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
+            splits[trace.split] = trace
+    return dict(sorted(found.items()))
+
+
+def _work(folder: Path, weights: str) -> NetworkWork:
+    if not (folder / "checkpoints" / safe_name(weights.partition("@")[0], "trial")).exists():
+        raise UserError(
+            f"{folder}: memory, frequency rules and another device table need the networks' checkpoints, which are not "
+            "there"
+        )
+    return count_work(load_best(folder / "checkpoints", weights, torch.device("cpu"))[0])
 
 
 def _stored_costs(path: Path, *, measured: bool) -> Costs:
     if not path.exists():
         raise UserError(f"{path} is missing: give `run` again, which writes it")
-    return read_profile(path).costs if measured else Costs.from_json(path.read_text())
-
-
-def _work(folder: Path, weights: str) -> NetworkWork | None:
-    if not (folder / "checkpoints" / weights.partition("@")[0]).exists():
-        return None
-    return count_work(load_best(folder / "checkpoints", weights, torch.device("cpu"))[0])
+    if measured:
+        return read_profile(path).costs
+    try:
+        return Costs.from_json(path.read_text())
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give `run` again, which writes it") from None

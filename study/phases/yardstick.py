@@ -66,6 +66,6 @@ def _classic(candidate: Candidate, objective: str) -> float:
 
 def on_plateau(hypervolumes: Sequence[float], batches: int) -> bool:
     """Whether the last so many batches have hardly added anything; ``hypervolumes`` are those after each batch."""
-    if len(hypervolumes) <= batches:
+    if len(hypervolumes) <= batches or hypervolumes[-1] == 0:  # nothing is found yet: no plateau, but the plain
         return False
-    return hypervolumes[-1] - hypervolumes[-1 - batches] <= GROWTH * hypervolumes[-1]
+    return hypervolumes[-1] - hypervolumes[-1 - batches] < GROWTH * hypervolumes[-1]

@@ -61,7 +61,8 @@ class Subject:
 
     def sweep(self, measures: Sequence[str] = ("flops",)) -> int:
         """List, sort and add up the distinct operating points of all start layers; how many there are."""
-        return sum(len(found.add_up().right) for found in changes(Sweep(self.trace, self.costs, RULE), measures))
+        groups = changes(Sweep(self.trace, self.costs, RULE), measures)
+        return sum(len(found.add_up().right) for group in groups for found in group)
 
     def sweep_plainly(self, measures: Sequence[str] = ("flops",)) -> int:
         """The same, listed in array operations."""
