@@ -27,6 +27,9 @@ from study.policies import (
 from study.threads import share
 from study.trace import DecisionTable, Trace
 
+MANY = 2**15
+"""Samples from which a tally is worth the waking of threads."""
+
 
 @dataclass(frozen=True, eq=False)
 class Walk:
@@ -159,7 +162,8 @@ def tally(trace: Trace, policy: Policy) -> Tally:
         stopped, tried = np.zeros(exits + 2, dtype=np.int64), np.zeros(exits + 1, dtype=np.int64)
         return *count(scores[chunk], right[chunk], *rule, stopped, tried), stopped[1:], tried[1:]
 
-    hits, steps, stopped, tried = (sum(parts) for parts in zip(*share(part, len(scores), each=1), strict=True))
+    parts = [part(slice(None))] if len(scores) < MANY else share(part, len(scores), each=1)
+    hits, steps, stopped, tried = (sum(counts) for counts in zip(*parts, strict=True))
     return Tally(len(scores), hits, stopped, tried, steps)
 
 
