@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import optuna
@@ -27,6 +28,18 @@ METRICS = ["samples", "accuracy", "flops", "energy_joules", "mean_exit", "mean_h
 
 class Killed(BaseException):
     """What no program catches."""
+
+
+class Listening(Reporter):
+    """Keeps the numbers of trials that it was told."""
+
+    @contextmanager
+    def task(self, name: str, total: float):
+        self.told: list[float] = []
+        yield self
+
+    def advance(self, done: float, text: str = "") -> None:
+        self.told.append(done)
 
 
 def split(exits: int, seed: int, count: int = 40, classes: int = 4) -> SplitLogits:
@@ -86,9 +99,11 @@ def run_killed(chosen, candidates, tables, monkeypatch, after: int) -> None:
 
 @pytest.mark.parametrize("trials", [1, 7, 30])
 def test_a_search_writes_just_its_trials_numbered_without_gaps(tmp_path, trials):
-    table = run(spec(trials=trials), ONE, tmp_path)
-    assert table["number"].tolist() == list(range(trials))
-    assert part_count(tmp_path, "operating_points") == math.ceil(trials / 7)
+    reporter = Listening(quiet=True)
+    search(spec(trials=trials), ONE, tmp_path, seed=0, name="across", reporter=reporter)
+    table = read_table(tmp_path, "operating_points")
+    assert table["number"].tolist() == list(range(trials)) and reporter.told[-1] == trials
+    assert part_count(tmp_path, "operating_points") == len(reporter.told) == math.ceil(trials / 7)
     again = run(spec(trials=trials), ONE, tmp_path)
     pd.testing.assert_frame_equal(table, again)
     assert len(run(spec(trials=trials + 3), ONE, tmp_path)) == trials + 3
