@@ -24,18 +24,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()
     except (UserError, SpecError, TableError) as error:
-        print(f"predictive-exit: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"predictive-exit: {place}{error.strerror or error}", file=sys.stderr)
-        return 2
+        return _refuse(f"{place}{error.strerror or error}")
+    except MemoryError as error:
+        return _refuse(f"not enough memory: {error}")
     except KeyboardInterrupt:
         print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"predictive-exit: {_one_line(message)}", file=sys.stderr)
+    return 2
+
+
+def _one_line(message: str) -> str:
+    """A message that may quote anything: in one line of bearable length, without what a terminal would obey."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE - 200]} ... {line[-200:]}"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+
+
+_LONGEST_LINE = 1000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells a wrong option in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
 
 
 def _run(options: argparse.Namespace) -> None:
