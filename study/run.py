@@ -32,7 +32,7 @@ from study.phases.pretrained import adopt_pretrained
 from study.phases.pricing import check_costs, check_one_source, check_slack, price, with_frequencies
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
-from study.phases.tuning import Workshop
+from study.phases.tuning import Workshop, start_ray
 from study.precisions import Precision
 from study.progress import Reporter, Task
 from study.quantization import check_precision
@@ -73,6 +73,8 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
     data_settings = check(spec)
     refuse_other_study(spec, where.folder)
     check_writable(where.folder)
+    if where.address:  # a cluster that is not there is told before a folder is made
+        start_ray(where.address)
     dataset = load_dataset(data_settings, where.data_root, download=where.download)
     check_deadlines(spec, dataset.info)
     with exclusive(where.folder):
