@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
         changes.append(("backbones.pretrained", options.pretrained))
     spec = load_space(options.space, changes)
     where = Surroundings(
-        folder=run_folder(options.storage, options.name or spec.name),
+        folder=run_folder(options.storage, spec.name if options.name is None else options.name),
         data_root=options.data_root,
         download=options.download,
         address=options.address,
@@ -244,6 +244,8 @@ def _policy(options: argparse.Namespace) -> Any:
     beta = options.beta if len(options.beta) > 1 else options.beta[0]
     if options.criterion != "logit" and options.policy not in ("hierarchical", "placed"):
         raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy hierarchical or placed")
+    if options.exits and options.policy not in ("placed", "static"):
+        raise UserError(f"evaluate: --exits goes with --policy placed or static, not with {options.policy}")
     if options.policy == "hierarchical":
         return Hierarchical(beta, options.start_layer, options.criterion)
     if options.policy in ("placed", "static"):
@@ -304,10 +306,8 @@ def _profile(options: argparse.Namespace) -> None:
 def _front(options: argparse.Namespace) -> None:
     from study.views import print_front, write_front
 
-    if options.figure and options.figure.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"front: --figure {options.figure} must end in .png, .svg or .pdf")
-    if options.output and options.output.suffix not in (".csv", ".parquet"):
-        raise UserError(f"front: --output {options.output} must end in .csv or .parquet")
+    _check_output("--figure", options.figure, ".png", ".svg", ".pdf")
+    _check_output("--output", options.output, ".csv", ".parquet")
     if options.exact:
         from study.exact_front_view import show_exact_front
 
@@ -323,6 +323,19 @@ def _front(options: argparse.Namespace) -> None:
 
         front_figure(options.folder / "tables", options.figure)
     print_front(options.folder, as_json=options.json)
+
+
+def _check_output(option: str, path: Path | None, *endings: str) -> None:
+    """Refuse a file that could not be written, before anything is computed for it."""
+    from study.storage import check_writable
+
+    if path is None:
+        return
+    if path.suffix not in endings:
+        raise UserError(f"front: {option} {path} must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    if path.is_dir():
+        raise UserError(f"front: {option} {path} is a folder: name a file")
+    check_writable(path.parent)
 
 
 def _status(options: argparse.Namespace) -> None:

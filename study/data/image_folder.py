@@ -59,7 +59,8 @@ def folder_part(part: str, root: Path) -> FolderPart:
         UserError: the folder or its classes are not as they must be; the line says what and where.
     """
     if not root.is_dir():
-        raise UserError(f"image folder {root} is not there: give an existing folder, absolute or below the data root")
+        problem = "is not a folder" if root.exists() else "is not there"
+        raise UserError(f"image folder {root} {problem}: give an existing folder, absolute or below the data root")
     try:
         return _listed_part(part, root.resolve())
     except OSError as error:
