@@ -172,10 +172,16 @@ def _class_names(folder: Path, root: Path) -> tuple[str, ...]:
 
 def _subfolders(folder: Path, root: Path) -> list[str]:
     """Sorted names of the visible folders in `folder`."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for name in names:
-        _refuse_outside(folder / name, root)
-    return names
+    names = []
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink() and not path.exists():  # passed over, it might be a class that is missing
+            raise UserError(f"{path} is a link that leads nowhere: mend or remove it")
+        if path.is_dir():
+            _refuse_outside(path, root)
+            names.append(path.name)
+    return sorted(names)
 
 
 def _image_files(folder: Path, root: Path) -> list[str]:
