@@ -28,7 +28,7 @@ from study.phases.checks import check_depth, check_names
 from study.phases.exact import check_covered
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import list_exact_points, search
-from study.phases.pretrained import adopt_pretrained
+from study.phases.pretrained import adopt_pretrained, check_pretrained
 from study.phases.pricing import check_costs, check_one_source, check_slack, price, with_frequencies
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
@@ -77,6 +77,7 @@ def run_study(spec: StudySpec, where: Surroundings) -> None:
         start_ray(where.address)
     dataset = load_dataset(data_settings, where.data_root, download=where.download)
     check_deadlines(spec, dataset.info)
+    check_pretrained(spec, dataset.info)
     with exclusive(where.folder):
         claim_folder(spec, where.folder, dataset.info.digest)
         _run_phases(spec, where, data_settings, dataset)

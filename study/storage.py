@@ -16,9 +16,11 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from results.files import write_atomic
 from study.errors import UserError
+from study.strict_json import parse_json
 
 MANIFEST = "manifest.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -121,24 +123,30 @@ def published_files(folder: Path) -> Mapping[str, Path] | None:
 
 def _manifest_text(folder: Path) -> bytes | None:
     path = folder / MANIFEST
+    if path.exists() and not path.is_file():  # a pipe could be waited for without end
+        raise DamagedError(f"{path} cannot be read: it is no file")
     return path.read_bytes() if path.exists() else None
 
 
 def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | None) -> Published:
     try:
-        parsed = json.loads(manifest)
+        parsed = parse_json(manifest)
         entries = parsed["files"]
         if content_hash(entries, 64) != parsed["sha256"]:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+        stored = {name: folder / safe_name(entry["file"], "its file") for name, entry in entries.items()}
+        digests = {name: str(entry["sha256"]) for name, entry in entries.items()}
+        sizes = {name: int(entry["bytes"]) for name, entry in entries.items()}
+    except UserError as error:
+        raise DamagedError(f"{folder / MANIFEST} cannot be read: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
-    files, digests = {}, {}
-    for name, entry in entries.items():
-        path = folder / safe_name(entry["file"], "a file of the manifest")
-        digests[name] = str(entry["sha256"])
+    files = {}
+    for name, path in stored.items():
         try:
-            whole = path.stat().st_size == entry["bytes"]
-            if names is None or name in names:
+            known = path.stat()
+            whole = S_ISREG(known.st_mode) and known.st_size == sizes[name]
+            if whole and (names is None or name in names):
                 files[name] = path.read_bytes()
                 whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
         except FileNotFoundError:
