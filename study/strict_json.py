@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar, cast, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+_T = TypeVar("_T")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -24,3 +30,32 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"it holds {text[:60]}")
     return value
+
+
+def from_fields(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """A dataclass from values of its fields that came from somewhere else.
+
+    Raises:
+        ValueError: a field is unknown, or a value has not its type; what the class itself refuses.
+        TypeError: a field is missing.
+    """
+    adapters = _adapters(cast(type, kind))
+    for name, value in values.items():
+        if name not in adapters:
+            raise ValueError(f"{str(name)[:60]!r} is unknown")
+        try:
+            adapters[name].validate_python(value)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"]
+            raise ValueError(f"{name}: {problem}, got {str(value)[:60]!r}") from None
+    return kind(**values)
+
+
+@cache
+def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+    """For each field of a dataclass, what checks its type."""
+    strict = ConfigDict(strict=True)
+    return {
+        name: TypeAdapter(hint) if hasattr(hint, "__dataclass_fields__") else TypeAdapter(hint, config=strict)
+        for name, hint in get_type_hints(kind).items()
+    }
