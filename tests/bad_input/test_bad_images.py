@@ -112,7 +112,9 @@ FOLDERS = [
     bad("three-images", "too few for four parts", keep(3), "4 images", "calibration"),
     parted("empty-class", "an empty class", every(lambda _: b"", ".txt"), "pets/t", "cat", "holds no image"),
     parted("class-in-train", "a class without a test", remove("test/dog"), "pets", "one class only (cat)"),
-    parted("class-in-test", "a class without training", lambda p: p.images("pets/test/eel"), "pets", "eel only in test/"),
+    parted(
+        "class-in-test", "a class without training", lambda p: p.images("pets/test/eel"), "pets", "eel only in test/"
+    ),
     parted("class-only-train", "a class without a test", lambda p: p.images("pets/train/eel"), "eel only in train/"),
     parted("no-test", "train without test", remove("test"), "pets", "lacks test/"),
     parted("no-train", "test without train", remove("train"), "pets", "lacks train/"),
@@ -138,7 +140,9 @@ FILES = [
     bad("odd-name", "a damaged file with a name that is no text", odd_name, CAT, "caf\\udce9"),
     bad("study-words", "no image, in a study", every(lambda _: b"no image"), CAT, command=STUDY),
     bad("study-one-class", "one class, in a study", remove("cat"), "pets", "one class only", command=STUDY),
-    parted("study-classes", "classes differ, in a study", lambda p: p.images("pets/test/eel"), "eel only", command=STUDY),
+    parted(
+        "study-classes", "classes differ, in a study", lambda p: p.images("pets/test/eel"), "eel only", command=STUDY
+    ),
 ]
 
 
@@ -174,7 +178,9 @@ PUBLISHED = [
     dataset("svhn-words", "no MATLAB file", "svhn", "train_32x32.mat", b"words", "checksum"),
     dataset("stl10-short", "too few bytes", "stl10", "train_X.bin", b"\x01", "checksum"),
     dataset("fashion-truncated", "a cut file", "fashion_mnist", "FashionMNIST/raw", IDX, "fetch it anew"),
-    dataset("fashion-words", "no such format", "fashion_mnist", "FashionMNIST/raw", b"words and words", "fetch it anew"),
+    dataset(
+        "fashion-words", "no such format", "fashion_mnist", "FashionMNIST/raw", b"words and words", "fetch it anew"
+    ),
     dataset("fashion-empty", "empty files", "fashion_mnist", "FashionMNIST/raw", b"", "fetch it anew"),
     Case(
         "fashion-huge",
