@@ -276,6 +276,8 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
         raise TableError(f"{tables / name} holds no table: the study has not come that far")
     frames = []
     for part in parts:
+        if not part.is_file():  # a pipe could be waited for without end
+            raise TableError(f"{part} cannot be read as table {name}: it is no file")
         try:
             stored = pq.ParquetFile(part, page_checksum_verification=True).read()
             frames.append(_completed(stored, SCHEMAS[name]).cast(SCHEMAS[name]).to_pandas())

@@ -13,6 +13,7 @@ import yaml
 
 from results.files import write_atomic
 from search_spaces.spec import SpecError, StudySpec, validate_space
+from search_spaces.strict_yaml import YamlError, read_yaml
 from study.errors import UserError
 from study.storage import safe_name
 from study.versions import versions
@@ -54,10 +55,10 @@ def read_study_file(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stored = yaml.safe_load(path.read_text("utf-8"))
+        stored = read_yaml(path, "a study")
         if isinstance(stored["study"], dict) and isinstance(stored["provenance"], dict):
             return dict(stored)
-    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (YamlError, KeyError, TypeError):
         pass
     raise UserError(f"{path} cannot be read: restore it, or run under another --name")
 
