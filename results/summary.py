@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from results.tables import read_table
+from results.tables import TableError, read_table
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
         tolerance: accuracy that may be lost, as a share.
 
     Raises:
-        TableError: the study has no front yet.
+        TableError: the study has no front yet, or the tables say what cannot be.
     """
     front, exits = read_table(tables, "front"), read_table(tables, "exits")
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")].drop_duplicates(
         ["trial_id", "precision", "exit"]
     )
+    _refuse_unknown(tables / "front", front, _OF_POINTS)
+    _refuse_unknown(tables / "exits", cuts, ("exit", "accuracy_all", "cumulative_flops"))
+    for name in ("energy_source", "latency_source", "device"):
+        if front[name].nunique() > 1:
+            raise TableError(f"{tables / 'front'}: {name} has several values in one front, which cannot be compared")
     classic = cuts[cuts["exit"] == cuts.groupby("trial_id")["exit"].transform("max")]
     in_full = classic[classic["precision"] == "fp32"]
     ranked = (classic if in_full.empty else in_full).sort_values(
@@ -110,6 +117,21 @@ def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
         mean_optimism=float((front["accuracy"] - front["test_accuracy"]).mean()),
         classic_optimism=float((front["classic_accuracy"] - front["test_classic_accuracy"]).mean()),
     )
+
+
+_OF_POINTS = (
+    *("number", "accuracy", "flops", "classic_accuracy"),
+    *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_classic_accuracy"),
+)
+
+
+def _refuse_unknown(table: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    """What every row has, in any version of this program."""
+    if rows.empty:
+        raise TableError(f"{table} has no rows: give `run` again, which writes it")
+    for name in columns:
+        if not np.isfinite(rows[name].to_numpy(dtype=np.float64, na_value=np.nan)).all():
+            raise TableError(f"{table}: {name} is missing or not finite in some row: give `run` again, which writes it")
 
 
 def _optimism(front: pd.DataFrame) -> float | None:

@@ -18,10 +18,12 @@ from rich.table import Table
 from results.files import write_atomic
 from results.summary import FrontSummary, summarize_front, summary_json
 from results.tables import SCHEMAS, part_count, read_table, rows_of
+from search_spaces.spec import validate_space
 from study.errors import UserError
 from study.learning_curves import best_epoch, history_from_json
 from study.run_folder import STUDY_FILE, read_study_file
 from study.storage import DamagedError, read_published
+from study.strict_json import parse_json
 
 SHOWN = 60
 """Rows of a printed front."""
@@ -172,10 +174,15 @@ def write_points(points: pd.DataFrame, output: Path) -> None:
 
 
 def study_status(folder: Path) -> dict[str, Any]:
-    """What of a study is there, derived from the files of its run folder."""
+    """What of a study is there, derived from the files of its run folder.
+
+    Raises:
+        UserError, SpecError, TableError: the study or a table cannot be read.
+    """
     stored = read_study_file(folder)
     if stored is None:
         raise _no_run_folder(folder)
+    spec = validate_space(stored["study"], str(folder / STUDY_FILE))
     trials = [_trial_status(path) for path in sorted((folder / "checkpoints").glob("*")) if path.is_dir()]
     tables = folder / "tables"
     present = [name for name in SCHEMAS if part_count(tables, name)]
@@ -184,22 +191,21 @@ def study_status(folder: Path) -> dict[str, Any]:
         for trial in trials:
             if trial["trial_id"] in known.index:
                 trial["status"] = str(known.loc[trial["trial_id"], "status"])
-    asked = stored["study"]["operating_points"]["trials"]
-    exact = stored["study"]["operating_points"].get("search") == "exact"
+    exact = spec.operating_points.search == "exact"
     points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
     done = points[points["state"] == "COMPLETE"]
     return {
-        "study": stored["study"]["name"],
-        "created": stored["provenance"]["created"],
-        "versions": stored["provenance"]["versions"],
+        "study": spec.name,
+        "created": stored["provenance"].get("created"),
+        "versions": stored["provenance"].get("versions"),
         "trials": trials,
         "operating_points": len(points),
         "operating_points_failed": int((points["state"] == "FAIL").sum()),
         "asked": {
-            "backbones": stored["study"]["backbones"]["trials"],
-            "exits for each of the best backbones": stored["study"]["exits"]["trials"],
-            "parents": stored["study"]["exits"]["parents"],
-            "operating_points for each search": "all of the exact front" if exact else asked,
+            "backbones": spec.backbones.trials,
+            "exits for each of the best backbones": spec.exits.trials,
+            "parents": spec.exits.parents,
+            "operating_points for each search": "all of the exact front" if exact else spec.operating_points.trials,
         },
         "tables": present,
         "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
@@ -216,18 +222,21 @@ def _trial_status(folder: Path) -> dict[str, Any]:
         return {**row, "status": f"damaged: {error}"}
     if published is None:
         return {**row, "status": "no epoch yet"}
-    description = json.loads(published.files["checkpoint.json"])
-    network, mode = description["network"], description["training"]["mode"]
-    history = history_from_json(description["history"])
-    score = best_epoch(history).score
-    return {
-        **row,
-        "mode": mode,
-        "network": f"{network['backbone']} x {network['width']:g}",
-        "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
-        "epochs": history[-1].epoch,
-        "score": None if math.isnan(score) else score,
-    }
+    try:
+        description = parse_json(published.files["checkpoint.json"])
+        network, mode = description["network"], description["training"]["mode"]
+        history = history_from_json(description["history"])
+        score = best_epoch(history).score
+        return {
+            **row,
+            "mode": mode,
+            "network": f"{network['backbone']} x {network['width']:g}",
+            "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
+            "epochs": history[-1].epoch,
+            "score": None if math.isnan(score) else score,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {**row, "status": f"damaged: {folder / 'last'} is no checkpoint of this program"}
 
 
 def print_status(folder: Path, *, as_json: bool) -> None:
