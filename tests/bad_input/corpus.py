@@ -7,6 +7,7 @@ and no work begun: the parts of the program that compute are out of bounds while
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import json
 import os
@@ -82,7 +83,7 @@ def nothing(place: Workplace) -> None:
 def each(cases: Sequence[Case]) -> pytest.MarkDecorator:
     """Parametrise a test over cases, by their ids."""
     names = [case.id for case in cases]
-    assert len(set(names)) == len(names), "two cases have the same id"
+    assert len(set(names)) == len(names), f"two cases have the same id: {sorted(names)}"
     return pytest.mark.parametrize("case", cases, ids=names)
 
 
@@ -219,9 +220,11 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(2 * seconds, exit=True)  # a signal does not end a wait inside of a library
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
