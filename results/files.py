@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from pathlib import Path
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file of this name is what a killed :func:`write_atomic` left."""
+    return _DRAFT.fullmatch(name) is not None
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.tables import read_table
+from results.tables import TableError, data_names, of_data, read_table
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,23 @@ class FrontSummary:
     """The same of the points' networks without exits, which were not chosen by it: chance alone."""
 
 
-def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
+def summarize_front(tables: Path, tolerance: float = 0.01, *, data: str | None = None) -> FrontSummary:
     """Compare the front with the classic network and with the static cuts, on validation.
 
     Args:
         tables: the run folder's ``tables``.
         tolerance: accuracy that may be lost, as a share.
+        data: the data set; may be left out where the study has one.
 
     Raises:
-        TableError: the study has no front yet.
+        TableError: the study has no front yet, or none of this data set; or it has several data sets and none is named.
     """
-    front, exits = read_table(tables, "front"), read_table(tables, "exits")
+    there = data_names(tables, "front")
+    if data is not None and data not in there:
+        raise TableError(f"{tables / 'front'} has no front of data set {data}: it has {', '.join(there) or 'none'}")
+    if data is None and len(there) > 1:
+        raise TableError(f"{tables / 'front'} has fronts of several data sets: name one of {', '.join(there)}")
+    front, exits = (of_data(read_table(tables, name), data) for name in ("front", "exits"))
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")].drop_duplicates(
         ["trial_id", "precision", "exit"]
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +41,9 @@ class Checkpoint:
     parent: str | None
     """Trial id, or hash of the weights, of the backbone that heads were trained on."""
     versions: Mapping[str, str]
+    """Of what trained the last epoch."""
+    made_by: tuple[tuple[int, Mapping[str, str]], ...]
+    """First epoch, versions: of each run that trained it with other versions than the one before."""
     weights_hash: str
     """sha256 of the weights file, shortened."""
 
@@ -107,8 +110,20 @@ def save(
     training: TrainingSettings,
     info: DataInfo,
     parent: str | None,
+    made_by: Sequence[tuple[int, Mapping[str, str]]] = (),
 ) -> None:
-    """Publish ``last``, and ``best`` before it if this epoch is the best."""
+    """Publish ``last``, and ``best`` before it if this epoch is the best.
+
+    Args:
+        folder: of the trial.
+        network: holds the weights of the last epoch.
+        state: history and optimizer.
+        settings, training, info, parent: what the trial is.
+        made_by: of the checkpoint that the run went on from; what runs now is added where its versions are others.
+    """
+    now = versions()
+    if not made_by or made_by[-1][1] != now:
+        made_by = [*made_by, (state.history[-1].epoch, now)]
     tensors = {
         name: value.detach().cpu().contiguous()
         for name, value in network.state_dict().items()
@@ -121,7 +136,8 @@ def save(
         "data": asdict(info),
         "history": history_to_json(state.history),
         "parent": parent,
-        "versions": versions(),
+        "versions": now,
+        "made_by": made_by,
     }
     files = {
         "weights.safetensors": safetensors.save(tensors),
@@ -192,6 +208,7 @@ def _parse(folder: Path, published: Published) -> Checkpoint:
         history=history_from_json(raw["history"]),
         parent=raw["parent"],
         versions=raw["versions"],
+        made_by=tuple((epoch, made_by) for epoch, made_by in raw.get("made_by", [[1, raw["versions"]]])),
         weights_hash=weights_hash[:16],
     )
 

@@ -36,6 +36,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_image_source(parser)
     parser.add_argument("--folder", help="data set image_folder: the folder with the images")
     parser.add_argument("--pretrained", metavar="PATH", help="your own weights in place of phase 1's backbones")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and about how long; start nothing")
+    parser.add_argument("--extend", action="store_true", help="let the study of this run folder grow to what is asked")
     parser.add_argument("--address", metavar="RAY", help="of a running Ray cluster (default: Ray on this machine)")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
 
@@ -168,6 +170,7 @@ def add_front(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="beside --exact: another space, as --set operating_points.policy=hierarchical",
     )
+    parser.add_argument("--data", metavar="NAME", help="of a study of several data sets: the front of this one")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from results.files import write_atomic
+from results.files import is_draft, write_atomic
+from results.locations import set_aside as moved_aside
 from study.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -51,7 +52,11 @@ def check_writable(folder: Path) -> None:
 
 
 def publish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a folder's published content by ``files`` (name -> content)."""
+    """Replace a folder's published content by ``files`` (name -> content).
+
+    Only the generation that is replaced is removed: another writer's files, not published yet, stay.
+    """
+    before = _stored_names(folder)
     entries = {}
     for name, data in files.items():
         digest = hashlib.sha256(data).hexdigest()
@@ -61,10 +66,37 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
         entries[name] = {"file": stored, "bytes": len(data), "sha256": digest}
     manifest = {"files": entries, "sha256": content_hash(entries, 64)}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    current = {MANIFEST, *(str(entry["file"]) for entry in entries.values())}
-    for path in folder.iterdir():
-        if path.name not in current:
-            path.unlink(missing_ok=True)
+    for stored in before - {str(entry["file"]) for entry in entries.values()}:
+        (folder / stored).unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers left that were killed: all files of a published folder that its manifest does not name.
+
+    Call it only where nobody else writes.
+    """
+    if folder.is_dir():
+        current = {MANIFEST, *_stored_names(folder)}
+        for path in folder.iterdir():
+            if path.name not in current and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Remove the drafts of atomic writes that were killed, from a folder of single files."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if is_draft(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _stored_names(folder: Path) -> set[str]:
+    """The files that the manifest names; none where it is missing or damaged."""
+    manifest = _manifest_text(folder)
+    try:
+        return set() if manifest is None else {str(entry["file"]) for entry in _entries(folder, manifest).values()}
+    except DamagedError:
+        return set()
 
 
 @dataclass(frozen=True)
@@ -124,17 +156,26 @@ def _manifest_text(folder: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | None) -> Published:
+def _entries(folder: Path, manifest: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(manifest)
         entries = parsed["files"]
         if content_hash(entries, 64) != parsed["sha256"]:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+        for entry in entries.values():
+            safe_name(entry["file"], "a file of the manifest")
+        return dict(entries)
+    except UserError as error:
+        raise DamagedError(f"{folder / MANIFEST}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
+
+
+def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | None) -> Published:
+    entries = _entries(folder, manifest)
     files, digests = {}, {}
     for name, entry in entries.items():
-        path = folder / safe_name(entry["file"], "a file of the manifest")
+        path = folder / entry["file"]
         digests[name] = str(entry["sha256"])
         try:
             whole = path.stat().st_size == entry["bytes"]
@@ -148,11 +189,9 @@ def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | Non
     return Published(files, digests)
 
 
-def set_aside(folder: Path, reason: str) -> None:
-    """Rename a damaged folder to ``<name>.damaged`` and say so; what it held will be computed again."""
-    aside = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file or folder to ``<name>.damaged`` and say so; what it held will be computed again."""
+    aside = moved_aside(path)
     print(f"warning: {reason}; set aside as {aside}, will be computed again", file=sys.stderr)
 
 

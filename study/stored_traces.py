@@ -134,41 +134,32 @@ def write_trace(folder: Path, split: SplitLogits, description: Mapping[str, obje
 
 @dataclass(frozen=True, eq=False)
 class TraceStore:
-    """The traces of a run folder, each computed when it is first asked for."""
+    """The traces of a run folder, each computed when it is first asked for. Travels to the worker that computes."""
 
     traces: Path
     checkpoints: Path
     calibration: ImageSet
     """int8 finds its ranges on these."""
     device: torch.device
+    """Networks run on."""
     _ready: dict[tuple[str, Precision], RunnableNetwork] = field(default_factory=dict, init=False, repr=False)
 
-    def get(
-        self,
-        weights: str,
-        precision: Precision,
-        split: str,
-        images: Callable[[], ImageSet],
-        images_digest: str,
-        on_batch: Callable[[int], None] | None = None,
-    ) -> SplitLogits:
-        """The stored trace, or a new one from the trial's best checkpoint.
+    def find(self, weights: str, precision: Precision, split: str, images_digest: str) -> SplitLogits | None:
+        """The stored trace of ``weights`` (``<trial id>@<weights hash>``) on the images that a digest names, if there
+        is one."""
+        return read_trace(self._folder(weights, precision, split, images_digest))
 
-        Args:
-            weights: ``<trial id>@<weights hash>``.
-            precision: of the network.
-            split: named in the trace.
-            images: called only where the trace has to be computed.
-            images_digest: names the images.
-            on_batch: told the number of images done.
-        """
+    def _folder(self, weights: str, precision: Precision, split: str, images_digest: str) -> Path:
         execution = int8_execution(self.device) if FORMATS[precision].backbone is INT8 else None
-        folder = trace_folder(self.traces, weights, precision, execution, split, images_digest)
-        found = read_trace(folder)
+        return trace_folder(self.traces, weights, precision, execution, split, images_digest)
+
+    def get(self, weights: str, precision: Precision, split: str, images: ImageSet, images_digest: str) -> SplitLogits:
+        """The stored trace, or a new one from the trial's best checkpoint."""
+        found = self.find(weights, precision, split, images_digest)
         if found is not None:
             return found
         _, info = load_best(self.checkpoints, weights, torch.device("cpu"))
-        result = trace_images(self.network(weights, precision), images(), info, on_batch=on_batch)
+        result = trace_images(self.network(weights, precision), images, info)
         description = {
             "weights": weights,
             "precision": precision,
@@ -176,7 +167,7 @@ class TraceStore:
             "split": split,
             "images_digest": images_digest,
         }
-        write_trace(folder, result, description)
+        write_trace(self._folder(weights, precision, split, images_digest), result, description)
         return result
 
     def network(self, weights: str, precision: Precision) -> RunnableNetwork:

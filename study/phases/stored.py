@@ -11,7 +11,7 @@ from typing import cast, get_args
 
 import torch
 
-from results.tables import part_count, read_table
+from results.tables import of_data, part_count, read_table
 from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
 from study.costs.device_models import load_device
 from study.costs.flops import NetworkWork, count_work
@@ -42,20 +42,26 @@ def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> St
     return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
 
 
-def stored_candidates(folder: Path, points: OperatingPointsSpec) -> list[Candidate]:
+def stored_candidates(folder: Path, points: OperatingPointsSpec, data: str | None = None) -> list[Candidate]:
     """The networks that phase 2 searched, or will search, at the precisions of a search space.
 
     Args:
         folder: run folder.
         points: of the folder's study, or changed; with another device table costs are modelled anew.
+        data: the data set; may be left out where the study has one.
 
     Raises:
         UserError: there is not one, or what belongs to one is missing or damaged. (While the study still runs, networks
             that are not traced yet are left out.)
     """
     finished = bool(part_count(folder / "tables", "costs"))
-    found = _newest(folder, [trace for trace in stored_traces(folder / "traces") if _wanted(trace, points)])
-    own = stored_study(folder).operating_points
+    study = stored_study(folder)
+    if data is None and len(study.data.names) > 1:
+        raise UserError(f"{folder} has several data sets: name one of {', '.join(study.data.names)} with --data")
+    if data is not None and data not in study.data.names:
+        raise UserError(f"{folder} has no data set {data}: it has {', '.join(study.data.names)}")
+    found = _newest(folder, [trace for trace in stored_traces(folder / "traces") if _wanted(trace, points)], data)
+    own = study.operating_points
     same_costs = (points.costs, points.batch_size) == (own.costs, own.batch_size)
     if points.costs == MEASURED and not same_costs:
         raise UserError("operating_points.costs: measured costs are those of a study: give `run` with another --name")
@@ -99,11 +105,13 @@ def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
     return trace.precision in get_args(Precision) and trace.precision in points.quantization.values
 
 
-def _newest(folder: Path, traces: Sequence[StoredTrace]) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
+def _newest(
+    folder: Path, traces: Sequence[StoredTrace], data: str | None
+) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
     """The traces of each network and precision by split: of the weights that the study has now, the last written."""
     current = None
     if part_count(folder / "tables", "trials"):
-        trials = read_table(folder / "tables", "trials")
+        trials = of_data(read_table(folder / "tables", "trials"), data)
         current = set(trials["trial_id"] + "@" + trials["weights_hash"])
     searched = None
     if part_count(folder / "tables", "costs"):

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from results.files import write_atomic
 from search_spaces.choices import draw
-from search_spaces.spec import SpecError, StudySpec, TrainingSpec
+from search_spaces.spec import SchedulerSpec, SpecError, StudySpec, TrainingSpec
 from study.checkpoints import Checkpoint, read_description
 from study.learning_curves import Epoch, best_epoch, outcome
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import NetworkSettings
+from study.outline import rungs
 from study.phases.tuning import Workshop, run_trials
 from study.training import TrainingSettings
 from study.trials import TrialPlan, read_trial
@@ -110,18 +111,6 @@ def _plan(
     )
 
 
-def rungs(section: TrainingSpec) -> list[int]:
-    """The epoch budgets of successive halving, rising, the last one the full budget."""
-    if section.scheduler.kind != "halving":
-        return [section.epochs]
-    budgets = []
-    budget = section.scheduler.first_rung
-    while budget < section.epochs:
-        budgets.append(budget)
-        budget *= section.scheduler.reduction
-    return [*budgets, section.epochs]
-
-
 def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: int, *, keep: int = 1) -> list[str]:
     """The best 1/``reduction`` of the trials (rounded up) by their best score within ``budget`` epochs.
 
@@ -167,7 +156,7 @@ def run_phase(
         if missing:
             phase = missing[0].phase
             name = phase if len(budgets) == 1 else f"{phase}, rung {number}/{len(budgets)}"
-            errors |= run_trials(missing, budget, workshop, name=name, asha=asha)
+            errors |= _train(missing, budget, workshop, name=name, asha=asha)
             if asha:
                 _mark_stopped(missing, budget, workshop.checkpoints, errors)
             for plan in missing:
@@ -188,6 +177,35 @@ def run_phase(
             status = "stopped_by_halving"
         records.append(make_record(plan, status, workshop.checkpoints, errors.get(plan.trial_id)))
     return rank_records(records)
+
+
+def _train(
+    plans: Sequence[TrialPlan], budget: int, workshop: Workshop, *, name: str, asha: SchedulerSpec | None
+) -> dict[str, str]:
+    """Train trials up to a budget; returns the errors of those that failed for good.
+
+    A trial whose workers died again and again is given up only if it did not come forward meanwhile: on machines that
+    come and go every trial loses workers, and a study without it would not be the same study.
+    """
+    errors: dict[str, str] = {}
+    left = list(plans)
+    while left:
+        before = {plan.trial_id: _epochs_done(plan, workshop.checkpoints) for plan in left}
+        failures = run_trials(left, budget, workshop, name=name, asha=asha)
+        failed = [plan for plan in left if plan.trial_id in failures]
+        left = [
+            plan
+            for plan in failed
+            if failures[plan.trial_id].worker_died and _epochs_done(plan, workshop.checkpoints) > before[plan.trial_id]
+        ]
+        errors |= {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
+        if left:
+            workshop.reporter.line(f"{name}: workers of {len(left)} trials died; they go on from their last epochs")
+    return errors
+
+
+def _epochs_done(plan: TrialPlan, checkpoints: Path) -> int:
+    return len(_history(plan, checkpoints))
 
 
 def rank_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:

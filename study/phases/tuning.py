@@ -6,10 +6,12 @@ Tune run, and each trial goes on from its own last checkpoint in the run folder.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +20,20 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayActorError, RayError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import ASHAScheduler
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import results
 import search_spaces
 import study
+from results.files import write_atomic
+from results.locations import StorageError, location
 from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
 from study.errors import UserError
+from study.failures import FailureLog
 from study.progress import Reporter, Task
 from study.training import pick_device
 from study.trials import TrialPlan, run_trial
@@ -43,6 +50,31 @@ class Workshop:
     reporter: Reporter
     address: str | None = None
     """Of a running Ray cluster; None starts Ray on this machine."""
+
+    @property
+    def failures(self) -> FailureLog:
+        """Of the run folder."""
+        return FailureLog(self.checkpoints.parent / "failures.json")
+
+    @property
+    def device(self) -> torch.device:
+        """What trials get, on whatever node they run."""
+        return device_of(self.resources)
+
+
+def device_of(resources: ResourcesSpec) -> torch.device:
+    """The kind of device that trials, traces and measurements of a study get."""
+    return torch.device("cuda" if resources.gpus_per_trial else "cpu")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial did not come to its end."""
+
+    error: str
+    """One line."""
+    worker_died: bool
+    """The process that trained it ended, or its node: nothing is known against the trial itself."""
 
 
 def train_trial(config: Mapping[str, Any], dataset: Dataset) -> None:
@@ -65,7 +97,7 @@ def run_trials(
     *,
     name: str,
     asha: SchedulerSpec | None = None,
-) -> dict[str, str]:
+) -> dict[str, Failure]:
     """Train trials up to ``epochs`` epochs each.
 
     Args:
@@ -76,11 +108,15 @@ def run_trials(
         asha: stop weak trials asynchronously.
 
     Returns:
-        trial id -> error, one line, of the trials that failed for good.
+        trial id -> why, of the trials that failed more than ``max_failures`` times.
+
+    Raises:
+        UserError: no node is large enough, the run folder cannot be written any more, or the cluster is gone.
     """
     resources = workshop.resources
+    workshop.failures.forget(plan.trial_id for plan in plans)
     start_ray(workshop.address)
-    _refuse_impossible(resources)
+    refuse_impossible(resources)
     configs = [
         {
             "trial_id": plan.trial_id,
@@ -107,13 +143,36 @@ def run_trials(
                     name="tune",
                     verbose=0,
                     failure_config=FailureConfig(max_failures=resources.max_failures),
-                    callbacks=[_EpochCounter(task)],
+                    callbacks=[_Watcher(task, workshop.failures)],
                 ),
             )
             grid = tuner.fit()
+    except RayError as error:
+        raise UserError(f"Ray ended ({last_line(str(error))}): the same command goes on from here") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return {result.config["trial_id"]: _last_line(str(result.error)) for result in grid if result.error is not None}
+    failures = {}
+    for result in grid:
+        if result.error is not None:
+            refuse_lost_storage(result.error)
+            text = last_line(str(result.error))
+            died = isinstance(result.error, RayActorError)
+            failures[result.config["trial_id"]] = Failure(f"its worker died: {text}" if died else text, died)
+    return failures
+
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+
+
+def refuse_lost_storage(error: BaseException) -> None:
+    """A full or lost disk is no fault of a trial: a study that went on would end without it.
+
+    Raises:
+        UserError: the error is of that kind.
+    """
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, StorageError) or (isinstance(cause, OSError) and cause.errno in _STORAGE_ERRORS):
+        raise UserError(f"{last_line(str(cause))}: mend that; the same command goes on from here")
 
 
 def start_ray(address: str | None) -> None:
@@ -138,7 +197,63 @@ def start_ray(address: str | None) -> None:
     )
 
 
-def _refuse_impossible(resources: ResourcesSpec) -> None:
+def check_shared(folder: Path, address: str | None) -> None:
+    """Refuse a run folder that not every node of the cluster sees: a local folder is the commonest mistake.
+
+    Raises:
+        UserError: a node does not find the marker that is written here.
+    """
+    if address is None:
+        return
+    start_ray(address)
+    marker = folder / f".marker-{uuid.uuid4().hex}"
+    write_atomic(marker, marker.name.encode())
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        look = ray.remote(num_cpus=0)(_sees)
+        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        answers = [look.options(scheduling_strategy=one).remote(str(marker)) for one in there]
+        for node, answer in zip(nodes, answers, strict=True):
+            try:
+                reason = ray.get(answer, timeout=_MARKER_SECONDS)
+            except RayError as error:
+                reason = last_line(str(error))
+            if reason:
+                address = node["NodeManagerAddress"]
+                raise UserError(
+                    f"{folder}: node {address} of the cluster does not see this folder ({reason}): --storage must be "
+                    "one that all nodes share under this name, as a network folder or s3://bucket/folder"
+                )
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+_MARKER_SECONDS = 120.0
+"""A node may have to unpack the program first."""
+
+
+def _sees(marker: str) -> str:
+    """Why this node does not see a marker; empty where it does."""
+    path = location(marker)
+    try:
+        return "" if path.read_bytes() == path.name.encode() else "it finds another file there"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def slots_of(address: str | None, resources: ResourcesSpec) -> int:
+    """How many trials run at once on a cluster."""
+    start_ray(address)
+    slots = 0.0
+    for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+        fitting = node.get("CPU", 0) // resources.cpus_per_trial
+        if resources.gpus_per_trial:
+            fitting = min(fitting, node.get("GPU", 0) // resources.gpus_per_trial)
+        slots += fitting
+    return max(1, int(slots))
+
+
+def refuse_impossible(resources: ResourcesSpec) -> None:
     """Trials that fit on no node would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(
@@ -166,12 +281,14 @@ def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
     )
 
 
-class _EpochCounter(Callback):  # type: ignore[misc]
-    """Tells the epochs of all trials, summed up."""
+class _Watcher(Callback):  # type: ignore[misc]
+    """Tells the epochs of all trials, summed up, and writes down which trials failed."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, failures: FailureLog) -> None:
         self.task: Task | None = task
+        self.failures = failures
         self.epochs: dict[str, int] = {}
+        self.total = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the experiment folder, which nobody reads again.
@@ -181,10 +298,16 @@ class _EpochCounter(Callback):  # type: ignore[misc]
         """Called by Tune for each report of a trial."""
         if self.task and "epoch" in result:
             identity = trial.config["trial_id"]
+            self.total += result["epoch"] - self.epochs.get(identity, 0)
             self.epochs[identity] = result["epoch"]
-            self.task.advance(sum(self.epochs.values()), f"{identity} validation score {result['score']:.4f}")
+            self.task.advance(self.total, f"{identity} validation score {result['score']:.4f}")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Called by Tune for a trial that failed for good."""
+        self.failures.add(trial.config["trial_id"], last_line(trial.get_error() or ""))
 
 
-def _last_line(error: str) -> str:
+def last_line(error: str) -> str:
+    """What an error says in the end, in one line of at most 300 characters."""
     lines = [line for line in error.strip().splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else "unknown error"
