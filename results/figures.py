@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from results.locations import Location
 from results.pareto import non_dominated
 from results.summary import summarize_front
 from results.tables import of_data, read_table
@@ -16,7 +17,7 @@ _WIDE = 50
 """A range of costs this wide is drawn on a logarithmic scale: int8 and early exits multiply what they save."""
 
 
-def front_figure(tables: Path, path: Path, *, data: str | None = None) -> None:
+def front_figure(tables: Location, path: Path, *, data: str | None = None) -> None:
     """Draw the front over FLOPs and over energy, beside all operating points, the static cuts and the classic network.
 
     Args:

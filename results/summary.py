@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from results.locations import Location
 from results.tables import TableError, data_names, of_data, read_table
 
 
@@ -54,7 +54,7 @@ class FrontSummary:
     """The same of the points' networks without exits, which were not chosen by it: chance alone."""
 
 
-def summarize_front(tables: Path, tolerance: float = 0.01, *, data: str | None = None) -> FrontSummary:
+def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | None = None) -> FrontSummary:
     """Compare the front with the classic network and with the static cuts, on validation.
 
     Args:

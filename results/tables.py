@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.files import write_atomic
+from results.locations import Location
 
 
 class TableError(ValueError):
@@ -266,7 +266,7 @@ SCHEMAS: Mapping[str, Any] = {
 }
 
 
-def write_part(tables: Path, name: str, rows: Sequence[Mapping[str, Any]], part: int | str = 0) -> None:
+def write_part(tables: Location, name: str, rows: Sequence[Mapping[str, Any]], part: int | str = 0) -> None:
     """Write rows as one part of a table, atomically; a part of the same number or name is replaced.
 
     Args:
@@ -290,17 +290,17 @@ def empty_table(name: str) -> pd.DataFrame:
     return table
 
 
-def part_count(tables: Path, name: str) -> int:
+def part_count(tables: Location, name: str) -> int:
     """Number of parts that a table has."""
     return len(_parts(tables, name))
 
 
-def next_part(tables: Path, name: str) -> int:
+def next_part(tables: Location, name: str) -> int:
     """A number that no part of a table has yet, behind all others."""
     return max((int(part.stem[5:]) + 1 for part in _parts(tables, name)), default=0)
 
 
-def read_table(tables: Path, name: str) -> pd.DataFrame:
+def read_table(tables: Location, name: str) -> pd.DataFrame:
     """A whole table.
 
     Raises:
@@ -313,7 +313,7 @@ def read_table(tables: Path, name: str) -> pd.DataFrame:
     return table
 
 
-def data_names(tables: Path, name: str) -> list[str]:
+def data_names(tables: Location, name: str) -> list[str]:
     """The data sets that a table has rows of; none where an earlier version wrote it, or nobody yet."""
     return sorted(read_table(tables, name)["data"].dropna().unique()) if part_count(tables, name) else []
 
@@ -323,7 +323,7 @@ def of_data(table: pd.DataFrame, data: str | None) -> pd.DataFrame:
     return table if data is None else table[table["data"] == data].reset_index(drop=True)
 
 
-def damaged_parts(tables: Path) -> Iterator[tuple[Path, TableError]]:
+def damaged_parts(tables: Location) -> Iterator[tuple[Location, TableError]]:
     """The parts of all tables that cannot be read, and why."""
     for name in SCHEMAS:
         for part in _parts(tables, name):
@@ -333,11 +333,11 @@ def damaged_parts(tables: Path) -> Iterator[tuple[Path, TableError]]:
                 yield part, error
 
 
-def _parts(tables: Path, name: str) -> list[Path]:
+def _parts(tables: Location, name: str) -> list[Location]:
     return sorted((tables / name).glob("part-*.parquet"))
 
 
-def _read_part(part: Path, name: str) -> pd.DataFrame:
+def _read_part(part: Location, name: str) -> pd.DataFrame:
     try:
         stored = pq.ParquetFile(BytesIO(part.read_bytes()), page_checksum_verification=True).read()
         frame: pd.DataFrame = _completed(stored, SCHEMAS[name]).cast(SCHEMAS[name]).to_pandas()

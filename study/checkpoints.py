@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from results.locations import Location
 from study.data import DataInfo, DataSettings
 from study.errors import UserError
 from study.learning_curves import Epoch, history_from_json, history_to_json
@@ -102,7 +103,7 @@ def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: 
 
 
 def save(
-    folder: Path,
+    folder: Location,
     network: MultiExitNetwork,
     state: TrainingState,
     *,
@@ -149,7 +150,7 @@ def save(
     publish(folder / "last", {**files, "optimizer.safetensors": safetensors.save(optimizer)})
 
 
-def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]] | None:
+def read(folder: Location) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]] | None:
     """Checkpoint, weights and optimizer tensors (empty in ``best``) of a published folder; None where it is empty.
 
     Raises:
@@ -167,13 +168,13 @@ def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]
     return checkpoint, weights, optimizer
 
 
-def read_description(folder: Path) -> Checkpoint | None:
+def read_description(folder: Location) -> Checkpoint | None:
     """The checkpoint without its tensors; of those only the sizes are compared with the manifest."""
     published = read_published(folder, names={"checkpoint.json"})
     return _parse(folder, published) if published else None
 
 
-def read_best(checkpoints: Path, weights: str) -> tuple[Checkpoint, dict[str, Tensor]]:
+def read_best(checkpoints: Location, weights: str) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Checkpoint and weights of ``<trial id>@<weights hash>``.
 
     Raises:
@@ -192,7 +193,7 @@ def read_best(checkpoints: Path, weights: str) -> tuple[Checkpoint, dict[str, Te
     return found[0], found[1]
 
 
-def _parse(folder: Path, published: Published) -> Checkpoint:
+def _parse(folder: Location, published: Published) -> Checkpoint:
     try:
         raw: dict[str, Any] = json.loads(published.files["checkpoint.json"])
         version, weights_hash = raw["format_version"], published.digests["weights.safetensors"]

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
+from results.locations import Location
 from results.pareto import non_dominated
 from results.tables import SCHEMAS, part_count, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec
@@ -37,7 +38,7 @@ _WAY_OUT = {
 
 
 def show_exact_front(
-    folder: Path,
+    folder: Location,
     changes: Sequence[tuple[str, object]],
     *,
     data: str | None = None,

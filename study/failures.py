@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from results.files import write_atomic
+from results.locations import Location
 
 
 @dataclass(frozen=True)
 class FailureLog:
     """``failures.json`` of a run folder: trial id -> error, one line. Only the driver writes it."""
 
-    path: Path
+    path: Location
 
     def read(self) -> dict[str, str]:
         """All of them; none where the file is damaged, for it only tells what the next start would find out."""

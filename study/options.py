@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+from results.locations import Location, location
 from search_spaces.spec import bundled
 from study.criteria import CRITERIA
 from study.precisions import PRECISIONS
@@ -27,10 +28,22 @@ def _positive_number(text: str) -> float:
     return number
 
 
+def _location(text: str) -> Location:
+    try:
+        return location(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Options of ``run``."""
     parser.add_argument("space", help=f"a study file, or one that comes with the program: {', '.join(bundled())}")
-    parser.add_argument("--storage", default="runs", metavar="DIR", help="parent of the run folders (default: runs)")
+    parser.add_argument(
+        "--storage",
+        default="runs",
+        metavar="DIR",
+        help="of the run folders: a folder, or s3://bucket/folder (default: runs)",
+    )
     parser.add_argument("--name", help="name of the run folder (default: the study's)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set backbones.epochs=5")
     add_image_source(parser)
@@ -157,7 +170,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 
 def add_front(parser: argparse.ArgumentParser) -> None:
     """Options of ``front``."""
-    parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument("folder", type=_location, help="run folder")
     parser.add_argument(
         "--exact",
         action="store_true",
@@ -178,5 +191,5 @@ def add_front(parser: argparse.ArgumentParser) -> None:
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     """Options of ``status``."""
-    parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument("folder", type=_location, help="run folder")
     parser.add_argument("--json", action="store_true")

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from results.locations import Location
 from results.tables import write_part
 from search_spaces.spec import StudySpec
 from study.run_folder import without_free_keys
@@ -51,7 +51,7 @@ class Provenance:
             self._names[key] = str(self.row(made_by)["provenance"])
         return self._names[key]
 
-    def record(self, tables: Path, all_versions: Iterable[Mapping[str, str]] = ()) -> None:
+    def record(self, tables: Location, all_versions: Iterable[Mapping[str, str]] = ()) -> None:
         """Write the rows of what runs now, and of other versions that computed something."""
         for made_by in (versions(), *all_versions):
             row = self.row(made_by)

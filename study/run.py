@@ -15,6 +15,7 @@ from typing import Any, cast
 import pandas as pd
 import torch
 
+from results.locations import Location
 from results.tables import SCHEMAS, damaged_parts, empty_table, part_count, read_table, write_part
 from search_spaces.spec import StudySpec
 from study.checkpoints import check_network, load_pretrained, new_network
@@ -56,19 +57,19 @@ from study.stored_traces import SplitLogits, TraceStore, load_best
 class Surroundings:
     """Where a study runs: nothing of this changes its results."""
 
-    folder: Path
+    folder: Location
     data_root: Path
     download: bool = False
     address: str | None = None
     reporter: Reporter
 
     @property
-    def tables(self) -> Path:
+    def tables(self) -> Location:
         """The tables of the run folder."""
         return self.folder / "tables"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Location:
         """The checkpoints of the run folder."""
         return self.folder / "checkpoints"
 
@@ -121,7 +122,7 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
             finish(spec, where, strand, candidates, points)
 
 
-def mend(folder: Path) -> None:
+def mend(folder: Location) -> None:
     """Remove what killed writers left, and set damaged parts of tables aside: their rows will be computed again."""
     tables = folder / "tables"
     for place in (folder, folder / "profiles", folder / "optuna", *(tables / name for name in SCHEMAS)):

@@ -6,12 +6,12 @@ import datetime
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from results.files import write_atomic
+from results.locations import Location, location
 from results.tables import TableError, part_count, read_table
 from search_spaces.spec import SpecError, StudySpec, validate_space
 from study.errors import UserError
@@ -59,12 +59,24 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def run_folder(storage: str, name: str) -> Path:
+def run_folder(storage: str, name: str) -> Location:
     """``<storage>/<name>``."""
-    return Path(storage).expanduser() / safe_name(name, "the study's name")
+    return storage_root(storage) / safe_name(name, "the study's name")
 
 
-def read_study_file(folder: Path) -> dict[str, Any] | None:
+def storage_root(storage: str) -> Location:
+    """A folder, or a place on an object store, as a command names it.
+
+    Raises:
+        UserError: it is none that can be used.
+    """
+    try:
+        return location(storage)
+    except ValueError as error:
+        raise UserError(f"storage {error}") from None
+
+
+def read_study_file(folder: Location) -> dict[str, Any] | None:
     """The content of ``study.yaml``: ``study`` and ``provenance``; None in a new folder.
 
     Raises:
@@ -82,7 +94,7 @@ def read_study_file(folder: Path) -> dict[str, Any] | None:
     raise UserError(f"{path} cannot be read: the study's own `run` command sets it aside and writes it anew")
 
 
-def refuse_other_study(spec: StudySpec, folder: Path, *, extend: bool = False) -> list[Difference]:
+def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = False) -> list[Difference]:
     """Check that a run folder is new, or holds this very study or (``extend``) a smaller one.
 
     Where ``study.yaml`` is damaged, the table ``provenance`` tells what the folder holds.
@@ -108,7 +120,7 @@ def refuse_other_study(spec: StudySpec, folder: Path, *, extend: bool = False) -
     raise UserError(f"{folder / STUDY_FILE} holds another study: {shown}{more}; {way_out}")
 
 
-def _stored_studies(folder: Path) -> list[dict[str, Any]]:
+def _stored_studies(folder: Location) -> list[dict[str, Any]]:
     try:
         stored = read_study_file(folder)
         return [] if stored is None else [stored["study"]]
@@ -152,7 +164,7 @@ def differences_of(stored: object, asked: object, key: str = "") -> Iterator[Dif
         yield Difference(key, stored, asked)
 
 
-def claim_folder(spec: StudySpec, folder: Path, digests: dict[str, str], grown: Sequence[Difference] = ()) -> None:
+def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], grown: Sequence[Difference] = ()) -> None:
     """Write the resolved study with its provenance into a run folder that is new, extended, or lost its file.
 
     Args:

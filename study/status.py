@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
+from results.locations import Location
 from results.tables import SCHEMAS, data_names, part_count, read_table
 from search_spaces.spec import validate_space
 from study.failures import FailureLog
@@ -22,7 +22,7 @@ from study.storage import DamagedError, read_published
 from study.views import console_of, no_run_folder
 
 
-def study_status(folder: Path) -> dict[str, Any]:
+def study_status(folder: Location) -> dict[str, Any]:
     """What of a study is there, derived from the files of its run folder."""
     stored = read_study_file(folder)
     if stored is None:
@@ -66,7 +66,7 @@ def study_status(folder: Path) -> dict[str, Any]:
     }
 
 
-def trial_statuses(folder: Path, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each trial that was started, or failed before its first epoch.
 
     Args:
@@ -84,7 +84,7 @@ def trial_statuses(folder: Path, stored: Mapping[str, Any]) -> list[dict[str, An
     ]
 
 
-def _is_trial(folder: Path) -> bool:
+def _is_trial(folder: Location) -> bool:
     return not folder.name.endswith(".damaged")
 
 
@@ -106,7 +106,7 @@ def _left(study: dict[str, Any], trials: Sequence[Mapping[str, Any]]) -> tuple[l
     return phases, seconds_left(phases, slots_here(spec.resources))
 
 
-def _trial_status(folder: Path, failures: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any]:
+def _trial_status(folder: Location, failures: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any]:
     """A trial as its last checkpoint tells; read as plain JSON, because parsing it in full would import torch."""
     row = {**_NOT_STARTED, "trial_id": folder.name, "status": "under way"}
     if is_held(folder.parent.parent / "locks" / f"{folder.name}.lock"):
@@ -135,7 +135,7 @@ def _trial_status(folder: Path, failures: Mapping[str, str], names: Mapping[str,
     }
 
 
-def print_status(folder: Path, *, as_json: bool) -> None:
+def print_status(folder: Location, *, as_json: bool) -> None:
     """Print the status of a run folder."""
     status = study_status(folder)
     if as_json:

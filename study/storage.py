@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from results.files import is_draft, write_atomic
+from results.locations import Location, RemotePath, as_local_file, size_of
 from results.locations import set_aside as moved_aside
 from study.errors import UserError
 
@@ -40,18 +41,31 @@ def safe_name(name: str, what: str) -> str:
     return name
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Location) -> None:
     """Refuse a folder that could not be created or written, without writing anything yet.
 
     Raises:
         UserError: it could not.
     """
+    if not isinstance(folder, Path):
+        _check_bucket(folder)
+        return
     nearest = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise UserError(f"{folder} cannot be written: {nearest} is not a folder that you may write in")
 
 
-def publish(folder: Path, files: Mapping[str, bytes]) -> None:
+def _check_bucket(folder: RemotePath) -> None:
+    """Object stores tell only by trying: a marker is written and removed."""
+    marker = folder / f".writable-{os.getpid()}"
+    try:
+        marker.write_bytes(b"")
+        marker.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def publish(folder: Location, files: Mapping[str, bytes]) -> None:
     """Replace a folder's published content by ``files`` (name -> content).
 
     Only the generation that is replaced is removed: another writer's files, not published yet, stay.
@@ -70,7 +84,7 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
         (folder / stored).unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Location) -> None:
     """Remove what writers left that were killed: all files of a published folder that its manifest does not name.
 
     Call it only where nobody else writes.
@@ -82,7 +96,7 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def sweep_drafts(folder: Path) -> None:
+def sweep_drafts(folder: Location) -> None:
     """Remove the drafts of atomic writes that were killed, from a folder of single files."""
     if folder.is_dir():
         for path in folder.iterdir():
@@ -90,7 +104,7 @@ def sweep_drafts(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _stored_names(folder: Path) -> set[str]:
+def _stored_names(folder: Location) -> set[str]:
     """The files that the manifest names; none where it is missing or damaged."""
     manifest = _manifest_text(folder)
     try:
@@ -108,7 +122,7 @@ class Published:
     """sha256 of every published file, those that were not read included."""
 
 
-def read_published(folder: Path, names: Collection[str] | None = None) -> Published | None:
+def read_published(folder: Location, names: Collection[str] | None = None) -> Published | None:
     """The published content of a folder, or None where nothing was ever published.
 
     Args:
@@ -130,8 +144,9 @@ def read_published(folder: Path, names: Collection[str] | None = None) -> Publis
     return None
 
 
-def published_files(folder: Path) -> Mapping[str, Path] | None:
-    """The published files of a folder, verified in full but not held in memory; None where nothing was published.
+def published_files(folder: Location) -> Mapping[str, Path] | None:
+    """The published files of a folder (of one on an object store: local copies), verified in full but not held in
+    memory; None where nothing was published.
 
     Raises:
         DamagedError: there is a manifest, but the files do not match it.
@@ -139,24 +154,26 @@ def published_files(folder: Path) -> Mapping[str, Path] | None:
     if read_published(folder, names=()) is None:
         return None
     entries = json.loads((folder / MANIFEST).read_bytes())["files"]
-    paths = {name: folder / entry["file"] for name, entry in entries.items()}
-    for name, path in paths.items():
+    paths = {}
+    for name, entry in entries.items():
+        path = folder / entry["file"]
         try:
-            with path.open("rb") as file:
+            paths[name] = as_local_file(path)
+            with paths[name].open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise DamagedError(f"{path} is missing, but its manifest names it") from None
-        if digest != entries[name]["sha256"]:
+        if digest != entry["sha256"]:
             raise DamagedError(f"{path} does not match its manifest")
     return paths
 
 
-def _manifest_text(folder: Path) -> bytes | None:
+def _manifest_text(folder: Location) -> bytes | None:
     path = folder / MANIFEST
     return path.read_bytes() if path.exists() else None
 
 
-def _entries(folder: Path, manifest: bytes) -> dict[str, Any]:
+def _entries(folder: Location, manifest: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(manifest)
         entries = parsed["files"]
@@ -171,14 +188,14 @@ def _entries(folder: Path, manifest: bytes) -> dict[str, Any]:
         raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
 
 
-def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | None) -> Published:
+def _read_generation(folder: Location, manifest: bytes, names: Collection[str] | None) -> Published:
     entries = _entries(folder, manifest)
     files, digests = {}, {}
     for name, entry in entries.items():
         path = folder / entry["file"]
         digests[name] = str(entry["sha256"])
         try:
-            whole = path.stat().st_size == entry["bytes"]
+            whole = size_of(path) == entry["bytes"]
             if names is None or name in names:
                 files[name] = path.read_bytes()
                 whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
@@ -189,7 +206,7 @@ def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | Non
     return Published(files, digests)
 
 
-def set_aside(path: Path, reason: str) -> None:
+def set_aside(path: Location, reason: str) -> None:
     """Rename a damaged file or folder to ``<name>.damaged`` and say so; what it held will be computed again."""
     aside = moved_aside(path)
     print(f"warning: {reason}; set aside as {aside}, will be computed again", file=sys.stderr)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 from safetensors import safe_open
 
+from results.locations import Location, modified
 from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
 from study.errors import UserError
@@ -20,7 +21,7 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
 from study.precisions import FORMATS, INT8, Precision
 from study.quantization import int8_execution, prepare
-from study.storage import DamagedError, publish, published_files, read_published, safe_name, set_aside
+from study.storage import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside
 from study.trace import collect_logits
 
 CALIBRATION_IMAGES = 512
@@ -40,8 +41,13 @@ class SplitLogits:
 
 
 def trace_folder(
-    traces: Path, weights: str, precision: Precision, execution: Int8Execution | None, split: str, images_digest: str
-) -> Path:
+    traces: Location,
+    weights: str,
+    precision: Precision,
+    execution: Int8Execution | None,
+    split: str,
+    images_digest: str,
+) -> Location:
     """Where the trace of ``weights`` (``<trial id>@<hash>``) on some images is kept; int8 by how it was computed."""
     computed = precision if execution is None else f"{precision}-{execution}"
     return traces / safe_name(f"{weights.replace('@', '-')}-{computed}-{split}-{images_digest[:12]}", "trace")
@@ -51,10 +57,15 @@ def trace_folder(
 class StoredTrace:
     """A trace on disk, by what its description says."""
 
-    folder: Path
+    folder: Location
     weights: str
     precision: str
     split: str
+
+    @property
+    def written(self) -> float:
+        """When, in seconds since 1970."""
+        return modified(self.folder / MANIFEST)
 
     @property
     def trial_id(self) -> str:
@@ -73,14 +84,15 @@ class StoredTrace:
         return found
 
 
-def stored_traces(traces: Path) -> list[StoredTrace]:
+def stored_traces(traces: Location) -> list[StoredTrace]:
     """All traces of a run folder; what was set aside, or is not whole yet, is none.
 
     Raises:
         UserError: a description cannot be read.
     """
+    folders: list[Location] = list(traces.glob("*"))
     found = []
-    for folder in sorted(traces.glob("*")):
+    for folder in sorted(folders, key=lambda one: one.name):
         published = read_published(folder, {"trace.json"}) if folder.is_dir() and folder.suffix != ".damaged" else None
         if published is None:
             continue
@@ -94,7 +106,7 @@ def stored_traces(traces: Path) -> list[StoredTrace]:
     return found
 
 
-def read_trace(folder: Path) -> SplitLogits | None:
+def read_trace(folder: Location) -> SplitLogits | None:
     """A stored trace, its logits mapped from the file; None where there is none.
 
     A damaged one is set aside and counts as none.
@@ -106,7 +118,7 @@ def read_trace(folder: Path) -> SplitLogits | None:
         return None
 
 
-def _read(folder: Path) -> SplitLogits | None:
+def _read(folder: Location) -> SplitLogits | None:
     files = published_files(folder)
     if files is None:
         return None
@@ -126,7 +138,7 @@ def _mapped(path: Path, name: str) -> NDArray[np.float32]:
     return np.memmap(path, dtype="<f4", mode="r", offset=8 + size + array["data_offsets"][0], shape=shape)
 
 
-def write_trace(folder: Path, split: SplitLogits, description: Mapping[str, object]) -> None:
+def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object]) -> None:
     """Publish a trace; ``description`` says of which network and images it is."""
     arrays = safetensors.save({"logits": split.logits, "labels": split.labels})
     publish(folder, {"trace.safetensors": arrays, "trace.json": json.dumps(description, indent=1).encode()})
@@ -136,8 +148,8 @@ def write_trace(folder: Path, split: SplitLogits, description: Mapping[str, obje
 class TraceStore:
     """The traces of a run folder, each computed when it is first asked for. Travels to the worker that computes."""
 
-    traces: Path
-    checkpoints: Path
+    traces: Location
+    checkpoints: Location
     calibration: ImageSet
     """int8 finds its ranges on these."""
     device: torch.device
@@ -149,7 +161,7 @@ class TraceStore:
         is one."""
         return read_trace(self._folder(weights, precision, split, images_digest))
 
-    def _folder(self, weights: str, precision: Precision, split: str, images_digest: str) -> Path:
+    def _folder(self, weights: str, precision: Precision, split: str, images_digest: str) -> Location:
         execution = int8_execution(self.device) if FORMATS[precision].backbone is INT8 else None
         return trace_folder(self.traces, weights, precision, execution, split, images_digest)
 
@@ -190,7 +202,7 @@ def ready(
     return prepare(network, precision, calibration=images, compiled=compiled)
 
 
-def load_best(checkpoints: Path, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
+def load_best(checkpoints: Location, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
     """The network of a trial's best checkpoint, in eval mode; ``weights`` and errors as in :func:`read_best`."""
     checkpoint, tensors = read_best(checkpoints, weights)
     return checkpoint.build(tensors, device), checkpoint.data

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from results.locations import Location
 from study.checkpoints import Checkpoint, load_weights, new_network, read, read_best, read_description, save, trial_id
 from study.data import Dataset
 from study.learning_curves import Epoch
@@ -65,7 +65,7 @@ class TrialPlan:
 def run_trial(
     plan: TrialPlan,
     dataset: Dataset,
-    checkpoints: Path,
+    checkpoints: Location,
     *,
     epochs: int,
     device: torch.device,
@@ -102,7 +102,7 @@ def run_trial(
         )
 
 
-def trial_lock(checkpoints: Path, trial_id: str) -> Path:
+def trial_lock(checkpoints: Location, trial_id: str) -> Location:
     """The lock of whoever trains a trial."""
     return checkpoints.parent / "locks" / f"{trial_id}.lock"
 
@@ -110,7 +110,7 @@ def trial_lock(checkpoints: Path, trial_id: str) -> Path:
 def train_in_folder(
     plan: TrialPlan,
     dataset: Dataset,
-    folder: Path | None,
+    folder: Location | None,
     *,
     epochs: int,
     device: torch.device,
@@ -148,7 +148,7 @@ def train_in_folder(
 
 
 def _last_state(
-    folder: Path, network: MultiExitNetwork, *, partial: bool
+    folder: Location, network: MultiExitNetwork, *, partial: bool
 ) -> tuple[TrainingState, Sequence[tuple[int, Mapping[str, str]]]] | None:
     """Load the trial's last checkpoint into the network; a damaged one is set aside and the trial starts anew.
 
@@ -167,7 +167,7 @@ def _last_state(
     return TrainingState(checkpoint.history, optimizer), checkpoint.made_by
 
 
-def read_trial(plan: TrialPlan, checkpoints: Path) -> Checkpoint | None:
+def read_trial(plan: TrialPlan, checkpoints: Location) -> Checkpoint | None:
     """The description of a trial's last checkpoint; None before its first epoch, or when damage was set aside."""
     folder = checkpoints / plan.trial_id
     try:

@@ -14,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from results.locations import Location
 from results.summary import FrontSummary, summarize_front, summary_json
 from results.tables import data_names, rows_of
 from study.errors import UserError
@@ -29,7 +30,7 @@ def console_of() -> Console:
     return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def print_front(folder: Path, *, as_json: bool, data: str | None = None) -> None:
+def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
     """Print the front of a run folder, or those of all its data sets."""
     require_run_folder(folder)
     tables = folder / "tables"
@@ -160,7 +161,7 @@ def _text(value: Any, form: str) -> str:
     return "" if value is None or math.isnan(value) else format(value, form)
 
 
-def write_front(folder: Path, output: Path, *, data: str | None = None) -> None:
+def write_front(folder: Location, output: Path, *, data: str | None = None) -> None:
     """Write the front, with its shares of the classic network, as .csv or .parquet."""
     require_run_folder(folder)
     write_points(summarize_front(folder / "tables", data=data).points, output)
@@ -175,13 +176,13 @@ def write_points(points: pd.DataFrame, output: Path) -> None:
         points.to_parquet(output, index=False)
 
 
-def require_run_folder(folder: Path) -> None:
+def require_run_folder(folder: Location) -> None:
     """Refuse a folder that is none."""
     if not (folder / STUDY_FILE).is_file():
         raise no_run_folder(folder)
 
 
-def no_run_folder(folder: Path) -> UserError:
+def no_run_folder(folder: Location) -> UserError:
     """What is said of a folder that is no run folder."""
     return UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")
 

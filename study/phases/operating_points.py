@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from results.files import write_atomic
+from results.locations import Location
 from results.tables import SCHEMAS, empty_table, next_part, part_count, read_table, rows_of, write_part
 from search_spaces.spec import OperatingPointsSpec
 from study.criteria import Criterion
@@ -44,7 +45,7 @@ TABLE = "operating_points"
 def search(
     spec: OperatingPointsSpec,
     candidates: Sequence[Candidate],
-    tables: Path,
+    tables: Location,
     *,
     seed: int,
     name: str,
@@ -103,7 +104,7 @@ def search(
 class _Stored:
     """The rows of a search that earlier starts wrote. A part that was damaged leaves a gap: it is asked again."""
 
-    def __init__(self, tables: Path, name: str) -> None:
+    def __init__(self, tables: Location, name: str) -> None:
         table = read_table(tables, TABLE) if part_count(tables, TABLE) else empty_table(TABLE)
         self.rows = table[table["search"] == name].sort_values("number", ignore_index=True)
         self.numbers = frozenset(self.rows["number"])
@@ -205,7 +206,7 @@ def _new_study(spec: OperatingPointsSpec, seed: int) -> optuna.Study:
 def list_exact_points(
     spec: OperatingPointsSpec,
     candidates: Sequence[Candidate],
-    tables: Path,
+    tables: Location,
     *,
     name: str,
     reporter: Reporter,
@@ -275,7 +276,7 @@ def _exact_hypervolume(
     return yardstick.of_values(values)
 
 
-def export_journal(study: optuna.Study, path: Path) -> None:
+def export_journal(study: optuna.Study, path: Location) -> None:
     """Write an Optuna study as a journal, for ``optuna-dashboard``. It is never read back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,11 +6,11 @@ Weights are read only where memory, frequency rules or another device table ask 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast, get_args
 
 import torch
 
+from results.locations import Location
 from results.tables import of_data, part_count, read_table
 from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
 from study.costs.device_models import load_device
@@ -26,7 +26,7 @@ from study.storage import safe_name
 from study.stored_traces import StoredTrace, load_best, stored_traces
 
 
-def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
     """The study of a run folder; ``changes`` to its search space as those of ``run --set``.
 
     Raises:
@@ -42,7 +42,7 @@ def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> St
     return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
 
 
-def stored_candidates(folder: Path, points: OperatingPointsSpec, data: str | None = None) -> list[Candidate]:
+def stored_candidates(folder: Location, points: OperatingPointsSpec, data: str | None = None) -> list[Candidate]:
     """The networks that phase 2 searched, or will search, at the precisions of a search space.
 
     Args:
@@ -106,7 +106,7 @@ def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
 
 
 def _newest(
-    folder: Path, traces: Sequence[StoredTrace], data: str | None
+    folder: Location, traces: Sequence[StoredTrace], data: str | None
 ) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
     """The traces of each network and precision by split: of the weights that the study has now, the last written."""
     current = None
@@ -117,14 +117,14 @@ def _newest(
     if part_count(folder / "tables", "costs"):
         searched = set(read_table(folder / "tables", "costs")["trial_id"])
     found: dict[tuple[str, Precision], dict[str, StoredTrace]] = {}
-    for trace in sorted(traces, key=lambda one: one.folder.stat().st_mtime):
+    for trace in sorted(traces, key=lambda one: one.written):
         if (current is None or trace.weights in current) and (searched is None or trace.trial_id in searched):
             splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
             splits[trace.split] = trace
     return dict(sorted(found.items()))
 
 
-def _work(folder: Path, weights: str) -> NetworkWork:
+def _work(folder: Location, weights: str) -> NetworkWork:
     if not (folder / "checkpoints" / safe_name(weights.partition("@")[0], "trial")).exists():
         raise UserError(
             f"{folder}: memory, frequency rules and another device table need the networks' checkpoints, which are not "
@@ -133,7 +133,7 @@ def _work(folder: Path, weights: str) -> NetworkWork:
     return count_work(load_best(folder / "checkpoints", weights, torch.device("cpu"))[0])
 
 
-def _stored_costs(path: Path, *, measured: bool) -> Costs:
+def _stored_costs(path: Location, *, measured: bool) -> Costs:
     if not path.exists():
         raise UserError(f"{path} is missing: give `run` again, which writes it")
     if measured:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
+from results.locations import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.costs.flops import count_work
 from study.data import ImageSet
@@ -88,7 +88,7 @@ def trace_networks(
 
 
 def measure_network(
-    network: Network, points: OperatingPointsSpec, profile_path: Path, traces: TraceStore, workshop: Workshop
+    network: Network, points: OperatingPointsSpec, profile_path: Location, traces: TraceStore, workshop: Workshop
 ) -> None:
     """Measure what a network costs on a node of the cluster, and write the profile.
 
@@ -140,7 +140,7 @@ def _measure(
     weights: str,
     precision: Precision,
     points: OperatingPointsSpec,
-    profile_path: Path,
+    profile_path: Location,
 ) -> None:
     torch.set_num_threads(max(1, int(cpus)))
     pick_device(traces.device.type)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from results.files import write_atomic
+from results.locations import Location
 from search_spaces.choices import draw
 from search_spaces.spec import SchedulerSpec, SpecError, StudySpec, TrainingSpec
 from study.checkpoints import Checkpoint, read_description
@@ -204,7 +204,7 @@ def _train(
     return errors
 
 
-def _epochs_done(plan: TrialPlan, checkpoints: Path) -> int:
+def _epochs_done(plan: TrialPlan, checkpoints: Location) -> int:
     return len(_history(plan, checkpoints))
 
 
@@ -213,7 +213,7 @@ def rank_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return sorted(records, key=lambda r: (math.inf if math.isnan(r.score) else -r.score, r.plan.trial_id))
 
 
-def status_of(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
+def status_of(plan: TrialPlan, checkpoints: Location, epochs: int) -> str:
     """``waiting``, ``running``, ``stopped_by_asha`` or the outcome of the trial at this budget."""
     checkpoint = read_trial(plan, checkpoints)
     if checkpoint is None:
@@ -223,19 +223,19 @@ def status_of(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
     return "stopped_by_asha" if status == "running" and stopped.exists() else status
 
 
-def _mark_stopped(plans: Sequence[TrialPlan], epochs: int, checkpoints: Path, errors: Mapping[str, str]) -> None:
+def _mark_stopped(plans: Sequence[TrialPlan], epochs: int, checkpoints: Location, errors: Mapping[str, str]) -> None:
     """ASHA's verdicts are not a function of the curves: they are written down, so that a later start knows them."""
     for plan in plans:
         if plan.trial_id not in errors and status_of(plan, checkpoints, epochs) == "running":
             write_atomic(checkpoints / plan.trial_id / STOPPED, b'{"by": "asha"}\n')
 
 
-def _history(plan: TrialPlan, checkpoints: Path) -> tuple[Epoch, ...]:
+def _history(plan: TrialPlan, checkpoints: Location) -> tuple[Epoch, ...]:
     checkpoint = read_trial(plan, checkpoints)
     return checkpoint.history if checkpoint else ()
 
 
-def make_record(plan: TrialPlan, status: str, checkpoints: Path, error: str | None = None) -> TrialRecord:
+def make_record(plan: TrialPlan, status: str, checkpoints: Location, error: str | None = None) -> TrialRecord:
     """The record of a trial as its checkpoints stand."""
     best = read_description(checkpoints / plan.trial_id / "best")
     weights = f"{plan.trial_id}@{best.weights_hash}" if best else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from results.locations import Location
 from results.tables import SCHEMAS, write_part
 from study.checkpoints import Checkpoint
 from study.learning_curves import best_epoch
@@ -16,7 +16,7 @@ from study.provenance import Provenance
 
 
 def write_trials(
-    tables: Path, records: Sequence[TrialRecord], provenance: Provenance, *, data: str, part: int | str = 0
+    tables: Location, records: Sequence[TrialRecord], provenance: Provenance, *, data: str, part: int | str = 0
 ) -> None:
     """Write a part of the tables ``trials`` and ``epochs``, best trials first, and of ``provenance`` what they name."""
     ranked = rank_records(records)

@@ -29,7 +29,7 @@ import results
 import search_spaces
 import study
 from results.files import write_atomic
-from results.locations import StorageError, location
+from results.locations import Location, location
 from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
 from study.errors import UserError
@@ -43,7 +43,7 @@ from study.trials import TrialPlan, run_trial
 class Workshop:
     """Where and with what phase 1 works."""
 
-    checkpoints: Path
+    checkpoints: Location
     """Must be readable and writable on every node."""
     dataset: Dataset
     resources: ResourcesSpec
@@ -83,7 +83,7 @@ def train_trial(config: Mapping[str, Any], dataset: Dataset) -> None:
     run_trial(
         TrialPlan.from_plain(config["plan"]),
         dataset,
-        Path(config["checkpoints"]),
+        location(config["checkpoints"]),
         epochs=config["epochs"],
         device=pick_device("cuda" if config["gpus"] else "cpu"),
         on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
@@ -161,7 +161,16 @@ def run_trials(
     return failures
 
 
-_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+_STORAGE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+)
 
 
 def refuse_lost_storage(error: BaseException) -> None:
@@ -171,7 +180,7 @@ def refuse_lost_storage(error: BaseException) -> None:
         UserError: the error is of that kind.
     """
     cause = getattr(error, "cause", error)
-    if isinstance(cause, StorageError) or (isinstance(cause, OSError) and cause.errno in _STORAGE_ERRORS):
+    if isinstance(cause, OSError) and cause.errno in _STORAGE_ERRORS:
         raise UserError(f"{last_line(str(cause))}: mend that; the same command goes on from here")
 
 
@@ -197,7 +206,7 @@ def start_ray(address: str | None) -> None:
     )
 
 
-def check_shared(folder: Path, address: str | None) -> None:
+def check_shared(folder: Location, address: str | None) -> None:
     """Refuse a run folder that not every node of the cluster sees: a local folder is the commonest mistake.
 
     Raises:
