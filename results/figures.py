@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from results.files import write_atomic
 from results.locations import Location
 from results.pareto import non_dominated
 from results.summary import summarize_front
@@ -48,8 +50,13 @@ def front_figure(tables: Location, path: Path, *, data: str | None = None) -> No
     figure.axes[0].legend(loc="lower right", fontsize="small")
     floor = min(summary.points["accuracy"].min(), summary.reference.accuracy) * 100
     figure.axes[0].set_ylim(bottom=max(0.0, floor - 5))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    content = BytesIO()
+    figure.savefig(content, dpi=150, format=path.suffix[1:])
+    write_atomic(path, content.getvalue())
 
 
 def _panel(
@@ -93,5 +100,4 @@ def exact_figure(points: pd.DataFrame, classic_accuracy: float, path: Path) -> N
         axes.grid(alpha=0.3)
     grid[0].set_ylabel("validation accuracy, %")
     grid[0].legend(loc="lower right", fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)

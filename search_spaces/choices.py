@@ -13,6 +13,10 @@ import numpy as np
 
 Scalar: TypeAlias = bool | int | float | str | None
 Kind = Literal["number", "integer", "name"]
+MOST_TRIALS = 100_000
+"""Of a phase that trains: they are planned before the first one starts."""
+LARGEST_INTEGER = 10**9
+"""Nothing that is chosen (images a batch, codewords, exits) comes near it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +98,9 @@ def _parse_scalar(value: object, kind: Kind) -> Scalar:
     number = _finite_number(value)
     if number is not None and kind == "number":
         return number
-    if number is not None and number == int(number) and not isinstance(value, str):
+    if number is not None and number == int(number) and not isinstance(value, str) and abs(number) <= LARGEST_INTEGER:
         return int(number)
-    what = "a number" if kind == "number" else "a whole number"
+    what = "a number" if kind == "number" else f"a whole number up to {LARGEST_INTEGER}"
     raise ValueError(f"expected {what}, a list of them or {{low, high, log}}, got {reprlib.repr(value)}")
 
 
@@ -138,13 +142,16 @@ def draw(choices: Mapping[str, Choice], trials: int | Literal["grid"], seed: int
         At most ``trials`` settings: a small space holds fewer.
 
     Raises:
-        ValueError: a grid over a range.
+        ValueError: a grid over a range, or one of too many trials.
     """
     names = sorted(choices)
     if trials == "grid":
         for name in names:
             if choices[name].is_range:
                 raise ValueError(f"trials: grid needs lists, but {name} is a range")
+        size = math.prod(len(choice.values) for choice in choices.values())
+        if size > MOST_TRIALS:
+            raise ValueError(f"trials: grid has {size} trials here, more than {MOST_TRIALS}: give a number of trials")
         return [
             dict(zip(names, values, strict=True)) for values in itertools.product(*(choices[n].values for n in names))
         ]

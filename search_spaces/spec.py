@@ -6,17 +6,25 @@ that the program resolves before any work starts, so that a new backbone needs n
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from search_spaces.choices import Choice, Kind, Scalar, parse_choice
-
-MAX_FILE_BYTES = 1_000_000
+from search_spaces.choices import MOST_TRIALS, Choice, Kind, Scalar, parse_choice
+from search_spaces.strict_yaml import YamlError, parse_yaml, read_yaml, short
 
 
 class SpecError(ValueError):
@@ -42,9 +50,9 @@ AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", a
 
 
 def _parse_trials(raw: object) -> object:
-    if raw == "grid" or (isinstance(raw, int) and not isinstance(raw, bool) and raw >= 1):
+    if raw == "grid" or (isinstance(raw, int) and not isinstance(raw, bool) and 1 <= raw <= MOST_TRIALS):
         return raw
-    raise ValueError(f"expected a number of trials from 1, or grid, got {_short(raw)!r}")
+    raise ValueError(f"expected a number of trials from 1 to {MOST_TRIALS}, or grid, got {short(raw)!r}")
 
 
 def _parse_placements(raw: object) -> object:
@@ -52,7 +60,7 @@ def _parse_placements(raw: object) -> object:
         return raw
     good = isinstance(raw, list) and raw and all(_is_placement(placed) for placed in raw)
     if not good:
-        raise ValueError(f"expected auto or a list of rising lists of exits from 1, got {_short(raw)!r}")
+        raise ValueError(f"expected auto or a list of rising lists of exits from 1, got {short(raw)!r}")
     return raw
 
 
@@ -66,16 +74,25 @@ def _parse_slack(raw: object) -> object:
     good = isinstance(raw, int | float) and not isinstance(raw, bool) and raw >= 0
     if raw == "auto" or good:
         return raw
-    raise ValueError(f"expected auto or a number from 0, got {_short(raw)!r}")
+    raise ValueError(f"expected auto or a number from 0, got {short(raw)!r}")
 
 
 Slack: TypeAlias = Annotated[float | Literal["auto"], BeforeValidator(_parse_slack)]
 Placements: TypeAlias = Annotated[list[list[int]] | Literal["auto"], BeforeValidator(_parse_placements)]
 Trials: TypeAlias = Annotated[int | Literal["grid"], BeforeValidator(_parse_trials)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object, field: ValidationInfo) -> object:
+        """Pydantic would take ``epochs: yes`` for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(field.field_name)].annotation is not bool:
+            raise ValueError(f"expected no truth value, got {value}")
+        return value
 
 
 def _one(value: Scalar) -> Any:
@@ -91,8 +108,8 @@ class DataSpec(_Section):
     channels: Literal[1, 3] | None = None
     calibration: float = Field(0.1, gt=0, lt=1)
     validation: float = Field(0.1, gt=0, lt=1)
-    limit: int | None = Field(None, ge=1)
-    test_limit: int | None = Field(None, ge=1)
+    limit: Count | None = None
+    test_limit: Count | None = None
     folder: str | None = None
 
     @property
@@ -116,17 +133,17 @@ class SchedulerSpec(_Section):
     """
 
     kind: Literal["halving", "asha", "none"] = "none"
-    first_rung: int = Field(1, ge=1)
-    reduction: int = Field(2, ge=2)
+    first_rung: Count = 1
+    reduction: int = Field(2, ge=2, le=10**9)
 
 
 class TrainingSpec(_Section):
     """What both halves of phase 1 share; the fields that are choices are the dimensions of the search."""
 
     trials: Trials = 1
-    epochs: int = Field(10, ge=1)
+    epochs: Count = 10
     scheduler: SchedulerSpec = SchedulerSpec()
-    patience: int | None = Field(None, ge=1)
+    patience: Count | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     batch_size: Integer = _one(128)
     optimizer: Name = _one("adam")
@@ -151,7 +168,7 @@ class ExitsSpec(TrainingSpec):
     """Phase 1b: exit heads on the best backbones, ranked by the mean validation accuracy over exits."""
 
     mode: Literal["exits", "joint"] = "exits"
-    parents: int = Field(1, ge=1)
+    parents: Count = 1
     head: Name = _one("bof")
     codewords: Integer = _one(64)
     sharing: Name = _one("paper")
@@ -188,7 +205,7 @@ class StopSpec(_Section):
     """
 
     hypervolume_ratio: float | None = Field(None, gt=0, le=1)
-    plateau: int | None = Field(None, ge=1)
+    plateau: Count | None = None
 
 
 class OperatingPointsSpec(_Section):
@@ -198,13 +215,13 @@ class OperatingPointsSpec(_Section):
     """
 
     search: Literal["optuna", "exact"] = "optuna"
-    trials: int = Field(200, ge=1)
-    batch: int = Field(25, ge=1)
+    trials: int = Field(200, ge=1, le=10**7)
+    batch: int = Field(25, ge=1, le=10**7)
     stop: StopSpec = StopSpec()
     sampler: Literal["tpe", "nsga2", "nsga3", "qmc", "gp", "random"] = "tpe"
     objectives: list[Objective] = ["accuracy", "flops", "energy"]
     constraints: ConstraintsSpec = ConstraintsSpec()
-    networks: int = Field(1, ge=1)
+    networks: Count = 1
     scope: Literal["across", "each"] = "across"
     policy: Name = _one("predictive")
     criterion: Name = _one("logit")
@@ -216,7 +233,7 @@ class OperatingPointsSpec(_Section):
     placements: Placements = "auto"
     quantization: Name = _one("fp32")
     costs: str = "horowitz-2014-45nm"
-    batch_size: int = Field(1, ge=1)
+    batch_size: Count = 1
     dvfs: Name = _one("none")
     dvfs_slack: Slack = "auto"
 
@@ -243,7 +260,7 @@ class ResourcesSpec(_Section):
 
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float = Field(0, ge=0)
-    max_failures: int = Field(1, ge=0)
+    max_failures: int = Field(1, ge=0, le=1000)
     profiles_of_other_device: bool = False
 
 
@@ -251,7 +268,7 @@ class StudySpec(_Section):
     """A whole study."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     data: DataSpec = DataSpec()
     backbones: BackbonesSpec = BackbonesSpec()
     exits: ExitsSpec = ExitsSpec()
@@ -280,14 +297,13 @@ def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = 
         SpecError: no YAML, no mapping, an unknown or doubled key, a wrong type, an empty range.
     """
     try:
-        raw = yaml.load(text, Loader=StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError(f"{source}: {where}{problem}") from None
-    except RecursionError:
-        raise SpecError(f"{source}: nested too deeply for a study file") from None
+        raw = parse_yaml(text)
+    except YamlError as error:
+        raise SpecError(f"{source}: {error}") from None
+    return _space_of(raw, source, changes)
+
+
+def _space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) -> StudySpec:
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
     return validate_space(raw, source, changes)
@@ -301,11 +317,11 @@ def parse_change(text: str) -> tuple[str, object]:
     """
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise SpecError(f"--set {text}: expected KEY=VALUE, as in backbones.epochs=5")
+        raise SpecError(f"--set {short(text)}: expected KEY=VALUE, as in backbones.epochs=5")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise SpecError(f"--set {text}: {value} is no YAML value") from None
+        return key, parse_yaml(value)
+    except YamlError as error:
+        raise SpecError(f"--set {short(text)}: the value is no YAML ({error})") from None
 
 
 def validate_space(raw: dict[str, Any], source: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
@@ -331,16 +347,16 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     # Pydantic adds the branch of a union to the place; the file has no such key.
-    key = ".".join(_short(part) for part in first["loc"] if part not in _UNION_BRANCHES) or "study"
+    key = ".".join(short(part) for part in first["loc"] if part not in _UNION_BRANCHES) or "study"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown key"
     elif first["type"] == "missing":
         message = "this key is required"
     elif first["type"] == "model_type":
-        message = f"expected a mapping of keys, got {_short(first['input'])!r}"
+        message = f"expected a mapping of keys, got {short(first['input'])!r}"
     elif "got" not in message:
-        message = f"{message}, got {_short(first['input'])!r}"
+        message = f"{message}, got {short(first['input'])!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{key}: {message}{more}"
 
@@ -355,56 +371,17 @@ def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) ->
         text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
         return parse_space(text, f"{name_or_path}.yaml", changes)
     path = Path(name_or_path)
-    if not path.is_file():
+    if not path.exists():
         known = ", ".join(bundled())
         raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise SpecError(f"{path}: {path.stat().st_size} bytes are too many for a study file")
-        return parse_space(path.read_text("utf-8"), str(path), changes)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        raw = read_yaml(path, "a study file")
+    except YamlError as error:
+        raise SpecError(f"{path}: {error}") from None
+    return _space_of(raw, str(path), changes)
 
 
 def bundled() -> list[str]:
     """Names of the studies that come with the program."""
     files = resources.files("search_spaces").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-
-
-class StrictLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few of them can stand for gigabytes), in which a key that stands twice is an error
-    (the second would silently win)."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse an alias."""
-        if self.check_event(yaml.AliasEvent):
-            mark = self.get_mark()
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed here", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Name the place of a value that cannot be read."""
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
-            # PyYAML lets through what its constructors raise, for 2024-13-45 or !!int abc.
-            raise yaml.MarkedYAMLError(
-                problem=f"a value cannot be read ({_short(error)})", problem_mark=node.start_mark
-            ) from None
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that stands twice."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {_short(key)!r} stands twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _short(value: object) -> str:
-    return " ".join(str(value).split())[:60]

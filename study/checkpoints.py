@@ -29,6 +29,8 @@ from study.training import TrainingSettings, TrainingState
 from study.versions import versions
 
 FORMAT_VERSION = 1
+MOST_PARAMETERS = 10**10
+"""With gradients and Adam's state 160 GB: no device that trains one network holds more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +74,17 @@ def check_network(settings: NetworkSettings, data: DataSettings) -> int:
         The network's number of exits.
 
     Raises:
-        UserError: an unknown backbone, or a size that it cannot take.
+        UserError: an unknown backbone, a size that it cannot take, or more parameters than can be trained.
     """
     assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
     with torch.device("meta"):  # shapes only: no memory, no time
         network = build_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"{settings.backbone} of width {settings.width:g} with {settings.head.kind} heads has {parameters:.2g} "
+            f"parameters, more than {MOST_PARAMETERS:.2g}: lower the width, or codewords and channels of the heads"
+        )
     return network.exit_count
 
 

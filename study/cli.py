@@ -26,14 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()
     except (UserError, SpecError, TableError) as error:
-        print(f"predictive-exit: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"predictive-exit: {place}{error.strerror or error}", file=sys.stderr)
-        return 2
+        return _refuse(f"{place}{error.strerror or error}")
+    except MemoryError as error:
+        return _refuse(f"not enough memory: {error}")
     except KeyboardInterrupt as end:
         print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
         return 143 if end.args else 130
@@ -48,6 +48,22 @@ def _end_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
+
+
+def _refuse(message: str) -> int:
+    print(f"predictive-exit: {_one_line(message)}", file=sys.stderr)
+    return 2
+
+
+def _one_line(message: str) -> str:
+    """A message that may quote anything: in one line of bearable length, without what a terminal would obey."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE - 200]} ... {line[-200:]}"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+
+
+_LONGEST_LINE = 1000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells a wrong option in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -92,7 +108,7 @@ def _run(options: argparse.Namespace) -> None:
         changes.append(("backbones.pretrained", options.pretrained))
     spec = load_space(options.space, changes)
     where = Surroundings(
-        folder=run_folder(options.storage, options.name or spec.name),
+        folder=run_folder(options.storage, spec.name if options.name is None else options.name),
         data_root=options.data_root,
         download=options.download,
         address=options.address,
@@ -246,6 +262,8 @@ def _policy(options: argparse.Namespace) -> Any:
     beta = options.beta if len(options.beta) > 1 else options.beta[0]
     if options.criterion != "logit" and options.policy not in ("hierarchical", "placed"):
         raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy hierarchical or placed")
+    if options.exits and options.policy not in ("placed", "static"):
+        raise UserError(f"evaluate: --exits goes with --policy placed or static, not with {options.policy}")
     if options.policy == "hierarchical":
         return Hierarchical(beta, options.start_layer, options.criterion)
     if options.policy in ("placed", "static"):
@@ -306,10 +324,8 @@ def _profile(options: argparse.Namespace) -> None:
 def _front(options: argparse.Namespace) -> None:
     from study.views import print_front, write_front
 
-    if options.figure and options.figure.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"front: --figure {options.figure} must end in .png, .svg or .pdf")
-    if options.output and options.output.suffix not in (".csv", ".parquet"):
-        raise UserError(f"front: --output {options.output} must end in .csv or .parquet")
+    _check_output("--figure", options.figure, ".png", ".svg", ".pdf")
+    _check_output("--output", options.output, ".csv", ".parquet")
     if options.exact:
         from study.exact_front_view import show_exact_front
 
@@ -332,6 +348,19 @@ def _front(options: argparse.Namespace) -> None:
 
         front_figure(options.folder / "tables", options.figure, data=options.data)
     print_front(options.folder, as_json=options.json, data=options.data)
+
+
+def _check_output(option: str, path: Path | None, *endings: str) -> None:
+    """Refuse a file that could not be written, before anything is computed for it."""
+    from study.storage import check_writable
+
+    if path is None:
+        return
+    if path.suffix not in endings:
+        raise UserError(f"front: {option} {path} must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    if path.is_dir():
+        raise UserError(f"front: {option} {path} is a folder: name a file")
+    check_writable(path.parent)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -286,7 +286,10 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
         return load_device(name_or_profile).costs(loaded.network, precision=network.precision, batch_size=1)
     profile = read_profile(Path(name_or_profile))
     if not other_device:
-        check_same_device(profile, network.device)
+        try:
+            check_same_device(profile, network.device)
+        except UserError as error:
+            raise UserError(f"{name_or_profile}: {error}") from None
     counted = load_device(FALLBACK).costs(loaded.network, precision=network.precision, batch_size=1)
     if profile.precision != network.precision:
         raise UserError(f"{name_or_profile} is a profile at {profile.precision}, not at {network.precision}")

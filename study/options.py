@@ -15,9 +15,24 @@ DEFAULT_COSTS = "horowitz-2014-45nm"
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return _whole(text, 10**9)
+
+
+def _batch(text: str) -> int:
+    return _whole(text, 2**16)
+
+
+def _classes(text: str) -> int:
+    return _whole(text, 10**5)
+
+
+def _whole(text: str, most: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no whole number") from None
+    if not 1 <= number <= most:
+        raise argparse.ArgumentTypeError(f"{number} is not a whole number from 1 to {most}")
     return number
 
 
@@ -85,7 +100,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add_network_and_data(parser)
     parser.add_argument("--mode", default="original", choices=("normal", "original", "exits", "joint"))
     parser.add_argument("--epochs", type=_positive, default=30)
-    parser.add_argument("--batch-size", type=_positive, default=128)
+    parser.add_argument("--batch-size", type=_batch, default=128)
     parser.add_argument("--optimizer", default="adam", choices=("adam", "adamw", "sgd"))
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.0)
@@ -96,9 +111,10 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv"))
     parser.add_argument("--codewords", type=int, default=64, help="of a bof head")
     parser.add_argument("--seed", type=int, help="of weights and splits (default: that of --pretrained, or 0)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
-    parser.add_argument("--suffix", help="keeps runs of other settings apart in models/")
-    parser.add_argument("--no-save", action="store_true", help="save nothing")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--output", type=Path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
+    where.add_argument("--suffix", help="keeps runs of other settings apart in models/")
+    where.add_argument("--no-save", action="store_true", help="save nothing")
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +152,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dvfs-slack", type=float, help="of the deadline (default: the smallest that can be kept)")
     parser.add_argument("--other-device", action="store_true", help="use a profile of another device all the same")
     parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
-    parser.add_argument("--batch-size", type=_positive, default=256, help="1: image by image")
+    parser.add_argument("--batch-size", type=_batch, default=256, help="1: image by image")
     parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
 
 
@@ -154,9 +170,9 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     """Options of ``profile``."""
     add_network_and_data(parser)
     parser.add_argument("--head", default=None, choices=("bof", "linear", "conv"), help="of an untrained network")
-    parser.add_argument("--classes", type=_positive, help="of an untrained network (default: 10)")
+    parser.add_argument("--classes", type=_classes, help="of an untrained network (default: 10)")
     parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
-    parser.add_argument("--batch-size", nargs="+", type=_positive, default=[1])
+    parser.add_argument("--batch-size", nargs="+", type=_batch, default=[1])
     parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
     add_costs(parser)
     parser.add_argument("--no-meter", action="store_true", help="measure seconds only; joules come from the table")

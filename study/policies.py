@@ -26,6 +26,8 @@ Betas: TypeAlias = float | tuple[float, ...]
 """One beta for all exits, or E of them, one for each."""
 Statistic = Literal["mean_logit", "mean_max"]
 Overshoot = Literal["last_exit", "classifier"]
+LONGEST_JUMP = 1000
+"""Far more than a network has exits; a trace has a number for each image, exit and jump."""
 
 
 def thresholds_from_logits(logits: NDArray[np.floating], statistic: Statistic) -> Floats:
@@ -291,8 +293,8 @@ class Predictive:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", _checked_beta(self.beta))
-        if self.max_jump < 1:
-            raise UserError(f"predictive: max_jump is {self.max_jump}, but must be at least 1")
+        if not 1 <= self.max_jump <= LONGEST_JUMP:
+            raise UserError(f"predictive: max_jump is {self.max_jump}, but must be from 1 to {LONGEST_JUMP}")
         if self.overshoot not in ("last_exit", "classifier"):
             raise UserError(f"predictive: overshoot is {self.overshoot!r}: use last_exit or classifier")
 

@@ -43,7 +43,7 @@ from study.phases.pricing import (
 from study.phases.tracing import NamedImages, Network, measure_network, trace_networks
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
-from study.phases.tuning import Workshop, check_shared, device_of
+from study.phases.tuning import Workshop, check_shared, device_of, start_ray
 from study.precisions import Precision
 from study.progress import Reporter
 from study.provenance import Provenance
@@ -105,6 +105,8 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
     all_settings = check(spec)
     grown = refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
+    if where.address:  # a cluster that is not there is told before a folder is made
+        start_ray(where.address)
     datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
     for dataset in datasets:
         check_deadlines(spec, dataset.info)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from results.files import write_atomic
 from results.locations import Location
 from results.summary import FrontSummary, summarize_front, summary_json
 from results.tables import data_names, rows_of
@@ -169,11 +171,12 @@ def write_front(folder: Location, output: Path, *, data: str | None = None) -> N
 
 def write_points(points: pd.DataFrame, output: Path) -> None:
     """Write operating points as .csv or .parquet."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    content = BytesIO()
     if output.suffix == ".csv":
-        points.to_csv(output, index=False)
+        points.to_csv(content, index=False)
     else:
-        points.to_parquet(output, index=False)
+        points.to_parquet(content, index=False)
+    write_atomic(output, content.getvalue())
 
 
 def require_run_folder(folder: Location) -> None:

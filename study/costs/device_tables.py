@@ -10,14 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from search_spaces.spec import StrictLoader
+from search_spaces.strict_yaml import YamlError, read_yaml, short
 from study.errors import UserError
 from study.precisions import BF16, FP32, INT8
 
-MAX_FILE_BYTES = 1_000_000
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Source: TypeAlias = Annotated[str, Field(min_length=1)]
 
@@ -142,7 +140,7 @@ def _check_formats(names: Iterable[str]) -> None:
     known = [FP32.name, BF16.name, INT8.name]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"formats: {_short(unknown[0])} is unknown: use {', '.join(known)}")
+        raise ValueError(f"formats: {short(unknown[0])} is unknown: use {', '.join(known)}")
     if FP32.name not in names:
         raise ValueError("formats: fp32 is missing, in which heads and the prediction engine compute")
 
@@ -157,21 +155,9 @@ def read_table(path: Path) -> OperationTable | LevelTable:
         UserError: the file cannot be read, or says something that is no device table.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise UserError(f"{path}: more than {MAX_FILE_BYTES} bytes are too many for a device table")
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    try:
-        raw = yaml.load(text, Loader=StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path}: {where}{getattr(error, 'problem', None) or 'this is no YAML'}") from None
-    except (ValueError, RecursionError) as error:  # PyYAML lets them through, for 2024-13-45 or deep nesting
-        raise UserError(f"{path}: a value cannot be read ({_short(error)})") from None
+        raw = read_yaml(path, "a device table")
+    except YamlError as error:
+        raise UserError(f"{path}: {error}") from None
     return parse_table(raw, str(path))
 
 
@@ -185,7 +171,7 @@ def parse_table(raw: object, source: str) -> OperationTable | LevelTable:
         raise UserError(f"{source}: a device table is a mapping of keys, but this is {type(raw).__name__}")
     kind = raw.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise UserError(f"{source}: kind: expected one of {', '.join(_KINDS)}, got {_short(kind)!r}")
+        raise UserError(f"{source}: kind: expected one of {', '.join(_KINDS)}, got {short(kind)!r}")
     try:
         return _KINDS[kind].model_validate(raw)
     except ValidationError as error:
@@ -196,14 +182,10 @@ def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if first["type"] in ("model_type", "model_attributes_type"):
         first = {**first, "msg": "expected a mapping, as {value: 1.0, source: '...'}"}
-    key = ".".join(_short(part) for part in first["loc"])
+    key = ".".join(short(part) for part in first["loc"])
     message = {"extra_forbidden": "unknown key", "missing": "this key is required"}.get(first["type"])
     if message is None:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] != "value_error":
-            message += f", got {_short(first['input'])!r}"
+            message += f", got {short(first['input'])!r}"
     return f"{key}: {message}" if key else message
-
-
-def _short(value: object) -> str:
-    return " ".join(str(value).split())[:60]

@@ -18,6 +18,7 @@ from study.costs.profile import Costs
 from study.errors import UserError
 from study.policies import Floats
 from study.precisions import PRECISIONS, Precision
+from study.strict_json import parse_json
 
 if TYPE_CHECKING:  # the networks import torchvision, which a stored value does not need
     from study.networks.runnable import Int8Execution
@@ -134,7 +135,7 @@ class Profile:
             UserError: the text is no measured profile, or one of another format.
         """
         try:
-            values: dict[str, Any] = json.loads(text, parse_constant=_refuse_constant)
+            values: dict[str, Any] = parse_json(text)
             if not isinstance(values, dict):
                 raise ValueError("it is no JSON object")
             format = values.pop("format", None)
@@ -156,9 +157,11 @@ def read_profile(path: Location) -> Profile:
     """The profile in a file.
 
     Raises:
-        UserError: the file holds none.
+        UserError: there is no such file, or it holds none.
         OSError: it cannot be read.
     """
+    if not path.is_file():  # a pipe could be waited for without end
+        raise UserError(f"{path}: {'this is no file' if path.exists() else 'no such profile'}: name a profile's .json")
     try:
         return Profile.from_json(path.read_bytes())
     except UserError as error:
@@ -176,10 +179,6 @@ def _revived(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_revived(entry) for entry in value)
     return Spread(**value) if isinstance(value, dict) else value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"it holds {name}")
 
 
 def check_same_device(profile: Profile, device: torch.device) -> None:

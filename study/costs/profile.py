@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from study.errors import UserError
 from study.policies import Floats
+from study.strict_json import parse_json
 from study.walks import Tally, Walk
 
 Measure = Literal["flops", "bitops", "energy", "seconds"]
@@ -62,24 +63,26 @@ class Costs:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        exits = len(np.atleast_1d(np.asarray(self.head_flops)))
+        exits = _numbers("head_flops", self.head_flops).size
         for measure in MEASURES:
             for part, length in (("segment", exits + 1), ("head", exits)):
                 name = f"{part}_{measure}"
                 value = getattr(self, name)
                 if value is None:
                     continue
-                array = np.asarray(value, dtype=np.float64)
+                array = _numbers(name, value)
                 if array.shape != (length,):
                     raise UserError(f"costs: {name} has shape {array.shape}, but {exits} exits need ({length},)")
                 if not (np.isfinite(array).all() and (array >= 0).all()):
                     raise UserError(f"costs: {name} holds a negative or non-finite value")
                 object.__setattr__(self, name, array)
             step = getattr(self, f"engine_step_{measure}")
-            if not (np.isfinite(step) and step >= 0):
+            if not (isinstance(step, int | float) and np.isfinite(step) and step >= 0):
                 raise UserError(f"costs: engine_step_{measure} is {step}, but must be finite and >= 0")
             if (getattr(self, f"segment_{measure}") is None) != (getattr(self, f"head_{measure}") is None):
                 raise UserError(f"costs: segment_{measure} and head_{measure} belong together, but one is missing")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise UserError(f"costs: batch_size is {self.batch_size!r}, but must be a whole number from 1")
         if self.segment_energy is not None and not self.energy_source:
             raise UserError("costs: energies come without an energy_source (nvml, rapl or modelled:<profile>)")
 
@@ -135,10 +138,19 @@ class Costs:
             UserError: the text is no cost profile.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = parse_json(text)
             return cls(**values)
-        except (json.JSONDecodeError, TypeError) as error:
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
             raise UserError(f"costs: this is no cost profile ({error})") from None
+
+
+def _numbers(name: str, value: ArrayLike) -> Floats:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise UserError(f"costs: {name} holds something that is no number") from None
 
 
 def same_flops(one: Costs, other: Costs) -> bool:

@@ -59,7 +59,8 @@ def folder_part(part: str, root: Path) -> FolderPart:
         UserError: the folder or its classes are not as they must be; the line says what and where.
     """
     if not root.is_dir():
-        raise UserError(f"image folder {root} is not there: give an existing folder, absolute or below the data root")
+        problem = "is not a folder" if root.exists() else "is not there"
+        raise UserError(f"image folder {root} {problem}: give an existing folder, absolute or below the data root")
     try:
         return _listed_part(part, root.resolve())
     except OSError as error:
@@ -171,10 +172,16 @@ def _class_names(folder: Path, root: Path) -> tuple[str, ...]:
 
 def _subfolders(folder: Path, root: Path) -> list[str]:
     """Sorted names of the visible folders in `folder`."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for name in names:
-        _refuse_outside(folder / name, root)
-    return names
+    names = []
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink() and not path.exists():  # passed over, it might be a class that is missing
+            raise UserError(f"{path} is a link that leads nowhere: mend or remove it")
+        if path.is_dir():
+            _refuse_outside(path, root)
+            names.append(path.name)
+    return sorted(names)
 
 
 def _image_files(folder: Path, root: Path) -> list[str]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from study.errors import UserError
 
+LARGEST_IMAGE = 4096
 SMALLEST_IMAGE = 8  # pixels a side: below it, a crop padding of an eighth of the side would be nothing
 
 
@@ -128,7 +129,7 @@ def resolve(settings: DataSettings) -> DataSettings:
         channels=facts.channels if settings.channels is None else settings.channels,
     )
     where = f"data set {resolved.name!r}"
-    _require_integer(where, "image_size", resolved.image_size, at_least=SMALLEST_IMAGE)
+    _require_integer(where, "image_size", resolved.image_size, SMALLEST_IMAGE, LARGEST_IMAGE)
     if type(resolved.channels) is not int or resolved.channels not in (1, 3):  # True == 1, 3.0 == 3
         raise UserError(f"{where}: channels must be 1 or 3, not {resolved.channels!r}")
     for field in ("calibration", "validation"):
@@ -142,8 +143,8 @@ def resolve(settings: DataSettings) -> DataSettings:
         )
     for field in ("limit", "test_limit"):
         if getattr(resolved, field) is not None:
-            _require_integer(where, field, getattr(resolved, field), at_least=1)
-    _require_integer(where, "seed", resolved.seed, at_least=0)
+            _require_integer(where, field, getattr(resolved, field), 1)
+    _require_integer(where, "seed", resolved.seed, 0)
     if resolved.name == "image_folder":
         if not isinstance(resolved.folder, str) or not resolved.folder:
             raise UserError(
@@ -154,6 +155,6 @@ def resolve(settings: DataSettings) -> DataSettings:
     return resolved
 
 
-def _require_integer(where: str, field: str, value: object, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise UserError(f"{where}: {field} must be a whole number of at least {at_least}, not {value!r}")
+def _require_integer(where: str, field: str, value: object, least: int, most: int = 2**63 - 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(f"{where}: {field} must be a whole number from {least} to {most}, not {value!r}")

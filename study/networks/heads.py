@@ -19,6 +19,8 @@ from study.networks.registry import ExitPoint
 
 HeadKind: TypeAlias = Literal["bof", "linear", "conv"]
 Sharing: TypeAlias = Literal["paper", "none"]
+MOST_UNITS = 2**16
+"""Codewords or channels of a head."""
 Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of a feature map."""
 
@@ -51,8 +53,8 @@ class HeadSettings:
         if self.sharing not in get_args(Sharing):
             raise UserError(f"unknown head sharing {self.sharing!r}; known are {', '.join(get_args(Sharing))}")
         for name in ("codewords", "conv_channels", "conv_side"):
-            if getattr(self, name) < 1:
-                raise UserError(f"head setting {name} must be at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MOST_UNITS:
+                raise UserError(f"head setting {name} must be from 1 to {MOST_UNITS}, got {getattr(self, name)}")
 
 
 class ExitHeads(nn.Module, ABC):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from study.errors import UserError
 
+WIDEST = 1000
 ENTRY_POINT_GROUP = "predictive_exit.backbones"
 
 State: TypeAlias = tuple[Tensor, ...]
@@ -171,9 +172,9 @@ def build_backbone(name: str, *, classes: int, image_size: int, channels: int, w
     Raises:
         UserError: the name is unknown, a size is impossible, or the backbone refuses the image size.
     """
-    if min(classes, image_size, channels) < 1 or not 0 < width < float("inf"):
+    if min(classes, image_size, channels) < 1 or not 0 < width <= WIDEST:
         raise UserError(
-            f"a backbone needs classes, image_size, channels and width above 0, "
+            f"a backbone needs classes, image_size, channels and width above 0, and width at most {WIDEST}, "
             f"got {classes}, {image_size}, {channels} and {width}"
         )
     return _find(name)(classes=classes, image_size=image_size, channels=channels, width=width)

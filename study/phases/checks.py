@@ -9,7 +9,7 @@ from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.criteria import CRITERIA, Criterion
 from study.errors import UserError
-from study.policies import POLICIES, Overshoot, Statistic
+from study.policies import LONGEST_JUMP, POLICIES, Overshoot, Statistic
 from study.precisions import PRECISIONS
 
 SEARCHABLE: tuple[Criterion, ...] = tuple(name for name in CRITERIA if name != "oracle")
@@ -32,6 +32,8 @@ def check_names(points: OperatingPointsSpec, *, criteria: Sequence[str] = SEARCH
         for name in getattr(points, key).values:
             if name not in known:
                 raise UserError(f"operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}")
+    if points.max_jump.largest > LONGEST_JUMP:
+        raise UserError(f"operating_points.max_jump: {points.max_jump.largest:g} is above {LONGEST_JUMP}")
     if points.criterion.values != ("logit",) and not {"hierarchical", "placed"} & set(points.policy.values):
         raise UserError("operating_points.criterion: only the policies hierarchical and placed can have another one")
 

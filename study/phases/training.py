@@ -16,6 +16,7 @@ from results.locations import Location
 from search_spaces.choices import draw
 from search_spaces.spec import SchedulerSpec, SpecError, StudySpec, TrainingSpec
 from study.checkpoints import Checkpoint, read_description
+from study.errors import UserError
 from study.learning_curves import Epoch, best_epoch, outcome
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import NetworkSettings
@@ -75,7 +76,10 @@ def plan_trials(
         draws = draw(spec.choices(phase), section.trials, spec.seed)
     except ValueError as error:
         raise SpecError(f"{spec.name}: {phase}: {error}") from None
-    return [_plan(spec, phase, settings, data_digest, backbone, parent) for settings in draws]
+    try:
+        return [_plan(spec, phase, settings, data_digest, backbone, parent) for settings in draws]
+    except UserError as error:
+        raise UserError(f"{spec.name}: {phase}: {error}") from None
 
 
 def _plan(

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -185,7 +186,11 @@ def refuse_lost_storage(error: BaseException) -> None:
 
 
 def start_ray(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine; once a process."""
+    """Connect to a cluster, or start Ray on this machine; once a process.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -197,13 +202,21 @@ def start_ray(address: str | None) -> None:
     if address is None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return
-    # The workers of a cluster get this very code, whatever is installed there.
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"py_modules": [study, search_spaces, results]},
-    )
+    try:
+        if address not in ("auto", "local"):  # where nothing answers Ray would ask for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        # The workers of a cluster get this very code, whatever is installed there.
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": [study, search_spaces, results]},
+        )
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster can be reached there ({error}): expected HOST:PORT, or auto"
+        ) from None
 
 
 def check_shared(folder: Location, address: str | None) -> None:

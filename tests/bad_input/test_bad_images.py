@@ -1,0 +1,207 @@
+"""Images and data sets that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+
+import pytest
+from corpus import TRAIN, Case, Workplace, each
+from PIL import Image
+
+ONE = f"{TRAIN} --data image_folder --image-size 32 --no-save --folder pets"
+STUDY = (
+    "run own_images --folder pets --set data.calibration=0.2 --set data.validation=0.2 "
+    "--set backbones.backbone=vgg11 --set backbones.width=0.125"
+)
+
+
+def bad(id: str, why: str, change: Callable[[Workplace], object], *told: str, command: str = ONE) -> Case:
+    """Two classes of ten good images each, but for a change."""
+
+    def arrange(place: Workplace) -> None:
+        place.images("pets/cat", "pets/dog")
+        change(place)
+
+    return Case(id, why, arrange, command, told)
+
+
+def parted(id: str, why: str, change: Callable[[Workplace], object], *told: str, command: str = ONE) -> Case:
+    """The same in train and test."""
+
+    def arrange(place: Workplace) -> None:
+        place.images(*(f"pets/{part}/{name}" for part in ("train", "test") for name in ("cat", "dog")))
+        change(place)
+
+    return Case(id, why, arrange, command, told)
+
+
+def every(content: Callable[[bytes], bytes], suffix: str = ".png", name: str = "cat") -> Callable[[Workplace], None]:
+    """Change the content of every image of a class, wherever the splits put it."""
+
+    def change(place: Workplace) -> None:
+        for path in (place / "pets").rglob(f"{name}/*.png"):
+            path.with_suffix(suffix).write_bytes(content(path.read_bytes()))
+            if suffix != ".png":
+                path.unlink()
+
+    return change
+
+
+def jpegs(place: Workplace) -> None:
+    """Cut in the middle of the pixels."""
+    for path in (place / "pets" / "cat").iterdir():
+        Image.open(path).resize((64, 64)).save(path.with_suffix(".jpg"))
+        path.unlink()
+        content = path.with_suffix(".jpg").read_bytes()
+        path.with_suffix(".jpg").write_bytes(content[: len(content) * 2 // 3])
+
+
+def png(width: int, height: int, pixels: bytes = b"") -> bytes:
+    """A PNG that says to be so large."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def remove(*names: str) -> Callable[[Workplace], None]:
+    def change(place: Workplace) -> None:
+        for name in names:
+            for path in sorted((place / "pets" / name).rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            (place / "pets" / name).rmdir()
+
+    return change
+
+
+def keep(count: int) -> Callable[[Workplace], None]:
+    def change(place: Workplace) -> None:
+        for path in (place / "pets").rglob("*.png"):
+            if int(path.stem) >= count:
+                path.unlink()
+
+    return change
+
+
+def link(name: str, target: str) -> Callable[[Workplace], None]:
+    def change(place: Workplace) -> None:
+        place.images("secret")
+        (place / "pets" / name).symlink_to(place / target)
+
+    return change
+
+
+def odd_name(place: Workplace) -> None:
+    for path in (place / "pets" / "cat").iterdir():
+        path.write_bytes(b"no image")
+        path.rename(path.with_name(os.fsdecode(b"caf\xe9\n") + path.name))
+
+
+CAT = "pets/cat/"
+FOLDERS = [
+    bad("no-images", "files that are no images", every(lambda _: b"words", ".txt"), "pets/cat", "holds no image"),
+    bad("no-class", "no class folder", remove("cat", "dog"), "pets", "no class folders", "one folder of images"),
+    bad("one-class", "one class only", remove("cat"), "pets", "one class only (dog)", "at least two"),
+    bad("one-image", "an image a class", keep(1), "'cat'", "1 image", "too few"),
+    bad("three-images", "too few for four parts", keep(3), "4 images", "calibration"),
+    parted("empty-class", "an empty class", every(lambda _: b"", ".txt"), "pets/t", "cat", "holds no image"),
+    parted("class-in-train", "a class without a test", remove("test/dog"), "pets", "one class only (cat)"),
+    parted(
+        "class-in-test", "a class without training", lambda p: p.images("pets/test/eel"), "pets", "eel only in test/"
+    ),
+    parted("class-only-train", "a class without a test", lambda p: p.images("pets/train/eel"), "eel only in train/"),
+    parted("no-test", "train without test", remove("test"), "pets", "lacks test/"),
+    parted("no-train", "test without train", remove("train"), "pets", "lacks train/"),
+    bad("link-out", "an image elsewhere", link("cat/x.png", "secret/00.png"), "pets/cat/x.png", "link that leads out"),
+    bad("link-class", "a class elsewhere", link("eel", "secret"), "pets/eel", "link that leads out"),
+    bad("link-loop", "a link to itself", link("cat/x.png", "pets/cat/x.png"), "pets"),
+    bad("link-class-loop", "a class that links to itself", link("eel", "pets/eel"), "pets/eel", "leads nowhere"),
+    bad("link-class-broken", "a class that is not there", link("eel", "gone"), "pets/eel", "leads nowhere"),
+    bad("link-broken", "a link to nothing", link("cat/x.png", "pets/cat/gone.png"), "pets/cat/x.png"),
+    bad("pipe", "a pipe among the images", lambda p: os.mkfifo(p / "pets/cat/x.png"), "pets/cat/x.png", "no file"),
+]
+FILES = [
+    bad("words", "no image", every(lambda _: b"no image"), CAT, "not an image format"),
+    bad("zero-bytes", "empty files", every(lambda _: b""), CAT, "not an image format"),
+    bad("truncated-png", "cut images", every(lambda content: content[:45]), CAT, "mend or remove"),
+    bad("truncated-jpeg", "cut images", jpegs, CAT, ".jpg", "runcated"),
+    bad("flipped", "a flipped bit", every(lambda content: content[:50] + b"~" + content[51:]), CAT, "mend or remove"),
+    bad("bomb", "10^5 pixels a side", every(lambda _: png(100_000, 100_000)), CAT, "decompression bomb"),
+    bad("bomb-narrow", "2 x 10^9 pixels", every(lambda _: png(1, 2**31 - 1)), CAT, "decompression bomb"),
+    bad("no-pixels", "0 pixels a side", every(lambda _: png(0, 0)), CAT, "mend or remove"),
+    bad("html", "a page in place of an image", every(lambda _: b"<html>404</html>"), CAT, "not an image format"),
+    bad("postscript", "a program", every(lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n"), CAT),
+    bad("odd-name", "a damaged file with a name that is no text", odd_name, CAT, "caf\\udce9"),
+    bad("study-words", "no image, in a study", every(lambda _: b"no image"), CAT, command=STUDY),
+    bad("study-one-class", "one class, in a study", remove("cat"), "pets", "one class only", command=STUDY),
+    parted(
+        "study-classes", "classes differ, in a study", lambda p: p.images("pets/test/eel"), "eel only", command=STUDY
+    ),
+]
+
+
+def dataset(id: str, why: str, name: str, file: str, content: bytes, *told: str) -> Case:
+    """The files of a published data set, all of them with the same content."""
+
+    def arrange(place: Workplace) -> None:
+        for one in FILES_OF[name]:
+            place.write(f"data/{one}", content)
+
+    return Case(id, why, arrange, f"{TRAIN} --data {name}", (f"'{name}'", file, *told))
+
+
+class Runs:
+    """Pickled, it runs a command wherever it is read."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+FILES_OF = {
+    "cifar10": [f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "batches.meta")],
+    "cifar100": [f"cifar-100-python/{name}" for name in ("train", "meta")],
+    "svhn": ["train_32x32.mat"],
+    "stl10": [f"stl10_binary/{name}" for name in ("train_X.bin", "train_y.bin", "class_names.txt", "fold_indices.txt")],
+    "fashion_mnist": [f"FashionMNIST/raw/train-{name}" for name in ("images-idx3-ubyte", "labels-idx1-ubyte")],
+}
+IDX = struct.pack(">4I", 0x0803, 60_000, 28, 28)
+PUBLISHED = [
+    dataset("cifar10-empty", "empty files", "cifar10", "data_batch_1", b"", "checksum", "--download"),
+    dataset("cifar10-code", "a pickle that runs", "cifar10", "data_batch_1", pickle.dumps(Runs()), "checksum"),
+    dataset("cifar100-truncated", "a cut pickle", "cifar100", "train", b"\x80\x02}q\x01(", "checksum"),
+    dataset("svhn-words", "no MATLAB file", "svhn", "train_32x32.mat", b"words", "checksum"),
+    dataset("stl10-short", "too few bytes", "stl10", "train_X.bin", b"\x01", "checksum"),
+    dataset("fashion-truncated", "a cut file", "fashion_mnist", "FashionMNIST/raw", IDX, "fetch it anew"),
+    dataset(
+        "fashion-words", "no such format", "fashion_mnist", "FashionMNIST/raw", b"words and words", "fetch it anew"
+    ),
+    dataset("fashion-empty", "empty files", "fashion_mnist", "FashionMNIST/raw", b"", "fetch it anew"),
+    Case(
+        "fashion-huge",
+        "a header that promises 2^64 pixels",
+        lambda place: [
+            place.write(f"data/{one}", struct.pack(">4I", 0x0803, 2**31, 2**31, 28) + b"\1" * 64)
+            for one in FILES_OF["fashion_mnist"]
+        ],
+        f"{TRAIN} --data fashion_mnist",
+        ("'fashion_mnist'", "FashionMNIST/raw"),
+    ),
+    Case(
+        "cifar10-part",
+        "a file too few",
+        lambda place: [place.write(f"data/{one}", b"x") for one in FILES_OF["cifar10"][:3]],
+        f"{TRAIN} --data cifar10",
+        ("'cifar10'", "not complete", "data_batch_4", "--download"),
+    ),
+]
+
+
+@each([*FOLDERS, *FILES, *PUBLISHED])
+def test_bad_images_are_refused(case: Case, workplace: Workplace, capfd: pytest.CaptureFixture[str]) -> None:
+    workplace.refuse(case, capfd)
