@@ -6,8 +6,6 @@ Tune run, and each trial goes on from its own last checkpoint in the run folder.
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,12 +19,10 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import ASHAScheduler
 
-import results
-import search_spaces
-import study
 from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
 from study.errors import UserError
+from study.phases.connection import start_ray
 from study.progress import Reporter, Task
 from study.training import pick_device
 from study.trials import TrialPlan, run_trial
@@ -114,28 +110,6 @@ def run_trials(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return {result.config["trial_id"]: _last_line(str(result.error)) for result in grid if result.error is not None}
-
-
-def start_ray(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine; once a process."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Ctrl-C must reach us: Tune would swallow it and hand back half a phase as if it were whole.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    # The workers of a cluster get this very code, whatever is installed there.
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"py_modules": [study, search_spaces, results]},
-    )
 
 
 def _refuse_impossible(resources: ResourcesSpec) -> None:
