@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import secrets
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
 import results
@@ -37,7 +45,39 @@ def start_ray(address: str | None) -> None:
 
 
 def _start_local() -> None:
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    """Ray that no other machine can reach, and no other user of this one.
+
+    By itself Ray listens on all interfaces, keeps its sockets in a folder that everybody may write, and writes its
+    token to a file that everybody may read.
+    """
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    root = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="ray-", dir=root if len(root) < 28 else "/tmp")  # a socket's path has 107 bytes
+    atexit.register(_stop_local, folder)
+    inner = str(Path(folder, "r"))  # Ray makes this one writable for all
+    # The folder in which Ray is started stands first in its workers' search path: let it be the one of this very code.
+    with _loopback(), contextlib.chdir(Path(study.__file__).parents[1]):
+        # "local": whatever RAY_ADDRESS says, or a file in /tmp that others could have written.
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=inner)
+
+
+def _stop_local(folder: str) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray take this machine's address to be 127.0.0.1, as it does on Windows and macOS.
+
+    Its ``_node_ip_address`` cannot say so: there it replaces a loopback address by the machine's outer one.
+    """
+    usual = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = usual
 
 
 def _connect(address: str) -> None:
