@@ -16,8 +16,9 @@ from study.checkpoints import new_network
 from study.costs.flops import count_work
 from study.data import Dataset, ImageSet, load_dataset
 from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
+from study.phases.nodes import slots_of
 from study.phases.training import plan_trials
-from study.phases.tuning import device_of, slots_of
+from study.phases.tuning import device_of
 from study.run import Surroundings, check, check_deadlines
 from study.run_folder import read_study_file, refuse_other_study
 from study.status import outline_lines, trial_statuses

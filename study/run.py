@@ -27,8 +27,10 @@ from study.errors import UserError
 from study.locks import exclusive
 from study.phases.candidates import Candidate
 from study.phases.checks import check_depth, check_names
+from study.phases.connection import start_ray
 from study.phases.exact import check_covered
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
+from study.phases.nodes import check_shared
 from study.phases.operating_points import list_exact_points, search
 from study.phases.pretrained import adopt_pretrained
 from study.phases.pricing import (
@@ -43,7 +45,7 @@ from study.phases.pricing import (
 from study.phases.tracing import NamedImages, Network, measure_network, trace_networks
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
-from study.phases.tuning import Workshop, check_shared, device_of, start_ray
+from study.phases.tuning import Workshop, device_of
 from study.precisions import Precision
 from study.progress import Reporter
 from study.provenance import Provenance

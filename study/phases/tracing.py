@@ -18,8 +18,10 @@ from search_spaces.spec import OperatingPointsSpec
 from study.costs.flops import count_work
 from study.data import ImageSet
 from study.errors import UserError
+from study.phases.connection import start_ray
+from study.phases.nodes import last_line, refuse_impossible
 from study.phases.pricing import price
-from study.phases.tuning import Workshop, last_line, refuse_impossible, refuse_lost_storage, start_ray
+from study.phases.tuning import Workshop, refuse_lost_storage
 from study.precisions import Precision
 from study.progress import Reporter
 from study.stored_traces import SplitLogits, TraceStore, load_best

@@ -7,34 +7,26 @@ Tune run, and each trial goes on from its own last checkpoint in the run folder.
 from __future__ import annotations
 
 import errno
-import logging
-import os
 import shutil
-import socket
 import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import ASHAScheduler
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import results
-import search_spaces
-import study
-from results.files import write_atomic
 from results.locations import Location, location
 from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
 from study.errors import UserError
 from study.failures import FailureLog
+from study.phases.connection import start_ray
+from study.phases.nodes import last_line, refuse_impossible
 from study.progress import Reporter, Task
 from study.training import pick_device
 from study.trials import TrialPlan, run_trial
@@ -185,111 +177,6 @@ def refuse_lost_storage(error: BaseException) -> None:
         raise UserError(f"{last_line(str(cause))}: mend that; the same command goes on from here")
 
 
-def start_ray(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine; once a process.
-
-    Raises:
-        UserError: there is no cluster at the address.
-    """
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Ctrl-C must reach us: Tune would swallow it and hand back half a phase as if it were whole.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    try:
-        if address not in ("auto", "local"):  # where nothing answers Ray would ask for minutes
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        # The workers of a cluster get this very code, whatever is installed there.
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"py_modules": [study, search_spaces, results]},
-        )
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster can be reached there ({error}): expected HOST:PORT, or auto"
-        ) from None
-
-
-def check_shared(folder: Location, address: str | None) -> None:
-    """Refuse a run folder that not every node of the cluster sees: a local folder is the commonest mistake.
-
-    Raises:
-        UserError: a node does not find the marker that is written here.
-    """
-    if address is None:
-        return
-    start_ray(address)
-    marker = folder / f".marker-{uuid.uuid4().hex}"
-    write_atomic(marker, marker.name.encode())
-    try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        look = ray.remote(num_cpus=0)(_sees)
-        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        answers = [look.options(scheduling_strategy=one).remote(str(marker)) for one in there]
-        for node, answer in zip(nodes, answers, strict=True):
-            try:
-                reason = ray.get(answer, timeout=_MARKER_SECONDS)
-            except RayError as error:
-                reason = last_line(str(error))
-            if reason:
-                address = node["NodeManagerAddress"]
-                raise UserError(
-                    f"{folder}: node {address} of the cluster does not see this folder ({reason}): --storage must be "
-                    "one that all nodes share under this name, as a network folder or s3://bucket/folder"
-                )
-    finally:
-        marker.unlink(missing_ok=True)
-
-
-_MARKER_SECONDS = 120.0
-"""A node may have to unpack the program first."""
-
-
-def _sees(marker: str) -> str:
-    """Why this node does not see a marker; empty where it does."""
-    path = location(marker)
-    try:
-        return "" if path.read_bytes() == path.name.encode() else "it finds another file there"
-    except OSError as error:
-        return error.strerror or type(error).__name__
-
-
-def slots_of(address: str | None, resources: ResourcesSpec) -> int:
-    """How many trials run at once on a cluster."""
-    start_ray(address)
-    slots = 0.0
-    for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
-        fitting = node.get("CPU", 0) // resources.cpus_per_trial
-        if resources.gpus_per_trial:
-            fitting = min(fitting, node.get("GPU", 0) // resources.gpus_per_trial)
-        slots += fitting
-    return max(1, int(slots))
-
-
-def refuse_impossible(resources: ResourcesSpec) -> None:
-    """Trials that fit on no node would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(
-        node.get("CPU", 0) >= resources.cpus_per_trial and node.get("GPU", 0) >= resources.gpus_per_trial
-        for node in nodes
-    ):
-        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
-        raise UserError(
-            f"resources: a trial asks for {resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs, but "
-            f"the largest node has {most[0]:g} and {most[1]:g}; lower resources.cpus_per_trial or "
-            "resources.gpus_per_trial (0: train on CPUs), as in --set resources.gpus_per_trial=0"
-        )
-
-
 def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
     if spec is None:
         return None
@@ -327,9 +214,3 @@ class _Watcher(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called by Tune for a trial that failed for good."""
         self.failures.add(trial.config["trial_id"], last_line(trial.get_error() or ""))
-
-
-def last_line(error: str) -> str:
-    """What an error says in the end, in one line of at most 300 characters."""
-    lines = [line for line in error.strip().splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "unknown error"
