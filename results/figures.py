@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 
 from results.files import write_atomic
+from results.locations import Location
 from results.pareto import non_dominated
 from results.summary import summarize_front
-from results.tables import read_table
+from results.tables import of_data, read_table
 
 _WIDE = 50
 """A range of costs this wide is drawn on a logarithmic scale: int8 and early exits multiply what they save."""
 
 
-def front_figure(tables: Path, path: Path) -> None:
+def front_figure(tables: Location, path: Path, *, data: str | None = None) -> None:
     """Draw the front over FLOPs and over energy, beside all operating points, the static cuts and the classic network.
 
     Args:
@@ -27,8 +28,8 @@ def front_figure(tables: Path, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    summary = summarize_front(tables)
-    points, exits = read_table(tables, "operating_points"), read_table(tables, "exits")
+    summary = summarize_front(tables, data=data)
+    points, exits = (of_data(read_table(tables, name), data) for name in ("operating_points", "exits"))
     points = points[(points["state"] == "COMPLETE") & points["search"].isin(summary.points["search"])]
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")]
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from pathlib import Path
+
+from results.locations import Location, RemotePath
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part; flushed to disk first."""
+def is_draft(name: str) -> bool:
+    """Whether a file of this name is what a killed :func:`write_atomic` left."""
+    return _DRAFT.fullmatch(name) is not None
+
+
+def write_atomic(path: Location, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    A local file is flushed to disk under a temporary name in the same folder, then renamed; an object is one PUT.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from results.tables import TableError, read_table
+from results.locations import Location
+from results.tables import TableError, data_names, of_data, read_table
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,31 @@ class FrontSummary:
     """The same of the points' networks without exits, which were not chosen by it: chance alone."""
 
 
-def summarize_front(tables: Path, tolerance: float = 0.01) -> FrontSummary:
+def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | None = None) -> FrontSummary:
     """Compare the front with the classic network and with the static cuts, on validation.
 
     Args:
         tables: the run folder's ``tables``.
         tolerance: accuracy that may be lost, as a share.
+        data: the data set; may be left out where the study has one.
 
     Raises:
-        TableError: the study has no front yet, or the tables say what cannot be.
+        TableError: the study has no front yet, or none of this data set; it has several data sets and none is named;
+            or the tables say what cannot be.
     """
-    front, exits = read_table(tables, "front"), read_table(tables, "exits")
+    there = data_names(tables, "front")
+    if data is not None and data not in there:
+        raise TableError(f"{tables / 'front'} has no front of data set {data}: it has {', '.join(there) or 'none'}")
+    if data is None and len(there) > 1:
+        raise TableError(f"{tables / 'front'} has fronts of several data sets: name one of {', '.join(there)}")
+    front, exits = (of_data(read_table(tables, name), data) for name in ("front", "exits"))
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")].drop_duplicates(
         ["trial_id", "precision", "exit"]
     )
     _refuse_unknown(tables / "front", front, _OF_POINTS)
     _refuse_unknown(tables / "exits", cuts, ("exit", "accuracy_all", "cumulative_flops"))
     for name in ("energy_source", "latency_source", "device"):
-        if front[name].nunique() > 1:
+        if len(front[name].dropna().unique()) > 1:
             raise TableError(f"{tables / 'front'}: {name} has several values in one front, which cannot be compared")
     classic = cuts[cuts["exit"] == cuts.groupby("trial_id")["exit"].transform("max")]
     in_full = classic[classic["precision"] == "fp32"]
@@ -125,7 +132,7 @@ _OF_POINTS = (
 )
 
 
-def _refuse_unknown(table: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+def _refuse_unknown(table: Location, rows: pd.DataFrame, columns: Sequence[str]) -> None:
     """What every row has, in any version of this program."""
     if rows.empty:
         raise TableError(f"{table} has no rows: give `run` again, which writes it")

@@ -6,9 +6,8 @@ from 0 to 1. Every row with a metric says on which ``split`` it was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.files import write_atomic
+from results.locations import Location, is_no_file
 
 
 class TableError(ValueError):
@@ -98,12 +98,30 @@ _CONSTRAINTS = [
     _field("constraints", _TEXT),
 ]
 
+_DATA = _field("data", _TEXT)
+"""Name of the data set."""
+_PROVENANCE = _field("provenance", _ID)
+"""Row of the table ``provenance`` that tells what computed a row."""
+
 SCHEMAS: Mapping[str, Any] = {
+    # What computed the rows of the other tables: one row for each set of settings, images and versions.
+    "provenance": pa.schema(
+        [
+            _PROVENANCE,
+            _field("study", _TEXT),
+            _field("seed", _INT),
+            _field("data_digest", _ID),
+            _field("code_version", _TEXT),
+            _field("code_digest", _ID),
+            _field("versions", _TEXT),
+        ]
+    ),
     # Phase 1: one row a trial.
     "trials": pa.schema(
         [
             _field("trial_id", _ID),
             _field("phase", _TEXT),
+            _DATA,
             _field("parent", _ID),
             _field("status", _TEXT),
             _field("error", _TEXT),
@@ -124,6 +142,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("data_digest", _ID),
             _field("code_version", _TEXT),
             _field("checkpoint", _TEXT),
+            _PROVENANCE,
         ]
     ),
     # Phase 1: learning curves, one row an epoch.
@@ -140,12 +159,14 @@ SCHEMAS: Mapping[str, Any] = {
             _field("exit_accuracies", pa.list_(pa.float64())),
             _field("score", _SHARE),
             _field("seconds", pa.float64(), "s"),
+            _PROVENANCE,
         ]
     ),
     # Statistics of each layer: of a network as such (point is null), and under each point of the front.
     "exits": pa.schema(
         [
             _field("trial_id", _ID),
+            _DATA,
             _field("point", _INT),
             _field("precision", _TEXT),
             _field("int8_execution", _TEXT),
@@ -164,12 +185,14 @@ SCHEMAS: Mapping[str, Any] = {
             _field("parameters", pa.float64()),
             _bytes("peak_activation_bytes"),
             _bytes("memory_bytes"),
+            _PROVENANCE,
         ]
     ),
     # Cost of every part of a network: part is segment (number E + 1: the classifier), head or engine_step.
     "costs": pa.schema(
         [
             _field("trial_id", _ID),
+            _DATA,
             _field("precision", _TEXT),
             _field("batch_size", _INT, "images"),
             _field("part", _TEXT),
@@ -184,6 +207,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("device", _TEXT),
             _field("parameters", pa.float64()),
             _bytes("peak_activation_bytes"),
+            _PROVENANCE,
         ]
     ),
     # Phase 2: one row an Optuna trial.
@@ -192,6 +216,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("number", _INT),
             _field("search", _TEXT),
             _field("trial_id", _ID),
+            _DATA,
             _field("state", _TEXT),
             _field("error", _TEXT),
             _field("repeat_of", _INT),
@@ -203,6 +228,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("hypervolume_ratio", _SHARE),
             _field("params", _TEXT),
             _field("distributions", _TEXT),
+            _PROVENANCE,
         ]
     ),
     # The non-dominated operating points: chosen on the validation split, reported on the test split.
@@ -211,6 +237,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("number", _INT),
             _field("search", _TEXT),
             _field("trial_id", _ID),
+            _DATA,
             *_SETTINGS,
             *_OBJECTIVES,
             *_CONSTRAINTS,
@@ -233,58 +260,92 @@ SCHEMAS: Mapping[str, Any] = {
             _field("hypervolume", _SHARE),
             _field("test_hypervolume", _SHARE),
             _field("test_digest", _ID),
+            _PROVENANCE,
         ]
     ),
 }
 
 
-def write_part(tables: Path, name: str, rows: Sequence[Mapping[str, Any]], part: int = 0) -> None:
-    """Write rows as one part of a table, atomically; a part of the same number is replaced.
+def write_part(tables: Location, name: str, rows: Sequence[Mapping[str, Any]], part: int | str = 0) -> None:
+    """Write rows as one part of a table, atomically; a part of the same number or name is replaced.
 
     Args:
         tables: the run folder's ``tables``.
         name: a key of ``SCHEMAS``.
         rows: columns left out are null; a column that the schema does not know is a fault of the caller.
-        part: number of the part.
+        part: number or name of the part.
     """
     schema = SCHEMAS[name]
     unknown = {key for row in rows for key in row} - set(schema.names)
     assert not unknown, f"table {name} has no columns {sorted(unknown)}"
     buffer = BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), buffer, write_page_checksum=True)
-    write_atomic(tables / name / f"part-{part:05d}.parquet", buffer.getvalue())
+    label = f"{part:05d}" if isinstance(part, int) else part
+    write_atomic(tables / name / f"part-{label}.parquet", buffer.getvalue())
 
 
-def part_count(tables: Path, name: str) -> int:
+def empty_table(name: str) -> pd.DataFrame:
+    """A table without rows."""
+    table: pd.DataFrame = SCHEMAS[name].empty_table().to_pandas()
+    return table
+
+
+def part_count(tables: Location, name: str) -> int:
     """Number of parts that a table has."""
-    return len(list((tables / name).glob("part-*.parquet")))
+    return len(_parts(tables, name))
 
 
-def next_part(tables: Path, name: str) -> int:
+def next_part(tables: Location, name: str) -> int:
     """A number that no part of a table has yet, behind all others."""
-    return max((int(part.stem[5:]) + 1 for part in (tables / name).glob("part-*.parquet")), default=0)
+    return max((int(part.stem[5:]) + 1 for part in _parts(tables, name)), default=0)
 
 
-def read_table(tables: Path, name: str) -> pd.DataFrame:
+def read_table(tables: Location, name: str) -> pd.DataFrame:
     """A whole table.
 
     Raises:
         TableError: it was not written yet, or a part is damaged.
     """
-    parts = sorted((tables / name).glob("part-*.parquet"))
+    parts = _parts(tables, name)
     if not parts:
         raise TableError(f"{tables / name} holds no table: the study has not come that far")
-    frames = []
-    for part in parts:
-        if not part.is_file():  # a pipe could be waited for without end
-            raise TableError(f"{part} cannot be read as table {name}: it is no file")
-        try:
-            stored = pq.ParquetFile(part, page_checksum_verification=True).read()
-            frames.append(_completed(stored, SCHEMAS[name]).cast(SCHEMAS[name]).to_pandas())
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
-    table: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    table: pd.DataFrame = pd.concat([_read_part(part, name) for part in parts], ignore_index=True)
     return table
+
+
+def data_names(tables: Location, name: str) -> list[str]:
+    """The data sets that a table has rows of; none where an earlier version wrote it, or nobody yet."""
+    return sorted(read_table(tables, name)["data"].dropna().unique()) if part_count(tables, name) else []
+
+
+def of_data(table: pd.DataFrame, data: str | None) -> pd.DataFrame:
+    """The rows of one data set; None: all."""
+    return table if data is None else table[table["data"] == data].reset_index(drop=True)
+
+
+def damaged_parts(tables: Location) -> Iterator[tuple[Location, TableError]]:
+    """The parts of all tables that cannot be read, and why."""
+    for name in SCHEMAS:
+        for part in _parts(tables, name):
+            try:
+                _read_part(part, name)
+            except TableError as error:
+                yield part, error
+
+
+def _parts(tables: Location, name: str) -> list[Location]:
+    return sorted((tables / name).glob("part-*.parquet"))
+
+
+def _read_part(part: Location, name: str) -> pd.DataFrame:
+    if is_no_file(part):
+        raise TableError(f"{part} cannot be read as table {name}: it is no file")
+    try:
+        stored = pq.ParquetFile(BytesIO(part.read_bytes()), page_checksum_verification=True).read()
+        frame: pd.DataFrame = _completed(stored, SCHEMAS[name]).cast(SCHEMAS[name]).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
+    return frame
 
 
 def _completed(table: Any, schema: Any) -> Any:

@@ -103,7 +103,7 @@ def _one(value: Scalar) -> Any:
 class DataSpec(_Section):
     """Which images, and how they are cut into splits."""
 
-    name: str = "digits"
+    name: str | list[str] = "digits"
     image_size: int | None = Field(None, ge=8)
     channels: Literal[1, 3] | None = None
     calibration: float = Field(0.1, gt=0, lt=1)
@@ -111,6 +111,17 @@ class DataSpec(_Section):
     limit: Count | None = None
     test_limit: Count | None = None
     folder: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The data sets: the study is done on each."""
+        return [self.name] if isinstance(self.name, str) else self.name
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> DataSpec:
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"name must be one data set or several different ones, got {self.name}")
+        return self
 
 
 class SchedulerSpec(_Section):
@@ -329,7 +340,7 @@ def validate_space(raw: dict[str, Any], source: str, changes: Sequence[tuple[str
         raise SpecError(f"{source}: {_first_problem(error)}") from None
 
 
-_UNION_BRANCHES = ("int", "float", "literal['grid']", "literal['auto']", "list[list[int]]")
+_UNION_BRANCHES = ("int", "float", "str", "list[str]", "literal['grid']", "literal['auto']", "list[list[int]]")
 
 
 def _first_problem(error: ValidationError) -> str:

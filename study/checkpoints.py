@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from results.locations import Location
 from search_spaces.strict_yaml import short
 from study.data import DataInfo, DataSettings, resolve
 from study.errors import UserError
@@ -46,6 +47,9 @@ class Checkpoint:
     parent: str | None
     """Trial id, or hash of the weights, of the backbone that heads were trained on."""
     versions: Mapping[str, str]
+    """Of what trained the last epoch."""
+    made_by: tuple[tuple[int, Mapping[str, str]], ...]
+    """First epoch, versions: of each run that trained it with other versions than the one before."""
     weights_hash: str
     """sha256 of the weights file, shortened."""
 
@@ -132,7 +136,7 @@ def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: 
 
 
 def save(
-    folder: Path,
+    folder: Location,
     network: MultiExitNetwork,
     state: TrainingState,
     *,
@@ -140,8 +144,20 @@ def save(
     training: TrainingSettings,
     info: DataInfo,
     parent: str | None,
+    made_by: Sequence[tuple[int, Mapping[str, str]]] = (),
 ) -> None:
-    """Publish ``last``, and ``best`` before it if this epoch is the best."""
+    """Publish ``last``, and ``best`` before it if this epoch is the best.
+
+    Args:
+        folder: of the trial.
+        network: holds the weights of the last epoch.
+        state: history and optimizer.
+        settings, training, info, parent: what the trial is.
+        made_by: of the checkpoint that the run went on from; what runs now is added where its versions are others.
+    """
+    now = versions()
+    if not made_by or made_by[-1][1] != now:
+        made_by = [*made_by, (state.history[-1].epoch, now)]
     tensors = {
         name: value.detach().cpu().contiguous()
         for name, value in network.state_dict().items()
@@ -154,7 +170,8 @@ def save(
         "data": asdict(info),
         "history": history_to_json(state.history),
         "parent": parent,
-        "versions": versions(),
+        "versions": now,
+        "made_by": made_by,
     }
     files = {
         "weights.safetensors": safetensors.save(tensors),
@@ -166,7 +183,7 @@ def save(
     publish(folder / "last", {**files, "optimizer.safetensors": safetensors.save(optimizer)})
 
 
-def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]] | None:
+def read(folder: Location) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]] | None:
     """Checkpoint, weights and optimizer tensors (empty in ``best``) of a published folder; None where it is empty.
 
     Raises:
@@ -184,13 +201,13 @@ def read(folder: Path) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]
     return checkpoint, weights, optimizer
 
 
-def read_description(folder: Path) -> Checkpoint | None:
+def read_description(folder: Location) -> Checkpoint | None:
     """The checkpoint without its tensors; of those only the sizes are compared with the manifest."""
     published = read_published(folder, names={"checkpoint.json"})
     return _parse(folder, published) if published else None
 
 
-def read_best(checkpoints: Path, weights: str) -> tuple[Checkpoint, dict[str, Tensor]]:
+def read_best(checkpoints: Location, weights: str) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Checkpoint and weights of ``<trial id>@<weights hash>``.
 
     Raises:
@@ -209,7 +226,7 @@ def read_best(checkpoints: Path, weights: str) -> tuple[Checkpoint, dict[str, Te
     return found[0], found[1]
 
 
-def _parse(folder: Path, published: Published) -> Checkpoint:
+def _parse(folder: Location, published: Published) -> Checkpoint:
     none = f"{folder} is no checkpoint of this program"
     try:
         raw: dict[str, Any] = parse_json(published.files["checkpoint.json"])
@@ -232,6 +249,7 @@ def _parse(folder: Path, published: Published) -> Checkpoint:
                 "history": history,
                 "parent": raw["parent"],
                 "versions": raw["versions"],
+                "made_by": tuple((epoch, made_by) for epoch, made_by in raw.get("made_by", [[1, raw["versions"]]])),
                 "weights_hash": weights_hash[:16],
             },
         )

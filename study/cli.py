@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -32,10 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{place}{error.strerror or error}")
     except MemoryError as error:
         return _refuse(f"not enough memory: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 143 if end.args else 130
     return 0
+
+
+def _end_on_sigterm() -> None:
+    """A cluster ends a job by SIGTERM: it is to end as by Ctrl-C, with what was computed on disk."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt("terminated")
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def _refuse(message: str) -> int:
@@ -83,6 +95,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run(options: argparse.Namespace) -> None:
+    _end_on_sigterm()
     from study.progress import Reporter
     from study.run import Surroundings, run_study
     from study.run_folder import run_folder
@@ -101,7 +114,12 @@ def _run(options: argparse.Namespace) -> None:
         address=options.address,
         reporter=Reporter(),
     )
-    run_study(spec, where)
+    if options.dry_run:
+        from study.dry_run import show_dry_run
+
+        show_dry_run(spec, where, extend=options.extend, as_json=options.json)
+        return
+    run_study(spec, where, extend=options.extend)
     print_front(where.folder, as_json=options.json)
 
 
@@ -312,17 +330,24 @@ def _front(options: argparse.Namespace) -> None:
         from study.exact_front_view import show_exact_front
 
         changes = [parse_change(text) for text in options.set]
-        show_exact_front(options.folder, changes, output=options.output, figure=options.figure, as_json=options.json)
+        show_exact_front(
+            options.folder,
+            changes,
+            data=options.data,
+            output=options.output,
+            figure=options.figure,
+            as_json=options.json,
+        )
         return
     if options.set:
         raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
     if options.output:
-        write_front(options.folder, options.output)
+        write_front(options.folder, options.output, data=options.data)
     if options.figure:
         from results.figures import front_figure
 
-        front_figure(options.folder / "tables", options.figure)
-    print_front(options.folder, as_json=options.json)
+        front_figure(options.folder / "tables", options.figure, data=options.data)
+    print_front(options.folder, as_json=options.json, data=options.data)
 
 
 def _check_output(option: str, path: Path | None, *endings: str) -> None:
@@ -339,7 +364,7 @@ def _check_output(option: str, path: Path | None, *endings: str) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from study.views import print_status
+    from study.status import print_status
 
     print_status(options.folder, as_json=options.json)
 

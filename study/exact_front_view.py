@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
+from results.locations import Location
 from results.pareto import non_dominated
 from results.tables import SCHEMAS, part_count, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec
@@ -37,13 +38,20 @@ _WAY_OUT = {
 
 
 def show_exact_front(
-    folder: Path, changes: Sequence[tuple[str, object]], *, output: Path | None, figure: Path | None, as_json: bool
+    folder: Location,
+    changes: Sequence[tuple[str, object]],
+    *,
+    data: str | None = None,
+    output: Path | None,
+    figure: Path | None,
+    as_json: bool,
 ) -> None:
     """Compute the exact front on the validation split, and print, write and draw it.
 
     Args:
         folder: run folder with traces and profiles; neither images nor weights are needed.
         changes: to the study, as those of ``run --set``: another space of the same networks.
+        data: the data set; may be left out where the study has one.
         output: .csv or .parquet of all points.
         figure: of the front.
         as_json: print JSON in place of a table.
@@ -61,7 +69,7 @@ def show_exact_front(
         if (spec.costs, spec.dvfs, spec.quantization) != (own.costs, own.dvfs, own.quantization):
             precisions = cast(Sequence[Precision], spec.quantization.values)
             check_costs(spec, precisions, torch.device("cpu"), stored_will_do=True)
-    candidates = stored_candidates(folder, spec)
+    candidates = stored_candidates(folder, spec, data)
     check_depth(spec, min(candidate.exit_count for candidate in candidates))
     start = time.perf_counter()
     reference = reference_accuracy(candidates)

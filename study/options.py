@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+from results.locations import Location, location
 from search_spaces.spec import bundled
 from study.criteria import CRITERIA
 from study.precisions import PRECISIONS
@@ -42,15 +43,29 @@ def _positive_number(text: str) -> float:
     return number
 
 
+def _location(text: str) -> Location:
+    try:
+        return location(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Options of ``run``."""
     parser.add_argument("space", help=f"a study file, or one that comes with the program: {', '.join(bundled())}")
-    parser.add_argument("--storage", default="runs", metavar="DIR", help="parent of the run folders (default: runs)")
+    parser.add_argument(
+        "--storage",
+        default="runs",
+        metavar="DIR",
+        help="of the run folders: a folder, or s3://bucket/folder (default: runs)",
+    )
     parser.add_argument("--name", help="name of the run folder (default: the study's)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set backbones.epochs=5")
     add_image_source(parser)
     parser.add_argument("--folder", help="data set image_folder: the folder with the images")
     parser.add_argument("--pretrained", metavar="PATH", help="your own weights in place of phase 1's backbones")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and about how long; start nothing")
+    parser.add_argument("--extend", action="store_true", help="let the study of this run folder grow to what is asked")
     parser.add_argument("--address", metavar="RAY", help="of a running Ray cluster (default: Ray on this machine)")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
 
@@ -171,7 +186,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 
 def add_front(parser: argparse.ArgumentParser) -> None:
     """Options of ``front``."""
-    parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument("folder", type=_location, help="run folder")
     parser.add_argument(
         "--exact",
         action="store_true",
@@ -184,6 +199,7 @@ def add_front(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="beside --exact: another space, as --set operating_points.policy=hierarchical",
     )
+    parser.add_argument("--data", metavar="NAME", help="of a study of several data sets: the front of this one")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
@@ -191,5 +207,5 @@ def add_front(parser: argparse.ArgumentParser) -> None:
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     """Options of ``status``."""
-    parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument("folder", type=_location, help="run folder")
     parser.add_argument("--json", action="store_true")

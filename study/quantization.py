@@ -29,15 +29,19 @@ from study.precisions import PRECISIONS, Precision
 CALIBRATION_BATCH = 64
 
 
-def check_precision(precision: str, device: torch.device) -> Precision:
+def check_precision(precision: str, device: torch.device | None) -> Precision:
     """The precision by its name.
+
+    Args:
+        precision: its name.
+        device: to compute on; None where it is not at hand, so that nothing is known of it.
 
     Raises:
         UserError: it is unknown, or the device has no bf16 arithmetic.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-    if precision == "bf16" and not _has_bf16(device):
+    if precision == "bf16" and device is not None and not _has_bf16(device):
         raise UserError(f"precision bf16: this {device.type} has no bf16 arithmetic; use fp32 or int8")
     return precision
 

@@ -7,83 +7,136 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 import torch
 
-from results.tables import part_count, read_table, write_part
+from results.locations import Location
+from results.tables import SCHEMAS, damaged_parts, empty_table, part_count, read_table, write_part
 from search_spaces.spec import StudySpec
 from study.checkpoints import check_network, load_pretrained, new_network
 from study.costs.flops import count_work
+from study.costs.measured_profile import read_profile
 from study.costs.published import published_flops
 from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
 from study.errors import UserError
+from study.locks import exclusive
 from study.phases.candidates import Candidate
 from study.phases.checks import check_depth, check_names
+from study.phases.connection import start_ray
 from study.phases.exact import check_covered
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
+from study.phases.nodes import check_shared
 from study.phases.operating_points import list_exact_points, search
 from study.phases.pretrained import adopt_pretrained, check_pretrained
-from study.phases.pricing import check_costs, check_one_source, check_slack, price, with_frequencies
+from study.phases.pricing import (
+    MEASURED,
+    SUSPECT,
+    check_costs,
+    check_one_source,
+    check_slack,
+    price,
+    with_frequencies,
+)
+from study.phases.tracing import NamedImages, Network, measure_network, trace_networks
 from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
-from study.phases.tuning import Workshop, start_ray
+from study.phases.tuning import Workshop, device_of
 from study.precisions import Precision
-from study.progress import Reporter, Task
+from study.progress import Reporter
+from study.provenance import Provenance
 from study.quantization import check_precision
-from study.run_folder import claim_folder, exclusive, refuse_other_study
-from study.storage import check_writable, content_hash
+from study.run_folder import claim_folder, refuse_other_study
+from study.storage import check_writable, content_hash, set_aside, sweep_drafts
 from study.stored_traces import SplitLogits, TraceStore, load_best
-from study.training import pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """Where a study runs: nothing of this changes its results."""
 
-    folder: Path
+    folder: Location
     data_root: Path
     download: bool = False
     address: str | None = None
     reporter: Reporter
 
     @property
-    def tables(self) -> Path:
+    def tables(self) -> Location:
         """The tables of the run folder."""
         return self.folder / "tables"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Location:
         """The checkpoints of the run folder."""
         return self.folder / "checkpoints"
 
 
-def run_study(spec: StudySpec, where: Surroundings) -> None:
-    """Run a study, or go on with it, until its six tables are complete.
+@dataclass(frozen=True, kw_only=True)
+class Strand:
+    """A study on one of its data sets: strands share the settings and the run folder, nothing else."""
+
+    settings: DataSettings
+    dataset: Dataset
+    workshop: Workshop
+    traces: TraceStore
+    provenance: Provenance
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """Columns of all rows that are computed now."""
+        return {"data": self.settings.name, "provenance": self.provenance.name()}
+
+
+def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> None:
+    """Run a study, or go on with it, until its tables are complete.
+
+    Args:
+        spec: the study.
+        where: to run it.
+        extend: the folder may hold a smaller study, with fewer trials, epochs, parents, networks or data sets.
 
     Raises:
         UserError: the study names something that does not exist, the folder holds another study, or all trials of a
             phase failed.
     """
-    data_settings = check(spec)
-    refuse_other_study(spec, where.folder)
+    all_settings = check(spec)
+    grown = refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
     if where.address:  # a cluster that is not there is told before a folder is made
         start_ray(where.address)
-    dataset = load_dataset(data_settings, where.data_root, download=where.download)
-    check_deadlines(spec, dataset.info)
-    check_pretrained(spec, dataset.info)
-    with exclusive(where.folder):
-        claim_folder(spec, where.folder, dataset.info.digest)
-        _run_phases(spec, where, data_settings, dataset)
+    datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
+    for dataset in datasets:
+        check_deadlines(spec, dataset.info)
+        check_pretrained(spec, dataset.info)
+    with exclusive(where.folder / ".lock", str(where.folder)):
+        check_shared(where.folder, where.address)
+        claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
+        mend(where.folder)
+        strands = [
+            _strand(spec, where, settings, dataset) for settings, dataset in zip(all_settings, datasets, strict=True)
+        ]
+        networks = [_train(spec, where, strand) for strand in strands]
+        for strand, records in zip(strands, networks, strict=True):
+            candidates = trace_candidates(spec, where, strand, records[: spec.operating_points.networks])
+            points = search_operating_points(spec, where, strand, candidates)
+            finish(spec, where, strand, candidates, points)
 
 
-def _run_phases(spec: StudySpec, where: Surroundings, data_settings: DataSettings, dataset: Dataset) -> None:
+def mend(folder: Location) -> None:
+    """Remove what killed writers left, and set damaged parts of tables aside: their rows will be computed again."""
+    tables = folder / "tables"
+    for place in (folder, folder / "profiles", folder / "optuna", *(tables / name for name in SCHEMAS)):
+        sweep_drafts(place)
+    for part, error in damaged_parts(tables):
+        set_aside(part, str(error))
+
+
+def _strand(spec: StudySpec, where: Surroundings, settings: DataSettings, dataset: Dataset) -> Strand:
     workshop = Workshop(
         checkpoints=where.checkpoints,
         dataset=dataset,
@@ -91,37 +144,46 @@ def _run_phases(spec: StudySpec, where: Surroundings, data_settings: DataSetting
         reporter=where.reporter,
         address=where.address,
     )
-    backbones = train_backbones(spec, workshop)
-    if not part_count(where.tables, "trials"):  # a later start must not take the exits' rows away meanwhile
-        write_trials(where.tables, backbones)
-    exits = train_exits(spec, workshop, backbones)
-    write_trials(where.tables, [*backbones, *exits])
-    traces = TraceStore(where.folder / "traces", where.checkpoints, dataset.calibration, pick_device("auto"))
-    candidates = trace_candidates(spec, where, dataset, traces, exits[: spec.operating_points.networks])
-    points = search_operating_points(spec, where, candidates)
-    finish(spec, where, data_settings, traces, candidates, points)
+    provenance = Provenance(spec, dataset.info.digest)
+    provenance.record(where.tables)
+    traces = TraceStore(where.folder / "traces", where.checkpoints, dataset.calibration, device_of(spec.resources))
+    return Strand(settings=settings, dataset=dataset, workshop=workshop, traces=traces, provenance=provenance)
 
 
-def check(spec: StudySpec) -> DataSettings:
-    """Resolve every name of a study before any work starts; returns the settings of its data set.
+def _train(spec: StudySpec, where: Surroundings, strand: Strand) -> list[TrialRecord]:
+    """Phase 1; returns the trials of exit heads, best first."""
+    data = strand.settings.name
+    backbones = train_backbones(spec, strand.workshop)
+    write_trials(where.tables, backbones, strand.provenance, data=data, part=f"{data}-backbones")
+    exits = train_exits(spec, strand.workshop, backbones)
+    write_trials(where.tables, exits, strand.provenance, data=data, part=f"{data}-exits")
+    return exits
+
+
+def check(spec: StudySpec) -> list[DataSettings]:
+    """Resolve every name of a study before any work starts; returns the settings of its data sets.
 
     Raises:
         UserError: a name or value that the program does not know.
     """
     points = spec.operating_points
-    device = pick_device("auto")
+    device = device_of(spec.resources)
+    at_hand = device.type == "cpu" or torch.cuda.is_available()  # the driver of a cluster may have no GPU itself
     try:
         check_names(points)
-        precisions = [check_precision(str(name), device) for name in points.quantization.values]
-        check_costs(points, precisions, device, stored_will_do=spec.resources.profiles_of_other_device)
+        precisions = [check_precision(str(name), device if at_hand else None) for name in points.quantization.values]
+        elsewhere = spec.resources.profiles_of_other_device or not at_hand
+        check_costs(points, precisions, device, stored_will_do=elsewhere)
         check_covered(points)
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
-    settings = resolve(DataSettings(seed=spec.seed, **spec.data.model_dump()))
+    asked = spec.data.model_dump()
+    all_settings = [resolve(DataSettings(seed=spec.seed, **{**asked, "name": name})) for name in spec.data.names]
     backbones = plan_trials(spec, "backbones", "")
     networks = {plan.network for plan in backbones}
     exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
-    depth = min(check_network(network, settings) for network in networks | {plan.network for plan in exits})
+    all_networks = networks | {plan.network for plan in exits}
+    depth = min(check_network(network, settings) for network in all_networks for settings in all_settings)
     try:
         check_depth(points, depth)
     except UserError as error:
@@ -135,7 +197,7 @@ def check(spec: StudySpec) -> DataSettings:
         raise UserError(f"{spec.name}: backbones.pretrained: {spec.backbones.pretrained} does not exist")
     if spec.backbones.pretrained:
         load_pretrained(Path(spec.backbones.pretrained))
-    return settings
+    return all_settings
 
 
 def check_deadlines(spec: StudySpec, info: DataInfo) -> None:
@@ -189,59 +251,58 @@ def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
 
 
 def trace_candidates(
-    spec: StudySpec, where: Surroundings, dataset: Dataset, traces: TraceStore, records: Sequence[TrialRecord]
+    spec: StudySpec, where: Surroundings, strand: Strand, records: Sequence[TrialRecord]
 ) -> list[Candidate]:
     """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
-    points = spec.operating_points
-    splits = {"calibration": dataset.calibration, "validation": dataset.validation}
+    points, dataset = spec.operating_points, strand.dataset
+    splits = {
+        "calibration": NamedImages(images=dataset.calibration, digest=dataset.info.digest),
+        "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
+    }
     weights = [str(record.weights) for record in records if not math.isnan(record.score)]
-    pairs = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
-    candidates = []
-    with where.reporter.task("traces", len(pairs) * sum(len(split.labels) for split in splits.values())) as task:
-        done = 0
-        for name, precision in pairs:
-            logits = {}
-            for split, images in splits.items():
-                text = f"{name.partition('@')[0]} {precision} {split}"
-                logits[split] = traces.get(
-                    name,
-                    precision,
-                    split,
-                    lambda images=images: images,  # type: ignore[misc]
-                    dataset.info.digest,
-                    on_batch=partial(_tell, task, done, text),
-                )
-                done += len(images.labels)
-                task.advance(done, text)
-            network, _ = load_best(where.checkpoints, name, torch.device("cpu"))
-            work = count_work(network)
-            costs = price(
-                points,
-                work,
-                precision,
-                partial(traces.network, name, precision),
-                where.folder / "profiles" / f"{name.replace('@', '-')}-{precision}-batch{points.batch_size}.json",
-                device_here=traces.device,
-                other_device=spec.resources.profiles_of_other_device,
-                reporter=where.reporter,
-            )
-            candidates.append(
-                Candidate(
-                    name,
-                    costs,
-                    logits["calibration"],
-                    logits["validation"],
-                    precision=precision,
-                    work=work,
-                    published=published_flops(network),
-                )
-            )
+    networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
+    logits = trace_networks(networks, splits, strand.traces, strand.workshop)
+    candidates = [
+        _priced(spec, where, strand, network, {split: logits[network, split] for split in splits})
+        for network in networks
+    ]
     check_one_source(candidates)
     return with_frequencies(points, candidates)
 
 
-def _tell(task: Task, before: int, text: str, done: int) -> None:
-    task.advance(before + done, text)
+def _priced(
+    spec: StudySpec, where: Surroundings, strand: Strand, network: Network, logits: Mapping[str, SplitLogits]
+) -> Candidate:
+    points, (name, precision) = spec.operating_points, network
+    trained, _ = load_best(where.checkpoints, name, torch.device("cpu"))
+    work = count_work(trained)
+    file = f"{name.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
+    profile_path = where.folder / "profiles" / file
+    if points.costs == MEASURED and not profile_path.exists():
+        measure_network(network, points, profile_path, strand.traces, strand.workshop)
+        error = read_profile(profile_path).relative_error_seconds
+        doubt = "; was the machine busy?" if abs(error) > SUSPECT else ""
+        where.reporter.line(f"measured {profile_path.stem}: sum of segments {error:+.1%} off an end-to-end run{doubt}")
+    costs = price(
+        points,
+        work,
+        precision,
+        lambda: strand.traces.network(name, precision),
+        profile_path,
+        device_here=strand.traces.device,
+        # Of which device a profile is, its node has seen to; that of the driver may be another.
+        other_device=spec.resources.profiles_of_other_device or where.address is not None,
+        reporter=where.reporter,
+    )
+    return Candidate(
+        name,
+        costs,
+        logits["calibration"],
+        logits["validation"],
+        precision=precision,
+        work=work,
+        published=published_flops(trained),
+    )
 
 
 def search_groups(spec: StudySpec, candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
@@ -259,7 +320,9 @@ def search_groups(spec: StudySpec, candidates: Sequence[Candidate]) -> dict[str,
     return {content_hash(sorted(candidate.identity for candidate in group)): group for group in groups}
 
 
-def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Sequence[Candidate]) -> pd.DataFrame:
+def search_operating_points(
+    spec: StudySpec, where: Surroundings, strand: Strand, candidates: Sequence[Candidate]
+) -> pd.DataFrame:
     """Phase 2; returns the rows of its searches in the table ``operating_points``.
 
     Raises:
@@ -268,12 +331,11 @@ def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Se
     points, groups = spec.operating_points, search_groups(spec, candidates)
     for name, group in groups.items():
         if points.search == "exact":
-            list_exact_points(points, group, where.tables, name=name, reporter=where.reporter)
+            list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=strand.stamp)
         else:
-            search(points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter)
-    if not part_count(where.tables, "operating_points"):
-        raise UserError(f"{spec.name}: no operating point of the exact front keeps to the constraints; loosen them")
-    table = read_table(where.tables, "operating_points")
+            search(points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter, stamp=strand.stamp)
+    there = part_count(where.tables, "operating_points")
+    table = read_table(where.tables, "operating_points") if there else empty_table("operating_points")
     table = table[table["search"].isin(list(groups))]
     if table.empty:
         raise UserError(f"{spec.name}: no operating point of the exact front keeps to the constraints; loosen them")
@@ -288,8 +350,7 @@ def search_operating_points(spec: StudySpec, where: Surroundings, candidates: Se
 def finish(
     spec: StudySpec,
     where: Surroundings,
-    data_settings: DataSettings,
-    traces: TraceStore,
+    strand: Strand,
     candidates: Sequence[Candidate],
     points: pd.DataFrame,
 ) -> None:
@@ -298,22 +359,30 @@ def finish(
     Raises:
         UserError: no operating point keeps to the constraints.
     """
-    test_set = cache(lambda: load_test_set(data_settings, where.data_root, download=where.download))
-    front = front_of(points, spec.operating_points.objectives)
+    objectives, data = spec.operating_points.objectives, strand.settings.name
+
+    def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_part(where.tables, name, [{**row, **strand.stamp} for row in rows], data)
+
     own_exit_rows = [row for candidate in candidates for row in network_exit_rows(candidate)]
-    write_part(where.tables, "costs", [row for candidate in candidates for row in cost_rows(candidate)])
+    write("costs", [row for candidate in candidates for row in cost_rows(candidate)])
+    front = front_of(points, objectives)
     if front.empty:
-        write_part(where.tables, "exits", own_exit_rows)
+        write("exits", own_exit_rows)
         raise UserError(f"{spec.name}: {_closest(points)}")
-
-    @cache
-    def test_logits(candidate: Candidate) -> SplitLogits:
-        return traces.get(candidate.weights, candidate.precision, "test", test_set, test_set().digest)
-
     where.reporter.line(f"test: {len(front)} points of the front")
-    rows, exit_rows = front_on_test(front, candidates, spec.operating_points.objectives, test_logits, test_set().digest)
-    write_part(where.tables, "exits", own_exit_rows + exit_rows)
-    write_part(where.tables, "front", rows)
+    test_set = load_test_set(strand.settings, where.data_root, download=where.download)
+    on_front = set(zip(front["trial_id"], front["precision"], strict=True))
+    networks: list[Network] = [
+        (one.weights, one.precision) for one in candidates if (one.trial_id, one.precision) in on_front
+    ]
+    test = NamedImages(images=test_set, digest=test_set.digest)
+    logits = trace_networks(networks, {"test": test}, strand.traces, strand.workshop)
+    rows, exit_rows = front_on_test(
+        front, candidates, objectives, lambda one: logits[(one.weights, one.precision), "test"], test.digest
+    )
+    write("exits", own_exit_rows + exit_rows)
+    write("front", rows)
 
 
 def _closest(points: pd.DataFrame) -> str:

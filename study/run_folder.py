@@ -3,49 +3,81 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from results.files import write_atomic
+from results.locations import Location, location
+from results.tables import TableError, part_count, read_table
 from search_spaces.spec import SpecError, StudySpec, validate_space
-from search_spaces.strict_yaml import YamlError, read_yaml
+from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
-from study.storage import safe_name
+from study.storage import safe_name, set_aside
 from study.versions import versions
 
 STUDY_FILE = "study.yaml"
 _FREE = ("resources", "data.folder", "backbones.pretrained")
 """Keys that may change between two starts: where images lie and what a trial may use do not change its result, and the
 user's own weights are known by their values."""
+_GROWING = (
+    "backbones.trials",
+    "backbones.epochs",
+    "exits.trials",
+    "exits.epochs",
+    "exits.parents",
+    "operating_points.trials",
+    "operating_points.networks",
+)
+"""Numbers that ``--extend`` lets rise: all that was computed for less stays a part of the study."""
+_SHOWN = 3
 
 
-def run_folder(storage: str, name: str) -> Path:
+@dataclass(frozen=True)
+class Difference:
+    """A key on which two studies differ."""
+
+    key: str
+    stored: object
+    asked: object
+
+    @property
+    def grows(self) -> bool:
+        """Whether what is asked for contains what is stored."""
+        old, new = self.stored, self.asked
+        if self.key == "data.name":
+            return isinstance(new, list) and set(_listed(old)) < set(new)
+        return self.key in _GROWING and isinstance(old, int) and isinstance(new, int) and old < new
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.stored!r} there and {self.asked!r} here"
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def run_folder(storage: str, name: str) -> Location:
     """``<storage>/<name>``."""
-    return Path(storage).expanduser() / safe_name(name, "the study's name")
+    return storage_root(storage) / safe_name(name, "the study's name")
 
 
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a run folder alone; the lock ends with the process, however it ends.
+def storage_root(storage: str) -> Location:
+    """A folder, or a place on an object store, as a command names it.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written.
+        UserError: it is none that can be used.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process works on this study; wait for it, or end it") from None
-        yield
+    try:
+        return location(storage)
+    except ValueError as error:
+        raise UserError(f"storage {error}") from None
 
 
-def read_study_file(folder: Path) -> dict[str, Any] | None:
+def read_study_file(folder: Location) -> dict[str, Any] | None:
     """The content of ``study.yaml``: ``study`` and ``provenance``; None in a new folder.
 
     Raises:
@@ -55,24 +87,58 @@ def read_study_file(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stored = read_yaml(path, "a study")
+        if not path.is_file():  # a pipe could be waited for without end
+            raise ValueError
+        stored = parse_yaml(path.read_bytes().decode("utf-8"))
         if isinstance(stored["study"], dict) and isinstance(stored["provenance"], dict):
             return dict(stored)
-    except (YamlError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(f"{path} cannot be read: restore it, or run under another --name")
+    raise UserError(f"{path} cannot be read: the study's own `run` command sets it aside and writes it anew")
 
 
-def refuse_other_study(spec: StudySpec, folder: Path) -> None:
-    """Check that a run folder is new or holds this very study.
+def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = False) -> list[Difference]:
+    """Check that a run folder is new, or holds this very study or (``extend``) a smaller one.
+
+    Where ``study.yaml`` is damaged, the table ``provenance`` tells what the folder holds.
+
+    Returns:
+        In what the study asked for is larger.
 
     Raises:
-        UserError: it holds another study; the first difference is named.
+        UserError: it holds another study; the differences are named.
     """
-    stored = read_study_file(folder)
-    difference = first_difference(_completed(stored["study"]), spec.plain()) if stored else None
-    if difference:
-        raise UserError(f"{folder / STUDY_FILE} holds another study: {difference}; run under another --name")
+    differences = min((_differences(stored, spec) for stored in _stored_studies(folder)), key=len, default=[])
+    grown = [difference for difference in differences if difference.grows]
+    if not differences or (extend and len(grown) == len(differences)):
+        return differences
+    shown = "; ".join(map(str, differences[:_SHOWN]))
+    more = f" (and {len(differences) - _SHOWN} more)" if len(differences) > _SHOWN else ""
+    way_out = "run under another --name"
+    if len(grown) == len(differences):
+        way_out = f"--extend makes it grow, or {way_out}"
+    elif extend:
+        what = next(difference.key for difference in differences if not difference.grows)
+        way_out = f"--extend only adds trials, epochs, parents, networks and data sets, which {what} is not: {way_out}"
+    raise UserError(f"{folder / STUDY_FILE} holds another study: {shown}{more}; {way_out}")
+
+
+def _stored_studies(folder: Location) -> list[dict[str, Any]]:
+    try:
+        stored = read_study_file(folder)
+        return [] if stored is None else [stored["study"]]
+    except UserError:
+        tables = folder / "tables"
+        if not part_count(tables, "provenance"):
+            return []
+        try:
+            return [json.loads(text) for text in read_table(tables, "provenance")["study"]]
+        except TableError:
+            return []
+
+
+def _differences(stored: dict[str, Any], spec: StudySpec) -> list[Difference]:
+    return list(differences_of(without_free_keys(_completed(stored)), without_free_keys(spec.plain())))
 
 
 def _completed(stored: dict[str, Any]) -> dict[str, Any]:
@@ -83,33 +149,54 @@ def _completed(stored: dict[str, Any]) -> dict[str, Any]:
         return stored
 
 
-def claim_folder(spec: StudySpec, folder: Path, data_digest: str) -> None:
-    """Write the resolved study with its provenance into a new run folder.
+def without_free_keys(study: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a study that decide its results."""
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in study.items() if key not in _FREE}
+    for section, _, key in (free.partition(".") for free in _FREE if "." in free):
+        if isinstance(kept.get(section), dict):
+            kept[section].pop(key, None)
+    return kept
+
+
+def differences_of(stored: object, asked: object, key: str = "") -> Iterator[Difference]:
+    """All places where two nested mappings differ."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for name in dict.fromkeys([*stored, *asked]):
+            yield from differences_of(stored.get(name), asked.get(name), f"{key}.{name}" if key else str(name))
+    elif stored != asked:
+        yield Difference(key, stored, asked)
+
+
+def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], grown: Sequence[Difference] = ()) -> None:
+    """Write the resolved study with its provenance into a run folder that is new, extended, or lost its file.
+
+    Args:
+        spec: the study.
+        folder: run folder.
+        digests: data set -> digest of its images.
+        grown: in what it is larger than the one stored.
 
     Raises:
-        UserError: the folder is not new, and its results are of other images.
+        UserError: the folder's results are of other images.
     """
-    stored = read_study_file(folder)
-    if stored is None:
-        provenance = {
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
-            "data_digest": data_digest,
-        }
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    try:
+        stored = read_study_file(folder)
+    except UserError as error:
+        set_aside(folder / STUDY_FILE, str(error))
+        stored = None
+    provenance: dict[str, Any] = stored["provenance"] if stored else {"created": now, "versions": versions()}
+    known = provenance.get("data_digest", {})
+    if isinstance(known, str):  # of the one data set of an earlier version
+        known = {next(iter(digests)): known}
+    for name, digest in digests.items():
+        if known.get(name, digest) != digest:
+            raise UserError(
+                f"{folder} holds results of other images: those of {name} have changed since; run under another --name"
+            )
+    if stored is None or grown:
+        provenance["data_digest"] = digests
+        if grown:
+            provenance.setdefault("extended", []).append({"on": now, "changes": [str(one) for one in grown]})
         text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
         write_atomic(folder / STUDY_FILE, text.encode())
-    elif stored["provenance"].get("data_digest") != data_digest:
-        raise UserError(f"{folder} holds results of other images: these have changed since; run under another --name")
-
-
-def first_difference(stored: object, asked: object, key: str = "") -> str | None:
-    """The first place where two nested mappings differ, in words; None where they agree in all that matters."""
-    if key in _FREE:
-        return None
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for name in [*stored, *(name for name in asked if name not in stored)]:
-            inner = first_difference(stored.get(name), asked.get(name), f"{key}.{name}" if key else str(name))
-            if inner:
-                return inner
-        return None
-    return None if stored == asked else f"{key} is {stored!r} there and {asked!r} here"

@@ -11,14 +11,15 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
+from typing import Any
 
-from results.files import write_atomic
+from results.files import is_draft, write_atomic
+from results.locations import Location, RemotePath, as_local_file, is_no_file, size_of
+from results.locations import set_aside as moved_aside
 from study.errors import UserError
 from study.strict_json import parse_json
 
@@ -41,19 +42,36 @@ def safe_name(name: str, what: str) -> str:
     return name
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Location) -> None:
     """Refuse a folder that could not be created or written, without writing anything yet.
 
     Raises:
         UserError: it could not.
     """
+    if not isinstance(folder, Path):
+        _check_bucket(folder)
+        return
     nearest = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise UserError(f"{folder} cannot be written: {nearest} is not a folder that you may write in")
 
 
-def publish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a folder's published content by ``files`` (name -> content)."""
+def _check_bucket(folder: RemotePath) -> None:
+    """Object stores tell only by trying: a marker is written and removed."""
+    marker = folder / f".writable-{os.getpid()}"
+    try:
+        marker.write_bytes(b"")
+        marker.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def publish(folder: Location, files: Mapping[str, bytes]) -> None:
+    """Replace a folder's published content by ``files`` (name -> content).
+
+    Only the generation that is replaced is removed: another writer's files, not published yet, stay.
+    """
+    before = _stored_names(folder)
     entries = {}
     for name, data in files.items():
         digest = hashlib.sha256(data).hexdigest()
@@ -63,10 +81,37 @@ def publish(folder: Path, files: Mapping[str, bytes]) -> None:
         entries[name] = {"file": stored, "bytes": len(data), "sha256": digest}
     manifest = {"files": entries, "sha256": content_hash(entries, 64)}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    current = {MANIFEST, *(str(entry["file"]) for entry in entries.values())}
-    for path in folder.iterdir():
-        if path.name not in current:
-            path.unlink(missing_ok=True)
+    for stored in before - {str(entry["file"]) for entry in entries.values()}:
+        (folder / stored).unlink(missing_ok=True)
+
+
+def sweep(folder: Location) -> None:
+    """Remove what writers left that were killed: all files of a published folder that its manifest does not name.
+
+    Call it only where nobody else writes.
+    """
+    if folder.is_dir():
+        current = {MANIFEST, *_stored_names(folder)}
+        for path in folder.iterdir():
+            if path.name not in current and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def sweep_drafts(folder: Location) -> None:
+    """Remove the drafts of atomic writes that were killed, from a folder of single files."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if is_draft(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _stored_names(folder: Location) -> set[str]:
+    """The files that the manifest names; none where it is missing or damaged."""
+    manifest = _manifest_text(folder)
+    try:
+        return set() if manifest is None else {str(entry["file"]) for entry in _entries(folder, manifest).values()}
+    except DamagedError:
+        return set()
 
 
 @dataclass(frozen=True)
@@ -78,7 +123,7 @@ class Published:
     """sha256 of every published file, those that were not read included."""
 
 
-def read_published(folder: Path, names: Collection[str] | None = None) -> Published | None:
+def read_published(folder: Location, names: Collection[str] | None = None) -> Published | None:
     """The published content of a folder, or None where nothing was ever published.
 
     Args:
@@ -100,8 +145,9 @@ def read_published(folder: Path, names: Collection[str] | None = None) -> Publis
     return None
 
 
-def published_files(folder: Path) -> Mapping[str, Path] | None:
-    """The published files of a folder, verified in full but not held in memory; None where nothing was published.
+def published_files(folder: Location) -> Mapping[str, Path] | None:
+    """The published files of a folder (of one on an object store: local copies), verified in full but not held in
+    memory; None where nothing was published.
 
     Raises:
         DamagedError: there is a manifest, but the files do not match it.
@@ -109,43 +155,52 @@ def published_files(folder: Path) -> Mapping[str, Path] | None:
     if read_published(folder, names=()) is None:
         return None
     entries = json.loads((folder / MANIFEST).read_bytes())["files"]
-    paths = {name: folder / entry["file"] for name, entry in entries.items()}
-    for name, path in paths.items():
+    paths = {}
+    for name, entry in entries.items():
+        path = folder / entry["file"]
         try:
-            with path.open("rb") as file:
+            paths[name] = as_local_file(path)
+            with paths[name].open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise DamagedError(f"{path} is missing, but its manifest names it") from None
-        if digest != entries[name]["sha256"]:
+        if digest != entry["sha256"]:
             raise DamagedError(f"{path} does not match its manifest")
     return paths
 
 
-def _manifest_text(folder: Path) -> bytes | None:
+def _manifest_text(folder: Location) -> bytes | None:
     path = folder / MANIFEST
-    if path.exists() and not path.is_file():  # a pipe could be waited for without end
+    if is_no_file(path):
         raise DamagedError(f"{path} cannot be read: it is no file")
     return path.read_bytes() if path.exists() else None
 
 
-def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | None) -> Published:
+def _entries(folder: Location, manifest: bytes) -> dict[str, Any]:
     try:
         parsed = parse_json(manifest)
         entries = parsed["files"]
         if content_hash(entries, 64) != parsed["sha256"]:
             raise ValueError
-        stored = {name: folder / safe_name(entry["file"], "its file") for name, entry in entries.items()}
-        digests = {name: str(entry["sha256"]) for name, entry in entries.items()}
-        sizes = {name: int(entry["bytes"]) for name, entry in entries.items()}
+        for entry in entries.values():
+            safe_name(entry["file"], "its file")
+            if not isinstance(entry["bytes"], int) or not isinstance(entry["sha256"], str):
+                raise ValueError
+        return dict(entries)
     except UserError as error:
         raise DamagedError(f"{folder / MANIFEST} cannot be read: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
-    files = {}
-    for name, path in stored.items():
+
+
+def _read_generation(folder: Location, manifest: bytes, names: Collection[str] | None) -> Published:
+    entries = _entries(folder, manifest)
+    files, digests = {}, {}
+    for name, entry in entries.items():
+        path = folder / entry["file"]
+        digests[name] = entry["sha256"]
         try:
-            known = path.stat()
-            whole = S_ISREG(known.st_mode) and known.st_size == sizes[name]
+            whole = size_of(path) == entry["bytes"] and not is_no_file(path)
             if whole and (names is None or name in names):
                 files[name] = path.read_bytes()
                 whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
@@ -156,11 +211,9 @@ def _read_generation(folder: Path, manifest: bytes, names: Collection[str] | Non
     return Published(files, digests)
 
 
-def set_aside(folder: Path, reason: str) -> None:
-    """Rename a damaged folder to ``<name>.damaged`` and say so; what it held will be computed again."""
-    aside = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
+def set_aside(path: Location, reason: str) -> None:
+    """Rename a damaged file or folder to ``<name>.damaged`` and say so; what it held will be computed again."""
+    aside = moved_aside(path)
     print(f"warning: {reason}; set aside as {aside}, will be computed again", file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
+from results.locations import Location, modified
 from search_spaces.strict_yaml import short
 from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
@@ -22,7 +23,7 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
 from study.precisions import FORMATS, INT8, Precision
 from study.quantization import int8_execution, prepare
-from study.storage import DamagedError, publish, published_files, read_published, safe_name, set_aside
+from study.storage import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside
 from study.strict_json import parse_json
 from study.trace import check_logits, collect_logits
 
@@ -43,8 +44,13 @@ class SplitLogits:
 
 
 def trace_folder(
-    traces: Path, weights: str, precision: Precision, execution: Int8Execution | None, split: str, images_digest: str
-) -> Path:
+    traces: Location,
+    weights: str,
+    precision: Precision,
+    execution: Int8Execution | None,
+    split: str,
+    images_digest: str,
+) -> Location:
     """Where the trace of ``weights`` (``<trial id>@<hash>``) on some images is kept; int8 by how it was computed."""
     computed = precision if execution is None else f"{precision}-{execution}"
     return traces / safe_name(f"{weights.replace('@', '-')}-{computed}-{split}-{images_digest[:12]}", "trace")
@@ -54,10 +60,15 @@ def trace_folder(
 class StoredTrace:
     """A trace on disk, by what its description says."""
 
-    folder: Path
+    folder: Location
     weights: str
     precision: str
     split: str
+
+    @property
+    def written(self) -> float:
+        """When, in seconds since 1970."""
+        return modified(self.folder / MANIFEST)
 
     @property
     def trial_id(self) -> str:
@@ -77,14 +88,15 @@ class StoredTrace:
         return found
 
 
-def stored_traces(traces: Path) -> list[StoredTrace]:
+def stored_traces(traces: Location) -> list[StoredTrace]:
     """All traces of a run folder; what was set aside, or is not whole yet, is none.
 
     Raises:
         UserError: a description cannot be read.
     """
+    folders: list[Location] = list(traces.glob("*"))
     found = []
-    for folder in sorted(traces.glob("*")):
+    for folder in sorted(folders, key=lambda one: one.name):
         published = read_published(folder, {"trace.json"}) if folder.is_dir() and folder.suffix != ".damaged" else None
         if published is None:
             continue
@@ -100,7 +112,7 @@ def stored_traces(traces: Path) -> list[StoredTrace]:
     return found
 
 
-def read_trace(folder: Path) -> SplitLogits | None:
+def read_trace(folder: Location) -> SplitLogits | None:
     """A stored trace, its logits mapped from the file; None where there is none.
 
     A damaged one is set aside and counts as none.
@@ -112,7 +124,7 @@ def read_trace(folder: Path) -> SplitLogits | None:
         return None
 
 
-def _read(folder: Path) -> SplitLogits | None:
+def _read(folder: Location) -> SplitLogits | None:
     files = published_files(folder)
     if files is None:
         return None
@@ -145,7 +157,7 @@ def _mapped(path: Path, name: str) -> NDArray[np.float32]:
     return np.memmap(path, dtype="<f4", mode="r", offset=8 + size + array["data_offsets"][0], shape=shape)
 
 
-def write_trace(folder: Path, split: SplitLogits, description: Mapping[str, object]) -> None:
+def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object]) -> None:
     """Publish a trace; ``description`` says of which network and images it is."""
     arrays = safetensors.save({"logits": split.logits, "labels": split.labels})
     publish(folder, {"trace.safetensors": arrays, "trace.json": json.dumps(description, indent=1).encode()})
@@ -153,41 +165,32 @@ def write_trace(folder: Path, split: SplitLogits, description: Mapping[str, obje
 
 @dataclass(frozen=True, eq=False)
 class TraceStore:
-    """The traces of a run folder, each computed when it is first asked for."""
+    """The traces of a run folder, each computed when it is first asked for. Travels to the worker that computes."""
 
-    traces: Path
-    checkpoints: Path
+    traces: Location
+    checkpoints: Location
     calibration: ImageSet
     """int8 finds its ranges on these."""
     device: torch.device
+    """Networks run on."""
     _ready: dict[tuple[str, Precision], RunnableNetwork] = field(default_factory=dict, init=False, repr=False)
 
-    def get(
-        self,
-        weights: str,
-        precision: Precision,
-        split: str,
-        images: Callable[[], ImageSet],
-        images_digest: str,
-        on_batch: Callable[[int], None] | None = None,
-    ) -> SplitLogits:
-        """The stored trace, or a new one from the trial's best checkpoint.
+    def find(self, weights: str, precision: Precision, split: str, images_digest: str) -> SplitLogits | None:
+        """The stored trace of ``weights`` (``<trial id>@<weights hash>``) on the images that a digest names, if there
+        is one."""
+        return read_trace(self._folder(weights, precision, split, images_digest))
 
-        Args:
-            weights: ``<trial id>@<weights hash>``.
-            precision: of the network.
-            split: named in the trace.
-            images: called only where the trace has to be computed.
-            images_digest: names the images.
-            on_batch: told the number of images done.
-        """
+    def _folder(self, weights: str, precision: Precision, split: str, images_digest: str) -> Location:
         execution = int8_execution(self.device) if FORMATS[precision].backbone is INT8 else None
-        folder = trace_folder(self.traces, weights, precision, execution, split, images_digest)
-        found = read_trace(folder)
+        return trace_folder(self.traces, weights, precision, execution, split, images_digest)
+
+    def get(self, weights: str, precision: Precision, split: str, images: ImageSet, images_digest: str) -> SplitLogits:
+        """The stored trace, or a new one from the trial's best checkpoint."""
+        found = self.find(weights, precision, split, images_digest)
         if found is not None:
             return found
         _, info = load_best(self.checkpoints, weights, torch.device("cpu"))
-        result = trace_images(self.network(weights, precision), images(), info, on_batch=on_batch)
+        result = trace_images(self.network(weights, precision), images, info)
         description = {
             "weights": weights,
             "precision": precision,
@@ -195,7 +198,7 @@ class TraceStore:
             "split": split,
             "images_digest": images_digest,
         }
-        write_trace(folder, result, description)
+        write_trace(self._folder(weights, precision, split, images_digest), result, description)
         return result
 
     def network(self, weights: str, precision: Precision) -> RunnableNetwork:
@@ -218,7 +221,7 @@ def ready(
     return prepare(network, precision, calibration=images, compiled=compiled)
 
 
-def load_best(checkpoints: Path, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
+def load_best(checkpoints: Location, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
     """The network of a trial's best checkpoint, in eval mode; ``weights`` and errors as in :func:`read_best`."""
     checkpoint, tensors = read_best(checkpoints, weights)
     return checkpoint.build(tensors, device), checkpoint.data

@@ -6,20 +6,24 @@ runs it again finds what was done and goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from results.locations import Location
 from study.checkpoints import Checkpoint, load_weights, new_network, read, read_best, read_description, save, trial_id
 from study.data import Dataset
 from study.learning_curves import Epoch
+from study.locks import exclusive
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
-from study.storage import DamagedError, set_aside
+from study.storage import DamagedError, set_aside, sweep
 from study.training import TrainingSettings, TrainingState, train
+
+PATIENCE_SECONDS = 60.0
+"""A worker whose driver was killed ends within seconds; as long, whoever trains its trial next waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class TrialPlan:
 def run_trial(
     plan: TrialPlan,
     dataset: Dataset,
-    checkpoints: Path,
+    checkpoints: Location,
     *,
     epochs: int,
     device: torch.device,
@@ -79,23 +83,34 @@ def run_trial(
 
     Returns:
         The trial's whole history.
+
+    Raises:
+        HeldError: another process trains it, and has not ended within a minute.
     """
-    parent = plan.parent
-    return train_in_folder(
-        plan,
-        dataset,
-        checkpoints / plan.trial_id,
-        epochs=epochs,
-        device=device,
-        backbone_weights=None if parent is None else lambda: read_best(checkpoints, parent)[1],
-        on_epoch=on_epoch,
-    )
+    parent, folder = plan.parent, checkpoints / plan.trial_id
+    with exclusive(trial_lock(checkpoints, plan.trial_id), folder.name, patience_seconds=PATIENCE_SECONDS):
+        sweep(folder / "last")
+        sweep(folder / "best")
+        return train_in_folder(
+            plan,
+            dataset,
+            folder,
+            epochs=epochs,
+            device=device,
+            backbone_weights=None if parent is None else lambda: read_best(checkpoints, parent)[1],
+            on_epoch=on_epoch,
+        )
+
+
+def trial_lock(checkpoints: Location, trial_id: str) -> Location:
+    """The lock of whoever trains a trial."""
+    return checkpoints.parent / "locks" / f"{trial_id}.lock"
 
 
 def train_in_folder(
     plan: TrialPlan,
     dataset: Dataset,
-    folder: Path | None,
+    folder: Location | None,
     *,
     epochs: int,
     device: torch.device,
@@ -109,7 +124,8 @@ def train_in_folder(
     """
     assert plan.data_digest == dataset.info.digest, "the plan was made for other images"
     network = new_network(plan.network, dataset.info, plan.training.seed)
-    resume = _last_state(folder, network, partial=plan.training.mode == "normal") if folder else None
+    found = _last_state(folder, network, partial=plan.training.mode == "normal") if folder else None
+    resume, made_by = found or (None, ())
     if resume is None and backbone_weights is not None:
         load_backbone_weights(network, backbone_weights())
     network.to(device)
@@ -124,14 +140,21 @@ def train_in_folder(
                 training=plan.training,
                 info=dataset.info,
                 parent=plan.parent,
+                made_by=made_by,
             )
         on_epoch(state.history[-1])
 
     return train(network, dataset, plan.training, epochs=epochs, resume=resume, on_epoch=save_then_report)
 
 
-def _last_state(folder: Path, network: MultiExitNetwork, *, partial: bool) -> TrainingState | None:
-    """Load the trial's last checkpoint into the network; a damaged one is set aside and the trial starts anew."""
+def _last_state(
+    folder: Location, network: MultiExitNetwork, *, partial: bool
+) -> tuple[TrainingState, Sequence[tuple[int, Mapping[str, str]]]] | None:
+    """Load the trial's last checkpoint into the network; a damaged one is set aside and the trial starts anew.
+
+    Returns:
+        Where it stands, and which versions trained its epochs.
+    """
     try:
         found = read(folder / "last")
     except DamagedError as error:
@@ -141,10 +164,10 @@ def _last_state(folder: Path, network: MultiExitNetwork, *, partial: bool) -> Tr
         return None
     checkpoint, weights, optimizer = found
     load_weights(network, weights, partial=partial)
-    return TrainingState(checkpoint.history, optimizer)
+    return TrainingState(checkpoint.history, optimizer), checkpoint.made_by
 
 
-def read_trial(plan: TrialPlan, checkpoints: Path) -> Checkpoint | None:
+def read_trial(plan: TrialPlan, checkpoints: Location) -> Checkpoint | None:
     """The description of a trial's last checkpoint; None before its first epoch, or when damage was set aside."""
     folder = checkpoints / plan.trial_id
     try:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+from functools import cache
 from importlib import metadata
+from pathlib import Path
+
+import results
+import search_spaces
+import study
 
 
 def versions() -> dict[str, str]:
-    """Of this program, the libraries that compute, Python and the machine."""
+    """Of this program (``code``: a hash of its very sources), the libraries that compute, Python and the machine."""
     names = ("predictive-exit", "torch", "torchvision", "torchao", "numpy", "numba", "optuna", "ray")
     return {
         **{name: _version(name) for name in names},
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "code": _code_digest(),
     }
 
 
@@ -21,3 +29,14 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+@cache
+def _code_digest() -> str:
+    """Twelve digits that change with any source file: between two releases, the version alone does not tell."""
+    digest = hashlib.sha256()
+    for package in (results, search_spaces, study):
+        root = Path(package.__path__[0])
+        for file in sorted(root.rglob("*.py")):
+            digest.update(f"{root.name}/{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -16,14 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from results.files import write_atomic
+from results.locations import Location
 from results.summary import FrontSummary, summarize_front, summary_json
-from results.tables import SCHEMAS, part_count, read_table, rows_of
-from search_spaces.spec import validate_space
+from results.tables import data_names, rows_of
 from study.errors import UserError
-from study.learning_curves import best_epoch, history_from_json
-from study.run_folder import STUDY_FILE, read_study_file
-from study.storage import DamagedError, read_published
-from study.strict_json import parse_json
+from study.run_folder import STUDY_FILE
 
 SHOWN = 60
 """Rows of a printed front."""
@@ -35,18 +32,27 @@ def console_of() -> Console:
     return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def print_front(folder: Path, *, as_json: bool) -> None:
-    """Print the front of a run folder."""
-    _require_run_folder(folder)
-    summary = summarize_front(folder / "tables")
+def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
+    """Print the front of a run folder, or those of all its data sets."""
+    require_run_folder(folder)
+    tables = folder / "tables"
+    several = data_names(tables, "front")
+    if data is not None or len(several) < 2:
+        fronts = {data: summarize_front(tables, data=data)}
+    else:
+        fronts = {name: summarize_front(tables, data=name) for name in several}
     if as_json:
-        print(json.dumps(summary_json(summary), indent=1))
+        printed = {name: summary_json(summary) for name, summary in fronts.items()}
+        print(json.dumps(printed if len(fronts) > 1 else printed[data], indent=1))
         return
     console = console_of()
-    console.print(_front_table(summary))
-    for line in front_lines(summary):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"tables: {folder / 'tables'}", markup=False)
+    for name, summary in fronts.items():
+        if len(fronts) > 1:
+            console.print(f"data set {name}", markup=False)
+        console.print(_front_table(summary))
+        for line in front_lines(summary):
+            console.print(line, markup=False, soft_wrap=True)
+    console.print(f"tables: {tables}", markup=False)
 
 
 def front_lines(summary: FrontSummary) -> list[str]:
@@ -157,10 +163,10 @@ def _text(value: Any, form: str) -> str:
     return "" if value is None or math.isnan(value) else format(value, form)
 
 
-def write_front(folder: Path, output: Path) -> None:
+def write_front(folder: Location, output: Path, *, data: str | None = None) -> None:
     """Write the front, with its shares of the classic network, as .csv or .parquet."""
-    _require_run_folder(folder)
-    write_points(summarize_front(folder / "tables").points, output)
+    require_run_folder(folder)
+    write_points(summarize_front(folder / "tables", data=data).points, output)
 
 
 def write_points(points: pd.DataFrame, output: Path) -> None:
@@ -173,104 +179,14 @@ def write_points(points: pd.DataFrame, output: Path) -> None:
     write_atomic(output, content.getvalue())
 
 
-def study_status(folder: Path) -> dict[str, Any]:
-    """What of a study is there, derived from the files of its run folder.
-
-    Raises:
-        UserError, SpecError, TableError: the study or a table cannot be read.
-    """
-    stored = read_study_file(folder)
-    if stored is None:
-        raise _no_run_folder(folder)
-    spec = validate_space(stored["study"], str(folder / STUDY_FILE))
-    trials = [_trial_status(path) for path in sorted((folder / "checkpoints").glob("*")) if path.is_dir()]
-    tables = folder / "tables"
-    present = [name for name in SCHEMAS if part_count(tables, name)]
-    if "trials" in present:
-        known = read_table(tables, "trials").set_index("trial_id")
-        for trial in trials:
-            if trial["trial_id"] in known.index:
-                trial["status"] = str(known.loc[trial["trial_id"], "status"])
-    exact = spec.operating_points.search == "exact"
-    points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
-    done = points[points["state"] == "COMPLETE"]
-    return {
-        "study": spec.name,
-        "created": stored["provenance"].get("created"),
-        "versions": stored["provenance"].get("versions"),
-        "trials": trials,
-        "operating_points": len(points),
-        "operating_points_failed": int((points["state"] == "FAIL").sum()),
-        "asked": {
-            "backbones": spec.backbones.trials,
-            "exits for each of the best backbones": spec.exits.trials,
-            "parents": spec.exits.parents,
-            "operating_points for each search": "all of the exact front" if exact else spec.operating_points.trials,
-        },
-        "tables": present,
-        "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
-        "finished": set(present) == set(SCHEMAS),
-    }
-
-
-def _trial_status(folder: Path) -> dict[str, Any]:
-    """A trial as its last checkpoint tells; read as plain JSON, because parsing it in full would import torch."""
-    row: dict[str, Any] = {"trial_id": folder.name, "status": "under way"}
-    try:
-        published = read_published(folder / "last", names={"checkpoint.json"})
-    except DamagedError as error:
-        return {**row, "status": f"damaged: {error}"}
-    if published is None:
-        return {**row, "status": "no epoch yet"}
-    try:
-        description = parse_json(published.files["checkpoint.json"])
-        network, mode = description["network"], description["training"]["mode"]
-        history = history_from_json(description["history"])
-        score = best_epoch(history).score
-        return {
-            **row,
-            "mode": mode,
-            "network": f"{network['backbone']} x {network['width']:g}",
-            "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
-            "epochs": history[-1].epoch,
-            "score": None if math.isnan(score) else score,
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {**row, "status": f"damaged: {folder / 'last'} is no checkpoint of this program"}
-
-
-def print_status(folder: Path, *, as_json: bool) -> None:
-    """Print the status of a run folder."""
-    status = study_status(folder)
-    if as_json:
-        print(json.dumps(status, indent=1))
-        return
-    console = console_of()
-    table = Table(title=f"study {status['study']}, created {status['created']}", title_justify="left")
-    columns = ("trial_id", "status", "mode", "network", "head", "epochs", "score")
-    for name in columns:
-        table.add_column(name)
-    for trial in status["trials"]:
-        score = trial.get("score")
-        shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
-        table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
-    console.print(table)
-    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()), markup=False)
-    failed = status["operating_points_failed"]
-    console.print(f"operating points: {status['operating_points']}, {failed} of them failed", markup=False)
-    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)
-    left = "not finished: the same `run` command goes on"
-    if not status["constraints_kept"]:
-        left = "not finished: no operating point so far keeps to the constraints"
-    console.print("finished" if status["finished"] else left, markup=False)
-
-
-def _require_run_folder(folder: Path) -> None:
+def require_run_folder(folder: Location) -> None:
+    """Refuse a folder that is none."""
     if not (folder / STUDY_FILE).is_file():
-        raise _no_run_folder(folder)
+        raise no_run_folder(folder)
 
 
-def _no_run_folder(folder: Path) -> UserError:
+def no_run_folder(folder: Location) -> UserError:
+    """What is said of a folder that is no run folder."""
     return UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")
 
 

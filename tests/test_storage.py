@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from results.files import write_atomic
 from study.errors import UserError
-from study.storage import DamagedError, content_hash, publish, read_published, safe_name, set_aside
+from study.storage import DamagedError, content_hash, publish, read_published, safe_name, set_aside, sweep
 
 OLD = {"weights.bin": b"old weights", "notes.json": b'{"epoch": 1}', "same.txt": b"never changes"}
 NEW = {"weights.bin": b"new weights, longer", "notes.json": b'{"epoch": 2}', "same.txt": b"never changes", "more": b""}
@@ -96,6 +96,7 @@ def test_a_writer_that_dies_anywhere_leaves_the_old_or_the_new_content(tmp_path)
         publish(folder, NEW)
         after = read_published(folder)
         assert after is not None and after.files == NEW
+        sweep(folder)
         assert len(names(folder)) == len(NEW) + 1, "what the dead writer left is gone"
     assert len(seen) > 20 and seen == sorted(seen), "first always the old content, then always the new"
     assert True in seen and False in seen

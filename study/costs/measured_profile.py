@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from results.locations import Location
 from study.costs.meters import MeterSource, device_name
 from study.costs.profile import Costs
 from study.errors import UserError
@@ -153,7 +153,7 @@ class Profile:
             raise UserError(f"this is no measured cost profile ({error})") from None
 
 
-def read_profile(path: Path) -> Profile:
+def read_profile(path: Location) -> Profile:
     """The profile in a file.
 
     Raises:

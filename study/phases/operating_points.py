@@ -11,7 +11,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from results.files import write_atomic
-from results.tables import SCHEMAS, next_part, part_count, read_table, rows_of, write_part
+from results.locations import Location
+from results.tables import SCHEMAS, empty_table, next_part, part_count, read_table, rows_of, write_part
 from search_spaces.spec import OperatingPointsSpec
 from study.criteria import Criterion
 from study.errors import UserError
@@ -44,11 +45,12 @@ TABLE = "operating_points"
 def search(
     spec: OperatingPointsSpec,
     candidates: Sequence[Candidate],
-    tables: Path,
+    tables: Location,
     *,
     seed: int,
     name: str,
     reporter: Reporter,
+    stamp: Mapping[str, str] | None = None,
 ) -> None:
     """Ask and tell until the table holds ``spec.trials`` trials of this search, or a reason to stop.
 
@@ -59,53 +61,159 @@ def search(
         seed: of the study.
         name: of this search, in the table.
         reporter: told the number of trials done.
+        stamp: columns that all new rows share: the data set, and what computes them.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows = _stored_rows(tables, name)
-    by_number = {int(row["number"]): row for row in rows}
+    stored = _Stored(tables, name)
     journal = tables.parent / "optuna" / f"{name}.log"
-    yardstick = Yardstick.of(spec.objectives, candidates)
-    if _is_over(spec, rows) and journal.exists():
-        reporter.line(f"operating points: {len(rows)} are already there")
+    if stored.is_whole(spec) and journal.exists():
+        reporter.line(f"operating points: {len(stored)} are already there")
         return
-    directions = [
-        StudyDirection.MAXIMIZE if objective == "accuracy" else StudyDirection.MINIMIZE for objective in spec.objectives
-    ]
-    study = optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, 0))
-    _rebuild(study, rows, spec, candidates, seed)
-    known: dict[object, int] = {}
-    for row in rows:
-        if row["state"] == "COMPLETE":
-            known.setdefault(point_of(row, candidates).key, int(row["number"]))
-    truth = None if _is_over(spec, rows) else _exact_hypervolume(spec, candidates, yardstick, reporter)
+    course = _Course(spec, candidates, Yardstick.of(spec.objectives, candidates))
+    study = _new_study(spec, seed)
+    truth: float | None = None
+    fresh = 0
     with reporter.task("operating points", spec.trials) as task:
-        if rows:
-            task.advance(len(rows), "already there")
-        while not _is_over(spec, list(by_number.values())):
-            batch = []
-            for number in range(len(by_number), min(len(by_number) + spec.batch, spec.trials)):
-                row = _one_trial(study, spec, candidates, number, seed, name, known, by_number)
-                by_number[number] = row
-                batch.append(row)
-            found = yardstick.hypervolume(row for row in by_number.values() if row.get("feasible"))
-            for row in batch:
-                row |= {"hypervolume": found, "hypervolume_ratio": found / truth if truth else None}
-            write_part(tables, TABLE, batch, next_part(tables, TABLE))
-            task.advance(len(by_number), _progress(by_number.values(), len(known)))
-    if len(by_number) < spec.trials:
-        row = by_number[len(by_number) - 1]
-        ratio = row["hypervolume_ratio"]
-        why = "the hypervolume_ratio is reached" if _reached(spec, ratio) else "the hypervolume is on a plateau"
-        reporter.line(f"operating points: stopped after {len(by_number)} of {spec.trials} trials: {why}")
-    if len(by_number) > len(rows) or not journal.exists():
+        while not course.is_over():
+            batch = stored.batch(course.done, spec.batch)
+            if batch:  # asked and told before: the study learns it again
+                for row in batch:
+                    _tell_again(study, row, spec, candidates, seed)
+                    course.add(row)
+            else:
+                if not fresh:
+                    truth = _exact_hypervolume(spec, candidates, course.yardstick, reporter)
+                while len(batch) < spec.batch and course.done < spec.trials and course.done not in stored.numbers:
+                    row = _one_trial(study, spec, candidates, course, seed)
+                    batch.append({**row, "search": name, **(stamp or {})})
+                    course.add(row)
+                found = course.hypervolume()
+                for row in batch:
+                    row |= {"hypervolume": found, "hypervolume_ratio": found / truth if truth else None}
+                fresh += len(batch)
+                write_part(tables, TABLE, batch, next_part(tables, TABLE))
+            course.end_batch(batch[-1])
+            task.advance(course.done, course.text())
+    if course.done < spec.trials:
+        why = "the hypervolume_ratio is reached" if course.has_ratio() else "the hypervolume is on a plateau"
+        reporter.line(f"operating points: stopped after {course.done} of {spec.trials} trials: {why}")
+    if fresh or not journal.exists():
         export_journal(study, journal)
 
 
+class _Stored:
+    """The rows of a search that earlier starts wrote. A part that was damaged leaves a gap: it is asked again."""
+
+    def __init__(self, tables: Location, name: str) -> None:
+        table = read_table(tables, TABLE) if part_count(tables, TABLE) else empty_table(TABLE)
+        self.rows = table[table["search"] == name].sort_values("number", ignore_index=True)
+        self.numbers = frozenset(self.rows["number"])
+        if len(self.numbers) < len(self.rows):
+            number = self.rows["number"][self.rows["number"].duplicated()].iloc[0]
+            raise UserError(f"{tables / TABLE} holds trial {number} of search {name} twice: remove one of its parts")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, first: int, size: int) -> list[dict[str, Any]]:
+        """At most ``size`` rows from number ``first`` on, up to the next gap."""
+        place = int(self.rows["number"].searchsorted(first))
+        rows = list(rows_of(self.rows.iloc[place : place + size]))
+        return [row for number, row in enumerate(rows, start=first) if row["number"] == number]
+
+    def is_whole(self, spec: OperatingPointsSpec) -> bool:
+        """Whether nothing is missing, so that nothing needs to be replayed to know what is left."""
+        if not len(self) or self.rows["number"].iloc[-1] != len(self) - 1:
+            return False
+        volumes = self.rows["hypervolume"].iloc[spec.batch - 1 :: spec.batch].tolist()
+        return _is_over(spec, len(self), self.rows["hypervolume_ratio"].iloc[-1], volumes)
+
+
+_REMEMBERED = 4096
+
+
+class _Course:
+    """How far a search has come. Of each trial it keeps for ever no more than the point that it stood for."""
+
+    def __init__(self, spec: OperatingPointsSpec, candidates: Sequence[Candidate], yardstick: Yardstick) -> None:
+        self.spec, self.candidates, self.yardstick = spec, candidates, yardstick
+        self.done = 0
+        self.known: dict[object, int] = {}
+        """Point -> number of its first trial."""
+        self.metrics: dict[int, dict[str, Any]] = {}
+        """Number of a trial -> what its point is worth, of the latest ones: a repeat of these is not replayed."""
+        self.best_accuracy = 0.0
+        self.ratio: float | None = None
+        self.volumes: list[float] = []
+        """Hypervolume after each whole batch."""
+        self.front = yardstick.values([])
+        self.new: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """The next trial."""
+        if row["state"] == "COMPLETE":
+            if row.get("repeat_of") is None:
+                number = int(row["number"])
+                self.known.setdefault(point_of(row, self.candidates).key, number)
+                self.metrics[number] = {column: row.get(column) for column in _METRICS}
+                if len(self.metrics) > _REMEMBERED:
+                    del self.metrics[next(iter(self.metrics))]
+            self.best_accuracy = max(self.best_accuracy, row["accuracy"])
+            if row.get("feasible"):
+                self.new.append(row)
+        self.done += 1
+
+    def hypervolume(self) -> float:
+        """Of all feasible points so far."""
+        self._join()
+        return self.yardstick.of_values(self.front)
+
+    def _join(self) -> None:
+        if self.new:
+            self.front = self.yardstick.join(self.front, self.yardstick.values(self.new))
+            self.new = []
+
+    def end_batch(self, last: Mapping[str, Any]) -> None:
+        """Behind the last row of a batch, which tells what the batch came to."""
+        self._join()
+        self.ratio = last["hypervolume_ratio"]
+        if self.done % self.spec.batch == 0:
+            self.volumes.append(last["hypervolume"])
+
+    def is_over(self) -> bool:
+        """Whether there is nothing left to ask."""
+        return _is_over(self.spec, self.done, self.ratio, self.volumes)
+
+    def has_ratio(self) -> bool:
+        """Whether the wanted share of the exact front is found."""
+        return _reached(self.spec, self.ratio)
+
+    def text(self) -> str:
+        """For the progress."""
+        if not self.known:
+            return "no point yet"
+        share = "" if self.ratio is None else f", {self.ratio:.1%} of the exact front's hypervolume"
+        return f"{len(self.known)} points, best validation accuracy {self.best_accuracy:.4f}{share}"
+
+
+def _new_study(spec: OperatingPointsSpec, seed: int) -> optuna.Study:
+    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    directions = [maximize if objective == "accuracy" else minimize for objective in spec.objectives]
+    # QMC counts what it drew: one sampler, with the study's own seed, draws everything.
+    return optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, seed))
+
+
 def list_exact_points(
-    spec: OperatingPointsSpec, candidates: Sequence[Candidate], tables: Path, *, name: str, reporter: Reporter
+    spec: OperatingPointsSpec,
+    candidates: Sequence[Candidate],
+    tables: Location,
+    *,
+    name: str,
+    reporter: Reporter,
+    stamp: Mapping[str, str] | None = None,
 ) -> None:
     """Write the exact front of a search space to the table, in place of a search."""
-    if _stored_rows(tables, name):
+    if len(_Stored(tables, name)):
         reporter.line("operating points: the exact front is already there")
         return
     reference = reference_accuracy(candidates)
@@ -122,6 +230,7 @@ def list_exact_points(
                 {
                     "number": len(rows),
                     "search": name,
+                    **(stamp or {}),
                     "sampler": EXACT,
                     "batch_size": spec.batch_size,
                     "trial_id": exact.point.candidate.trial_id,
@@ -138,15 +247,10 @@ def list_exact_points(
     write_part(tables, TABLE, rows, next_part(tables, TABLE))
 
 
-def _is_over(spec: OperatingPointsSpec, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a search has nothing left to ask; ``rows`` end with a whole batch."""
-    if len(rows) >= spec.trials:
+def _is_over(spec: OperatingPointsSpec, done: int, ratio: float | None, volumes: Sequence[float]) -> bool:
+    """Whether a search has nothing left to ask, after ``done`` trials and these hypervolumes of its whole batches."""
+    if done >= spec.trials or (done and _reached(spec, ratio)):
         return True
-    if not rows:
-        return False
-    if _reached(spec, rows[-1]["hypervolume_ratio"]):
-        return True
-    volumes = [row["hypervolume"] for row in rows[spec.batch - 1 :: spec.batch]]
     return spec.stop.plateau is not None and on_plateau(volumes, spec.stop.plateau)
 
 
@@ -172,16 +276,7 @@ def _exact_hypervolume(
     return yardstick.of_values(values)
 
 
-def _progress(rows: Iterable[Mapping[str, Any]], points: int) -> str:
-    done = [row for row in rows if row["state"] == "COMPLETE"]
-    if not done:
-        return "no point yet"
-    ratio = done[-1]["hypervolume_ratio"]
-    share = "" if ratio is None else f", {ratio:.1%} of the exact front's hypervolume"
-    return f"{points} points, best validation accuracy {max(row['accuracy'] for row in done):.4f}{share}"
-
-
-def export_journal(study: optuna.Study, path: Path) -> None:
+def export_journal(study: optuna.Study, path: Location) -> None:
     """Write an Optuna study as a journal, for ``optuna-dashboard``. It is never read back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -193,26 +288,18 @@ def export_journal(study: optuna.Study, path: Path) -> None:
 
 
 def _one_trial(
-    study: optuna.Study,
-    spec: OperatingPointsSpec,
-    candidates: Sequence[Candidate],
-    number: int,
-    seed: int,
-    name: str,
-    known: dict[object, int],
-    by_number: Mapping[int, Mapping[str, Any]],
+    study: optuna.Study, spec: OperatingPointsSpec, candidates: Sequence[Candidate], course: _Course, seed: int
 ) -> dict[str, Any]:
     """Ask for one trial, replay it, tell the result; returns its row."""
+    number = course.done
     trial = _ask(study, spec, number, seed)
-    row: dict[str, Any] = {"number": number, "search": name, "sampler": spec.sampler, "batch_size": spec.batch_size}
+    row: dict[str, Any] = {"number": number, "sampler": spec.sampler, "batch_size": spec.batch_size}
     try:
         point = suggest(trial, candidates, spec)
-        row |= {"trial_id": point.candidate.trial_id, **point.settings()}
-        if point.key in known:
-            row["repeat_of"] = known[point.key]
-            original = by_number[known[point.key]]
-            metrics: dict[str, Any] = {column: original.get(column) for column in _METRICS}
-        else:
+        repeat_of = course.known.get(point.key)
+        row |= {"trial_id": point.candidate.trial_id, **point.settings(), "repeat_of": repeat_of}
+        metrics = course.metrics.get(-1 if repeat_of is None else repeat_of)
+        if metrics is None:
             metrics = {"split": "validation", **point.evaluate()}
             metrics |= _judged(metrics, spec, reference_accuracy(candidates))
         values = [known_value(metrics, objective) for objective in spec.objectives]
@@ -226,7 +313,6 @@ def _one_trial(
             trial.set_constraint(limit, exceeded)
         study.tell(trial, values)
         row |= {"state": "COMPLETE", **metrics}
-        known.setdefault(point.key, number)
     row["params"] = json.dumps(trial.params)
     row["distributions"] = json.dumps({key: distribution_to_json(d) for key, d in trial.distributions.items()})
     return row
@@ -254,59 +340,42 @@ def _ask(study: optuna.Study, spec: OperatingPointsSpec, number: int, seed: int)
     return study.ask()
 
 
-def _rebuild(
-    study: optuna.Study,
-    rows: Sequence[Mapping[str, Any]],
-    spec: OperatingPointsSpec,
-    candidates: Sequence[Candidate],
-    seed: int,
+def _tell_again(
+    study: optuna.Study, row: Mapping[str, Any], spec: OperatingPointsSpec, candidates: Sequence[Candidate], seed: int
 ) -> None:
-    """Bring a new study to where the table stands.
+    """Bring a new study past a trial of the table.
 
-    Samplers that keep a state of their own beside the trials are asked everything again, which costs next to nothing
-    for them; to the others the stored trials are added.
+    Samplers that keep a state of their own beside the trials are asked again, which costs next to nothing for them; to
+    the others the stored trial is added.
 
     Raises:
         UserError: asked again, such a sampler answers otherwise than the table says.
     """
-    if spec.sampler == "qmc":
-        study.sampler = make_sampler("qmc", seed)
-    for number, row in enumerate(rows):
-        values = [row[COLUMNS[objective]] for objective in spec.objectives]
-        complete = row["state"] == "COMPLETE"
-        if spec.sampler in _STATEFUL:
-            trial = _ask(study, spec, number, seed)
-            with contextlib.suppress(UserError):
-                suggest(trial, candidates, spec)
-            if trial.params != json.loads(row["params"]):
-                raise UserError(
-                    f"sampler {spec.sampler} does not repeat trial {number} of the stored search, which was made with "
-                    "other versions; remove the table operating_points to search again"
-                )
-            for limit, exceeded in json.loads(row["constraints"] or "{}").items():
-                trial.set_constraint(limit, exceeded)
-            study.tell(trial, values if complete else None, state=None if complete else TrialState.FAIL)
-            continue
-        distributions = {key: json_to_distribution(d) for key, d in json.loads(row["distributions"]).items()}
+    complete = row["state"] == "COMPLETE"
+    values = [row[COLUMNS[objective]] for objective in spec.objectives] if complete else None
+    params, exceeded = json.loads(row["params"]), json.loads(row["constraints"] or "{}")
+    if spec.sampler not in _STATEFUL:
         study.add_trial(
             optuna.create_trial(
                 state=TrialState.COMPLETE if complete else TrialState.FAIL,
-                params=json.loads(row["params"]),
-                distributions=distributions,
-                values=values if complete else None,
-                constraints=json.loads(row["constraints"] or "{}"),
+                params=params,
+                distributions={key: json_to_distribution(d) for key, d in json.loads(row["distributions"]).items()},
+                values=values,
+                constraints=exceeded,
             )
         )
-
-
-def _stored_rows(tables: Path, name: str) -> list[dict[str, Any]]:
-    if not part_count(tables, TABLE):
-        return []
-    table = read_table(tables, TABLE)
-    rows = sorted(rows_of(table[table["search"] == name]), key=lambda row: int(row["number"]))
-    if [row["number"] for row in rows] != list(range(len(rows))):
-        raise UserError(f"{tables / TABLE} lacks a part: put it back, or remove the folder to search again")
-    return rows
+        return
+    trial = _ask(study, spec, int(row["number"]), seed)
+    with contextlib.suppress(UserError):
+        suggest(trial, candidates, spec)
+    if trial.params != params:
+        raise UserError(
+            f"sampler {spec.sampler} does not repeat trial {row['number']} of the stored search, which was made with "
+            "other versions; remove the table operating_points to search again"
+        )
+    for limit, value in exceeded.items():
+        trial.set_constraint(limit, value)
+    study.tell(trial, values, state=None if complete else TrialState.FAIL)
 
 
 def point_of(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> OperatingPoint:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from results.files import write_atomic
+from results.locations import Location
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.costs.device_models import FALLBACK, LevelDevice, load_device
@@ -98,7 +98,7 @@ def price(
     work: NetworkWork,
     precision: Precision,
     network: Callable[[], RunnableNetwork],
-    profile_path: Path,
+    profile_path: Location,
     *,
     device_here: torch.device,
     other_device: bool,

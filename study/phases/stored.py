@@ -6,12 +6,12 @@ Weights are read only where memory, frequency rules or another device table ask 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast, get_args
 
 import torch
 
-from results.tables import part_count, read_table
+from results.locations import Location
+from results.tables import of_data, part_count, read_table
 from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
 from study.costs.device_models import load_device
 from study.costs.flops import NetworkWork, count_work
@@ -26,7 +26,7 @@ from study.storage import safe_name
 from study.stored_traces import StoredTrace, load_best, stored_traces
 
 
-def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
     """The study of a run folder; ``changes`` to its search space as those of ``run --set``.
 
     Raises:
@@ -42,20 +42,26 @@ def stored_study(folder: Path, changes: Sequence[tuple[str, object]] = ()) -> St
     return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
 
 
-def stored_candidates(folder: Path, points: OperatingPointsSpec) -> list[Candidate]:
+def stored_candidates(folder: Location, points: OperatingPointsSpec, data: str | None = None) -> list[Candidate]:
     """The networks that phase 2 searched, or will search, at the precisions of a search space.
 
     Args:
         folder: run folder.
         points: of the folder's study, or changed; with another device table costs are modelled anew.
+        data: the data set; may be left out where the study has one.
 
     Raises:
         UserError: there is not one, or what belongs to one is missing or damaged. (While the study still runs, networks
             that are not traced yet are left out.)
     """
     finished = bool(part_count(folder / "tables", "costs"))
-    found = _newest(folder, [trace for trace in stored_traces(folder / "traces") if _wanted(trace, points)])
-    own = stored_study(folder).operating_points
+    study = stored_study(folder)
+    if data is None and len(study.data.names) > 1:
+        raise UserError(f"{folder} has several data sets: name one of {', '.join(study.data.names)} with --data")
+    if data is not None and data not in study.data.names:
+        raise UserError(f"{folder} has no data set {data}: it has {', '.join(study.data.names)}")
+    found = _newest(folder, [trace for trace in stored_traces(folder / "traces") if _wanted(trace, points)], data)
+    own = study.operating_points
     same_costs = (points.costs, points.batch_size) == (own.costs, own.batch_size)
     if points.costs == MEASURED and not same_costs:
         raise UserError("operating_points.costs: measured costs are those of a study: give `run` with another --name")
@@ -106,24 +112,26 @@ def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
     return trace.precision in get_args(Precision) and trace.precision in points.quantization.values
 
 
-def _newest(folder: Path, traces: Sequence[StoredTrace]) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
+def _newest(
+    folder: Location, traces: Sequence[StoredTrace], data: str | None
+) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
     """The traces of each network and precision by split: of the weights that the study has now, the last written."""
     current = None
     if part_count(folder / "tables", "trials"):
-        trials = read_table(folder / "tables", "trials")
+        trials = of_data(read_table(folder / "tables", "trials"), data)
         current = set(trials["trial_id"] + "@" + trials["weights_hash"])
     searched = None
     if part_count(folder / "tables", "costs"):
         searched = set(read_table(folder / "tables", "costs")["trial_id"])
     found: dict[tuple[str, Precision], dict[str, StoredTrace]] = {}
-    for trace in sorted(traces, key=lambda one: one.folder.stat().st_mtime):
+    for trace in sorted(traces, key=lambda one: one.written):
         if (current is None or trace.weights in current) and (searched is None or trace.trial_id in searched):
             splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
             splits[trace.split] = trace
     return dict(sorted(found.items()))
 
 
-def _work(folder: Path, weights: str) -> NetworkWork:
+def _work(folder: Location, weights: str) -> NetworkWork:
     if not (folder / "checkpoints" / safe_name(weights.partition("@")[0], "trial")).exists():
         raise UserError(
             f"{folder}: memory, frequency rules and another device table need the networks' checkpoints, which are not "
@@ -132,7 +140,7 @@ def _work(folder: Path, weights: str) -> NetworkWork:
     return count_work(load_best(folder / "checkpoints", weights, torch.device("cpu"))[0])
 
 
-def _stored_costs(path: Path, *, measured: bool) -> Costs:
+def _stored_costs(path: Location, *, measured: bool) -> Costs:
     if not path.is_file():
         raise UserError(f"{path} is missing: give `run` again, which writes it")
     if measured:

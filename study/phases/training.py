@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from results.files import write_atomic
+from results.locations import Location
 from search_spaces.choices import draw
-from search_spaces.spec import SpecError, StudySpec, TrainingSpec
+from search_spaces.spec import SchedulerSpec, SpecError, StudySpec, TrainingSpec
 from study.checkpoints import Checkpoint, read_description
 from study.errors import UserError
 from study.learning_curves import Epoch, best_epoch, outcome
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import NetworkSettings
+from study.outline import rungs
 from study.phases.tuning import Workshop, run_trials
 from study.training import TrainingSettings
 from study.trials import TrialPlan, read_trial
@@ -114,18 +115,6 @@ def _plan(
     )
 
 
-def rungs(section: TrainingSpec) -> list[int]:
-    """The epoch budgets of successive halving, rising, the last one the full budget."""
-    if section.scheduler.kind != "halving":
-        return [section.epochs]
-    budgets = []
-    budget = section.scheduler.first_rung
-    while budget < section.epochs:
-        budgets.append(budget)
-        budget *= section.scheduler.reduction
-    return [*budgets, section.epochs]
-
-
 def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: int, *, keep: int = 1) -> list[str]:
     """The best 1/``reduction`` of the trials (rounded up) by their best score within ``budget`` epochs.
 
@@ -171,7 +160,7 @@ def run_phase(
         if missing:
             phase = missing[0].phase
             name = phase if len(budgets) == 1 else f"{phase}, rung {number}/{len(budgets)}"
-            errors |= run_trials(missing, budget, workshop, name=name, asha=asha)
+            errors |= _train(missing, budget, workshop, name=name, asha=asha)
             if asha:
                 _mark_stopped(missing, budget, workshop.checkpoints, errors)
             for plan in missing:
@@ -194,12 +183,41 @@ def run_phase(
     return rank_records(records)
 
 
+def _train(
+    plans: Sequence[TrialPlan], budget: int, workshop: Workshop, *, name: str, asha: SchedulerSpec | None
+) -> dict[str, str]:
+    """Train trials up to a budget; returns the errors of those that failed for good.
+
+    A trial whose workers died again and again is given up only if it did not come forward meanwhile: on machines that
+    come and go every trial loses workers, and a study without it would not be the same study.
+    """
+    errors: dict[str, str] = {}
+    left = list(plans)
+    while left:
+        before = {plan.trial_id: _epochs_done(plan, workshop.checkpoints) for plan in left}
+        failures = run_trials(left, budget, workshop, name=name, asha=asha)
+        failed = [plan for plan in left if plan.trial_id in failures]
+        left = [
+            plan
+            for plan in failed
+            if failures[plan.trial_id].worker_died and _epochs_done(plan, workshop.checkpoints) > before[plan.trial_id]
+        ]
+        errors |= {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
+        if left:
+            workshop.reporter.line(f"{name}: workers of {len(left)} trials died; they go on from their last epochs")
+    return errors
+
+
+def _epochs_done(plan: TrialPlan, checkpoints: Location) -> int:
+    return len(_history(plan, checkpoints))
+
+
 def rank_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Best score first; ties by trial id, trials without a score last."""
     return sorted(records, key=lambda r: (math.inf if math.isnan(r.score) else -r.score, r.plan.trial_id))
 
 
-def status_of(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
+def status_of(plan: TrialPlan, checkpoints: Location, epochs: int) -> str:
     """``waiting``, ``running``, ``stopped_by_asha`` or the outcome of the trial at this budget."""
     checkpoint = read_trial(plan, checkpoints)
     if checkpoint is None:
@@ -209,19 +227,19 @@ def status_of(plan: TrialPlan, checkpoints: Path, epochs: int) -> str:
     return "stopped_by_asha" if status == "running" and stopped.exists() else status
 
 
-def _mark_stopped(plans: Sequence[TrialPlan], epochs: int, checkpoints: Path, errors: Mapping[str, str]) -> None:
+def _mark_stopped(plans: Sequence[TrialPlan], epochs: int, checkpoints: Location, errors: Mapping[str, str]) -> None:
     """ASHA's verdicts are not a function of the curves: they are written down, so that a later start knows them."""
     for plan in plans:
         if plan.trial_id not in errors and status_of(plan, checkpoints, epochs) == "running":
             write_atomic(checkpoints / plan.trial_id / STOPPED, b'{"by": "asha"}\n')
 
 
-def _history(plan: TrialPlan, checkpoints: Path) -> tuple[Epoch, ...]:
+def _history(plan: TrialPlan, checkpoints: Location) -> tuple[Epoch, ...]:
     checkpoint = read_trial(plan, checkpoints)
     return checkpoint.history if checkpoint else ()
 
 
-def make_record(plan: TrialPlan, status: str, checkpoints: Path, error: str | None = None) -> TrialRecord:
+def make_record(plan: TrialPlan, status: str, checkpoints: Location, error: str | None = None) -> TrialRecord:
     """The record of a trial as its checkpoints stand."""
     best = read_description(checkpoints / plan.trial_id / "best")
     weights = f"{plan.trial_id}@{best.weights_hash}" if best else None

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from results.locations import Location
 from results.tables import SCHEMAS, write_part
+from study.checkpoints import Checkpoint
 from study.learning_curves import best_epoch
 from study.phases.training import TrialRecord, rank_records
+from study.provenance import Provenance
 
 
-def write_trials(tables: Path, records: Sequence[TrialRecord]) -> None:
-    """Write the tables ``trials`` and ``epochs``."""
-    write_part(tables, "trials", [_trial_row(record) for record in rank_records(records)])
-    write_part(tables, "epochs", [row for record in rank_records(records) for row in _epoch_rows(record)])
+def write_trials(
+    tables: Location, records: Sequence[TrialRecord], provenance: Provenance, *, data: str, part: int | str = 0
+) -> None:
+    """Write a part of the tables ``trials`` and ``epochs``, best trials first, and of ``provenance`` what they name."""
+    ranked = rank_records(records)
+    checkpoints = [record.checkpoint for record in ranked if record.checkpoint]
+    distinct = {json.dumps(dict(made_by)): made_by for checkpoint in checkpoints for _, made_by in checkpoint.made_by}
+    provenance.record(tables, distinct.values())
+    write_part(tables, "trials", [_trial_row(record, provenance, data) for record in ranked], part)
+    write_part(tables, "epochs", [row for record in ranked for row in _epoch_rows(record, provenance)], part)
 
 
-def _trial_row(record: TrialRecord) -> dict[str, Any]:
+def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[str, Any]:
     plan, checkpoint = record.plan, record.checkpoint
     row: dict[str, Any] = {
         "trial_id": plan.trial_id,
         "phase": plan.phase,
+        "data": data,
         "parent": plan.parent,
         "status": record.status,
         "error": record.error,
@@ -35,6 +44,7 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
         "seed": plan.training.seed,
         "data_digest": plan.data_digest,
         "checkpoint": f"checkpoints/{plan.trial_id}",
+        "provenance": provenance.name(checkpoint.versions if checkpoint else None),
     }
     if checkpoint:
         best = best_epoch(checkpoint.history)
@@ -54,15 +64,23 @@ def _trial_row(record: TrialRecord) -> dict[str, Any]:
     return row
 
 
-def _epoch_rows(record: TrialRecord) -> list[dict[str, Any]]:
+def _epoch_rows(record: TrialRecord, provenance: Provenance) -> list[dict[str, Any]]:
     names = set(SCHEMAS["epochs"].names)
-    history = record.checkpoint.history if record.checkpoint else ()
+    checkpoint = record.checkpoint
+    if checkpoint is None:
+        return []
     return [
         {
             "trial_id": record.plan.trial_id,
             "phase": record.plan.phase,
             "split": "validation",
             **{name: value for name, value in asdict(epoch).items() if name in names},
+            "provenance": provenance.name(_versions_at(checkpoint, epoch.epoch)),
         }
-        for epoch in history
+        for epoch in checkpoint.history
     ]
+
+
+def _versions_at(checkpoint: Checkpoint, epoch: int) -> Mapping[str, str]:
+    earlier = [made_by for first, made_by in checkpoint.made_by if first <= epoch]
+    return earlier[-1] if earlier else checkpoint.versions

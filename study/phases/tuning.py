@@ -6,28 +6,27 @@ Tune run, and each trial goes on from its own last checkpoint in the run folder.
 
 from __future__ import annotations
 
-import logging
-import os
+import errno
 import shutil
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
+from ray.exceptions import RayActorError, RayError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import ASHAScheduler
 
-import results
-import search_spaces
-import study
+from results.locations import Location, location
 from search_spaces.spec import ResourcesSpec, SchedulerSpec
 from study.data import Dataset
 from study.errors import UserError
+from study.failures import FailureLog
+from study.phases.connection import start_ray
+from study.phases.nodes import last_line, refuse_impossible
 from study.progress import Reporter, Task
 from study.training import pick_device
 from study.trials import TrialPlan, run_trial
@@ -37,13 +36,38 @@ from study.trials import TrialPlan, run_trial
 class Workshop:
     """Where and with what phase 1 works."""
 
-    checkpoints: Path
+    checkpoints: Location
     """Must be readable and writable on every node."""
     dataset: Dataset
     resources: ResourcesSpec
     reporter: Reporter
     address: str | None = None
     """Of a running Ray cluster; None starts Ray on this machine."""
+
+    @property
+    def failures(self) -> FailureLog:
+        """Of the run folder."""
+        return FailureLog(self.checkpoints.parent / "failures.json")
+
+    @property
+    def device(self) -> torch.device:
+        """What trials get, on whatever node they run."""
+        return device_of(self.resources)
+
+
+def device_of(resources: ResourcesSpec) -> torch.device:
+    """The kind of device that trials, traces and measurements of a study get."""
+    return torch.device("cuda" if resources.gpus_per_trial else "cpu")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial did not come to its end."""
+
+    error: str
+    """One line."""
+    worker_died: bool
+    """The process that trained it ended, or its node: nothing is known against the trial itself."""
 
 
 def train_trial(config: Mapping[str, Any], dataset: Dataset) -> None:
@@ -52,7 +76,7 @@ def train_trial(config: Mapping[str, Any], dataset: Dataset) -> None:
     run_trial(
         TrialPlan.from_plain(config["plan"]),
         dataset,
-        Path(config["checkpoints"]),
+        location(config["checkpoints"]),
         epochs=config["epochs"],
         device=pick_device("cuda" if config["gpus"] else "cpu"),
         on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
@@ -66,7 +90,7 @@ def run_trials(
     *,
     name: str,
     asha: SchedulerSpec | None = None,
-) -> dict[str, str]:
+) -> dict[str, Failure]:
     """Train trials up to ``epochs`` epochs each.
 
     Args:
@@ -77,11 +101,15 @@ def run_trials(
         asha: stop weak trials asynchronously.
 
     Returns:
-        trial id -> error, one line, of the trials that failed for good.
+        trial id -> why, of the trials that failed more than ``max_failures`` times.
+
+    Raises:
+        UserError: no node is large enough, the run folder cannot be written any more, or the cluster is gone.
     """
     resources = workshop.resources
+    workshop.failures.forget(plan.trial_id for plan in plans)
     start_ray(workshop.address)
-    _refuse_impossible(resources)
+    refuse_impossible(resources)
     configs = [
         {
             "trial_id": plan.trial_id,
@@ -108,62 +136,45 @@ def run_trials(
                     name="tune",
                     verbose=0,
                     failure_config=FailureConfig(max_failures=resources.max_failures),
-                    callbacks=[_EpochCounter(task)],
+                    callbacks=[_Watcher(task, workshop.failures)],
                 ),
             )
             grid = tuner.fit()
+    except RayError as error:
+        raise UserError(f"Ray ended ({last_line(str(error))}): the same command goes on from here") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return {result.config["trial_id"]: _last_line(str(result.error)) for result in grid if result.error is not None}
+    failures = {}
+    for result in grid:
+        if result.error is not None:
+            refuse_lost_storage(result.error)
+            text = last_line(str(result.error))
+            died = isinstance(result.error, RayActorError)
+            failures[result.config["trial_id"]] = Failure(f"its worker died: {text}" if died else text, died)
+    return failures
 
 
-def start_ray(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine; once a process.
+_STORAGE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+)
+
+
+def refuse_lost_storage(error: BaseException) -> None:
+    """A full or lost disk is no fault of a trial: a study that went on would end without it.
 
     Raises:
-        UserError: there is no cluster at the address.
+        UserError: the error is of that kind.
     """
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Ctrl-C must reach us: Tune would swallow it and hand back half a phase as if it were whole.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    try:
-        if address not in ("auto", "local"):  # where nothing answers Ray would ask for minutes
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        # The workers of a cluster get this very code, whatever is installed there.
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"py_modules": [study, search_spaces, results]},
-        )
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster can be reached there ({error}): expected HOST:PORT, or auto"
-        ) from None
-
-
-def _refuse_impossible(resources: ResourcesSpec) -> None:
-    """Trials that fit on no node would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(
-        node.get("CPU", 0) >= resources.cpus_per_trial and node.get("GPU", 0) >= resources.gpus_per_trial
-        for node in nodes
-    ):
-        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
-        raise UserError(
-            f"resources: a trial asks for {resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs, but "
-            f"the largest node has {most[0]:g} and {most[1]:g}; lower resources.cpus_per_trial or "
-            "resources.gpus_per_trial (0: train on CPUs), as in --set resources.gpus_per_trial=0"
-        )
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, OSError) and cause.errno in _STORAGE_ERRORS:
+        raise UserError(f"{last_line(str(cause))}: mend that; the same command goes on from here")
 
 
 def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
@@ -179,12 +190,14 @@ def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
     )
 
 
-class _EpochCounter(Callback):  # type: ignore[misc]
-    """Tells the epochs of all trials, summed up."""
+class _Watcher(Callback):  # type: ignore[misc]
+    """Tells the epochs of all trials, summed up, and writes down which trials failed."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, failures: FailureLog) -> None:
         self.task: Task | None = task
+        self.failures = failures
         self.epochs: dict[str, int] = {}
+        self.total = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the experiment folder, which nobody reads again.
@@ -194,10 +207,10 @@ class _EpochCounter(Callback):  # type: ignore[misc]
         """Called by Tune for each report of a trial."""
         if self.task and "epoch" in result:
             identity = trial.config["trial_id"]
+            self.total += result["epoch"] - self.epochs.get(identity, 0)
             self.epochs[identity] = result["epoch"]
-            self.task.advance(sum(self.epochs.values()), f"{identity} validation score {result['score']:.4f}")
+            self.task.advance(self.total, f"{identity} validation score {result['score']:.4f}")
 
-
-def _last_line(error: str) -> str:
-    lines = [line for line in error.strip().splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "unknown error"
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Called by Tune for a trial that failed for good."""
+        self.failures.add(trial.config["trial_id"], last_line(trial.get_error() or ""))

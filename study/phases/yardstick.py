@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from results.pareto import hypervolume
+from results.pareto import hypervolume, non_dominated
 from study.phases.candidates import COLUMNS, Candidate
 from study.phases.exact import MEASURES
+from study.policies import Floats
 
 MARGIN = 1.1
 """The reference point is this many times as dear as the classic network."""
@@ -43,11 +44,22 @@ class Yardstick:
 
     def hypervolume(self, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> float:
         """Of operating points as rows of the tables; ``prefix`` is that of their columns."""
+        return self.of_values(self.values(rows, prefix=prefix))
+
+    def values(self, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> Floats:
+        """The objectives of operating points, ``[n, M]``."""
         columns = [prefix + COLUMNS[name] for name in self.objectives]
         values = np.array([[row[column] for column in columns] for row in rows], dtype=np.float64)
-        return self.of_values(values.reshape(-1, len(self.objectives)))
+        return values.reshape(-1, len(self.objectives))
 
-    def of_values(self, values: np.ndarray) -> float:
+    def join(self, front: Floats, more: Floats) -> Floats:
+        """Those of both ``[n, M]`` that no other dominates, each once, in their order."""
+        values = np.concatenate([front, more])
+        _, first = np.unique(values, axis=0, return_index=True)
+        values = values[np.sort(first)]
+        return values[non_dominated(values * [-1.0 if name == "accuracy" else 1.0 for name in self.objectives])]
+
+    def of_values(self, values: Floats) -> float:
         """Of points ``[n, M]``, in the order of the objectives."""
         if not len(values):
             return 0.0

@@ -53,7 +53,7 @@ def ray_instance() -> Iterator[None]:
     """Ray with two logical CPUs, started once."""
     import ray
 
-    from study.phases.tuning import start_ray
+    from study.phases.connection import start_ray
 
     start_ray(None)
     yield

@@ -12,7 +12,7 @@ from study.learning_curves import Epoch, outcome
 from study.networks import HeadSettings, NetworkSettings
 from study.phases import training as phase_module
 from study.phases.training import TrialRecord, rank_records, run_phase, rungs, survivors
-from study.phases.tuning import Workshop
+from study.phases.tuning import Failure, Workshop
 from study.progress import Reporter
 from study.training import TrainingSettings, TrainingState
 from study.trials import TrialPlan, read_trial
@@ -71,7 +71,7 @@ class Trainer:
         for plan in missing:
             seed = plan.training.seed
             if seed in self.fails:
-                errors[plan.trial_id] = "OutOfMemoryError: 42 GB"
+                errors[plan.trial_id] = Failure("OutOfMemoryError: 42 GB", worker_died=False)
                 continue
             checkpoint = read_trial(plan, workshop.checkpoints)
             history = checkpoint.history if checkpoint else ()

@@ -62,7 +62,7 @@ def profile_of(folder: Path, one: Candidate, batch_size: int = 1) -> Path:
 
 def run_folder(folder: Path, candidates=FOUR, text: str = TEXT) -> Path:
     """What a study leaves behind, less images and checkpoints."""
-    claim_folder(study(text), folder, "d1gest")
+    claim_folder(study(text), folder, {"digits": "d1gest"})
     for one in candidates:
         for name in ("calibration", "validation", "test"):
             write_split(folder, one, name)

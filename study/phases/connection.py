@@ -1,0 +1,140 @@
+"""The way to Ray: a cluster that runs already, or one of this process alone on this machine."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+from ray.exceptions import AuthenticationError
+
+import results
+import search_spaces
+import study
+from study.errors import UserError
+
+
+def start_ray(address: str | None) -> None:
+    """Connect to a cluster, or start Ray on this machine, for this process alone; once a process.
+
+    Raises:
+        UserError: no cluster answers at the address, or it does not let us in.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ctrl-C must reach us: Tune would swallow it and hand back half a phase as if it were whole.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if address is None:
+        _start_local()
+    else:
+        _connect(address)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which ends without a word
+
+
+def _start_local() -> None:
+    """Ray that no other machine can reach, and no other user of this one.
+
+    By itself Ray listens on all interfaces, keeps its sockets in a folder that everybody may write, and writes its
+    token to a file that everybody may read.
+    """
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    root = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="ray-", dir=root if len(root) < 28 else "/tmp")  # a socket's path has 107 bytes
+    atexit.register(_stop_local, folder)
+    inner = str(Path(folder, "r"))  # Ray makes this one writable for all
+    # The folder in which Ray is started stands first in its workers' search path: let it be the one of this very code.
+    with _loopback(), contextlib.chdir(Path(study.__file__).parents[1]):
+        # "local": whatever RAY_ADDRESS says, or a file in /tmp that others could have written.
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=inner)
+
+
+def _stop_local(folder: str) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray take this machine's address to be 127.0.0.1, as it does on Windows and macOS.
+
+    Its ``_node_ip_address`` cannot say so: there it replaces a loopback address by the machine's outer one.
+    """
+    usual = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = usual
+
+
+def _connect(address: str) -> None:
+    # For "auto" Ray takes RAY_ADDRESS where it is set.
+    _refuse_unreachable((os.environ.get("RAY_ADDRESS") or address) if address == "auto" else address)
+    # Folders, not modules: in a job, or under uv run, Ray makes a deep copy of what it is given, and a module has none.
+    packages = [package.__path__[0] for package in (study, search_spaces, results)]
+    # An attempt takes a second where the token is wrong and half a minute where nothing answers; Ray makes twenty.
+    attempts = "RAY_gcs_server_port_wait_time_s"
+    usual = os.environ.get(attempts)
+    os.environ.setdefault(attempts, "2")
+    try:
+        # The workers of a cluster get this very code, whatever is installed there. The folder in which the driver is
+        # started would stand before it in their search path.
+        with contextlib.chdir("/"):
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"py_modules": packages},
+            )
+    except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
+        raise UserError(f"--address {address}: {_why_not_connected(error)}") from None
+    finally:
+        if usual is None:
+            del os.environ[attempts]
+
+
+def _refuse_unreachable(address: str) -> None:
+    """A wrong host or port is told at once."""
+    if "://" in address:
+        raise UserError(
+            f"--address {address}: expected auto, or HOST:PORT of the head; from outside the cluster use ray job submit"
+        )
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # "auto", or nothing that Ray takes
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {address}: nothing answers there ({error})") from None
+
+
+def _why_not_connected(error: Exception) -> str:
+    """In words what Ray tells in several exceptions and a traceback."""
+    told = f"{error} {error.__cause__ or error.__context__ or ''}"
+    if isinstance(error, AuthenticationError) or "InvalidAuthToken" in told:
+        reason = str(error).partition(". ")[0] if isinstance(error, AuthenticationError) else "it did not take this one"
+        return (
+            f"the cluster wants its token ({reason}): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token or "
+            "RAY_AUTH_TOKEN_PATH to its file"
+        )
+    if isinstance(error, ConnectionError):
+        return "no Ray cluster answers there; give HOST:PORT of its head, or start one with ray start --head"
+    return str(error)

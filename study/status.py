@@ -1,0 +1,186 @@
+"""What of a study is done, running, failed and left, from the files of its run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from results.locations import Location
+from results.tables import SCHEMAS, data_names, part_count, read_table
+from search_spaces.spec import StudySpec, validate_space
+from study.failures import FailureLog
+from study.learning_curves import best_epoch, history_from_json
+from study.locks import is_held
+from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
+from study.run_folder import STUDY_FILE, read_study_file
+from study.storage import DamagedError, read_published
+from study.strict_json import parse_json
+from study.views import console_of, no_run_folder
+
+
+def study_status(folder: Location) -> dict[str, Any]:
+    """What of a study is there, derived from the files of its run folder.
+
+    Raises:
+        UserError, SpecError, TableError: the study or a table cannot be read.
+    """
+    stored = read_study_file(folder)
+    if stored is None:
+        raise no_run_folder(folder)
+    spec = validate_space(stored["study"], str(folder / STUDY_FILE))
+    trials, names = trial_statuses(folder, stored), list(_digests(stored))
+    tables = folder / "tables"
+    present = [name for name in SCHEMAS if part_count(tables, name)]
+    if "trials" in present:
+        known = read_table(tables, "trials").set_index("trial_id")
+        for trial in trials:
+            if trial["trial_id"] in known.index and trial["status"] == "under way":
+                row = known.loc[trial["trial_id"]]
+                trial |= {
+                    "status": str(row["status"]),
+                    "error": row["error"] if isinstance(row["error"], str) else None,
+                }
+    exact = spec.operating_points.search == "exact"
+    points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
+    done = points[points["state"] == "COMPLETE"]
+    phases, left = _left(spec, trials)
+    return {
+        "study": spec.name,
+        "created": stored["provenance"].get("created"),
+        "versions": stored["provenance"].get("versions"),
+        "driver_running": is_held(folder / ".lock"),
+        "trials": trials,
+        "phases": [phase.plain() for phase in phases],
+        "seconds_left": left,
+        "operating_points": len(points),
+        "operating_points_failed": int((points["state"] == "FAIL").sum()),
+        "asked": {
+            "backbones": spec.backbones.trials,
+            "exits for each of the best backbones": spec.exits.trials,
+            "parents": spec.exits.parents,
+            "operating_points for each search": "all of the exact front" if exact else spec.operating_points.trials,
+        },
+        "tables": present,
+        "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
+        "finished": set(present) == set(SCHEMAS) and set(data_names(tables, "front") or names) == set(names),
+    }
+
+
+def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each trial that was started, or failed before its first epoch.
+
+    Args:
+        folder: run folder.
+        stored: its ``study.yaml``.
+    """
+    failures = FailureLog(folder / "failures.json").read()
+    names = {digest: name for name, digest in _digests(stored).items()}
+    folders = {path.name: path for path in (folder / "checkpoints").glob("*") if path.is_dir()}
+    trials = [_trial_status(path, failures, names) for _, path in sorted(folders.items()) if _is_trial(path)]
+    return trials + [
+        {**_NOT_STARTED, "trial_id": key, "status": "failed", "error": text}
+        for key, text in failures.items()
+        if key not in folders
+    ]
+
+
+def _is_trial(folder: Location) -> bool:
+    return not folder.name.endswith(".damaged")
+
+
+_NOT_STARTED: dict[str, Any] = {"mode": None, "data": None, "epochs": 0, "seconds": 0.0, "score": None, "error": None}
+
+
+def _digests(stored: Mapping[str, Any]) -> dict[str, str]:
+    """Data set -> digest of its images, as ``study.yaml`` says."""
+    known = stored["provenance"].get("data_digest") or {}
+    names = stored["study"].get("data", {}).get("name", "digits")
+    first = names if isinstance(names, str) else names[0]
+    return {first: known} if isinstance(known, str) else dict(known)
+
+
+def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[PhaseOutline], float | None]:
+    """The halves of phase 1, and the seconds that they still take on this machine."""
+    phases = outline(spec, trials)
+    return phases, seconds_left(phases, slots_here(spec.resources))
+
+
+def _trial_status(folder: Location, failures: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any]:
+    """A trial as its last checkpoint tells; read as plain JSON, because parsing it in full would import torch."""
+    row = {**_NOT_STARTED, "trial_id": folder.name, "status": "under way"}
+    if is_held(folder.parent.parent / "locks" / f"{folder.name}.lock"):
+        row["status"] = "running"
+    elif folder.name in failures:
+        row |= {"status": "failed", "error": failures[folder.name]}
+    try:
+        published = read_published(folder / "last", names={"checkpoint.json"})
+    except DamagedError as error:
+        return {**row, "status": "damaged", "error": str(error)}
+    if published is None:
+        return row if row["status"] != "under way" else {**row, "status": "no epoch yet"}
+    try:
+        description = parse_json(published.files["checkpoint.json"])
+        network, mode = description["network"], description["training"]["mode"]
+        history = history_from_json(description["history"])
+        score = best_epoch(history).score
+        return {
+            **row,
+            "mode": mode,
+            "data": names.get(description["data"]["digest"], description["data"]["name"]),
+            "network": f"{network['backbone']} x {network['width']:g}",
+            "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
+            "epochs": history[-1].epoch,
+            "seconds": sum(epoch.seconds for epoch in history),
+            "score": None if math.isnan(score) else score,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {**row, "status": "damaged", "error": f"{folder / 'last'} is no checkpoint of this program"}
+
+
+def print_status(folder: Location, *, as_json: bool) -> None:
+    """Print the status of a run folder."""
+    status = study_status(folder)
+    if as_json:
+        print(json.dumps(status, indent=1))
+        return
+    console = console_of()
+    table = Table(title=f"study {status['study']}, created {status['created']}", title_justify="left")
+    columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
+    columns += ["data"] if len(status["phases"]) > 2 else []
+    columns += ["error"] if any(trial["error"] for trial in status["trials"]) else []
+    for name in columns:
+        table.add_column(name)
+    for trial in status["trials"]:
+        score = trial.get("score")
+        shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
+        table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
+    console.print(table)
+    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()), markup=False)
+    failed = status["operating_points_failed"]
+    console.print(f"operating points: {status['operating_points']}, {failed} of them failed", markup=False)
+    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)
+    for line in outline_lines(status["phases"]):
+        console.print(line, markup=False)
+    left = "not finished: the same `run` command goes on"
+    if status["driver_running"]:
+        left = "running now"
+    elif not status["constraints_kept"]:
+        left = "not finished: no operating point so far keeps to the constraints"
+    if status["seconds_left"]:
+        left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
+    console.print("finished" if status["finished"] else left, markup=False)
+
+
+def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What of phase 1 is done and left, a line a half."""
+    return [
+        f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
+        f"{one['epochs_done']} epochs done, {one['epochs_left']} left"
+        + (f" at about {one['seconds_per_epoch']:.3g} s each" if one["seconds_per_epoch"] else "")
+        for one in phases
+    ]

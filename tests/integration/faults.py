@@ -1,0 +1,279 @@
+"""Kills a running study at random moments, runs it again, and compares its tables with those of one that lived.
+
+    python tests/integration/faults.py --seed 1 --kills 24
+
+Real processes are killed with SIGKILL: the driver or a worker at a random file operation, the node (Ray's raylet), or
+the whole machine (every process of the study at once) at a random moment. The seed decides who and when; the operating
+system decides what the victim was doing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import yaml
+
+from results.tables import SCHEMAS, read_table
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_SECONDS = 900
+KEYS = {
+    "provenance": ["provenance"],
+    "trials": ["trial_id"],
+    "epochs": ["trial_id", "epoch"],
+    "exits": ["trial_id", "point", "precision", "split", "statistic", "exit"],
+    "costs": ["trial_id", "precision", "part", "number"],
+    "operating_points": ["search", "number"],
+    "front": ["search", "number"],
+}
+"""Columns that tell the rows of each table apart."""
+STUDY: dict[str, Any] = {
+    "name": "mortal",
+    "data": {"name": "digits", "limit": 200, "test_limit": 80, "calibration": 0.2, "validation": 0.2},
+    "backbones": {
+        "trials": 3,
+        "epochs": 4,
+        "scheduler": {"kind": "halving", "first_rung": 2, "reduction": 2},
+        "backbone": "vgg11",
+        "width": 0.125,
+        "learning_rate": {"low": 0.001, "high": 0.01, "log": True},
+        "batch_size": 32,
+        "precision": "fp32",
+    },
+    "exits": {"trials": 2, "epochs": 2, "head": ["linear", "conv"], "batch_size": 32, "precision": "fp32"},
+    "operating_points": {
+        "trials": 120,
+        "batch": 10,
+        "networks": 2,
+        "policy": ["predictive", "hierarchical", "static", "classic"],
+        "statistic": ["mean_logit", "mean_max"],
+    },
+    "resources": {"max_failures": 2},
+}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Who dies, and when."""
+
+    victim: str
+    """``driver`` or ``worker`` at a file operation; ``node`` or ``machine`` at a moment."""
+    at: float
+    """Number of the file operation, or seconds from the first checkpoint on."""
+
+    def __str__(self) -> str:
+        return f"{self.victim} at {'operation ' if self.victim in ('driver', 'worker') else ''}{self.at:g}"
+
+
+class MortalStudy:
+    """A study in a folder of its own, run by processes that can be killed."""
+
+    def __init__(self, folder: Path, study: dict[str, Any]) -> None:
+        self.storage, self.state = folder / "runs", folder / "state"
+        self.storage.mkdir(parents=True)
+        self.run_folder = self.storage / study["name"]
+        self.file = folder / "study.yaml"
+        self.file.write_text(yaml.safe_dump(study))
+        self.log = folder / "output.txt"
+        self.warnings: list[str] = []
+
+    def run(self, kill: Kill | None = None) -> tuple[bool, bool]:
+        """Start the study, and kill as told.
+
+        Returns:
+            Whether it came to its end, and whether somebody was killed.
+        """
+        for claim in self.state.glob("*") if self.state.exists() else ():
+            claim.unlink()
+        self.state.mkdir(exist_ok=True)
+        mortal = {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "mortal"), str(ROOT)]),
+            "MORTAL_FOLDER": str(self.run_folder.resolve()),
+            "MORTAL_STATE": str(self.state),
+        }
+        if kill and kill.victim in ("driver", "worker"):
+            mortal[f"MORTAL_{kill.victim.upper()}_AT"] = str(int(kill.at))
+        command = [sys.executable, "-m", "study.cli", "run", str(self.file), "--storage", str(self.storage)]
+        with self.log.open("w") as log:
+            driver = subprocess.Popen(
+                command, env={**os.environ, **mortal}, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+            killed = False
+            try:
+                if kill and kill.victim in ("node", "machine"):
+                    killed = self._kill(psutil.Process(driver.pid), kill)
+                code = driver.wait(timeout=LIMIT_SECONDS)
+            finally:
+                family = list(_family(driver.pid))
+                if driver.poll() is None:
+                    driver.kill()
+        killed = killed or code == -signal.SIGKILL or (self.state / "dead worker").exists()
+        _wait_for_the_end_of(family)
+        output = self.log.read_text()
+        self.warnings += [line for line in output.splitlines() if line.startswith("warning:")]
+        if code != 0 and not killed:
+            raise AssertionError(f"nobody was killed, and yet the study ended with {code}:\n{output[-3000:]}")
+        return code == 0, killed
+
+    def _kill(self, driver: psutil.Process, kill: Kill) -> bool:
+        """Wait for the first checkpoint of this start, and so many seconds more; then kill."""
+        started = time.time()
+        checkpoints = self.run_folder / "checkpoints"
+        while driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE:
+            newest = max((path.stat().st_mtime for path in checkpoints.glob("*/last/manifest.json")), default=0.0)
+            if newest > started or time.time() - started > 60:
+                break
+            time.sleep(0.05)
+        time.sleep(kill.at)
+        try:
+            everybody = [driver, *driver.children(recursive=True)]
+            victims = everybody
+            if kill.victim == "node":
+                victims = [one for one in everybody if one.name() == "raylet"]
+            for victim in victims:
+                victim.kill()
+        except psutil.NoSuchProcess:
+            return False
+        return bool(victims)
+
+    def operations(self) -> list[str]:
+        """Paths of the driver's file operations in its last run."""
+        return (self.state / "operations").read_text().splitlines()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All tables in an order of their own, without the columns of wall-clock times."""
+        return {
+            name: read_table(self.run_folder / "tables", name)
+            .drop(columns="seconds" if name in ("trials", "epochs") else [])
+            .sort_values(keys, ignore_index=True)
+            for name, keys in KEYS.items()
+        }
+
+
+def _family(pid: int) -> Iterator[psutil.Process]:
+    """Every process of the driver's session: Ray starts its own in it."""
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == pid:
+                yield process
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+
+
+def _wait_for_the_end_of(family: Sequence[psutil.Process]) -> None:
+    """Ray's processes end with the driver; what does not is a leak."""
+    _, alive = psutil.wait_procs(family, timeout=90)
+    if alive:
+        names = Counter(process.name() for process in alive)
+        for process in alive:
+            process.kill()
+        raise AssertionError(f"processes outlived their driver by 90 seconds: {dict(names)}")
+
+
+def differences(lived: dict[str, pd.DataFrame], died: dict[str, pd.DataFrame]) -> dict[str, Counter[str]]:
+    """Rows of each table that are lost, doubled, added or different, value for value and bit for bit."""
+    found = {}
+    for name, keys in KEYS.items():
+        left, right = lived[name], died[name]
+        counts: Counter[str] = Counter()
+        counts["doubled"] = int(right.duplicated(keys).sum())
+        left_keys, right_keys = (set(map(tuple, one[keys].astype(str).to_numpy())) for one in (left, right))
+        counts["lost"], counts["added"] = len(left_keys - right_keys), len(right_keys - left_keys)
+        if not (counts["doubled"] or counts["lost"] or counts["added"]):
+            equal = [_same(a, b) for a, b in zip(left.to_dict("records"), right.to_dict("records"), strict=True)]
+            counts["different"] = equal.count(False)
+        found[name] = counts
+    assert set(found) == set(SCHEMAS)
+    return found
+
+
+def _same(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
+    return {key: repr(value) for key, value in left.items()} == {key: repr(value) for key, value in right.items()}
+
+
+def plan(rng: random.Random, operations: Sequence[str], kills: int) -> list[Kill]:
+    """Kills of all kinds, spread over the stages of a study by what its driver wrote when it lived."""
+    stages = [
+        [n for n, path in enumerate(operations, start=1) if path.startswith(prefixes)]
+        for prefixes in (("tables/operating_points",), ("tables/costs", "tables/exits", "tables/front"), ("",))
+    ]
+    kinds = []
+    for number in range(kills):
+        kind = number % 6
+        if kind < 3:
+            kinds.append(Kill("driver", rng.choice(stages[kind])))
+        elif kind == 3:
+            kinds.append(Kill("worker", rng.randint(1, 40)))
+        else:
+            kinds.append(Kill("machine" if kind == 4 else "node", round(rng.uniform(0, 6), 2)))
+    rng.shuffle(kinds)
+    return kinds
+
+
+def campaign(folder: Path, study: dict[str, Any], kills: Sequence[Kill], tell: Any = print) -> MortalStudy:
+    """Run a study through some kills, one a start, and then to its end."""
+    mortal = MortalStudy(folder, study)
+    left, done = list(kills), False
+    while left:
+        kill = left.pop(0)
+        done, killed = mortal.run(kill)
+        tell(f"  {kill}: {'killed' if killed else 'came too late'}{', the study ended all the same' if done else ''}")
+        if done and left:  # a study that is done cannot be killed any more: the rest is for a new folder
+            break
+    if not done:
+        done, _ = mortal.run()
+        assert done
+    mortal.unused = left  # type: ignore[attr-defined]
+    return mortal
+
+
+def main() -> None:
+    """The long run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=24)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    totals: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        reference = MortalStudy(Path(temporary) / "lived", STUDY)
+        started = time.monotonic()
+        assert reference.run() == (True, False)
+        print(f"a study that lived: {time.monotonic() - started:.0f} s")
+        lived, operations = reference.tables(), reference.operations()
+        struck = number = 0
+        while struck < options.kills:
+            number += 1
+            kills = plan(rng, operations, 6)
+            told: list[str] = []
+            died = campaign(Path(temporary) / f"died-{number}", STUDY, kills, told.append)
+            struck += sum(": killed" in line for line in told)
+            found = differences(lived, died.tables())
+            total: Counter[str] = sum(found.values(), Counter())
+            totals += total
+            print(f"campaign {number}, {struck} kills so far:", *told, f"  warnings: {died.warnings}", sep="\n")
+            print(f"  rows {'all the same' if not total else dict(total)}", flush=True)
+            if total:
+                print({name: dict(counts) for name, counts in found.items() if +counts})
+        rows = sum(len(table) for table in lived.values())
+        summary = ", ".join(f"{totals[what]} {what}" for what in ("lost", "doubled", "added", "different"))
+        print(f"seed {options.seed}: {struck} kills in {number} studies of {rows} rows each: {summary}")
+    sys.exit(1 if totals else 0)
+
+
+if __name__ == "__main__":
+    main()
