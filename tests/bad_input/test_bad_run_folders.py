@@ -108,9 +108,14 @@ STUDIES = [
 ]
 
 
+def part_of(place: Workplace, table: str) -> Path:
+    """The first part of a table."""
+    return min((place / "run/tables" / table).glob("part-*.parquet"))
+
+
 def part(table: str, content: Callable[[bytes], bytes]) -> Change:
     def change(place: Workplace) -> None:
-        path = place / f"run/tables/{table}/part-00000.parquet"
+        path = part_of(place, table)
         path.write_bytes(content(path.read_bytes()))
 
     return change
@@ -120,7 +125,7 @@ def rows(table: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Change:
     """Other rows in a table of the right schema."""
 
     def change(place: Workplace) -> None:
-        path = place / f"run/tables/{table}/part-00000.parquet"
+        path = part_of(place, table)
         stored = pq.read_table(path)
         edited = edit(stored.to_pandas())
         pq.write_table(pa.Table.from_pandas(edited, schema=stored.schema, preserve_index=False), path)
@@ -133,13 +138,11 @@ def column(name: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 
 def foreign(table: str) -> Change:
-    return lambda p: pq.write_table(pa.table({"x": [1, 2]}), p / f"run/tables/{table}/part-00000.parquet")
+    return lambda place: pq.write_table(pa.table({"x": [1, 2]}), part_of(place, table))
 
 
 def posing(table: str, other: str) -> Change:
-    return lambda p: shutil.copy(
-        p / f"run/tables/{other}/part-00000.parquet", p / f"run/tables/{table}/part-00000.parquet"
-    )
+    return lambda place: shutil.copy(part_of(place, other), part_of(place, table))
 
 
 def flipped(content: bytes) -> bytes:
@@ -151,7 +154,7 @@ def cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
 
-FRONT_PART, TRIALS_PART = "run/tables/front/part-00000.parquet", "run/tables/trials/part-00000.parquet"
+FRONT_PART, TRIALS_PART = "run/tables/front/part-", "run/tables/trials/part-"
 TABLES = [
     bad("front-cut", "a cut table", part("front", cut), FRONT_PART, "cannot be read", command=FRONT),
     bad("front-empty", "an empty file", part("front", lambda _: b""), FRONT_PART, "cannot be read", command=FRONT),
@@ -166,14 +169,14 @@ TABLES = [
     bad(
         "front-folder",
         "a folder",
-        lambda p: ((p / FRONT_PART).unlink(), (p / FRONT_PART).mkdir()),
+        lambda p: ((one := part_of(p, "front")).unlink(), one.mkdir()),
         FRONT_PART,
         command=FRONT,
     ),
     bad(
         "front-part-pipe",
         "a pipe",
-        lambda p: ((p / FRONT_PART).unlink(), os.mkfifo(p / FRONT_PART)),
+        lambda p: ((one := part_of(p, "front")).unlink(), os.mkfifo(one)),
         FRONT_PART,
         command=FRONT,
     ),
