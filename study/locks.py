@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from results.files import write_atomic
-from results.locations import Location
+from results.locations import Location, is_no_file
 from study.errors import UserError
+from study.strict_json import parse_json
 
 RENEW_SECONDS = 5.0
 SILENT_SECONDS = 20.0
@@ -63,7 +64,7 @@ def is_held(path: Location) -> bool:
 
     A lease counts as held while it was renewed lately, by the clock of this machine against that of the storage.
     """
-    if isinstance(path, Path) and path.exists():
+    if isinstance(path, Path) and path.is_file():
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -150,10 +151,11 @@ def _write(path: Location, owner: str) -> None:
 def _read(path: Location) -> dict[str, Any] | None:
     """The lease; None without one, and for one that is no lease (cut short by a file system that is not atomic)."""
     try:
-        lease = json.loads(path.read_bytes())
+        lease = {} if is_no_file(path) else parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    good = isinstance(lease, dict) and {"owner", "host", "process", "renewed"} <= set(lease)
+    kinds = {"owner": str, "host": str, "process": int, "renewed": float}
+    good = isinstance(lease, dict) and all(isinstance(lease.get(name), kind) for name, kind in kinds.items())
     return lease if good else None
 
 
@@ -163,7 +165,7 @@ def _is_dead(lease: dict[str, Any]) -> bool:
         return False
     try:
         os.kill(int(lease["process"]), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
         return False
