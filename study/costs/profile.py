@@ -79,7 +79,7 @@ class Costs:
                 object.__setattr__(self, name, array)
             step = getattr(self, f"engine_step_{measure}")
             if not (isinstance(step, int | float) and np.isfinite(step) and step >= 0):
-                raise UserError(f"costs: engine_step_{measure} is {step}, but must be finite and >= 0")
+                raise UserError(f"costs: engine_step_{measure} is {short(step)!r}, but must be finite and >= 0")
             if (getattr(self, f"segment_{measure}") is None) != (getattr(self, f"head_{measure}") is None):
                 raise UserError(f"costs: segment_{measure} and head_{measure} belong together, but one is missing")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
