@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import resource
@@ -147,9 +148,9 @@ def mutated_json(draw: st.DrawFn, base: Callable[[], Any]) -> Any:
         if draw(st.integers(0, 4)) == 0:
             del parent[key]
         else:
-            parent[key] = draw(ODD_VALUES)
+            parent[key] = copy.deepcopy(draw(ODD_VALUES))  # what is drawn twice is one object, and changed below
             if isinstance(parent, dict) and draw(st.integers(0, 4)) == 0:
-                parent[draw(st.text(max_size=9))] = draw(ODD_VALUES)
+                parent[draw(st.text(max_size=9))] = copy.deepcopy(draw(ODD_VALUES))
     return value
 
 
@@ -484,7 +485,8 @@ def by_atheris(name: str, seconds: float) -> None:
     import atheris
 
     feed = settings(deadline=None, database=None)(given(TARGETS[name].inputs)(lambda value: check(name, value)))
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds:.0f}", "-rss_limit_mb=4096"], feed.hypothesis.fuzz_one_input)
+    limits = [f"-max_total_time={seconds:.0f}", "-rss_limit_mb=4096", f"-artifact_prefix={tempfile.gettempdir()}/"]
+    atheris.Setup([sys.argv[0], *limits], feed.hypothesis.fuzz_one_input)
     atheris.Fuzz()
 
 
