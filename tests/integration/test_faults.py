@@ -34,7 +34,7 @@ def test_a_study_through_five_kills_ends_as_one_that_lived(tmp_path: Path) -> No
 
 def test_lost_doubled_added_and_different_rows_are_seen() -> None:
     """The judge itself."""
-    tables = {name: pd.DataFrame(dict.fromkeys([*keys, "value"], [1, 2, 3])) for name, keys in KEYS.items()}
+    tables = {name: pd.DataFrame({key: [1, 2, 3] for key in [*keys, "value"]}) for name, keys in KEYS.items()}
     for change, what in (
         (lambda t: t.iloc[1:], "lost"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "doubled"),
