@@ -27,7 +27,6 @@ from study.errors import UserError
 from study.locks import exclusive
 from study.phases.candidates import Candidate
 from study.phases.checks import check_depth, check_names
-from study.phases.connection import start_ray
 from study.phases.exact import check_covered
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.nodes import check_shared
@@ -107,13 +106,11 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
     all_settings = check(spec)
     grown = refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
-    if where.address:  # a cluster that is not there is told before a folder is made
-        start_ray(where.address)
+    check_shared(where.folder, where.address)  # a cluster that is not there is told before a folder is made
     datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
     for dataset in datasets:
         check_deadlines(spec, dataset.info)
     with exclusive(where.folder / ".lock", str(where.folder)):
-        check_shared(where.folder, where.address)
         claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
         mend(where.folder)
         strands = [
