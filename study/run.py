@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,6 +103,7 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
         UserError: the study names something that does not exist, the folder holds another study, or all trials of a
             phase failed.
     """
+    where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
     all_settings = check(spec)
     grown = refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
