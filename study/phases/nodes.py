@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -46,7 +47,8 @@ def check_shared(folder: Location, address: str | None) -> None:
     finally:
         marker.unlink(missing_ok=True)
         if is_new and isinstance(folder, Path):
-            folder.rmdir()
+            with suppress(OSError):  # somebody else works in it by now
+                folder.rmdir()
 
 
 _MARKER_SECONDS = 120.0

@@ -42,7 +42,7 @@ def test_trials_spread_over_the_nodes_and_outlive_one_of_them(
         seen_on_head()
         return set(doomed.workers_on(run_folder)) & checkpointed(run_folder)
 
-    run = ("run", study_file, "--storage", tmp_path / "runs", "--address", head.address)
+    run = ("run", study_file, "--storage", "runs", "--address", head.address)
     with head.node("--num-cpus=1") as doomed, started(tmp_path, *run, **CREDENTIALS) as command:
         command.wait_until(doomed_is_at_work)
         ((orphan, worker),) = doomed.workers_on(run_folder).items()
@@ -59,9 +59,7 @@ def test_trials_spread_over_the_nodes_and_outlive_one_of_them(
 
 
 @pytest.mark.parametrize(("gpus", "together"), [(0.5, 2), (1, 1)])
-def test_as_many_trials_share_a_gpu_as_was_asked_for(
-    head: Cluster, tmp_path: Path, gpus: float, together: int
-) -> None:
+def test_as_many_trials_share_a_gpu_as_was_asked_for(head: Cluster, tmp_path: Path, gpus: float, together: int) -> None:
     script, records = Path(__file__).with_name("gpu_sharing.py"), tmp_path / "records"
     done = subprocess.run(
         [sys.executable, script, head.address, records, str(gpus), str(together)],

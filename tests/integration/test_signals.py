@@ -28,7 +28,7 @@ def test_stopped_in_phase_1_by_ctrl_c_and_by_sigterm_a_study_goes_on_to_the_same
     lived: dict[str, pd.DataFrame], study_file: Path, tmp_path: Path
 ) -> None:
     run_folder = tmp_path / "runs" / "small"
-    run = ("run", study_file, "--storage", tmp_path / "runs")
+    run = ("run", study_file, "--storage", "runs")
     for stop, code in ((ctrl_c, 130), (terminate, 143)):
         begun = time.time()
         with started(tmp_path, *run) as command:
