@@ -34,7 +34,7 @@ def test_a_study_outlives_a_bad_line_and_the_death_of_its_driver(
         with started(tmp_path, *run) as command:
             command.wait_until(lambda: checkpointed(run_folder))
             command.process.kill()
-            command.wait()
+            command.process.wait()
         assert not part_count(run_folder / "tables", "trials"), "it was over with phase 1: nothing was tested"
         left = lease_of(run_folder)
         assert left, "a killed driver leaves its lease"
