@@ -19,7 +19,8 @@ from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
 from study.phases.nodes import slots_of
 from study.phases.training import plan_trials
 from study.phases.tuning import device_of
-from study.run import Surroundings, check, check_deadlines
+from study.preflight import check, check_deadlines
+from study.run import Surroundings
 from study.run_folder import read_study_file, refuse_other_study
 from study.status import outline_lines, trial_statuses
 from study.storage import check_writable
