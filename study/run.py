@@ -28,7 +28,7 @@ from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.nodes import check_shared
 from study.phases.operating_points import list_exact_points, search
-from study.phases.pretrained import adopt_pretrained
+from study.phases.pretrained import adopt_pretrained, check_pretrained
 from study.phases.pricing import (
     MEASURED,
     SUSPECT,
@@ -105,6 +105,7 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
     datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
     for dataset in datasets:
         check_deadlines(spec, dataset.info)
+        check_pretrained(spec, dataset.info)
     with exclusive(where.folder / ".lock", str(where.folder)):
         claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
         mend(where.folder)

@@ -311,7 +311,7 @@ REFUSED = [
     ("exits: {schedule: step}", "schedule is 'step'"),
     ("exits: {head: fog}", "unknown head kind 'fog'"),
     ("exits: {sharing: all}", "unknown head sharing 'all'"),
-    ("exits: {codewords: 0}", "codewords must be at least 1"),
+    ("exits: {codewords: 0}", "codewords must be from 1 to 65536"),
     ("backbones: {width: -1}", "width above 0"),
     ("backbones: {learning_rate: -1}", "learning_rate is -1"),
     ("backbones: {trials: grid, width: {low: 0.1, high: 1}}", "grid needs lists"),
