@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, unquote
 from results.object_stores import OPTIONS
 from results.remote_paths import RemotePath
 
-__all__ = ["Location", "RemotePath", "as_local_file", "location", "modified", "set_aside", "size_of"]
+__all__ = ["Location", "RemotePath", "as_local_file", "is_no_file", "location", "modified", "set_aside", "size_of"]
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 
@@ -76,6 +76,14 @@ def size_of(location: Location) -> int:
         FileNotFoundError: there is no such file.
     """
     return location.stat().st_size if isinstance(location, Path) else location.size()
+
+
+def is_no_file(location: Location) -> bool:
+    """Whether something else than a file has this name: a folder, or a pipe, whose reading could wait without end.
+
+    Object stores have no such things, and are not asked.
+    """
+    return isinstance(location, Path) and location.exists() and not location.is_file()
 
 
 def modified(location: Location) -> float:

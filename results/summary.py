@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.locations import Location
@@ -63,7 +65,8 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
         data: the data set; may be left out where the study has one.
 
     Raises:
-        TableError: the study has no front yet, or none of this data set; or it has several data sets and none is named.
+        TableError: the study has no front yet, or none of this data set; it has several data sets and none is named;
+            or the tables say what cannot be.
     """
     there = data_names(tables, "front")
     if data is not None and data not in there:
@@ -74,6 +77,11 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")].drop_duplicates(
         ["trial_id", "precision", "exit"]
     )
+    _refuse_unknown(tables / "front", front, _OF_POINTS)
+    _refuse_unknown(tables / "exits", cuts, ("exit", "accuracy_all", "cumulative_flops"))
+    for name in ("energy_source", "latency_source", "device"):
+        if len(front[name].dropna().unique()) > 1:
+            raise TableError(f"{tables / 'front'}: {name} has several values in one front, which cannot be compared")
     classic = cuts[cuts["exit"] == cuts.groupby("trial_id")["exit"].transform("max")]
     in_full = classic[classic["precision"] == "fp32"]
     ranked = (classic if in_full.empty else in_full).sort_values(
@@ -116,6 +124,21 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
         mean_optimism=float((front["accuracy"] - front["test_accuracy"]).mean()),
         classic_optimism=float((front["classic_accuracy"] - front["test_classic_accuracy"]).mean()),
     )
+
+
+_OF_POINTS = (
+    *("number", "accuracy", "flops", "classic_accuracy"),
+    *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_classic_accuracy"),
+)
+
+
+def _refuse_unknown(table: Location, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    """What every row has, in any version of this program."""
+    if rows.empty:
+        raise TableError(f"{table} has no rows: give `run` again, which writes it")
+    for name in columns:
+        if not np.isfinite(rows[name].to_numpy(dtype=np.float64, na_value=np.nan)).all():
+            raise TableError(f"{table}: {name} is missing or not finite in some row: give `run` again, which writes it")
 
 
 def _optimism(front: pd.DataFrame) -> float | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.files import write_atomic
-from results.locations import Location
+from results.locations import Location, is_no_file
 
 
 class TableError(ValueError):
@@ -338,6 +338,8 @@ def _parts(tables: Location, name: str) -> list[Location]:
 
 
 def _read_part(part: Location, name: str) -> pd.DataFrame:
+    if is_no_file(part):
+        raise TableError(f"{part} cannot be read as table {name}: it is no file")
     try:
         stored = pq.ParquetFile(BytesIO(part.read_bytes()), page_checksum_verification=True).read()
         frame: pd.DataFrame = _completed(stored, SCHEMAS[name]).cast(SCHEMAS[name]).to_pandas()

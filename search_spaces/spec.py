@@ -371,7 +371,7 @@ def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) ->
         text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
         return parse_space(text, f"{name_or_path}.yaml", changes)
     path = Path(name_or_path)
-    if not path.exists():
+    if not (name_or_path and path.exists()):
         known = ", ".join(bundled())
         raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from results.locations import Location
-from study.data import DataInfo, DataSettings
+from search_spaces.strict_yaml import short
+from study.data import DataInfo, DataSettings, resolve
 from study.errors import UserError
 from study.learning_curves import Epoch, history_from_json, history_to_json
 from study.networks.heads import HeadSettings
-from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network
+from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network, matching_weights
 from study.storage import DamagedError, Published, content_hash, publish, read_published, set_aside
+from study.strict_json import from_fields, parse_json
 from study.training import TrainingSettings, TrainingState
 from study.versions import versions
 
@@ -53,6 +56,7 @@ class Checkpoint:
 
     def build(self, weights: Mapping[str, Tensor], device: torch.device) -> MultiExitNetwork:
         """The network with these weights, in eval mode. Mode ``normal`` stores no heads: they are left untrained."""
+        outline(self.network, self.data)
         network = new_network(self.network, self.data, self.training.seed)
         load_weights(network, weights, partial=self.training.mode == "normal")
         # Convolutions run in the layout that they were trained in, the faster one on CPUs and GPUs.
@@ -84,19 +88,40 @@ def check_network(settings: NetworkSettings, data: DataSettings) -> int:
         UserError: an unknown backbone, a size that it cannot take, or more parameters than can be trained.
     """
     assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
-    with torch.device("meta"):  # shapes only: no memory, no time
-        network = build_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
+    return _outline(settings, classes=2, image_size=data.image_size, channels=data.channels).exit_count
+
+
+def outline(settings: NetworkSettings, info: DataInfo) -> MultiExitNetwork:
+    """A network for a data set without its numbers: shapes only, which take neither memory nor time.
+
+    Raises:
+        UserError: as :func:`check_network`.
+    """
+    return _outline(settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels)
+
+
+def _outline(settings: NetworkSettings, *, classes: int, image_size: int, channels: int) -> MultiExitNetwork:
+    with torch.device("meta"):
+        network = build_network(settings, classes=classes, image_size=image_size, channels=channels)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if parameters > MOST_PARAMETERS:
         raise UserError(
             f"{settings.backbone} of width {settings.width:g} with {settings.head.kind} heads has {parameters:.2g} "
             f"parameters, more than {MOST_PARAMETERS:.2g}: lower the width, or codewords and channels of the heads"
         )
-    return network.exit_count
+    return network
 
 
 def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, partial: bool = False) -> None:
-    """Load a network's own weights; ``partial`` allows the exit heads to be absent."""
+    """Load a network's own weights; ``partial`` allows the exit heads to be absent.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, or of another shape.
+    """
+    for name, tensor in network.state_dict().items():
+        if name in weights and weights[name].shape != tensor.shape:
+            shapes = f"{list(weights[name].shape)}, this network's is {list(tensor.shape)}"
+            raise UserError(f"weights do not fit the network: {name} has shape {shapes}")
     missing, unexpected = network.load_state_dict(weights, strict=False)
     missing = [name for name in missing if not (partial and name.startswith("heads."))]
     if missing or unexpected:
@@ -207,24 +232,34 @@ def read_best(checkpoints: Location, weights: str) -> tuple[Checkpoint, dict[str
 
 
 def _parse(folder: Location, published: Published) -> Checkpoint:
+    none = f"{folder} is no checkpoint of this program"
     try:
-        raw: dict[str, Any] = json.loads(published.files["checkpoint.json"])
+        raw: dict[str, Any] = parse_json(published.files["checkpoint.json"])
         version, weights_hash = raw["format_version"], published.digests["weights.safetensors"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise DamagedError(f"{folder} is no checkpoint of this program") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{none} ({short(error)})") from None
     if version != FORMAT_VERSION:
-        raise UserError(f"{folder} has checkpoint format {version}, but this program reads format {FORMAT_VERSION}")
-    head = HeadSettings(**raw["network"].pop("head"))
-    return Checkpoint(
-        network=NetworkSettings(head=head, **raw["network"]),
-        training=TrainingSettings(**raw["training"]),
-        data=DataInfo.from_json(raw["data"]),
-        history=history_from_json(raw["history"]),
-        parent=raw["parent"],
-        versions=raw["versions"],
-        made_by=tuple((epoch, made_by) for epoch, made_by in raw.get("made_by", [[1, raw["versions"]]])),
-        weights_hash=weights_hash[:16],
-    )
+        raise UserError(f"{folder} has checkpoint format {version!r}, but this program reads format {FORMAT_VERSION}")
+    try:
+        head = from_fields(HeadSettings, raw["network"]["head"])
+        history = history_from_json(raw["history"])
+        if not history:
+            raise ValueError("it has no epoch")
+        return from_fields(
+            Checkpoint,
+            {
+                "network": from_fields(NetworkSettings, {**raw["network"], "head": head}),
+                "training": from_fields(TrainingSettings, raw["training"]),
+                "data": DataInfo.from_json(raw["data"]),
+                "history": history,
+                "parent": raw["parent"],
+                "versions": raw["versions"],
+                "made_by": tuple((epoch, made_by) for epoch, made_by in raw.get("made_by", [[1, raw["versions"]]])),
+                "weights_hash": weights_hash[:16],
+            },
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{none} ({short(error, 200)})") from None
 
 
 def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
@@ -242,22 +277,73 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
         found = read(folder)
         if found is None:
             raise UserError(f"{path} holds no checkpoint: expected {folder / 'manifest.json'}")
+        try:
+            resolve(from_fields(DataSettings, found[0].data.settings))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: the checkpoint's data settings cannot be: {error}") from None
+        _refuse_no_weights(path, found[1])
         return found[0], found[1]
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give a checkpoint folder, a .safetensors file or a torch state_dict")
+        problem = "is no regular file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}: give a checkpoint folder, a .safetensors file or a torch state_dict")
     try:
         if path.suffix == ".safetensors":
-            return None, safetensors.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = safetensors.load_file(path)
+        else:
+            with warnings.catch_warnings(action="ignore"):
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch.load and safetensors raise many kinds for a file that is none
         raise UserError(
             f"{path} cannot be read as weights: only tensors are accepted, as a .safetensors file or a torch state_dict"
         ) from None
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
         raise UserError(f"{path} is no state_dict: expected a mapping of names to tensors")
-    return None, cast(dict[str, Tensor], loaded)
+    tensors = cast(dict[str, Tensor], loaded)
+    _refuse_no_weights(path, tensors)
+    return None, tensors
+
+
+def _refuse_no_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors of the right names and shapes may still be none that a network can compute with."""
+    for name, tensor in tensors.items():
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name} is no dense tensor with a number of its own in each place")
+        if name.endswith(".num_batches_tracked"):  # a counter of batch norm, of whole numbers
+            continue
+        if not tensor.is_floating_point():
+            raise UserError(f"{path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights")
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{path}: {name} holds a value that is not finite: its training diverged")
+
+
+def build_pretrained(
+    path: Path, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: torch.device
+) -> MultiExitNetwork:
+    """The network of a checkpoint that a user points at.
+
+    Raises:
+        UserError: it cannot be built, or the weights are not its own.
+    """
+    try:
+        return checkpoint.build(tensors, device)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def check_fit(path: Path, tensors: Mapping[str, Tensor], settings: NetworkSettings, info: DataInfo) -> None:
+    """Refuse weights that are of another backbone or other images, before anything is made from them.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, or of another shape.
+    """
+    try:
+        matching_weights(outline(settings, info), tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:

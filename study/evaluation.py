@@ -16,6 +16,8 @@ import torch
 from results.intervals import wilson_interval
 from results.tables import rows_of
 from study.checkpoints import (
+    build_pretrained,
+    check_fit,
     load_pretrained,
     new_network,
 )
@@ -87,6 +89,7 @@ def load_network(
                 raise UserError(f"{pretrained} holds a network of {name} {stored}, not {asked}")
     dataset = load_dataset(data, source.data_root, download=source.download)
     if checkpoint is None:
+        check_fit(pretrained, tensors, settings, dataset.info)
         network = new_network(settings, dataset.info, data.seed)
         load_backbone_weights(network, tensors)
         network.to(device).eval()
@@ -97,7 +100,7 @@ def load_network(
             f"these {data.name} images are not those that {pretrained} was trained with "
             f"(digest {dataset.info.digest[:12]}, expected {checkpoint.data.digest[:12]}): the splits would mix"
         )
-    network = checkpoint.build(tensors, device)
+    network = build_pretrained(pretrained, checkpoint, tensors, device)
     runnable = ready(network, known, dataset.calibration, dataset.info, compiled=compiled)
     return LoadedNetwork(network, runnable, dataset, data, heads_trained=checkpoint.training.mode in ("exits", "joint"))
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from results.files import write_atomic
-from results.locations import Location
+from results.locations import Location, is_no_file
+from study.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class FailureLog:
     def read(self) -> dict[str, str]:
         """All of them; none where the file is damaged, for it only tells what the next start would find out."""
         try:
-            found = json.loads(self.path.read_bytes())
+            found = {} if is_no_file(self.path) else parse_json(self.path.read_bytes())
         except (FileNotFoundError, ValueError):
             return {}
         return {str(key): str(text) for key, text in found.items()} if isinstance(found, dict) else {}

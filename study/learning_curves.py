@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from study.strict_json import from_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
@@ -51,12 +53,16 @@ def history_to_json(history: Sequence[Epoch]) -> list[dict[str, object]]:
 
 
 def history_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
-    """The inverse of :func:`history_to_json`."""
+    """The inverse of :func:`history_to_json`.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: these are no such rows.
+    """
     history = []
     for row in rows:
         values: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
         values["exit_accuracies"] = tuple(values["exit_accuracies"])
-        history.append(Epoch(**values))
+        history.append(from_fields(Epoch, values))
     return tuple(history)
 
 

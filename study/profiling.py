@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from results.files import write_atomic
-from study.checkpoints import check_network, load_pretrained
+from study.checkpoints import build_pretrained, check_network, load_pretrained
 from study.costs.device_models import load_device
 from study.costs.measure import measure_profile
 from study.costs.measured_profile import MeasureSettings, Profile
@@ -145,7 +145,7 @@ def _trained(
         raise UserError(
             f"profile: {pretrained} holds bare weights: give a checkpoint folder, or leave --pretrained out"
         )
-    network = checkpoint.build(tensors, device)
+    network = build_pretrained(pretrained, checkpoint, tensors, device)
 
     def make(precision: Precision, compiled: bool) -> RunnableNetwork:
         if FORMATS[precision].backbone is not INT8:

@@ -14,6 +14,7 @@ from results.files import write_atomic
 from results.locations import Location, location
 from results.tables import TableError, part_count, read_table
 from search_spaces.spec import SpecError, StudySpec, validate_space
+from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
 from study.storage import safe_name, set_aside
 from study.versions import versions
@@ -86,10 +87,12 @@ def read_study_file(folder: Location) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stored = yaml.safe_load(path.read_text("utf-8"))
+        if not path.is_file():  # a pipe could be waited for without end
+            raise ValueError
+        stored = parse_yaml(path.read_bytes().decode("utf-8"))
         if isinstance(stored["study"], dict) and isinstance(stored["provenance"], dict):
             return dict(stored)
-    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     raise UserError(f"{path} cannot be read: the study's own `run` command sets it aside and writes it anew")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from study.checkpoints import (
+    check_fit,
     check_network,
     load_pretrained,
     read_description,
@@ -107,6 +108,8 @@ def train_one(
             f"{pretrained} was trained on other splits of {data.name}: its training images would be validation images "
             "here; use the same image settings and seed"
         )
+    if pretrained and tensors is not None:
+        check_fit(pretrained, tensors, network, dataset.info)
     plan = TrialPlan(phase="train", network=network, training=training, data_digest=dataset.info.digest, parent=parent)
     if folder:
         _refuse_other_run(folder, plan)

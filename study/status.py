@@ -8,25 +8,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from results.locations import Location
 from results.tables import SCHEMAS, data_names, part_count, read_table
-from search_spaces.spec import validate_space
+from search_spaces.spec import StudySpec, validate_space
 from study.failures import FailureLog
 from study.learning_curves import best_epoch, history_from_json
 from study.locks import is_held
 from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
 from study.run_folder import STUDY_FILE, read_study_file
 from study.storage import DamagedError, read_published
-from study.views import console_of, no_run_folder
+from study.strict_json import parse_json
+from study.views import PlainTable, console_of, no_run_folder
 
 
 def study_status(folder: Location) -> dict[str, Any]:
-    """What of a study is there, derived from the files of its run folder."""
+    """What of a study is there, derived from the files of its run folder.
+
+    Raises:
+        UserError, SpecError, TableError: the study or a table cannot be read.
+    """
     stored = read_study_file(folder)
     if stored is None:
         raise no_run_folder(folder)
+    spec = validate_space(stored["study"], str(folder / STUDY_FILE))
     trials, names = trial_statuses(folder, stored), list(_digests(stored))
     tables = folder / "tables"
     present = [name for name in SCHEMAS if part_count(tables, name)]
@@ -39,15 +44,14 @@ def study_status(folder: Location) -> dict[str, Any]:
                     "status": str(row["status"]),
                     "error": row["error"] if isinstance(row["error"], str) else None,
                 }
-    asked = stored["study"]["operating_points"]["trials"]
-    exact = stored["study"]["operating_points"].get("search") == "exact"
+    exact = spec.operating_points.search == "exact"
     points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
     done = points[points["state"] == "COMPLETE"]
-    phases, left = _left(stored["study"], trials)
+    phases, left = _left(spec, trials)
     return {
-        "study": stored["study"]["name"],
-        "created": stored["provenance"]["created"],
-        "versions": stored["provenance"]["versions"],
+        "study": spec.name,
+        "created": stored["provenance"].get("created"),
+        "versions": stored["provenance"].get("versions"),
         "driver_running": is_held(folder / ".lock"),
         "trials": trials,
         "phases": [phase.plain() for phase in phases],
@@ -55,10 +59,10 @@ def study_status(folder: Location) -> dict[str, Any]:
         "operating_points": len(points),
         "operating_points_failed": int((points["state"] == "FAIL").sum()),
         "asked": {
-            "backbones": stored["study"]["backbones"]["trials"],
-            "exits for each of the best backbones": stored["study"]["exits"]["trials"],
-            "parents": stored["study"]["exits"]["parents"],
-            "operating_points for each search": "all of the exact front" if exact else asked,
+            "backbones": spec.backbones.trials,
+            "exits for each of the best backbones": spec.exits.trials,
+            "parents": spec.exits.parents,
+            "operating_points for each search": "all of the exact front" if exact else spec.operating_points.trials,
         },
         "tables": present,
         "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
@@ -99,9 +103,8 @@ def _digests(stored: Mapping[str, Any]) -> dict[str, str]:
     return {first: known} if isinstance(known, str) else dict(known)
 
 
-def _left(study: dict[str, Any], trials: Sequence[Mapping[str, Any]]) -> tuple[list[PhaseOutline], float | None]:
+def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[PhaseOutline], float | None]:
     """The halves of phase 1, and the seconds that they still take on this machine."""
-    spec = validate_space(study, STUDY_FILE)
     phases = outline(spec, trials)
     return phases, seconds_left(phases, slots_here(spec.resources))
 
@@ -119,20 +122,23 @@ def _trial_status(folder: Location, failures: Mapping[str, str], names: Mapping[
         return {**row, "status": "damaged", "error": str(error)}
     if published is None:
         return row if row["status"] != "under way" else {**row, "status": "no epoch yet"}
-    description = json.loads(published.files["checkpoint.json"])
-    network, mode = description["network"], description["training"]["mode"]
-    history = history_from_json(description["history"])
-    score = best_epoch(history).score
-    return {
-        **row,
-        "mode": mode,
-        "data": names.get(description["data"]["digest"], description["data"]["name"]),
-        "network": f"{network['backbone']} x {network['width']:g}",
-        "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
-        "epochs": history[-1].epoch,
-        "seconds": sum(epoch.seconds for epoch in history),
-        "score": None if math.isnan(score) else score,
-    }
+    try:
+        description = parse_json(published.files["checkpoint.json"])
+        network, mode = description["network"], description["training"]["mode"]
+        history = history_from_json(description["history"])
+        score = best_epoch(history).score
+        return {
+            **row,
+            "mode": mode,
+            "data": names.get(description["data"]["digest"], description["data"]["name"]),
+            "network": f"{network['backbone']} x {network['width']:g}",
+            "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
+            "epochs": history[-1].epoch,
+            "seconds": sum(epoch.seconds for epoch in history),
+            "score": None if math.isnan(score) else score,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {**row, "status": "damaged", "error": f"{folder / 'last'} is no checkpoint of this program"}
 
 
 def print_status(folder: Location, *, as_json: bool) -> None:
@@ -142,7 +148,7 @@ def print_status(folder: Location, *, as_json: bool) -> None:
         print(json.dumps(status, indent=1))
         return
     console = console_of()
-    table = Table(title=f"study {status['study']}, created {status['created']}", title_justify="left")
+    table = PlainTable(f"study {status['study']}, created {status['created']}")
     columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
     columns += ["data"] if len(status["phases"]) > 2 else []
     columns += ["error"] if any(trial["error"] for trial in status["trials"]) else []
@@ -153,12 +159,12 @@ def print_status(folder: Location, *, as_json: bool) -> None:
         shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
         table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
     console.print(table)
-    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()), markup=False)
+    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()))
     failed = status["operating_points_failed"]
-    console.print(f"operating points: {status['operating_points']}, {failed} of them failed", markup=False)
-    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)
+    console.print(f"operating points: {status['operating_points']}, {failed} of them failed")
+    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}")
     for line in outline_lines(status["phases"]):
-        console.print(line, markup=False)
+        console.print(line)
     left = "not finished: the same `run` command goes on"
     if status["driver_running"]:
         left = "running now"
@@ -166,7 +172,7 @@ def print_status(folder: Location, *, as_json: bool) -> None:
         left = "not finished: no operating point so far keeps to the constraints"
     if status["seconds_left"]:
         left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
-    console.print("finished" if status["finished"] else left, markup=False)
+    console.print("finished" if status["finished"] else left)
 
 
 def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from results.files import is_draft, write_atomic
-from results.locations import Location, RemotePath, as_local_file, size_of
+from results.locations import Location, RemotePath, as_local_file, is_no_file, size_of
 from results.locations import set_aside as moved_aside
 from study.errors import UserError
+from study.strict_json import parse_json
 
 MANIFEST = "manifest.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -170,21 +171,25 @@ def published_files(folder: Location) -> Mapping[str, Path] | None:
 
 def _manifest_text(folder: Location) -> bytes | None:
     path = folder / MANIFEST
+    if is_no_file(path):
+        raise DamagedError(f"{path} cannot be read: it is no file")
     return path.read_bytes() if path.exists() else None
 
 
 def _entries(folder: Location, manifest: bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(manifest)
+        parsed = parse_json(manifest)
         entries = parsed["files"]
         if content_hash(entries, 64) != parsed["sha256"]:
             raise ValueError
         for entry in entries.values():
-            safe_name(entry["file"], "a file of the manifest")
+            safe_name(entry["file"], "its file")
+            if not isinstance(entry["bytes"], int) or not isinstance(entry["sha256"], str):
+                raise ValueError
         return dict(entries)
     except UserError as error:
-        raise DamagedError(f"{folder / MANIFEST}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedError(f"{folder / MANIFEST} cannot be read: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
 
 
@@ -193,10 +198,10 @@ def _read_generation(folder: Location, manifest: bytes, names: Collection[str] |
     files, digests = {}, {}
     for name, entry in entries.items():
         path = folder / entry["file"]
-        digests[name] = str(entry["sha256"])
+        digests[name] = entry["sha256"]
         try:
-            whole = size_of(path) == entry["bytes"]
-            if names is None or name in names:
+            whole = size_of(path) == entry["bytes"] and not is_no_file(path)
+            if whole and (names is None or name in names):
                 files[name] = path.read_bytes()
                 whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
         except FileNotFoundError:

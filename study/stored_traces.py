@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
-from safetensors import safe_open
 
 from results.locations import Location, modified
+from search_spaces.strict_yaml import short
 from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
 from study.errors import UserError
@@ -22,7 +24,8 @@ from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNet
 from study.precisions import FORMATS, INT8, Precision
 from study.quantization import int8_execution, prepare
 from study.storage import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside
-from study.trace import collect_logits
+from study.strict_json import parse_json
+from study.trace import check_logits, collect_logits
 
 CALIBRATION_IMAGES = 512
 """As many show int8 the ranges of activations; their histograms cost far more than running the network."""
@@ -76,7 +79,8 @@ class StoredTrace:
         """Its content.
 
         Raises:
-            DamagedError: a file does not match its manifest; unlike :func:`read_trace` this sets nothing aside.
+            DamagedError: a file does not match its manifest, or holds no trace; unlike :func:`read_trace` this sets
+                nothing aside.
         """
         found = _read(self.folder)
         if found is None:
@@ -97,8 +101,10 @@ def stored_traces(traces: Location) -> list[StoredTrace]:
         if published is None:
             continue
         try:
-            of = json.loads(published.files["trace.json"])
-            weights, precision, split = (str(of[key]) for key in ("weights", "precision", "split"))
+            of = parse_json(published.files["trace.json"])
+            weights, precision, split = (of[key] for key in ("weights", "precision", "split"))
+            if not all(isinstance(name, str) for name in (weights, precision, split)):
+                raise TypeError
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{folder}: trace.json does not say of which network it is") from None
         safe_name(weights.replace("@", "-"), f"{folder}: weights")
@@ -122,18 +128,31 @@ def _read(folder: Location) -> SplitLogits | None:
     files = published_files(folder)
     if files is None:
         return None
-    execution = json.loads(files["trace.json"].read_text()).get("int8_execution")
-    with safe_open(files["trace.safetensors"], framework="np") as stored:
-        labels = stored.get_tensor("labels")
-    return SplitLogits(_mapped(files["trace.safetensors"], "logits"), labels, execution)
+    try:
+        execution = parse_json(files["trace.json"].read_bytes()).get("int8_execution")
+        if execution not in (None, *get_args(Int8Execution)):
+            raise ValueError(f"int8_execution is {execution!r}")
+        with safe_open(files["trace.safetensors"], framework="np") as stored:
+            labels = stored.get_tensor("labels")
+        if labels.dtype != np.int64:
+            raise ValueError(f"it holds labels as {labels.dtype}")
+        split = SplitLogits(_mapped(files["trace.safetensors"], "logits"), labels, execution)
+        check_logits(split.logits, split.labels)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{folder} holds no trace with readable tensors ({short(error, 200)})") from None
+    return split
 
 
 def _mapped(path: Path, name: str) -> NDArray[np.float32]:
-    """A float32 array of a safetensors file (8 bytes of length, a JSON header, the data) that stays on disk."""
+    """A float32 array of a safetensors file (8 bytes of length, a JSON header, the data) that stays on disk.
+
+    The file was opened by ``safe_open``, which refuses a header that does not fit the data.
+    """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        array = json.loads(file.read(size))[name]
-    assert array["dtype"] == "F32", f"{path} holds {name} as {array['dtype']}"
+        array = parse_json(file.read(size))[name]
+    if array["dtype"] != "F32":
+        raise ValueError(f"it holds {name} as {array['dtype']}")
     shape = tuple(array["shape"])
     return np.memmap(path, dtype="<f4", mode="r", offset=8 + size + array["data_offsets"][0], shape=shape)
 

@@ -49,19 +49,10 @@ class Trace:
         logits = np.asarray(self.logits, dtype=np.float32)
         labels = np.asarray(self.labels, dtype=np.int64)
         thresholds = np.asarray(self.thresholds, dtype=np.float64)
-        if logits.ndim != 3 or logits.shape[1] < 2 or 0 in logits.shape:
-            raise UserError(f"trace: logits have shape {logits.shape}, but must be [N, E+1, C] with N, E, C >= 1")
-        samples, columns, classes = logits.shape
-        if labels.shape != (samples,):
-            raise UserError(f"trace: labels have shape {labels.shape}, but the logits need ({samples},)")
+        check_logits(logits, labels)
+        columns = logits.shape[1]
         if thresholds.shape != (columns - 1,):
             raise UserError(f"trace: thresholds have shape {thresholds.shape}, but the logits need ({columns - 1},)")
-        for chunk in batches(samples, max(1, CHUNK // (columns * classes))):
-            if not np.isfinite(logits[chunk]).all():
-                sample, exit, _ = np.argwhere(~np.isfinite(logits[chunk]))[0]
-                raise UserError(f"trace: a logit of sample {chunk.start + sample} at exit {exit + 1} is not finite")
-        if labels.min() < 0 or labels.max() >= classes:
-            raise UserError(f"trace: labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
         if not (np.isfinite(thresholds).all() and (thresholds >= 0).all()):
             raise UserError("trace: a threshold is negative or not finite")
         for name, value in (("logits", logits), ("labels", labels), ("thresholds", thresholds)):
@@ -131,6 +122,25 @@ class Trace:
             for chunk in batches(len(scores), max(1, self._at_once // 4)):  # several arrays in float64
                 scores[chunk] = confidence(self.logits[chunk, :-1], criterion)
         return scores
+
+
+def check_logits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+    """Refuse logits and labels that no network can have given.
+
+    Raises:
+        UserError: shapes do not fit, a logit is NaN or infinite, or a label is no class.
+    """
+    if logits.ndim != 3 or logits.shape[1] < 2 or 0 in logits.shape:
+        raise UserError(f"trace: logits have shape {logits.shape}, but must be [N, E+1, C] with N, E, C >= 1")
+    samples, columns, classes = logits.shape
+    if labels.shape != (samples,):
+        raise UserError(f"trace: labels have shape {labels.shape}, but the logits need ({samples},)")
+    for chunk in batches(samples, max(1, CHUNK // (columns * classes))):
+        if not np.isfinite(logits[chunk]).all():
+            sample, exit, _ = np.argwhere(~np.isfinite(logits[chunk]))[0]
+            raise UserError(f"trace: a logit of sample {chunk.start + sample} at exit {exit + 1} is not finite")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(f"trace: labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,7 +197,7 @@ def load_device(name_or_path: str) -> Device:
     if name_or_path in device_names():
         return _device(_bundled_table(name_or_path))
     path = Path(name_or_path)
-    if not path.exists():
+    if not (name_or_path and path.exists()):
         known = ", ".join(device_names())
         raise UserError(f"{name_or_path}: no such device table, and no bundled device of that name (there are {known})")
     table = read_table(path)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from study.errors import UserError
+from study.strict_json import from_fields
 
 LARGEST_IMAGE = 4096
 SMALLEST_IMAGE = 8  # pixels a side: below it, a crop padding of an eighth of the side would be nothing
@@ -81,8 +82,18 @@ class DataInfo:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "DataInfo":
-        """The inverse of `to_json`, also after a way through JSON text."""
-        return cls(**fields)
+        """The inverse of `to_json`, also after a way through JSON text.
+
+        Raises:
+            ValueError, TypeError: these are no such fields, or they contradict each other.
+        """
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        info = from_fields(cls, tuples)
+        if not 1 <= info.image_size <= LARGEST_IMAGE:
+            raise ValueError(f"image_size: expected 1 to {LARGEST_IMAGE}, got {info.image_size}")
+        if not info.class_names or {len(info.mean), len(info.std)} != {info.channels} or min(info.std) <= 0:
+            raise ValueError("class_names, mean or std is not as channels and classes need it")
+        return info
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -115,6 +115,11 @@ def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tenso
     Raises:
         UserError: a tensor is missing, unexpected, or of another shape (often: another class count).
     """
+    network.backbone.load_state_dict(matching_weights(network, tensors), strict=False)
+
+
+def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of some tensors that are of a network's backbone, by the backbone's names; raises as above."""
     expected = network.backbone.state_dict()
     if tensors.keys() & expected.keys():
         given = dict(tensors)
@@ -133,7 +138,7 @@ def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tenso
         if names:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(f"the weights do not fit the backbone: they {what} {names[0]}{others}")
-    network.backbone.load_state_dict(given, strict=False)
+    return given
 
 
 @torch.no_grad()

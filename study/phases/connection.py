@@ -113,13 +113,13 @@ def _connect(address: str) -> None:
 
 def _refuse_unreachable(address: str) -> None:
     """A wrong host or port is told at once."""
-    if "://" in address:
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not (colon and port.isdecimal()):
         raise UserError(
             f"--address {address}: expected auto, or HOST:PORT of the head; from outside the cluster use ray job submit"
         )
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdecimal()):
-        return  # "auto", or nothing that Ray takes
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:

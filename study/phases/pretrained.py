@@ -7,12 +7,25 @@ import math
 from pathlib import Path
 
 from search_spaces.spec import StudySpec
-from study.checkpoints import load_pretrained, new_network, read_description, save, weights_fingerprint
+from study.checkpoints import check_fit, load_pretrained, new_network, read_description, save, weights_fingerprint
+from study.data import DataInfo
 from study.learning_curves import Epoch
 from study.networks.multi_exit import load_backbone_weights
 from study.phases.training import TrialRecord, make_record, plan_trials
 from study.phases.tuning import Workshop
 from study.training import TrainingState, evaluate_split
+
+
+def check_pretrained(spec: StudySpec, info: DataInfo) -> None:
+    """Refuse weights that are of another backbone or other images, before a run folder is made.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if spec.backbones.pretrained:
+        path = Path(spec.backbones.pretrained)
+        (plan,) = plan_trials(spec, "backbones", info.digest)
+        check_fit(path, load_pretrained(path)[1], plan.network, info)
 
 
 def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:

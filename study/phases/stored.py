@@ -84,12 +84,19 @@ def stored_candidates(folder: Location, points: OperatingPointsSpec, data: str |
         else:
             device = load_device(points.costs)
             costs = device.costs(works[weights], precision=precision, batch_size=points.batch_size)
+        calibration, validation = splits["calibration"].read(), splits["validation"].read()
+        shapes = {one.logits.shape[1:] for one in (calibration, validation)}
+        if len(shapes) > 1 or costs.exit_count + 1 != validation.logits.shape[1]:
+            raise UserError(
+                f"{splits['validation'].folder}: its exits or classes are not those of the calibration trace and of "
+                "the costs: remove these traces and give `run` again"
+            )
         candidates.append(
             Candidate(
                 weights,
                 costs,
-                splits["calibration"].read(),
-                splits["validation"].read(),
+                calibration,
+                validation,
                 precision=precision,
                 work=works.get(weights),
             )
@@ -134,11 +141,11 @@ def _work(folder: Location, weights: str) -> NetworkWork:
 
 
 def _stored_costs(path: Location, *, measured: bool) -> Costs:
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"{path} is missing: give `run` again, which writes it")
     if measured:
         return read_profile(path).costs
     try:
-        return Costs.from_json(path.read_text())
+        return Costs.from_json(path.read_bytes())
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): give `run` again, which writes it") from None

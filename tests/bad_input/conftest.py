@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from corpus import TRAIN, Workplace
 
 from search_spaces.spec import validate_space
+from study.checkpoints import read_description
 from study.cli import main
-from study.data import DataSettings, load_dataset
+from study.data import DataSettings, load_dataset, load_test_set
 from study.phases.training import plan_trials
 from study.progress import Reporter
 from study.run import Surroundings, run_study
+from study.stored_traces import TraceStore
 from study.trials import run_trial
 
 STUDY = {
@@ -33,35 +36,27 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main([*TRAIN.split(), "--data", "digits", "--limit", "240", "--output", str(models / "original")]) == 0
     heads = f"train --mode exits --head linear --epochs 1 --device cpu --precision fp32 --output {models / 'exits'}"
     assert main([*heads.split(), "--pretrained", str(models / "original")]) == 0
-    finish_study(shelf / "run", models)
+    finish_study(shelf / "run")
     return shelf
 
 
-def finish_study(folder: Path, models: Path) -> None:
-    """Train the trials of a small study one by one, so that a start finds nothing left for Ray to do."""
-    spec = validate_space(STUDY, "small")
-    dataset = load_dataset(DataSettings(seed=0, **spec.data.model_dump()), models)
-    parent = None
+def finish_study(folder: Path) -> None:
+    """Train and trace the networks of a small study here, so that its run finds nothing left for Ray to do."""
+    spec, cpu = validate_space(STUDY, "small"), torch.device("cpu")
+    settings = DataSettings(seed=0, **spec.data.model_dump())
+    dataset, test = load_dataset(settings, folder), load_test_set(settings, folder)
+    parent: dict[str, Any] = {}
     for phase in ("backbones", "exits"):
-        (plan,) = plan_trials(
-            spec, phase, dataset.info.digest, backbone=parent and parent[0], parent=parent and parent[1]
-        )
-        run_trial(plan, dataset, folder / "checkpoints", epochs=1, device=torch.device("cpu"))
-        from study.trials import read_trial
-
-        best = read_trial(plan, folder / "checkpoints")
+        (plan,) = plan_trials(spec, phase, dataset.info.digest, **parent)
+        run_trial(plan, dataset, folder / "checkpoints", epochs=1, device=cpu)
+        best = read_description(folder / "checkpoints" / plan.trial_id / "best")
         assert best is not None
-        parent = (plan.network, f"{plan.trial_id}@{best_weights(folder, plan.trial_id)}")
-    run_study(spec, Surroundings(folder=folder, data_root=folder / "data", reporter=Reporter(quiet=True)))
-
-
-def best_weights(folder: Path, trial: str) -> str:
-    """The hash of a trial's best weights."""
-    from study.checkpoints import read_description
-
-    best = read_description(folder / "checkpoints" / trial / "best")
-    assert best is not None
-    return best.weights_hash
+        parent = {"backbone": plan.network, "parent": f"{plan.trial_id}@{best.weights_hash}"}
+    traces = TraceStore(folder / "traces", folder / "checkpoints", dataset.calibration, cpu)
+    for split, images in (("calibration", dataset.calibration), ("validation", dataset.validation)):
+        traces.get(parent["parent"], "fp32", split, images, dataset.info.digest)
+    traces.get(parent["parent"], "fp32", "test", test, test.digest)
+    run_study(spec, Surroundings(folder=folder, data_root=folder, reporter=Reporter(quiet=True)))
 
 
 @pytest.fixture

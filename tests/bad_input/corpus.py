@@ -7,6 +7,7 @@ and no work begun: the parts of the program that compute are out of bounds while
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from study.storage import publish, read_published
 
 ROOT = Path(__file__).parents[2]
 LONGEST_LINE = 1100
-SECONDS = 30
+SECONDS = 60
 """A case that takes longer hangs."""
 MEGABYTES = 600
 """A case that needs so much more memory than all before it was not refused in time."""
@@ -82,7 +83,7 @@ def nothing(place: Workplace) -> None:
 def each(cases: Sequence[Case]) -> pytest.MarkDecorator:
     """Parametrise a test over cases, by their ids."""
     names = [case.id for case in cases]
-    assert len(set(names)) == len(names), "two cases have the same id"
+    assert len(set(names)) == len(names), f"two cases have the same id: {sorted(names)}"
     return pytest.mark.parametrize("case", cases, ids=names)
 
 
@@ -219,9 +220,11 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(2 * seconds, exit=True)  # a signal does not end a wait inside of a library
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

@@ -99,8 +99,8 @@ def test_conv_head_pools_down_but_never_up():
     [
         ({"kind": "fog"}, "unknown head kind 'fog'; known are bof, linear, conv"),
         ({"sharing": "all"}, "unknown head sharing 'all'; known are paper, none"),
-        ({"codewords": 0}, "codewords must be at least 1, got 0"),
-        ({"conv_side": -1}, "conv_side must be at least 1, got -1"),
+        ({"codewords": 0}, "codewords must be from 1 to 65536, got 0"),
+        ({"conv_side": -1}, "conv_side must be from 1 to 65536, got -1"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(wrong, message):

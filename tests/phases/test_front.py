@@ -20,7 +20,7 @@ from study.errors import UserError
 from study.locks import exclusive
 from study.phases import front  # `test_front` itself would be collected as a test
 from study.phases.candidates import Candidate, Frequencies, OperatingPoint
-from study.phases.operating_points import point_of
+from study.phases.course import point_of
 from study.phases.yardstick import Yardstick
 from study.policies import Classic, Hierarchical, Placed, Predictive, thresholds_from_logits
 from study.progress import Reporter
@@ -311,7 +311,7 @@ REFUSED = [
     ("exits: {schedule: step}", "schedule is 'step'"),
     ("exits: {head: fog}", "unknown head kind 'fog'"),
     ("exits: {sharing: all}", "unknown head sharing 'all'"),
-    ("exits: {codewords: 0}", "codewords must be at least 1"),
+    ("exits: {codewords: 0}", "codewords must be from 1 to 65536"),
     ("backbones: {width: -1}", "width above 0"),
     ("backbones: {learning_rate: -1}", "learning_rate is -1"),
     ("backbones: {trials: grid, width: {low: 0.1, high: 1}}", "grid needs lists"),

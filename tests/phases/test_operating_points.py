@@ -17,7 +17,8 @@ from study import Costs, replay
 from study.errors import UserError
 from study.phases import operating_points as module
 from study.phases.candidates import Candidate, OperatingPoint
-from study.phases.operating_points import point_of, search
+from study.phases.course import point_of
+from study.phases.operating_points import search
 from study.policies import Classic, Hierarchical, Placed, Predictive, Static
 from study.progress import Reporter
 from study.stored_traces import SplitLogits
