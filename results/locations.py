@@ -29,7 +29,17 @@ from urllib.parse import parse_qsl, unquote
 from results.object_stores import OPTIONS
 from results.remote_paths import RemotePath
 
-__all__ = ["Location", "RemotePath", "as_local_file", "is_no_file", "location", "modified", "set_aside", "size_of"]
+__all__ = [
+    "Location",
+    "RemotePath",
+    "as_local_file",
+    "expanded",
+    "is_no_file",
+    "location",
+    "modified",
+    "set_aside",
+    "size_of",
+]
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 
@@ -50,7 +60,7 @@ def location(text: str) -> Location:
     scheme, mark, rest = text.partition("://")
     scheme = scheme.lower()
     if not mark:
-        return Path(text).expanduser()
+        return expanded(Path(text))
     if scheme == "file":
         if not rest.startswith("/"):
             raise ValueError("a file:// location needs an absolute path: file:///folder")
@@ -67,6 +77,18 @@ def location(text: str) -> Location:
     for name in options.keys() - OPTIONS[scheme]:
         raise ValueError(f"a {scheme}:// location has no option {name!r}, only {', '.join(sorted(OPTIONS[scheme]))}")
     return RemotePath(f"{scheme}://{bucket}", PurePosixPath(), tuple(sorted(options.items()))) / unquote(key).strip("/")
+
+
+def expanded(path: Path) -> Path:
+    """A path whose ``~`` or ``~user`` is a home folder.
+
+    Raises:
+        ValueError: nobody knows that home folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: nobody knows the home folder that {path.parts[0]} stands for") from None
 
 
 def size_of(location: Location) -> int:

@@ -21,6 +21,7 @@ from study.options import add_evaluate, add_front, add_profile, add_run, add_sta
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, or 2 for a user's mistake, told in one line on stderr."""
+    _replace_closed_streams()
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
@@ -42,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 _ended_by: list[int] = []
 """Signals other than Ctrl-C. The exception cannot carry them: of one raised while Ray waits, Ray makes a new one."""
+
+
+def _replace_closed_streams() -> None:
+    """A stream that was closed before the start is None; what goes there is wanted by nobody."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (as long as the process)
 
 
 def _end_on_sigterm() -> None:

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from results.files import write_atomic
-from results.locations import Location
+from results.locations import Location, is_no_file
 from study.errors import UserError
+from study.strict_json import parse_json
 
 RENEW_SECONDS = 5.0
 SILENT_SECONDS = 20.0
@@ -66,7 +67,7 @@ def is_held(path: Location) -> bool:
 
     A lease counts as held while it was renewed lately, by the clock of this machine against that of the storage.
     """
-    if isinstance(path, Path) and path.exists():
+    if isinstance(path, Path) and path.is_file():
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -152,7 +153,7 @@ def _write(path: Location, owner: str) -> None:
 def _read(path: Location) -> dict[str, Any] | None:
     """The lease; None without one, and for one that is no lease (cut short by a file system that is not atomic)."""
     try:
-        lease = json.loads(path.read_bytes())
+        lease = {} if is_no_file(path) else parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     kinds = {"owner": str, "host": str, "process": int, "renewed": int | float}
@@ -167,6 +168,6 @@ def _is_dead(lease: dict[str, Any]) -> bool:
     with contextlib.suppress(PermissionError):  # it lives, and is another user's
         try:
             os.kill(int(lease["process"]), 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return True
     return False

@@ -38,8 +38,7 @@ def check(spec: StudySpec) -> list[DataSettings]:
         check_covered(points)
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
-    asked = spec.data.model_dump()
-    all_settings = [resolve(DataSettings(seed=spec.seed, **{**asked, "name": name})) for name in spec.data.names]
+    all_settings = [_data_settings(spec, name) for name in spec.data.names]
     backbones = plan_trials(spec, "backbones", "")
     networks = {plan.network for plan in backbones}
     exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
@@ -59,6 +58,13 @@ def check(spec: StudySpec) -> list[DataSettings]:
     if spec.backbones.pretrained:
         load_pretrained(Path(spec.backbones.pretrained))
     return all_settings
+
+
+def _data_settings(spec: StudySpec, name: str) -> DataSettings:
+    asked = {**spec.data.model_dump(), "name": name}
+    if len(spec.data.names) > 1 and name != "image_folder":
+        asked["folder"] = None  # that of the one data set among them that has a folder
+    return resolve(DataSettings(seed=spec.seed, **asked))
 
 
 def check_deadlines(spec: StudySpec, info: DataInfo) -> None:

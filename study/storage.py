@@ -52,7 +52,8 @@ def check_writable(folder: Location) -> None:
         _check_bucket(folder)
         return
     nearest = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+    effective = os.access in os.supports_effective_ids  # the rights that the writing will have
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective)):
         raise UserError(f"{folder} cannot be written: {nearest} is not a folder that you may write in")
 
 
@@ -107,8 +108,8 @@ def sweep_drafts(folder: Location) -> None:
 
 def _stored_names(folder: Location) -> set[str]:
     """The files that the manifest names; none where it is missing or damaged."""
-    manifest = _manifest_text(folder)
     try:
+        manifest = _manifest_text(folder)
         return set() if manifest is None else {str(entry["file"]) for entry in _entries(folder, manifest).values()}
     except DamagedError:
         return set()

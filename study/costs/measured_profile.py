@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from results.locations import Location
+from search_spaces.strict_yaml import short
 from study.costs.meters import MeterSource, device_name
 from study.costs.profile import Costs
 from study.errors import UserError
@@ -150,7 +151,7 @@ class Profile:
                 values[name] = _revived(values[name])
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"this is no measured cost profile ({error})") from None
+            raise UserError(f"this is no measured cost profile ({short(error, 200)})") from None
 
 
 def read_profile(path: Location) -> Profile:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from search_spaces.strict_yaml import short
 from study.errors import UserError
 from study.policies import Floats
 from study.strict_json import parse_json
@@ -143,7 +144,7 @@ class Costs:
         except UserError:
             raise
         except (ValueError, TypeError) as error:
-            raise UserError(f"costs: this is no cost profile ({error})") from None
+            raise UserError(f"costs: this is no cost profile ({short(error, 200)})") from None
 
 
 def _numbers(name: str, value: ArrayLike) -> Floats:

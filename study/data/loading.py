@@ -8,11 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
+from results.locations import expanded
 from study.data.array_sources import array_part
 from study.data.image_folder import folder_part
 from study.data.pixels import Pixels, mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
 from study.data.splits import Indices, cut, limited_test_part
+from study.errors import UserError
 
 _DIGEST_FORMAT = 1  # raised when the same settings and bytes come to mean other pixels
 
@@ -99,5 +101,12 @@ def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:
 def _open_part(part: str, settings: DataSettings, data_root: Path, *, download: bool) -> _Part:
     if settings.name == "image_folder":
         assert settings.folder is not None  # resolve() refuses it
-        return folder_part(part, Path(data_root) / Path(settings.folder).expanduser())
-    return array_part(settings.name, part, Path(data_root).expanduser(), download=download)
+        return folder_part(part, Path(data_root) / _home_in(Path(settings.folder)))
+    return array_part(settings.name, part, _home_in(Path(data_root)), download=download)
+
+
+def _home_in(path: Path) -> Path:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -11,14 +11,14 @@ import faulthandler
 import hashlib
 import json
 import os
+import pickle
 import resource
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,6 @@ from safetensors import torch as safetensors
 from study.cli import main
 from study.storage import publish, read_published
 
-ROOT = Path(__file__).parents[2]
 LONGEST_LINE = 1100
 SECONDS = 60
 """A case that takes longer hangs."""
@@ -55,7 +54,7 @@ class Case:
         arrange: makes its files in a :class:`Workplace`.
         command: of ``predictive-exit``, run in the workplace.
         told: what the line must contain: what is wrong, and where.
-        environment: of a process of its own; None: the command runs in this one.
+        around: what surrounds the command when it runs, as a context.
     """
 
     id: str
@@ -63,17 +62,7 @@ class Case:
     arrange: Callable[[Workplace], object]
     command: str | Sequence[str]
     told: tuple[str, ...]
-    environment: Callable[[Workplace], Surrounded] | None = None
-
-
-@dataclass(frozen=True)
-class Surrounded:
-    """What a process of its own finds around it."""
-
-    prelude: str = ""
-    """Python that runs before the program."""
-    variables: Mapping[str, str | None] = field(default_factory=dict)
-    """Of the environment; None removes one."""
+    around: Callable[[Workplace], AbstractContextManager[object]] = lambda place: contextlib.nullcontext()
 
 
 def nothing(place: Workplace) -> None:
@@ -124,10 +113,8 @@ class Workplace:
         case.arrange(self)
         arguments = shlex.split(case.command) if isinstance(case.command, str) else list(case.command)
         before = snapshot(self.root)
-        if case.environment is None:
-            code, out, error = self._here(arguments, capfd)
-        else:
-            code, out, error = self._apart(arguments, case.environment(self))
+        with case.around(self):
+            code, out, error = self._run(arguments, capfd)
         told = f"{case.why}\nstdout: {out[-2000:]}\nstderr: {error[-4000:]}"
         assert code == 2, f"exit code {code}: {told}"
         assert "Traceback" not in error, told
@@ -142,7 +129,7 @@ class Workplace:
         assert not changed, f"it left its traces: {sorted(changed)}"
         return error
 
-    def _here(self, arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    def _run(self, arguments: Sequence[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
         capfd.readouterr()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.MonkeyPatch.context() as patch, time_limit(SECONDS):
@@ -156,21 +143,6 @@ class Workplace:
         assert grown < MEGABYTES, f"it took {grown:.0f} MB"
         captured = capfd.readouterr()
         return code, captured.out, captured.err
-
-    def _apart(self, arguments: Sequence[str], around: Surrounded) -> tuple[int, str, str]:
-        code = f"{around.prelude}\nimport sys\nfrom study.cli import main\nsys.exit(main(sys.argv[1:]))"
-        known = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        variables = {name: value for name, value in (known | dict(around.variables)).items() if value is not None}
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=self.root,
-            env=variables,
-            capture_output=True,
-            text=True,
-            timeout=4 * SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-        return done.returncode, done.stdout, done.stderr
 
 
 def snapshot(root: Path) -> dict[str, str]:
@@ -262,3 +234,44 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     tensors = safetensors.load(published.files["weights.safetensors"])
     change(tensors)
     republish(folder, weights_safetensors=safetensors.save(tensors))
+
+
+def first_weight(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Change the weights of the first convolution."""
+
+    def apply(weights: dict[str, torch.Tensor]) -> None:
+        name = "backbone.features.0.weight"
+        weights[name] = change(weights[name].clone())
+
+    return apply
+
+
+def one_value(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Change one number of a tensor."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(-1)[3] = value
+        return tensor
+
+    return change
+
+
+def cut(content: bytes) -> bytes:
+    """The first half."""
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    """Another byte in the first half."""
+    place = len(content) // 5
+    return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+
+
+class Runs:
+    """Pickled, it runs a command wherever it is read."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+CODE = pickle.dumps(Runs())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 import zlib
 from collections.abc import Callable
 
 import pytest
-from corpus import TRAIN, Case, Workplace, each
+from corpus import CODE, TRAIN, Case, Workplace, each
 from PIL import Image
 
 ONE = f"{TRAIN} --data image_folder --image-size 32 --no-save --folder pets"
@@ -156,13 +155,6 @@ def dataset(id: str, why: str, name: str, file: str, content: bytes, *told: str)
     return Case(id, why, arrange, f"{TRAIN} --data {name}", (f"'{name}'", file, *told))
 
 
-class Runs:
-    """Pickled, it runs a command wherever it is read."""
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch ran",)
-
-
 FILES_OF = {
     "cifar10": [f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "batches.meta")],
     "cifar100": [f"cifar-100-python/{name}" for name in ("train", "meta")],
@@ -173,7 +165,7 @@ FILES_OF = {
 IDX = struct.pack(">4I", 0x0803, 60_000, 28, 28)
 PUBLISHED = [
     dataset("cifar10-empty", "empty files", "cifar10", "data_batch_1", b"", "checksum", "--download"),
-    dataset("cifar10-code", "a pickle that runs", "cifar10", "data_batch_1", pickle.dumps(Runs()), "checksum"),
+    dataset("cifar10-code", "a pickle that runs", "cifar10", "data_batch_1", CODE, "checksum"),
     dataset("cifar100-truncated", "a cut pickle", "cifar100", "train", b"\x80\x02}q\x01(", "checksum"),
     dataset("svhn-words", "no MATLAB file", "svhn", "train_32x32.mat", b"words", "checksum"),
     dataset("stl10-short", "too few bytes", "stl10", "train_X.bin", b"\x01", "checksum"),

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import struct
 from collections.abc import Callable
 
 import pytest
 import torch
 from corpus import (
+    CODE,
     EVALUATE,
     NETWORK,
-    TRAIN,
     Case,
+    Runs,
     Workplace,
     each,
-    edit_json,
-    edit_weights,
-    republish,
+    first_weight,
+    one_value,
 )
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from study.storage import MANIFEST, read_published
+from study.storage import read_published
 
 FILE = f"train --mode exits {NETWORK} --data digits --limit 240 --epochs 1 --no-save --pretrained"
-EXITS = f"{EVALUATE} --pretrained models/exits"
+
 SPACE = (
     "run quickstart --set backbones.backbone=vgg11 --set backbones.width=0.125 --set backbones.trials=1 --pretrained"
 )
-
-
-class Runs:
-    """Pickled, it runs a command wherever it is read."""
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch ran",)
 
 
 def weights_of(place: Workplace) -> dict[str, Tensor]:
@@ -68,81 +59,10 @@ def saved(id: str, why: str, value: Callable[[dict[str, Tensor]], object], *told
     )
 
 
-def checkpoint(id: str, why: str, change: Callable[[Workplace], object], *told: str, command: str = EXITS) -> Case:
-    """A good checkpoint, but for a change."""
-
-    def arrange(place: Workplace) -> None:
-        place.take("models")
-        change(place)
-
-    return Case(id, why, arrange, command, ("models/exits", *told))
-
-
-def described(id: str, why: str, change: Callable[[dict], object], *told: str) -> Case:
-    """A checkpoint whose ``checkpoint.json`` says something else, as its manifest knows."""
-    return checkpoint(id, why, lambda p: edit_json(p / "models/exits/best", "checkpoint.json", change), *told)
-
-
-def stored(id: str, why: str, change: Callable[[dict[str, Tensor]], object], *told: str) -> Case:
-    """A checkpoint with other weights, as its manifest knows."""
-    return checkpoint(id, why, lambda p: edit_weights(p / "models/exits/best", change), *told)
-
-
-def manifest(change: Callable[[dict], object]) -> Callable[[Workplace], None]:
-    def arrange(place: Workplace) -> None:
-        path = place / "models/exits/best" / MANIFEST
-        value = json.loads(path.read_text())
-        change(value)
-        path.write_text(json.dumps(value))
-
-    return arrange
-
-
-def signed(change: Callable[[dict], object]) -> Callable[[Workplace], None]:
-    """A manifest with its own hash put right."""
-    from study.storage import content_hash
-
-    def sign(value: dict) -> None:
-        change(value["files"])
-        value["sha256"] = content_hash(value["files"], 64)
-
-    return manifest(sign)
-
-
-def raw_manifest(content: bytes) -> Callable[[Workplace], object]:
-    return lambda place: place.write("models/exits/best/manifest.json", content)
-
-
-def part(pattern: str, content: Callable[[bytes], bytes]) -> Callable[[Workplace], None]:
-    """Damage that the manifest tells."""
-
-    def arrange(place: Workplace) -> None:
-        (path,) = (place / "models/exits/best").glob(pattern)
-        path.write_bytes(content(path.read_bytes()))
-
-    return arrange
-
-
-def first(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], None]:
-    def apply(weights: dict[str, Tensor]) -> None:
-        name = "backbone.features.0.weight"
-        weights[name] = change(weights[name])
-
-    return apply
-
-
-def blank(value: float) -> Callable[[Tensor], Tensor]:
-    def change(tensor: Tensor) -> Tensor:
-        tensor = tensor.clone()
-        tensor.view(-1)[3] = value
-        return tensor
-
-    return change
-
-
-CODE = pickle.dumps(Runs())
 HEADER = b'{"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}'
+
 NOT_WEIGHTS = "cannot be read as weights"
+
 BARE = [
     Case("missing", "no such file", lambda place: None, f"{FILE} no.pt", ("no.pt does not exist", ".safetensors")),
     Case("pipe", "a pipe", lambda p: os.mkfifo(p / "w.pt"), f"{FILE} w.pt", ("w.pt", "no regular file")),
@@ -193,21 +113,21 @@ BARE = [
         lambda weights: {**weights, "backbone.features.0.weight": torch.eye(3).to_sparse()},
         "features.0.weight",
     ),
-    tensors("nan", "a weight that is NaN", first(blank(float("nan"))), "features.0.weight", "not finite"),
-    tensors("inf", "a weight without end", first(blank(float("inf"))), "features.0.weight", "not finite"),
-    tensors("shape", "another shape", first(lambda tensor: tensor[:3]), "features.0.weight has shape [3, "),
-    tensors("channels", "colour for grey", first(lambda tensor: tensor.repeat(1, 3, 1, 1)), "shape", "1, 3, 3]"),
+    tensors("nan", "a weight that is NaN", first_weight(one_value(float("nan"))), "features.0.weight", "not finite"),
+    tensors("inf", "a weight without end", first_weight(one_value(float("inf"))), "features.0.weight", "not finite"),
+    tensors("shape", "another shape", first_weight(lambda tensor: tensor[:3]), "features.0.weight has shape [3, "),
+    tensors("channels", "colour for grey", first_weight(lambda tensor: tensor.repeat(1, 3, 1, 1)), "shape", "1, 3, 3]"),
     tensors(
         "integers",
         "whole numbers for weights",
-        first(lambda tensor: tensor.to(torch.int64)),
+        first_weight(lambda tensor: tensor.to(torch.int64)),
         "features.0.weight",
         "int64",
     ),
     tensors(
         "complex",
         "complex numbers for weights",
-        first(lambda tensor: tensor.to(torch.complex64)),
+        first_weight(lambda tensor: tensor.to(torch.complex64)),
         "features.0.weight",
         "complex64",
     ),
@@ -222,12 +142,14 @@ BARE = [
     tensors("more", "a tensor too many", lambda w: w.update({"backbone.extra": torch.zeros(1)}), "unexpected extra"),
     tensors("backbone", "of another backbone", lambda w: None, "do not fit", command=FILE.replace("vgg11", "vgg13")),
     tensors("other-width", "of another width", lambda w: None, "has shape", command=FILE.replace("0.125", "0.25")),
-    tensors("study-nan", "NaN, in a study", first(blank(float("nan"))), "not finite", command=SPACE),
-    tensors("study-shape", "another shape, in a study", first(lambda tensor: tensor[:3]), "has shape", command=SPACE),
+    tensors("study-nan", "NaN, in a study", first_weight(one_value(float("nan"))), "not finite", command=SPACE),
+    tensors(
+        "study-shape", "another shape, in a study", first_weight(lambda tensor: tensor[:3]), "has shape", command=SPACE
+    ),
     tensors(
         "evaluate-nan",
         "NaN, to evaluate",
-        first(blank(float("nan"))),
+        first_weight(one_value(float("nan"))),
         "not finite",
         command=f"evaluate {NETWORK.replace('--precision fp32', '')} --evaluate-mode normal --data digits "
         "--limit 240 --pretrained",
@@ -523,6 +445,6 @@ FOLDERS = [
 ]
 
 
-@each([*BARE, *FOLDERS])
+@each(BARE)
 def test_bad_weights_are_refused(case: Case, workplace: Workplace, capfd: pytest.CaptureFixture[str]) -> None:
     workplace.refuse(case, capfd)

@@ -1,0 +1,15 @@
+"""Readers of files, fed for some seconds with what nobody wrote; ``fuzz.py`` goes on for longer."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz import TARGETS, check
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_reader_reads_or_refuses_in_one_line(name: str, data: st.DataObject) -> None:
+    check(name, data.draw(TARGETS[name].inputs))
