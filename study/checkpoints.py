@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,8 @@ from study.training import TrainingSettings, TrainingState
 from study.versions import versions
 
 FORMAT_VERSION = 1
+MadeBy: TypeAlias = tuple[tuple[int, Mapping[str, str]], ...]
+"""First epoch and versions, of each run that trained a trial with other versions than the one before."""
 MOST_PARAMETERS = 10**10
 """With gradients and Adam's state 160 GB: no device that trains one network holds more."""
 
@@ -48,8 +50,7 @@ class Checkpoint:
     """Trial id, or hash of the weights, of the backbone that heads were trained on."""
     versions: Mapping[str, str]
     """Of what trained the last epoch."""
-    made_by: tuple[tuple[int, Mapping[str, str]], ...]
-    """First epoch, versions: of each run that trained it with other versions than the one before."""
+    made_by: MadeBy
     weights_hash: str
     """sha256 of the weights file, shortened."""
 
@@ -60,6 +61,12 @@ class Checkpoint:
         load_weights(network, weights, partial=self.training.mode == "normal")
         # Convolutions run in the layout that they were trained in, the faster one on CPUs and GPUs.
         return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def made_by_now(earlier: MadeBy, epoch: int) -> MadeBy:
+    """Which versions trained what, if those that run now go on with an epoch."""
+    now = versions()
+    return earlier if earlier and earlier[-1][1] == now else (*earlier, (epoch, now))
 
 
 def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiExitNetwork:
@@ -144,7 +151,7 @@ def save(
     training: TrainingSettings,
     info: DataInfo,
     parent: str | None,
-    made_by: Sequence[tuple[int, Mapping[str, str]]] = (),
+    made_by: MadeBy = (),
 ) -> None:
     """Publish ``last``, and ``best`` before it if this epoch is the best.
 
@@ -153,11 +160,9 @@ def save(
         network: holds the weights of the last epoch.
         state: history and optimizer.
         settings, training, info, parent: what the trial is.
-        made_by: of the checkpoint that the run went on from; what runs now is added where its versions are others.
+        made_by: from :func:`made_by_now`; by default what runs now trained all epochs.
     """
     now = versions()
-    if not made_by or made_by[-1][1] != now:
-        made_by = [*made_by, (state.history[-1].epoch, now)]
     tensors = {
         name: value.detach().cpu().contiguous()
         for name, value in network.state_dict().items()
@@ -171,7 +176,7 @@ def save(
         "history": history_to_json(state.history),
         "parent": parent,
         "versions": now,
-        "made_by": made_by,
+        "made_by": made_by or made_by_now((), 1),
     }
     files = {
         "weights.safetensors": safetensors.save(tensors),

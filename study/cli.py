@@ -35,10 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{place}{error.strerror or error}")
     except MemoryError as error:
         return _refuse(f"not enough memory: {error}")
-    except KeyboardInterrupt as end:
+    except KeyboardInterrupt:
         print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
-        return 143 if end.args else 130
+        return 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
     return 0
+
+
+_ended_by: list[int] = []
+"""Signals other than Ctrl-C. The exception cannot carry them: of one raised while Ray waits, Ray makes a new one."""
 
 
 def _replace_closed_streams() -> None:
@@ -52,7 +56,8 @@ def _end_on_sigterm() -> None:
     """A cluster ends a job by SIGTERM: it is to end as by Ctrl-C, with what was computed on disk."""
 
     def end(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt("terminated")
+        _ended_by.append(number)
+        raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)

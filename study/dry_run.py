@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from search_spaces.spec import StudySpec
 from study.checkpoints import new_network
@@ -19,13 +18,14 @@ from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
 from study.phases.nodes import slots_of
 from study.phases.training import plan_trials
 from study.phases.tuning import device_of
-from study.run import Surroundings, check, check_deadlines
+from study.preflight import check, check_deadlines
+from study.run import Surroundings
 from study.run_folder import read_study_file, refuse_other_study
 from study.status import outline_lines, trial_statuses
 from study.storage import check_writable
 from study.training import pick_device, train
 from study.trials import TrialPlan
-from study.views import console_of
+from study.views import PlainTable, console_of
 
 SHOWN = 20
 """Trials that are printed."""
@@ -142,7 +142,7 @@ def _first(images: ImageSet, count: int) -> ImageSet:
 def _print(result: Mapping[str, Any], phases: Sequence[PhaseOutline]) -> None:
     console = console_of()
     rows = result["backbones"]
-    table = Table(title=f"backbones of {result['folder']} (settings that vary)", title_justify="left")
+    table = PlainTable(f"backbones of {result['folder']} (settings that vary)")
     columns = list(rows[0])
     for name in columns:
         table.add_column(name)
@@ -152,17 +152,16 @@ def _print(result: Mapping[str, Any], phases: Sequence[PhaseOutline]) -> None:
     if len(rows) > SHOWN:
         console.print(f"and {len(rows) - SHOWN} more")
     for line in outline_lines(result["phases"]):
-        console.print(line, markup=False)
+        console.print(line)
     searched = result["searched"]
     console.print(
         f"then {searched['networks']} networks at {', '.join(searched['precisions'])} are traced, and "
         f"{searched['operating_points']} operating points searched",
-        markup=False,
     )
     for change in result["grows"]:
-        console.print(f"extends the study: {change}", markup=False)
+        console.print(f"extends the study: {change}")
     left = result["training_seconds_left"]
     about = "nothing is left to train" if left == 0 else "how long it takes is not known"
     if left:
         about = f"training takes about {span(left)}, with {result['trials_at_once']} trials at once"
-    console.print(f"{about}; nothing was started or written", markup=False)
+    console.print(f"{about}; nothing was started or written")

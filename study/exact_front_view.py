@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
-from rich.table import Table
 
 from results.locations import Location
 from results.pareto import non_dominated
@@ -27,7 +26,7 @@ from study.phases.pricing import check_costs
 from study.phases.stored import stored_candidates, stored_study
 from study.phases.yardstick import Yardstick
 from study.precisions import Precision
-from study.views import HEADINGS, console_of, setting_text, thinned, write_points
+from study.views import HEADINGS, PlainTable, console_of, setting_text, thinned, write_points
 
 _WAY_OUT = {
     "beta": "operating_points.beta=auto",
@@ -118,7 +117,7 @@ def show_exact_front(
     console = console_of()
     console.print(_table(points))
     for line in _lines(points, facts):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _reference(candidates: Sequence[Candidate], accuracy: float) -> Candidate:
@@ -158,11 +157,11 @@ def _held_against(
     }
 
 
-def _table(points: pd.DataFrame) -> Table:
+def _table(points: pd.DataFrame) -> PlainTable:
     shown = thinned(points)
     some = "" if len(shown) == len(points) else ", all with --output"
     title = f"exact front on validation: {len(shown)} of {len(points)} points{some}"
-    table = Table(title=title, title_justify="left")
+    table = PlainTable(title)
     texts = [name for name in _TEXTS if len(_distinct(points, name)) > 1]
     for name in texts:
         table.add_column(HEADINGS.get(name, name), no_wrap=True)

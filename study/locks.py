@@ -8,11 +8,14 @@ the same moment are told apart by reading it back, which no object store guarant
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -55,7 +58,7 @@ def exclusive(path: Location, what: str, *, patience_seconds: float = 0.0) -> It
             if _locked(file.fileno(), held, patience_seconds):
                 yield
                 return
-    with _lease(path.with_name(f"{path.name}.lease"), held, patience_seconds):
+    with _lease(path.with_name(f"{path.name}.lease"), what, held, patience_seconds):
         yield
 
 
@@ -97,7 +100,7 @@ def _locked(descriptor: int, held: HeldError, patience_seconds: float) -> bool:
 
 
 @contextmanager
-def _lease(path: Location, held: HeldError, patience_seconds: float) -> Iterator[None]:
+def _lease(path: Location, what: str, held: HeldError, patience_seconds: float) -> Iterator[None]:
     _wait_for_silence(path, held, patience_seconds)
     owner = uuid.uuid4().hex
     _write(path, owner)
@@ -105,7 +108,7 @@ def _lease(path: Location, held: HeldError, patience_seconds: float) -> Iterator
     if (_read(path) or {}).get("owner") != owner:
         raise held
     ended = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(path, owner, ended), daemon=True)
+    renewing = threading.Thread(target=_renew, args=(path, what, owner, ended), daemon=True)
     renewing.start()
     try:
         yield
@@ -131,16 +134,15 @@ def _wait_for_silence(path: Location, held: HeldError, patience_seconds: float) 
             seen, since = now, time.monotonic()
 
 
-def _renew(path: Location, owner: str, ended: threading.Event) -> None:
+def _renew(path: Location, what: str, owner: str, ended: threading.Event) -> None:
     while not ended.wait(RENEW_SECONDS):
-        try:
+        with contextlib.suppress(OSError):  # the storage is away; the next round tries again
             lease = _read(path)
-            if lease is not None and lease["owner"] != owner:  # we were silent too long, and another took over
-                os.kill(os.getpid(), 2)
+            if lease is not None and lease["owner"] != owner:
+                print(f"{what}: this process was silent too long, and another took its place", file=sys.stderr)
+                os.kill(os.getpid(), signal.SIGINT)
                 return
             _write(path, owner)
-        except OSError:  # the storage is away; the next round tries again
-            continue
 
 
 def _write(path: Location, owner: str) -> None:
@@ -154,19 +156,18 @@ def _read(path: Location) -> dict[str, Any] | None:
         lease = {} if is_no_file(path) else parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    kinds = {"owner": str, "host": str, "process": int, "renewed": float}
+    kinds = {"owner": str, "host": str, "process": int, "renewed": int | float}
     good = isinstance(lease, dict) and all(isinstance(lease.get(name), kind) for name, kind in kinds.items())
-    return lease if good else None
+    return lease if good and lease["process"] > 0 else None
 
 
 def _is_dead(lease: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is gone."""
     if lease["host"] != socket.gethostname():
         return False
-    try:
-        os.kill(int(lease["process"]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
+    with contextlib.suppress(PermissionError):  # it lives, and is another user's
+        try:
+            os.kill(int(lease["process"]), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
     return False

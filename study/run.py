@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,17 +18,13 @@ import torch
 from results.locations import Location
 from results.tables import SCHEMAS, damaged_parts, empty_table, part_count, read_table, write_part
 from search_spaces.spec import StudySpec
-from study.checkpoints import check_network, load_pretrained, new_network
 from study.costs.flops import count_work
 from study.costs.measured_profile import read_profile
 from study.costs.published import published_flops
-from study.data import DataInfo, Dataset, DataSettings, load_dataset, load_test_set, resolve
+from study.data import Dataset, DataSettings, load_dataset, load_test_set
 from study.errors import UserError
 from study.locks import exclusive
 from study.phases.candidates import Candidate
-from study.phases.checks import check_depth, check_names
-from study.phases.connection import start_ray
-from study.phases.exact import check_covered
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.nodes import check_shared
 from study.phases.operating_points import list_exact_points, search
@@ -36,9 +32,7 @@ from study.phases.pretrained import adopt_pretrained, check_pretrained
 from study.phases.pricing import (
     MEASURED,
     SUSPECT,
-    check_costs,
     check_one_source,
-    check_slack,
     price,
     with_frequencies,
 )
@@ -47,9 +41,9 @@ from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop, device_of
 from study.precisions import Precision
+from study.preflight import check, check_deadlines
 from study.progress import Reporter
 from study.provenance import Provenance
-from study.quantization import check_precision
 from study.run_folder import claim_folder, refuse_other_study
 from study.storage import check_writable, content_hash, set_aside, sweep_drafts
 from study.stored_traces import SplitLogits, TraceStore, load_best
@@ -104,17 +98,16 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
         UserError: the study names something that does not exist, the folder holds another study, or all trials of a
             phase failed.
     """
+    where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
     all_settings = check(spec)
     grown = refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
-    if where.address:  # a cluster that is not there is told before a folder is made
-        start_ray(where.address)
+    check_shared(where.folder, where.address)  # a cluster that is not there is told before a folder is made
     datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
     for dataset in datasets:
         check_deadlines(spec, dataset.info)
         check_pretrained(spec, dataset.info)
     with exclusive(where.folder / ".lock", str(where.folder)):
-        check_shared(where.folder, where.address)
         claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
         mend(where.folder)
         strands = [
@@ -158,64 +151,6 @@ def _train(spec: StudySpec, where: Surroundings, strand: Strand) -> list[TrialRe
     exits = train_exits(spec, strand.workshop, backbones)
     write_trials(where.tables, exits, strand.provenance, data=data, part=f"{data}-exits")
     return exits
-
-
-def check(spec: StudySpec) -> list[DataSettings]:
-    """Resolve every name of a study before any work starts; returns the settings of its data sets.
-
-    Raises:
-        UserError: a name or value that the program does not know.
-    """
-    points = spec.operating_points
-    device = device_of(spec.resources)
-    at_hand = device.type == "cpu" or torch.cuda.is_available()  # the driver of a cluster may have no GPU itself
-    try:
-        check_names(points)
-        precisions = [check_precision(str(name), device if at_hand else None) for name in points.quantization.values]
-        elsewhere = spec.resources.profiles_of_other_device or not at_hand
-        check_costs(points, precisions, device, stored_will_do=elsewhere)
-        check_covered(points)
-    except UserError as error:
-        raise UserError(f"{spec.name}: {error}") from None
-    asked = spec.data.model_dump()
-    all_settings = [resolve(DataSettings(seed=spec.seed, **{**asked, "name": name})) for name in spec.data.names]
-    backbones = plan_trials(spec, "backbones", "")
-    networks = {plan.network for plan in backbones}
-    exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
-    all_networks = networks | {plan.network for plan in exits}
-    depth = min(check_network(network, settings) for network in all_networks for settings in all_settings)
-    try:
-        check_depth(points, depth)
-    except UserError as error:
-        raise UserError(f"{spec.name}: {error}") from None
-    if spec.backbones.pretrained and len(backbones) != 1:
-        raise UserError(
-            f"{spec.name}: backbones.pretrained needs one backbone and one width, "
-            f"not {len(backbones)} trials: --set backbones.trials=1 --set backbones.width=..."
-        )
-    if spec.backbones.pretrained and not Path(spec.backbones.pretrained).exists():
-        raise UserError(f"{spec.name}: backbones.pretrained: {spec.backbones.pretrained} does not exist")
-    if spec.backbones.pretrained:
-        load_pretrained(Path(spec.backbones.pretrained))
-    return all_settings
-
-
-def check_deadlines(spec: StudySpec, info: DataInfo) -> None:
-    """Refuse a slack that no policy can keep. What a network costs is known before it is trained.
-
-    Raises:
-        UserError: it is too small.
-    """
-    points = spec.operating_points
-    if "deadline" not in points.dvfs.values or points.dvfs_slack == "auto":
-        return
-    backbones = {plan.network for plan in plan_trials(spec, "backbones", "")}
-    networks = {plan.network for one in backbones for plan in plan_trials(spec, "exits", "", backbone=one)}
-    works = [count_work(new_network(network, info, spec.seed)) for network in networks]
-    try:
-        check_slack(points, works, [cast(Precision, name) for name in points.quantization.values])
-    except UserError as error:
-        raise UserError(f"{spec.name}: {error}") from None
 
 
 def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:

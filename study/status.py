@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from results.locations import Location
 from results.tables import SCHEMAS, data_names, part_count, read_table
@@ -20,7 +19,7 @@ from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
 from study.run_folder import STUDY_FILE, read_study_file
 from study.storage import DamagedError, read_published
 from study.strict_json import parse_json
-from study.views import console_of, no_run_folder
+from study.views import PlainTable, console_of, no_run_folder
 
 
 def study_status(folder: Location) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def print_status(folder: Location, *, as_json: bool) -> None:
         print(json.dumps(status, indent=1))
         return
     console = console_of()
-    table = Table(title=f"study {status['study']}, created {status['created']}", title_justify="left")
+    table = PlainTable(f"study {status['study']}, created {status['created']}")
     columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
     columns += ["data"] if len(status["phases"]) > 2 else []
     columns += ["error"] if any(trial["error"] for trial in status["trials"]) else []
@@ -160,12 +159,12 @@ def print_status(folder: Location, *, as_json: bool) -> None:
         shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
         table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
     console.print(table)
-    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()), markup=False)
+    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()))
     failed = status["operating_points_failed"]
-    console.print(f"operating points: {status['operating_points']}, {failed} of them failed", markup=False)
-    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}", markup=False)
+    console.print(f"operating points: {status['operating_points']}, {failed} of them failed")
+    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}")
     for line in outline_lines(status["phases"]):
-        console.print(line, markup=False)
+        console.print(line)
     left = "not finished: the same `run` command goes on"
     if status["driver_running"]:
         left = "running now"
@@ -173,7 +172,7 @@ def print_status(folder: Location, *, as_json: bool) -> None:
         left = "not finished: no operating point so far keeps to the constraints"
     if status["seconds_left"]:
         left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
-    console.print("finished" if status["finished"] else left, markup=False)
+    console.print("finished" if status["finished"] else left)
 
 
 def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:

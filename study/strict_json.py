@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _T = TypeVar("_T")
 
@@ -35,6 +36,8 @@ def _finite(text: str) -> float:
 def from_fields(kind: type[_T], values: Mapping[str, Any]) -> _T:
     """A dataclass from values of its fields that came from somewhere else.
 
+    (A machine that only trains may lack pydantic; there, types are not checked.)
+
     Raises:
         ValueError: a field is unknown, or a value has not its type; what the class itself refuses.
         TypeError: a field is missing.
@@ -43,17 +46,31 @@ def from_fields(kind: type[_T], values: Mapping[str, Any]) -> _T:
     for name, value in values.items():
         if name not in adapters:
             raise ValueError(f"{str(name)[:60]!r} is unknown")
-        try:
-            adapters[name].validate_python(value)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]["msg"]
-            raise ValueError(f"{name}: {problem}, got {str(value)[:60]!r}") from None
+        problem = _problem(adapters[name], value)
+        if problem:
+            raise ValueError(f"{name}: {problem}, got {str(value)[:60]!r}")
     return kind(**values)
 
 
+def _problem(adapter: TypeAdapter[Any] | None, value: object) -> str | None:
+    if adapter is None:
+        return None
+    from pydantic import ValidationError
+
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        return str(error.errors(include_url=False)[0]["msg"])
+    return None
+
+
 @cache
-def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+def _adapters(kind: type) -> Mapping[str, TypeAdapter[Any] | None]:
     """For each field of a dataclass, what checks its type."""
+    try:
+        from pydantic import ConfigDict, TypeAdapter
+    except ModuleNotFoundError:
+        return dict.fromkeys(get_type_hints(kind))
     strict = ConfigDict(strict=True)
     return {
         name: TypeAdapter(hint) if hasattr(hint, "__dataclass_fields__") else TypeAdapter(hint, config=strict)

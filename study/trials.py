@@ -6,14 +6,25 @@ runs it again finds what was done and goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from results.locations import Location
-from study.checkpoints import Checkpoint, load_weights, new_network, read, read_best, read_description, save, trial_id
+from study.checkpoints import (
+    Checkpoint,
+    MadeBy,
+    load_weights,
+    made_by_now,
+    new_network,
+    read,
+    read_best,
+    read_description,
+    save,
+    trial_id,
+)
 from study.data import Dataset
 from study.learning_curves import Epoch
 from study.locks import exclusive
@@ -125,7 +136,8 @@ def train_in_folder(
     assert plan.data_digest == dataset.info.digest, "the plan was made for other images"
     network = new_network(plan.network, dataset.info, plan.training.seed)
     found = _last_state(folder, network, partial=plan.training.mode == "normal") if folder else None
-    resume, made_by = found or (None, ())
+    resume, earlier = found or (None, ())
+    made_by = made_by_now(earlier, len(resume.history) + 1 if resume else 1)
     if resume is None and backbone_weights is not None:
         load_backbone_weights(network, backbone_weights())
     network.to(device)
@@ -147,9 +159,7 @@ def train_in_folder(
     return train(network, dataset, plan.training, epochs=epochs, resume=resume, on_epoch=save_then_report)
 
 
-def _last_state(
-    folder: Location, network: MultiExitNetwork, *, partial: bool
-) -> tuple[TrainingState, Sequence[tuple[int, Mapping[str, str]]]] | None:
+def _last_state(folder: Location, network: MultiExitNetwork, *, partial: bool) -> tuple[TrainingState, MadeBy] | None:
     """Load the trial's last checkpoint into the network; a damaged one is set aside and the trial starts anew.
 
     Returns:

@@ -6,11 +6,8 @@ import hashlib
 import platform
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-
-import results
-import search_spaces
-import study
 
 
 def versions() -> dict[str, str]:
@@ -35,8 +32,10 @@ def _version(name: str) -> str:
 def _code_digest() -> str:
     """Twelve digits that change with any source file: between two releases, the version alone does not tell."""
     digest = hashlib.sha256()
-    for package in (results, search_spaces, study):
-        root = Path(package.__path__[0])
+    for package in ("results", "search_spaces", "study"):
+        spec = find_spec(package)  # found, not imported: a machine that trains needs no schema of study files
+        assert spec is not None and spec.submodule_search_locations
+        root = Path(spec.submodule_search_locations[0])
         for file in sorted(root.rglob("*.py")):
             digest.update(f"{root.name}/{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from results.files import write_atomic
 from results.locations import Location
@@ -26,10 +27,34 @@ SHOWN = 60
 """Rows of a printed front."""
 
 
-def console_of() -> Console:
+class PlainConsole(Console):
+    """Shows texts as they are: a run folder may come from a stranger."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print texts and tables."""
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **settings)
+
+
+class PlainTable(Table):
+    """A table that shows its texts as they are."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title=Text(printable(title), style="table.title"), title_justify="left")
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        """Add a row of texts."""
+        super().add_row(*(Text(printable(str(cell))) for cell in cells), **settings)
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+
+
+def console_of() -> PlainConsole:
     """Where results are printed."""
     # Rich would fold a table to 80 columns where there is no terminal to measure.
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200)
+    return PlainConsole(file=sys.stdout, highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
@@ -48,11 +73,11 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
     console = console_of()
     for name, summary in fronts.items():
         if len(fronts) > 1:
-            console.print(f"data set {name}", markup=False)
+            console.print(f"data set {name}")
         console.print(_front_table(summary))
         for line in front_lines(summary):
-            console.print(line, markup=False, soft_wrap=True)
-    console.print(f"tables: {tables}", markup=False)
+            console.print(line, soft_wrap=True)
+    console.print(f"tables: {tables}")
 
 
 def front_lines(summary: FrontSummary) -> list[str]:
@@ -109,7 +134,7 @@ def _source(source: str, device: str | None) -> str:
 def _front_table(summary: FrontSummary) -> Table:
     shown = thinned(summary.points)
     some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
-    table = Table(title=f"front: chosen on validation, reported on test{some}", title_justify="left")
+    table = PlainTable(f"front: chosen on validation, reported on test{some}")
     texts = ["trial_id", "number", "policy", "statistic"]
     # A column that says the usual in every row says nothing.
     usual = {"criterion": {"logit"}, "precision": {"fp32"}, "dvfs": {"none"}}
@@ -195,12 +220,12 @@ def print_mapping(result: Mapping[str, Any]) -> None:
     console = console_of()
     for name, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            console.print(f"{name}:", markup=False)
-            console.print(pd.DataFrame(value).to_string(index=False, float_format="{:.6g}".format), markup=False)
+            console.print(f"{name}:")
+            console.print(pd.DataFrame(value).to_string(index=False, float_format="{:.6g}".format))
         elif isinstance(value, list):
-            console.print(f"{name}: {' '.join(_number(item) for item in value)}", markup=False)
+            console.print(f"{name}: {' '.join(_number(item) for item in value)}")
         else:
-            console.print(f"{name}: {_number(value)}", markup=False)
+            console.print(f"{name}: {_number(value)}")
 
 
 def _number(value: Any) -> str:

@@ -15,7 +15,7 @@ from results.tables import SCHEMAS, rows_of
 from study.costs.profile import MEASURES
 from study.layer_statistics import exit_statistics
 from study.phases.candidates import COLUMNS, Candidate, OperatingPoint
-from study.phases.operating_points import point_of
+from study.phases.course import point_of
 from study.phases.yardstick import Yardstick
 from study.policies import Classic, Floats, Integers, Statistic
 from study.stored_traces import SplitLogits

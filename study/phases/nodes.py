@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -24,7 +26,7 @@ def check_shared(folder: Location, address: str | None) -> None:
     if address is None:
         return
     start_ray(address)
-    marker = folder / f".marker-{uuid.uuid4().hex}"
+    marker, is_new = folder / f".marker.{uuid.uuid4().hex}", not folder.exists()
     write_atomic(marker, marker.name.encode())
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -44,6 +46,9 @@ def check_shared(folder: Location, address: str | None) -> None:
                 )
     finally:
         marker.unlink(missing_ok=True)
+        if is_new and isinstance(folder, Path):
+            with suppress(OSError):  # somebody else works in it by now
+                folder.rmdir()
 
 
 _MARKER_SECONDS = 120.0

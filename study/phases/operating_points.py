@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import optuna
@@ -25,21 +25,19 @@ from optuna.trial import TrialState
 
 from results.files import write_atomic
 from results.locations import Location
-from results.tables import SCHEMAS, empty_table, next_part, part_count, read_table, rows_of, write_part
+from results.tables import next_part, write_part
 from search_spaces.spec import OperatingPointsSpec
-from study.criteria import Criterion
 from study.errors import UserError
-from study.phases.candidates import COLUMNS, Candidate, OperatingPoint
+from study.phases.candidates import COLUMNS, Candidate
 from study.phases.constraints import constraint_values, known_value, reference_accuracy
+from study.phases.course import TABLE, Course, StoredRows
 from study.phases.exact import exact_points, uncovered
-from study.phases.suggestions import find_candidate, make_sampler, suggest
-from study.phases.yardstick import Yardstick, on_plateau
-from study.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
+from study.phases.suggestions import make_sampler, suggest
+from study.phases.yardstick import Yardstick
 from study.progress import Reporter
 
 EXACT = "exact"
 """Stands in the column of the sampler where no sampler was asked."""
-TABLE = "operating_points"
 
 
 def search(
@@ -64,12 +62,12 @@ def search(
         stamp: columns that all new rows share: the data set, and what computes them.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    stored = _Stored(tables, name)
+    stored = StoredRows(tables, name)
     journal = tables.parent / "optuna" / f"{name}.log"
     if stored.is_whole(spec) and journal.exists():
         reporter.line(f"operating points: {len(stored)} are already there")
         return
-    course = _Course(spec, candidates, Yardstick.of(spec.objectives, candidates))
+    course = Course(spec, candidates, Yardstick.of(spec.objectives, candidates))
     study = _new_study(spec, seed)
     truth: float | None = None
     fresh = 0
@@ -101,101 +99,6 @@ def search(
         export_journal(study, journal)
 
 
-class _Stored:
-    """The rows of a search that earlier starts wrote. A part that was damaged leaves a gap: it is asked again."""
-
-    def __init__(self, tables: Location, name: str) -> None:
-        table = read_table(tables, TABLE) if part_count(tables, TABLE) else empty_table(TABLE)
-        self.rows = table[table["search"] == name].sort_values("number", ignore_index=True)
-        self.numbers = frozenset(self.rows["number"])
-        if len(self.numbers) < len(self.rows):
-            number = self.rows["number"][self.rows["number"].duplicated()].iloc[0]
-            raise UserError(f"{tables / TABLE} holds trial {number} of search {name} twice: remove one of its parts")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, first: int, size: int) -> list[dict[str, Any]]:
-        """At most ``size`` rows from number ``first`` on, up to the next gap."""
-        place = int(self.rows["number"].searchsorted(first))
-        rows = list(rows_of(self.rows.iloc[place : place + size]))
-        return [row for number, row in enumerate(rows, start=first) if row["number"] == number]
-
-    def is_whole(self, spec: OperatingPointsSpec) -> bool:
-        """Whether nothing is missing, so that nothing needs to be replayed to know what is left."""
-        if not len(self) or self.rows["number"].iloc[-1] != len(self) - 1:
-            return False
-        volumes = self.rows["hypervolume"].iloc[spec.batch - 1 :: spec.batch].tolist()
-        return _is_over(spec, len(self), self.rows["hypervolume_ratio"].iloc[-1], volumes)
-
-
-_REMEMBERED = 4096
-
-
-class _Course:
-    """How far a search has come. Of each trial it keeps for ever no more than the point that it stood for."""
-
-    def __init__(self, spec: OperatingPointsSpec, candidates: Sequence[Candidate], yardstick: Yardstick) -> None:
-        self.spec, self.candidates, self.yardstick = spec, candidates, yardstick
-        self.done = 0
-        self.known: dict[object, int] = {}
-        """Point -> number of its first trial."""
-        self.metrics: dict[int, dict[str, Any]] = {}
-        """Number of a trial -> what its point is worth, of the latest ones: a repeat of these is not replayed."""
-        self.best_accuracy = 0.0
-        self.ratio: float | None = None
-        self.volumes: list[float] = []
-        """Hypervolume after each whole batch."""
-        self.front = yardstick.values([])
-        self.new: list[Mapping[str, Any]] = []
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """The next trial."""
-        if row["state"] == "COMPLETE":
-            if row.get("repeat_of") is None:
-                number = int(row["number"])
-                self.known.setdefault(point_of(row, self.candidates).key, number)
-                self.metrics[number] = {column: row.get(column) for column in _METRICS}
-                if len(self.metrics) > _REMEMBERED:
-                    del self.metrics[next(iter(self.metrics))]
-            self.best_accuracy = max(self.best_accuracy, row["accuracy"])
-            if row.get("feasible"):
-                self.new.append(row)
-        self.done += 1
-
-    def hypervolume(self) -> float:
-        """Of all feasible points so far."""
-        self._join()
-        return self.yardstick.of_values(self.front)
-
-    def _join(self) -> None:
-        if self.new:
-            self.front = self.yardstick.join(self.front, self.yardstick.values(self.new))
-            self.new = []
-
-    def end_batch(self, last: Mapping[str, Any]) -> None:
-        """Behind the last row of a batch, which tells what the batch came to."""
-        self._join()
-        self.ratio = last["hypervolume_ratio"]
-        if self.done % self.spec.batch == 0:
-            self.volumes.append(last["hypervolume"])
-
-    def is_over(self) -> bool:
-        """Whether there is nothing left to ask."""
-        return _is_over(self.spec, self.done, self.ratio, self.volumes)
-
-    def has_ratio(self) -> bool:
-        """Whether the wanted share of the exact front is found."""
-        return _reached(self.spec, self.ratio)
-
-    def text(self) -> str:
-        """For the progress."""
-        if not self.known:
-            return "no point yet"
-        share = "" if self.ratio is None else f", {self.ratio:.1%} of the exact front's hypervolume"
-        return f"{len(self.known)} points, best validation accuracy {self.best_accuracy:.4f}{share}"
-
-
 def _new_study(spec: OperatingPointsSpec, seed: int) -> optuna.Study:
     maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
     directions = [maximize if objective == "accuracy" else minimize for objective in spec.objectives]
@@ -213,7 +116,7 @@ def list_exact_points(
     stamp: Mapping[str, str] | None = None,
 ) -> None:
     """Write the exact front of a search space to the table, in place of a search."""
-    if len(_Stored(tables, name)):
+    if len(StoredRows(tables, name)):
         reporter.line("operating points: the exact front is already there")
         return
     reference = reference_accuracy(candidates)
@@ -247,19 +150,6 @@ def list_exact_points(
     write_part(tables, TABLE, rows, next_part(tables, TABLE))
 
 
-def _is_over(spec: OperatingPointsSpec, done: int, ratio: float | None, volumes: Sequence[float]) -> bool:
-    """Whether a search has nothing left to ask, after ``done`` trials and these hypervolumes of its whole batches."""
-    if done >= spec.trials or (done and _reached(spec, ratio)):
-        return True
-    return spec.stop.plateau is not None and on_plateau(volumes, spec.stop.plateau)
-
-
-def _reached(spec: OperatingPointsSpec, ratio: float | None) -> bool:
-    wanted = spec.stop.hypervolume_ratio
-    # Two ways of adding the same costs differ in the last bits.
-    return wanted is not None and ratio is not None and ratio >= wanted - 1e-9
-
-
 def _exact_hypervolume(
     spec: OperatingPointsSpec, candidates: Sequence[Candidate], yardstick: Yardstick, reporter: Reporter
 ) -> float | None:
@@ -288,7 +178,7 @@ def export_journal(study: optuna.Study, path: Location) -> None:
 
 
 def _one_trial(
-    study: optuna.Study, spec: OperatingPointsSpec, candidates: Sequence[Candidate], course: _Course, seed: int
+    study: optuna.Study, spec: OperatingPointsSpec, candidates: Sequence[Candidate], course: Course, seed: int
 ) -> dict[str, Any]:
     """Ask for one trial, replay it, tell the result; returns its row."""
     number = course.done
@@ -316,11 +206,6 @@ def _one_trial(
     row["params"] = json.dumps(trial.params)
     row["distributions"] = json.dumps({key: distribution_to_json(d) for key, d in trial.distributions.items()})
     return row
-
-
-_NAMES = SCHEMAS[TABLE].names
-_METRICS = _NAMES[_NAMES.index("split") : _NAMES.index("sampler")]
-"""Columns that a point's settings decide."""
 
 
 def _judged(metrics: Mapping[str, Any], spec: OperatingPointsSpec, reference: float) -> dict[str, Any]:
@@ -376,22 +261,3 @@ def _tell_again(
     for limit, value in exceeded.items():
         trial.set_constraint(limit, value)
     study.tell(trial, values, state=None if complete else TrialState.FAIL)
-
-
-def point_of(row: Mapping[str, Any], candidates: Sequence[Candidate]) -> OperatingPoint:
-    """The operating point that a row of the table describes."""
-    candidate = find_candidate(candidates, row["trial_id"], row["precision"])
-    kind, criterion = row["policy"], cast(Criterion, row["criterion"] or "logit")
-    beta = row["beta"] if row["betas"] is None else tuple(row["betas"])
-    policy: Policy
-    if kind == "classic":
-        policy = Classic()
-    elif kind == "static":
-        policy = Static(int(row["exits"][0]))
-    elif kind == "placed":
-        policy = Placed(beta, tuple(int(exit) for exit in row["exits"]), criterion)
-    elif kind == "hierarchical":
-        policy = Hierarchical(beta, int(row["start_layer"]), criterion)
-    else:
-        policy = Predictive(beta, int(row["start_layer"]), int(row["max_jump"]), row["overshoot"])
-    return OperatingPoint(candidate, row["statistic"], policy, row["beta_quantile"], row["dvfs"])

@@ -88,8 +88,8 @@ def stored_candidates(folder: Location, points: OperatingPointsSpec, data: str |
         shapes = {one.logits.shape[1:] for one in (calibration, validation)}
         if len(shapes) > 1 or costs.exit_count + 1 != validation.logits.shape[1]:
             raise UserError(
-                f"{splits['validation'].folder}: its exits or classes are not those of the calibration trace and the "
-                "costs: remove these traces and give `run` again"
+                f"{splits['validation'].folder}: its exits or classes are not those of the calibration trace and of "
+                "the costs: remove these traces and give `run` again"
             )
         candidates.append(
             Candidate(

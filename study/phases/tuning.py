@@ -37,7 +37,7 @@ class Workshop:
     """Where and with what phase 1 works."""
 
     checkpoints: Location
-    """Must be readable and writable on every node."""
+    """Absolute, and readable and writable on every node."""
     dataset: Dataset
     resources: ResourcesSpec
     reporter: Reporter
@@ -115,7 +115,7 @@ def run_trials(
             "trial_id": plan.trial_id,
             "plan": plan.to_plain(),
             "epochs": epochs,
-            "checkpoints": str(workshop.checkpoints.absolute()),
+            "checkpoints": str(workshop.checkpoints),
             "cpus": resources.cpus_per_trial,
             "gpus": resources.gpus_per_trial,
         }

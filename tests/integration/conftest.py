@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+from commands import STUDY  # type: ignore[import-not-found]
+from faults import comparable_tables  # type: ignore[import-not-found]
 
 from search_spaces.spec import StudySpec, validate_space
 from study.progress import Reporter
@@ -66,3 +70,19 @@ def finished_study(ray_instance: None, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("finished") / "tiny"
     run_study(tiny_study(), surroundings(folder))
     return folder
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    """The small study for real commands."""
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+@pytest.fixture(scope="session")
+def lived(ray_instance: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    """The tables of the small study, run locally by a process that nothing befell."""
+    folder = tmp_path_factory.mktemp("lived") / "small"
+    run_study(validate_space(STUDY, "small"), surroundings(folder))
+    return comparable_tables(folder)

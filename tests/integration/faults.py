@@ -27,6 +27,7 @@ import pandas as pd
 import psutil
 import yaml
 
+from results.locations import Location
 from results.tables import SCHEMAS, read_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +119,7 @@ class MortalStudy:
                     killed = self._kill(psutil.Process(driver.pid), kill)
                 code = driver.wait(timeout=LIMIT_SECONDS)
             finally:
-                family = list(_family(driver.pid))
+                family = list(family_of(driver.pid))
                 if driver.poll() is None:
                     driver.kill()
         killed = killed or code == -signal.SIGKILL or (self.state / "dead worker").exists()
@@ -155,20 +156,25 @@ class MortalStudy:
         return (self.state / "operations").read_text().splitlines()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """All tables in an order of their own, without the columns of wall-clock times."""
-        return {
-            name: read_table(self.run_folder / "tables", name)
-            .drop(columns="seconds" if name in ("trials", "epochs") else [])
-            .sort_values(keys, ignore_index=True)
-            for name, keys in KEYS.items()
-        }
+        """All tables of the run folder."""
+        return comparable_tables(self.run_folder)
 
 
-def _family(pid: int) -> Iterator[psutil.Process]:
-    """Every process of the driver's session: Ray starts its own in it."""
+def comparable_tables(run_folder: Location) -> dict[str, pd.DataFrame]:
+    """All tables of a study in an order of their own, without the columns of wall-clock times."""
+    return {
+        name: read_table(run_folder / "tables", name)
+        .drop(columns="seconds" if name in ("trials", "epochs") else [])
+        .sort_values(keys, ignore_index=True)
+        for name, keys in KEYS.items()
+    }
+
+
+def family_of(pid: int) -> Iterator[psutil.Process]:
+    """Every living process of the session that this one leads or led: Ray starts its own in it."""
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == pid:
+            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
@@ -199,6 +205,12 @@ def differences(lived: dict[str, pd.DataFrame], died: dict[str, pd.DataFrame]) -
         found[name] = counts
     assert set(found) == set(SCHEMAS)
     return found
+
+
+def different_tables(lived: dict[str, pd.DataFrame], run_folder: Location) -> dict[str, dict[str, int]]:
+    """What :func:`differences` finds in a run folder; tables that are the same are left out."""
+    found = differences(lived, comparable_tables(run_folder))
+    return {name: dict(+counts) for name, counts in found.items() if +counts}
 
 
 def _same(left: dict[Any, Any], right: dict[Any, Any]) -> bool:

@@ -20,7 +20,7 @@ from study.errors import UserError
 from study.locks import exclusive
 from study.phases import front  # `test_front` itself would be collected as a test
 from study.phases.candidates import Candidate, Frequencies, OperatingPoint
-from study.phases.operating_points import point_of
+from study.phases.course import point_of
 from study.phases.yardstick import Yardstick
 from study.policies import Classic, Hierarchical, Placed, Predictive, thresholds_from_logits
 from study.progress import Reporter

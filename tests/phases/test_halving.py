@@ -5,15 +5,18 @@ import math
 import pytest
 import torch
 
-from search_spaces.spec import ResourcesSpec, SchedulerSpec, TrainingSpec
-from study.checkpoints import new_network, save
+from results.tables import read_table
+from search_spaces.spec import ResourcesSpec, SchedulerSpec, StudySpec, TrainingSpec
+from study.checkpoints import made_by_now, new_network, save
 from study.data import DataInfo
 from study.learning_curves import Epoch, outcome
 from study.networks import HeadSettings, NetworkSettings
 from study.phases import training as phase_module
 from study.phases.training import TrialRecord, rank_records, run_phase, rungs, survivors
+from study.phases.training_tables import write_trials
 from study.phases.tuning import Failure, Workshop
 from study.progress import Reporter
+from study.provenance import Provenance
 from study.training import TrainingSettings, TrainingState
 from study.trials import TrialPlan, read_trial
 
@@ -248,3 +251,63 @@ def test_ranking_puts_ties_in_the_order_of_names_and_nothing_last():
     assert ranked == rank_records(records[::-1]) and ranked[0] is records[2]
     assert [r.plan.trial_id for r in ranked[1:3]] == sorted([base[0].trial_id, base[3].trial_id])
     assert {r.plan.training.seed for r in ranked[3:]} == {1, 4}
+
+
+class Dying(Trainer):
+    """Every worker dies after so many epochs of a trial; 0: before the first."""
+
+    def __init__(self, epochs_a_life: int) -> None:
+        super().__init__()
+        self.epochs_a_life = epochs_a_life
+
+    def run_trials(self, missing, epochs, workshop, *, name, asha=None):
+        failures = {}
+        for plan in missing:
+            checkpoint = read_trial(plan, workshop.checkpoints)
+            done = len(checkpoint.history) if checkpoint else 0
+            reached = min(epochs, done + self.epochs_a_life)
+            super().run_trials([plan], reached, workshop, name=name)
+            if reached < epochs:
+                failures[plan.trial_id] = Failure("its worker died", worker_died=True)
+        return failures
+
+
+def test_a_trial_whose_workers_die_again_and_again_goes_on_while_it_comes_forward(tmp_path, run):
+    expected = summary(run(Trainer(), tmp_path / "whole", plans()))
+    dying = Dying(epochs_a_life=1)
+    assert summary(run(dying, tmp_path / "dying", plans())) == expected
+    assert len(dying.trained) == len(set(dying.trained)), "no epoch is trained twice"
+
+
+def test_a_trial_whose_workers_die_before_an_epoch_is_given_up(tmp_path, run):
+    records = run(Dying(epochs_a_life=0), tmp_path, plans(3))
+    assert [(r.status, r.error) for r in records] == [("failed", "its worker died")] * 3
+
+
+def test_versions_of_each_epoch_are_kept(tmp_path, run, monkeypatch):
+    """A trial that goes on under other versions remembers which trained what."""
+    section = TrainingSpec(epochs=3)
+    monkeypatch.setattr("study.checkpoints.versions", lambda: {"predictive-exit": "1"})
+    run(Trainer(), tmp_path, plans(1), TrainingSpec(epochs=2))
+    monkeypatch.setattr("study.checkpoints.versions", lambda: {"predictive-exit": "2"})
+    network = new_network(NETWORK, INFO, 0)
+    (plan,) = plans(1)
+    earlier = read_trial(plan, tmp_path)
+    state = TrainingState((*earlier.history, epoch(3, 0.5)), {})
+    save(
+        tmp_path / plan.trial_id,
+        network,
+        state,
+        settings=plan.network,
+        training=plan.training,
+        info=INFO,
+        parent=None,
+        made_by=made_by_now(earlier.made_by, 3),
+    )
+    found = read_trial(plan, tmp_path)
+    assert [(first, made_by["predictive-exit"]) for first, made_by in found.made_by] == [(1, "1"), (3, "2")]
+    provenance = Provenance(StudySpec(name="x"), INFO.digest)
+    write_trials(tmp_path / "tables", run(Trainer(), tmp_path, plans(1), section), provenance, data="digits")
+    epochs = read_table(tmp_path / "tables", "epochs")
+    versions = read_table(tmp_path / "tables", "provenance").set_index("provenance")["code_version"]
+    assert epochs["provenance"].map(versions).tolist()[:3] == ["1", "1", "2"]

@@ -17,7 +17,8 @@ from study import Costs, replay
 from study.errors import UserError
 from study.phases import operating_points as module
 from study.phases.candidates import Candidate, OperatingPoint
-from study.phases.operating_points import point_of, search
+from study.phases.course import point_of
+from study.phases.operating_points import search
 from study.policies import Classic, Hierarchical, Placed, Predictive, Static
 from study.progress import Reporter
 from study.stored_traces import SplitLogits
@@ -267,3 +268,25 @@ def test_the_journal_holds_the_search(tmp_path):
     complete = table[table["state"] == "COMPLETE"]
     assert len(study.trials) == len(table)
     assert [trial.values[0] for trial in study.trials if trial.values] == complete["accuracy"].tolist()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "qmc"])
+@pytest.mark.parametrize("lost", [0, 2, 4])
+def test_a_part_that_is_lost_is_asked_again_and_the_parts_behind_it_stay(tmp_path, sampler, lost):
+    chosen = spec(sampler=sampler)
+    whole = run(chosen, TWO, tmp_path / "whole")
+    run(chosen, TWO, tmp_path / "cut")
+    parts = sorted((tmp_path / "cut" / "operating_points").glob("*.parquet"))
+    kept = {part: part.read_bytes() for number, part in enumerate(parts) if number != lost}
+    parts[lost].rename(parts[lost].with_name("part-00009.parquet.damaged"))
+    again = run(chosen, TWO, tmp_path / "cut").sort_values("number", ignore_index=True)
+    pd.testing.assert_frame_equal(again, whole)
+    assert all(part.read_bytes() == content for part, content in kept.items())
+
+
+def test_a_row_that_stands_twice_is_refused(tmp_path):
+    run(spec(), ONE, tmp_path)
+    first = tmp_path / "operating_points" / "part-00000.parquet"
+    first.with_name("part-00077.parquet").write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match="holds trial 0 of search across twice"):
+        run(spec(trials=40), ONE, tmp_path)

@@ -14,8 +14,8 @@ from study.costs.dvfs import LevelCosts
 from study.errors import UserError
 from study.phases import operating_points as module
 from study.phases.candidates import Candidate, Frequencies
+from study.phases.course import point_of
 from study.phases.front import front_of
-from study.phases.operating_points import point_of
 from study.stored_traces import SplitLogits
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

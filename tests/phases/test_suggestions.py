@@ -11,7 +11,7 @@ from test_operating_points import ALL_POLICIES, ONE, TWO, candidate, parse_polic
 
 from results.tables import SCHEMAS, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec, parse_space
-from study.phases.operating_points import point_of
+from study.phases.course import point_of
 from study.phases.suggestions import suggest
 from study.policies import Classic, Hierarchical, Placed, Predictive, Static
 from study.stored_traces import SplitLogits

@@ -16,8 +16,9 @@ from study.errors import UserError
 from study.phases import operating_points as module
 from study.phases.candidates import COLUMNS, Candidate
 from study.phases.constraints import reference_accuracy
+from study.phases.course import point_of
 from study.phases.exact import exact_points
-from study.phases.operating_points import list_exact_points, point_of
+from study.phases.operating_points import list_exact_points
 from study.phases.yardstick import GROWTH, MARGIN, Yardstick, on_plateau
 from study.progress import Reporter
 from study.stored_traces import SplitLogits

@@ -1,0 +1,60 @@
+"""Trials that train nothing and write down who ran beside them: ``python gpu_sharing.py ADDRESS FOLDER GPUS TOGETHER``.
+
+Each waits until so many trials run ``TOGETHER`` as shall, and a moment more for one too many.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from search_spaces.spec import validate_space
+from study.phases import tuning
+from study.phases.training import plan_trials
+from study.phases.tuning import Workshop, run_trials
+from study.progress import Reporter
+
+TRIALS = 4
+LIMIT_SECONDS = 300.0
+
+
+def train_nothing(config: Mapping[str, Any], dataset: object) -> None:
+    """In the place of ``train_trial``; of this script's own, so that it travels to the workers as it is."""
+    started = time.time()
+    folder = Path(config["checkpoints"])
+    (folder / f"{config['trial_id']}.started").touch()
+    while time.time() < started + LIMIT_SECONDS:
+        ended = len(list(folder.glob("*.json")))
+        running = len(list(folder.glob("*.started"))) - ended
+        if running >= TOGETHER or ended == TRIALS - 1:
+            break
+        time.sleep(0.05)
+    time.sleep(2)
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    record = {"gpus": ray.get_gpu_ids(), "share": assigned.get("GPU"), "started": started, "ended": time.time()}
+    (folder / f"{config['trial_id']}.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    address, folder, gpus, TOGETHER = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    folder.mkdir()
+    spec = validate_space(
+        {
+            "name": "sharing",
+            "backbones": {"trials": TRIALS, "learning_rate": {"low": 0.001, "high": 0.01}},
+            "resources": {"cpus_per_trial": 0.1, "gpus_per_trial": gpus},
+        },
+        "sharing",
+    )
+    tuning.train_trial = train_nothing
+    workshop = Workshop(
+        checkpoints=folder, dataset=None, resources=spec.resources, reporter=Reporter(quiet=True), address=address
+    )
+    failures = run_trials(plan_trials(spec, "backbones", "no images"), 1, workshop, name="sharing")
+    assert not failures, failures

@@ -1,0 +1,83 @@
+"""Many trials in one process leave nothing behind: no open files, no processes, no GPU memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+import pytest
+import torch
+from conftest import tiny_study  # type: ignore[import-not-found]
+
+from study.data import load_dataset
+from study.phases.training import plan_trials, run_phase
+from study.phases.tuning import Workshop
+from study.progress import Reporter, Task
+from study.run import check
+
+FEW = 3
+"""More than so many files or processes is growth: Ray opens and ends some of its own now and then."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is open after so many trials."""
+
+    trials: int
+    driver_files: int
+    worker_files: int
+    """Of the worker with most."""
+    processes: int
+    gpu_bytes: int
+
+
+def look(trials: int) -> Sample:
+    driver, files, family = psutil.Process(), [], psutil.Process().children(recursive=True)
+    for process in family:
+        with suppress(psutil.Error):
+            if process.name().startswith("ray::"):
+                files.append(process.num_fds())
+    free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    return Sample(trials, driver.num_fds(), max(files), len(family), total - free)
+
+
+class Watch(Reporter):
+    """Looks after each trial of one epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.samples: list[Sample] = []
+
+    @contextmanager
+    def task(self, name: str, total: float) -> Iterator[Task]:
+        yield self
+
+    def advance(self, done: float, text: str = "") -> None:
+        self.samples.append(look(int(done)))
+
+
+@pytest.mark.parametrize("trials", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_nothing_grows_with_the_number_of_trials(ray_instance: None, tmp_path: Path, trials: int) -> None:
+    """Real training of the smallest network, a quarter of the trials to settle."""
+    spec = tiny_study(
+        data={"limit": 60},
+        backbones={"trials": trials, "epochs": 1, "scheduler": {"kind": "none"}, "width": 0.03},
+        resources={"gpus_per_trial": 0.5 if torch.cuda.is_available() else 0},
+    )
+    (settings,) = check(spec)
+    watch = Watch()
+    dataset = load_dataset(settings, tmp_path, download=False)
+    workshop = Workshop(checkpoints=tmp_path / "checkpoints", dataset=dataset, resources=spec.resources, reporter=watch)
+    records = run_phase(plan_trials(spec, "backbones", dataset.info.digest), spec.backbones, workshop)
+    assert {record.status for record in records} == {"finished"} and len(records) == trials
+    window = trials // 10
+    early = [sample for sample in watch.samples if trials // 4 - window < sample.trials <= trials // 4]
+    late = [sample for sample in watch.samples if trials - window < sample.trials]
+    for what in ("driver_files", "worker_files", "processes"):
+        before, after = (median(getattr(sample, what) for sample in samples) for samples in (early, late))
+        assert after <= before + FEW, (what, watch.samples)
+    assert late[-1].gpu_bytes <= max(sample.gpu_bytes for sample in early) + 64 * 2**20
