@@ -20,9 +20,8 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from results.locations import Location
-from search_spaces.strict_yaml import short
 from study.data import DataInfo, DataSettings, resolve
-from study.errors import UserError
+from study.errors import UserError, short
 from study.learning_curves import Epoch, history_from_json, history_to_json
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network, matching_weights

@@ -7,3 +7,8 @@ class UserError(ValueError):
     The command line prints the line on stderr and ends with exit code 2; anything else that is raised is a
     fault of the program and keeps its traceback.
     """
+
+
+def short(value: object, most: int = 60) -> str:
+    """The beginning of a value's text, in one line. (That of ``search_spaces`` would bring its schema along.)"""
+    return " ".join(str(value).split())[:most]

@@ -15,10 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
 from results.locations import Location, modified
-from search_spaces.strict_yaml import short
 from study.checkpoints import read_best
 from study.data import DataInfo, ImageSet, normalize, place
-from study.errors import UserError
+from study.errors import UserError, short
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
 from study.precisions import FORMATS, INT8, Precision

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from results.locations import Location
-from search_spaces.strict_yaml import short
 from study.costs.meters import MeterSource, device_name
 from study.costs.profile import Costs
-from study.errors import UserError
+from study.errors import UserError, short
 from study.policies import Floats
 from study.precisions import PRECISIONS, Precision
 from study.strict_json import parse_json

@@ -10,8 +10,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from search_spaces.strict_yaml import short
-from study.errors import UserError
+from study.errors import UserError, short
 from study.policies import Floats
 from study.strict_json import parse_json
 from study.walks import Tally, Walk
