@@ -213,6 +213,23 @@ def different_tables(lived: dict[str, pd.DataFrame], run_folder: Location) -> di
     return {name: dict(+counts) for name, counts in found.items() if +counts}
 
 
+def asha_differences(lived: dict[str, pd.DataFrame], died: dict[str, pd.DataFrame]) -> dict[str, Counter[str]]:
+    """What holds whichever trials ASHA stopped: every backbone has its row, every curve is whole, and the epochs that both
+    studies trained are the same."""
+    counts: Counter[str] = Counter()
+    planned, there = ({*one["trials"].query("phase == 'backbones'")["trial_id"]} for one in (lived, died))
+    counts["lost"], counts["added"] = len(planned - there), len(there - planned)
+    counts["doubled"] = sum(int(died[name].duplicated(keys).sum()) for name, keys in KEYS.items())
+    curves = died["epochs"].groupby("trial_id")["epoch"].agg(list)
+    done = died["trials"].set_index("trial_id")["epochs_done"].dropna()
+    counts["lost"] += sum(curves.get(key) != list(range(1, int(last) + 1)) for key, last in done.items())
+    rows = [{(row["trial_id"], row["epoch"]): row for row in one["epochs"].to_dict("records")} for one in (lived, died)]
+    common = set(rows[0]) & set(rows[1])
+    assert common, "nothing was compared"
+    counts["different"] = sum(not _same(rows[0][key], rows[1][key]) for key in common)
+    return {"trials and epochs": counts}
+
+
 def _same(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
     return {key: repr(value) for key, value in left.items()} == {key: repr(value) for key, value in right.items()}
 
@@ -258,11 +275,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--asha", action="store_true", help="stop trials asynchronously; then only curves are compared")
     options = parser.parse_args()
+    study, compare = STUDY, differences
+    if options.asha:
+        scheduler = {"kind": "asha", "first_rung": 1, "reduction": 2}
+        study, compare = {**STUDY, "backbones": {**STUDY["backbones"], "scheduler": scheduler}}, asha_differences
     rng = random.Random(options.seed)
     totals: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
-        reference = MortalStudy(Path(temporary) / "lived", STUDY)
+        reference = MortalStudy(Path(temporary) / "lived", study)
         started = time.monotonic()
         assert reference.run() == (True, False)
         print(f"a study that lived: {time.monotonic() - started:.0f} s")
@@ -272,9 +294,9 @@ def main() -> None:
             number += 1
             kills = plan(rng, operations, 6)
             told: list[str] = []
-            died = campaign(Path(temporary) / f"died-{number}", STUDY, kills, told.append)
+            died = campaign(Path(temporary) / f"died-{number}", study, kills, told.append)
             struck += sum(": killed" in line for line in told)
-            found = differences(lived, died.tables())
+            found = compare(lived, died.tables())
             total: Counter[str] = sum(found.values(), Counter())
             totals += total
             print(f"campaign {number}, {struck} kills so far:", *told, f"  warnings: {died.warnings}", sep="\n")
