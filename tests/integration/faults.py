@@ -214,8 +214,8 @@ def different_tables(lived: dict[str, pd.DataFrame], run_folder: Location) -> di
 
 
 def asha_differences(lived: dict[str, pd.DataFrame], died: dict[str, pd.DataFrame]) -> dict[str, Counter[str]]:
-    """What holds whichever trials ASHA stopped: every backbone has its row, every curve is whole, and the epochs that both
-    studies trained are the same."""
+    """What holds whichever trials ASHA stopped: every backbone has its row, every curve is whole, and the epochs that
+    both studies trained are the same."""
     counts: Counter[str] = Counter()
     planned, there = ({*one["trials"].query("phase == 'backbones'")["trial_id"]} for one in (lived, died))
     counts["lost"], counts["added"] = len(planned - there), len(there - planned)
