@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from commands import STUDY, checkpointed, started  # type: ignore[import-not-found]
 from faults import ROOT, different_tables  # type: ignore[import-not-found]
@@ -32,24 +33,22 @@ def test_trials_spread_over_the_nodes_and_outlive_one_of_them(
     head: Cluster, lived: dict[str, pd.DataFrame], study_file: Path, tmp_path: Path
 ) -> None:
     run_folder = tmp_path / "runs" / "small"
-    on_head: set[str] = set()
+    frozen: dict[str, tuple[str, psutil.Process]] = {}
 
-    def seen_on_head() -> set[str]:
-        on_head.update(head.head.workers_on(run_folder))
-        return on_head
-
-    def doomed_is_at_work() -> set[str]:
-        seen_on_head()
-        return set(doomed.workers_on(run_folder)) & checkpointed(run_folder)
+    def both_nodes_are_at_work() -> bool:
+        for node in (head.head, doomed):
+            for trial, worker in node.workers_on(run_folder).items():
+                if trial in checkpointed(run_folder):
+                    worker.suspend()  # it could train all trials before the other node's worker has started
+                    frozen[node.host] = trial, worker
+        return len(frozen) == 2
 
     run = ("run", study_file, "--storage", "runs", "--address", head.address)
     with head.node("--num-cpus=1") as doomed, started(tmp_path, *run, **CREDENTIALS) as command:
-        command.wait_until(doomed_is_at_work)
-        ((orphan, worker),) = doomed.workers_on(run_folder).items()
-        worker.suspend()  # it would be done before the other node's worker has even started
-        command.wait_until(seen_on_head)
-        assert orphan not in on_head
+        command.wait_until(both_nodes_are_at_work)
+        orphan, _ = frozen[doomed.host]
         doomed.kill()
+        frozen[head.head.host][1].resume()
         left = read_description(run_folder / "checkpoints" / orphan / "last")
         assert left and len(left.history) < STUDY["backbones"]["epochs"], "its trial was done: nothing was tested"
         assert not part_count(run_folder / "tables", "trials")
