@@ -57,6 +57,7 @@ def test_trials_spread_over_the_nodes_and_outlive_one_of_them(
     assert different_tables(lived, run_folder) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gpus", "together"), [(0.5, 2), (1, 1)])
 def test_as_many_trials_share_a_gpu_as_was_asked_for(head: Cluster, tmp_path: Path, gpus: float, together: int) -> None:
     script, records = Path(__file__).with_name("gpu_sharing.py"), tmp_path / "records"
@@ -104,6 +105,7 @@ def new_mounts() -> list[str]:
     pytest.skip("no mounts of its own for a process here (unshare)")
 
 
+@pytest.mark.slow
 def test_a_cluster_too_small_for_a_trial_is_refused(head: Cluster, study_file: Path, tmp_path: Path) -> None:
     large = ("--set", "resources.cpus_per_trial=2")
     with started(

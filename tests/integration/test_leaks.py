@@ -60,7 +60,7 @@ class Watch(Reporter):
         self.samples.append(look(int(done)))
 
 
-@pytest.mark.parametrize("trials", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_nothing_grows_with_the_number_of_trials(ray_instance: None, tmp_path: Path, trials: int) -> None:
     """Real training of the smallest network, a quarter of the trials to settle."""
     spec = tiny_study(

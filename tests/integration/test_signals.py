@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from commands import Command, checkpointed, held_locks, started  # type: ignore[import-not-found]
 from faults import different_tables  # type: ignore[import-not-found]
 
@@ -24,14 +25,26 @@ def terminate(command: Command) -> None:
     os.kill(command.process.pid, signal.SIGTERM)
 
 
-def test_stopped_in_phase_1_by_ctrl_c_and_by_sigterm_a_study_goes_on_to_the_same_tables(
+def test_ctrl_c_and_sigterm_end_phase_1_in_one_line_and_leave_nothing_behind(study_file: Path, tmp_path: Path) -> None:
+    stop_twice(study_file, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_study_that_was_stopped_twice_goes_on_to_the_same_tables(
     lived: dict[str, pd.DataFrame], study_file: Path, tmp_path: Path
 ) -> None:
+    run_folder = stop_twice(study_file, tmp_path)
+    with started(tmp_path, "run", study_file, "--storage", "runs") as command:
+        assert command.wait() == 0, command.err
+    assert different_tables(lived, run_folder) == {}
+
+
+def stop_twice(study_file: Path, tmp_path: Path) -> Path:
+    """Returns the run folder."""
     run_folder = tmp_path / "runs" / "small"
-    run = ("run", study_file, "--storage", "runs")
     for stop, code in ((ctrl_c, 130), (terminate, 143)):
         begun = time.time()
-        with started(tmp_path, *run) as command:
+        with started(tmp_path, "run", study_file, "--storage", "runs") as command:
             command.wait_until(lambda since=begun: checkpointed(run_folder, since))
             assert held_locks(run_folder)
             stop(command)
@@ -41,6 +54,4 @@ def test_stopped_in_phase_1_by_ctrl_c_and_by_sigterm_a_study_goes_on_to_the_same
             assert "Traceback" not in command.out + command.err
             assert held_locks(run_folder) == []
             assert list(command.temporary.iterdir()) == []
-    with started(tmp_path, *run) as command:
-        assert command.wait() == 0, command.err
-    assert different_tables(lived, run_folder) == {}
+    return run_folder

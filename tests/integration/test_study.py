@@ -151,9 +151,12 @@ def test_stopped_at_any_table_write_and_run_again_gives_the_same_tables(
     assert_same_tables(finished_study, folder)
 
 
-def test_trials_go_on_from_their_last_checkpoint(finished_study: Path, ray_instance: None, tmp_path: Path) -> None:
-    """A trial whose exits were never trained and one that lost its last epoch: the end is the same, bit for bit."""
-    folder = tmp_path / "tiny"
+def test_trials_go_on_from_their_last_checkpoint(
+    finished_study: Path, ray_instance: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial whose exits were never trained: the end is the same, bit for bit. The path may be relative."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("tiny")
     shutil.copytree(finished_study / "checkpoints", folder / "checkpoints")
     trials = tables_of(finished_study)["trials"]
     lost = trials[trials["phase"] == "exits"].iloc[0]["trial_id"]
