@@ -76,6 +76,7 @@ def test_as_many_trials_share_a_gpu_as_was_asked_for(head: Cluster, tmp_path: Pa
     assert max(beside) == together
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_run_folder_is_refused_and_nothing_is_left(
     head: Cluster, study_file: Path, tmp_path: Path
 ) -> None:
