@@ -6,6 +6,7 @@ Tune run, and each trial goes on from its own last checkpoint in the run folder.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import tempfile
@@ -213,4 +214,5 @@ class _Watcher(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called by Tune for a trial that failed for good."""
-        self.failures.add(trial.config["trial_id"], last_line(trial.get_error() or ""))
+        with contextlib.suppress(OSError):  # a full disk is told where the trials' errors are looked through
+            self.failures.add(trial.config["trial_id"], last_line(trial.get_error() or ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fuzz import TARGETS, check
+from fuzz_targets import TARGETS, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -92,8 +92,12 @@ class MortalStudy:
         self.log = folder / "output.txt"
         self.warnings: list[str] = []
 
-    def run(self, kill: Kill | None = None) -> tuple[bool, bool]:
-        """Start the study, and kill as told.
+    def worker_died(self) -> bool:
+        """Whether a worker was killed in the last start."""
+        return (self.state / "dead worker").exists()
+
+    def run(self, kill: Kill | None = None, *, worker_at: int | None = None) -> tuple[bool, bool]:
+        """Start the study, and kill as told; with ``worker_at`` also a worker at that operation.
 
         Returns:
             Whether it came to its end, and whether somebody was killed.
@@ -108,6 +112,8 @@ class MortalStudy:
         }
         if kill and kill.victim in ("driver", "worker"):
             mortal[f"MORTAL_{kill.victim.upper()}_AT"] = str(int(kill.at))
+        if worker_at is not None:
+            mortal["MORTAL_WORKER_AT"] = str(worker_at)
         command = [sys.executable, "-m", "study.cli", "run", str(self.file), "--storage", str(self.storage)]
         with self.log.open("w") as log:
             driver = subprocess.Popen(
@@ -122,11 +128,13 @@ class MortalStudy:
                 family = list(family_of(driver.pid))
                 if driver.poll() is None:
                     driver.kill()
-        killed = killed or code == -signal.SIGKILL or (self.state / "dead worker").exists()
+        killed = (
+            killed or code == -signal.SIGKILL or (kill is not None and kill.victim == "worker" and self.worker_died())
+        )
         _wait_for_the_end_of(family)
         output = self.log.read_text()
         self.warnings += [line for line in output.splitlines() if line.startswith("warning:")]
-        if code != 0 and not killed:
+        if code != 0 and not (killed or self.worker_died()):
             raise AssertionError(f"nobody was killed, and yet the study ended with {code}:\n{output[-3000:]}")
         return code == 0, killed
 
@@ -240,7 +248,7 @@ def plan(rng: random.Random, operations: Sequence[str], kills: int) -> list[Kill
         [n for n, path in enumerate(operations, start=1) if path.startswith(prefixes)]
         for prefixes in (("tables/operating_points",), ("tables/costs", "tables/exits", "tables/front"), ("",))
     ]
-    kinds = []
+    kinds: list[Kill] = []
     for number in range(kills):
         kind = number % 6
         if kind < 3:
@@ -259,7 +267,15 @@ def campaign(folder: Path, study: dict[str, Any], kills: Sequence[Kill], tell: A
     left, done = list(kills), False
     while left:
         kill = left.pop(0)
-        done, killed = mortal.run(kill)
+        if kill.victim == "worker" and any(one.victim != "worker" for one in left):
+            # The death of a worker ends no start: it goes along with that of somebody else.
+            other = next(one for one in left if one.victim != "worker")
+            left.remove(other)
+            done, killed = mortal.run(other, worker_at=int(kill.at))
+            tell(f"  {kill}: {'killed' if mortal.worker_died() else 'came too late'}")
+            kill = other
+        else:
+            done, killed = mortal.run(kill)
         tell(f"  {kill}: {'killed' if killed else 'came too late'}{', the study ended all the same' if done else ''}")
         if done and left:  # a study that is done cannot be killed any more: the rest is for a new folder
             break

@@ -10,6 +10,7 @@ from faults import KEYS, STUDY, Kill, MortalStudy, campaign, differences, plan  
 SEED = 20
 
 
+@pytest.mark.slow  # a minute for each kill
 def test_a_study_through_five_kills_ends_as_one_that_lived(tmp_path: Path) -> None:
     lived = MortalStudy(tmp_path / "lived", STUDY)
     assert lived.run() == (True, False)

@@ -129,6 +129,7 @@ def test_an_extended_study_ends_as_the_larger_one(finished_study: Path, ray_inst
     run_study(tiny_study(**changes), surroundings(extended))  # from now on it is the larger one
 
 
+@pytest.mark.slow
 def test_a_study_grows_by_another_data_set(
     finished_study: Path, ray_instance: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +204,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_a_study_and_loses_nothing(small_disk: Path, finished_study: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY))
