@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -29,7 +30,7 @@ def check_shared(folder: Location, address: str | None) -> None:
     marker, is_new = folder / f".marker.{uuid.uuid4().hex}", not folder.exists()
     write_atomic(marker, marker.name.encode())
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = _alive()
         look = ray.remote(num_cpus=0)(_sees)
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         answers = [look.options(scheduling_strategy=one).remote(str(marker)) for one in there]
@@ -37,7 +38,8 @@ def check_shared(folder: Location, address: str | None) -> None:
             try:
                 reason = ray.get(answer, timeout=_MARKER_SECONDS)
             except RayError as error:
-                reason = last_line(str(error))
+                # A node that died a moment ago is asked too, until Ray finds out.
+                reason = last_line(str(error)) if node["NodeID"] in {one["NodeID"] for one in _alive()} else ""
             if reason:
                 address = node["NodeManagerAddress"]
                 raise UserError(
@@ -55,6 +57,10 @@ _MARKER_SECONDS = 120.0
 """A node may have to unpack the program first."""
 
 
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def _sees(marker: str) -> str:
     """Why this node does not see a marker; empty where it does."""
     path = location(marker)
@@ -68,7 +74,7 @@ def slots_of(address: str | None, resources: ResourcesSpec) -> int:
     """How many trials run at once on a cluster."""
     start_ray(address)
     slots = 0.0
-    for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+    for node in (node["Resources"] for node in _alive()):
         fitting = node.get("CPU", 0) // resources.cpus_per_trial
         if resources.gpus_per_trial:
             fitting = min(fitting, node.get("GPU", 0) // resources.gpus_per_trial)
@@ -78,7 +84,7 @@ def slots_of(address: str | None, resources: ResourcesSpec) -> int:
 
 def refuse_impossible(resources: ResourcesSpec) -> None:
     """Trials that fit on no node would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _alive()]
     if not any(
         node.get("CPU", 0) >= resources.cpus_per_trial and node.get("GPU", 0) >= resources.gpus_per_trial
         for node in nodes

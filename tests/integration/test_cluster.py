@@ -108,10 +108,11 @@ def new_mounts() -> list[str]:
 
 @pytest.mark.slow
 def test_a_cluster_too_small_for_a_trial_is_refused(head: Cluster, study_file: Path, tmp_path: Path) -> None:
-    large = ("--set", "resources.cpus_per_trial=2")
-    with started(
-        tmp_path, "run", study_file, "--storage", tmp_path / "runs", "--address", head.address, *large, **CREDENTIALS
-    ) as command:
+    """And for nothing else: Ray takes a node that died a moment ago for one of the cluster."""
+    run = ("run", study_file, "--storage", tmp_path / "runs", "--address", head.address)
+    with head.node("--num-cpus=0"):
+        pass
+    with started(tmp_path, *run, "--set", "resources.cpus_per_trial=2", **CREDENTIALS) as command:
         assert command.wait() == 2
     (line,) = command.err.splitlines()
     assert "a trial asks for 2 CPUs and 0 GPUs, but the largest node has 1 and 1" in line

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray_nodes import TOKEN, free_port  # type: ignore[import-not-found]
 
 import results
 from study.errors import UserError
 from study.phases.connection import _refuse_unreachable
 
-TOKEN = "0123456789abcdef" * 4
 # Connects, and tells which code a worker imports.
 CLIENT = """
 import sys
@@ -57,12 +57,6 @@ def connect(address: str, folder: Path, **changes: str) -> subprocess.CompletedP
         text=True,
         timeout=120,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,20 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 from commands import checkpointed, held_locks, started  # type: ignore[import-not-found]
 from conftest import surroundings, tiny_study  # type: ignore[import-not-found]
 from faults import comparable_tables, different_tables  # type: ignore[import-not-found]
-from s3_server import S3Server  # type: ignore[import-not-found]
 
 from results.locations import Location, location
 from results.tables import part_count
 from study.run import mend, run_study
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 pytest_plugins = ["s3_server"]
 
