@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from results.tables import TableError
 from search_spaces.spec import SpecError, load_space, parse_change
-from study.errors import UserError
+from study.errors import UserError, is_lack_of_memory
 from study.options import add_evaluate, add_front, add_profile, add_run, add_status, add_train
 
 
@@ -33,8 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{place}{error.strerror or error}")
-    except MemoryError as error:
-        return _refuse(f"not enough memory: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        return _refuse(f"not enough memory: {str(error) or 'take smaller batches, fewer or smaller images'}")
     except KeyboardInterrupt:
         print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)

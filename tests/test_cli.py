@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from study.cli import build_parser, main
 
@@ -349,3 +350,24 @@ def test_an_untrained_network_can_be_profiled(tmp_path: Path, capsys: pytest.Cap
     options = f"--device cpu --repeats 1 --no-meter --output {tmp_path}"
     result = result_of(f"profile --backbone resnet18 --width 0.125 --classes 100 --image-size 32 {options}", capsys)
     assert len(result["profiles"]) == 1 and result["profiles"][0]["ms"] > 0
+
+
+def test_a_lack_of_memory_is_told_in_one_line(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asks_for_too_much(*args: object, **kwargs: object) -> None:
+        torch.empty(2**50)
+
+    monkeypatch.setattr("study.single.train_one", asks_for_too_much)
+    assert main([*TRAIN.split(), "--mode", "original", "--output", str(models / "huge")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "not enough memory" in told and len(told.splitlines()) == 1
+
+
+def test_a_fault_of_the_program_is_not_taken_for_a_mistake(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("study.single.train_one", breaks)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main([*TRAIN.split(), "--mode", "original", "--output", str(models / "broken")])

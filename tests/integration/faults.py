@@ -3,8 +3,9 @@
     python tests/integration/faults.py --seed 1 --kills 24
 
 Real processes are killed with SIGKILL: the driver or a worker at a random file operation, the node (Ray's raylet), or
-the whole machine (every process of the study at once) at a random moment. The seed decides who and when; the operating
-system decides what the victim was doing.
+the whole machine (every process of the study at once) at a random moment: in training, in tracing, in the search, and
+while the last tables are written. The seed decides who and when; the operating system decides what the victim was
+doing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import psutil
@@ -67,17 +68,28 @@ STUDY: dict[str, Any] = {
 }
 
 
+Stage: TypeAlias = tuple[str, ...]
+"""Where a stage of a study writes: beginnings of paths in the run folder."""
+ANY: Stage = ("",)
+TRAINING: Stage = ("checkpoints",)
+TRACING: Stage = ("traces",)
+SEARCH: Stage = ("tables/operating_points",)
+TABLES: Stage = ("tables/costs", "tables/exits", "tables/front")
+
+
 @dataclass(frozen=True)
 class Kill:
     """Who dies, and when."""
 
     victim: str
-    """``driver`` or ``worker`` at a file operation; ``node`` or ``machine`` at a moment."""
+    """``driver`` or ``worker`` at a file operation of the stage; ``node`` or ``machine`` at a moment of it."""
     at: float
-    """Number of the file operation, or seconds from the first checkpoint on."""
+    """Number of the file operation, or seconds from the first folder on that this start published there."""
+    stage: Stage = ANY
 
     def __str__(self) -> str:
-        return f"{self.victim} at {'operation ' if self.victim in ('driver', 'worker') else ''}{self.at:g}"
+        when = f"operation {self.at:g}" if self.victim in ("driver", "worker") else f"{self.at:g} s"
+        return f"{self.victim} at {when} in {self.stage[0] or 'all'}"
 
 
 class MortalStudy:
@@ -96,11 +108,11 @@ class MortalStudy:
         """Whether a worker was killed in the last start."""
         return (self.state / "dead worker").exists()
 
-    def run(self, kill: Kill | None = None, *, worker_at: int | None = None) -> tuple[bool, bool]:
-        """Start the study, and kill as told; with ``worker_at`` also a worker at that operation.
+    def run(self, kill: Kill | None = None, *, worker: Kill | None = None) -> tuple[bool, bool]:
+        """Start the study, and kill as told; a worker too, where one is given: by itself its death ends no start.
 
         Returns:
-            Whether it came to its end, and whether somebody was killed.
+            Whether the study came to its end, and whether ``kill`` struck. (For the worker: :meth:`worker_died`.)
         """
         for claim in self.state.glob("*") if self.state.exists() else ():
             claim.unlink()
@@ -110,10 +122,10 @@ class MortalStudy:
             "MORTAL_FOLDER": str(self.run_folder.resolve()),
             "MORTAL_STATE": str(self.state),
         }
-        if kill and kill.victim in ("driver", "worker"):
-            mortal[f"MORTAL_{kill.victim.upper()}_AT"] = str(int(kill.at))
-        if worker_at is not None:
-            mortal["MORTAL_WORKER_AT"] = str(worker_at)
+        for one in (kill, worker):
+            if one and one.victim in ("driver", "worker"):
+                mortal[f"MORTAL_{one.victim.upper()}_AT"] = str(int(one.at))
+                mortal[f"MORTAL_{one.victim.upper()}_IN"] = os.pathsep.join(one.stage)
         command = [sys.executable, "-m", "study.cli", "run", str(self.file), "--storage", str(self.storage)]
         with self.log.open("w") as log:
             driver = subprocess.Popen(
@@ -128,9 +140,7 @@ class MortalStudy:
                 family = list(family_of(driver.pid))
                 if driver.poll() is None:
                     driver.kill()
-        killed = (
-            killed or code == -signal.SIGKILL or (kill is not None and kill.victim == "worker" and self.worker_died())
-        )
+        killed = killed or code == -signal.SIGKILL
         _wait_for_the_end_of(family)
         output = self.log.read_text()
         self.warnings += [line for line in output.splitlines() if line.startswith("warning:")]
@@ -139,13 +149,11 @@ class MortalStudy:
         return code == 0, killed
 
     def _kill(self, driver: psutil.Process, kill: Kill) -> bool:
-        """Wait for the first checkpoint of this start, and so many seconds more; then kill."""
+        """Wait until this start has published something in the stage, and so many seconds more; then kill."""
         started = time.time()
-        checkpoints = self.run_folder / "checkpoints"
-        while driver.is_running() and driver.status() != psutil.STATUS_ZOMBIE:
-            newest = max((path.stat().st_mtime for path in checkpoints.glob("*/last/manifest.json")), default=0.0)
-            if newest > started or time.time() - started > 60:
-                break
+        while not self._published_since(started, kill.stage):
+            if not driver.is_running() or driver.status() == psutil.STATUS_ZOMBIE:
+                return False
             time.sleep(0.05)
         time.sleep(kill.at)
         try:
@@ -158,6 +166,13 @@ class MortalStudy:
         except psutil.NoSuchProcess:
             return False
         return bool(victims)
+
+    def _published_since(self, moment: float, stage: Stage) -> bool:
+        manifests = (path for place in stage for path in (self.run_folder / place).rglob("manifest.json"))
+        try:
+            return any(path.stat().st_mtime > moment for path in manifests)
+        except FileNotFoundError:  # just replaced by another
+            return False
 
     def operations(self) -> list[str]:
         """Paths of the driver's file operations in its last run."""
@@ -242,47 +257,50 @@ def _same(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
     return {key: repr(value) for key, value in left.items()} == {key: repr(value) for key, value in right.items()}
 
 
-def plan(rng: random.Random, operations: Sequence[str], kills: int) -> list[Kill]:
-    """Kills of all kinds, spread over the stages of a study by what its driver wrote when it lived."""
-    stages = [
-        [n for n, path in enumerate(operations, start=1) if path.startswith(prefixes)]
-        for prefixes in (("tables/operating_points",), ("tables/costs", "tables/exits", "tables/front"), ("",))
+def plan(rng: random.Random, operations: Sequence[str]) -> list[list[Kill]]:
+    """The kills of one campaign, start by start, in the order of a study's stages: each is passed but once.
+
+    Args:
+        rng: decides who and when.
+        operations: of the driver of a study that lived.
+    """
+
+    def suddenly(stage: Stage, seconds: float) -> Kill:
+        return Kill(rng.choice(["machine", "node"]), round(rng.uniform(0, seconds), 2), stage)
+
+    def driver(stage: Stage, share: float) -> Kill:
+        return Kill("driver", rng.randint(1, max(1, round(share * count(operations, stage)))), stage)
+
+    return [
+        [driver(ANY, 0.05)],
+        [suddenly(TRAINING, 4), Kill("worker", rng.randint(1, 12), TRAINING)],
+        [suddenly(TRAINING, 4)],
+        [suddenly(TRACING, 1), Kill("worker", rng.randint(1, 4), TRACING)],
+        [driver(SEARCH, 0.3)],
+        [driver(SEARCH, 0.3)],
+        [driver(TABLES, 1)],
     ]
-    kinds: list[Kill] = []
-    for number in range(kills):
-        kind = number % 6
-        if kind < 3:
-            kinds.append(Kill("driver", rng.choice(stages[kind])))
-        elif kind == 3:
-            kinds.append(Kill("worker", rng.randint(1, 40)))
-        else:
-            kinds.append(Kill("machine" if kind == 4 else "node", round(rng.uniform(0, 6), 2)))
-    rng.shuffle(kinds)
-    return kinds
 
 
-def campaign(folder: Path, study: dict[str, Any], kills: Sequence[Kill], tell: Any = print) -> MortalStudy:
-    """Run a study through some kills, one a start, and then to its end."""
+def count(operations: Sequence[str], stage: Stage) -> int:
+    """How many of the operations belong to the stage."""
+    return sum(path.startswith(stage) for path in operations)
+
+
+def campaign(folder: Path, study: dict[str, Any], starts: Sequence[Sequence[Kill]], tell: Any = print) -> MortalStudy:
+    """Run a study through some kills, and then to its end."""
     mortal = MortalStudy(folder, study)
-    left, done = list(kills), False
-    while left:
-        kill = left.pop(0)
-        if kill.victim == "worker" and any(one.victim != "worker" for one in left):
-            # The death of a worker ends no start: it goes along with that of somebody else.
-            other = next(one for one in left if one.victim != "worker")
-            left.remove(other)
-            done, killed = mortal.run(other, worker_at=int(kill.at))
-            tell(f"  {kill}: {'killed' if mortal.worker_died() else 'came too late'}")
-            kill = other
-        else:
-            done, killed = mortal.run(kill)
+    done = False
+    for kill, *others in starts:
+        worker = others[0] if others else None
+        done, killed = mortal.run(kill, worker=worker)
+        if worker:
+            tell(f"  {worker}: {'killed' if mortal.worker_died() else 'came too late'}")
         tell(f"  {kill}: {'killed' if killed else 'came too late'}{', the study ended all the same' if done else ''}")
-        if done and left:  # a study that is done cannot be killed any more: the rest is for a new folder
-            break
-    if not done:
-        done, _ = mortal.run()
-        assert done
-    mortal.unused = left  # type: ignore[attr-defined]
+        if done:  # it cannot be killed any more
+            return mortal
+    done, _ = mortal.run()
+    assert done
     return mortal
 
 
@@ -308,9 +326,8 @@ def main() -> None:
         struck = number = 0
         while struck < options.kills:
             number += 1
-            kills = plan(rng, operations, 6)
             told: list[str] = []
-            died = campaign(Path(temporary) / f"died-{number}", study, kills, told.append)
+            died = campaign(Path(temporary) / f"died-{number}", study, plan(rng, operations), told.append)
             struck += sum(": killed" in line for line in told)
             found = compare(lived, died.tables())
             total: Counter[str] = sum(found.values(), Counter())

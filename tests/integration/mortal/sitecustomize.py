@@ -4,8 +4,9 @@ Python imports this module at the start of every process that has its folder in 
 folder ``MORTAL_FOLDER`` are counted: renames, removals, flushes to disk. The first process is the driver, all others
 are workers. Nothing is ever caught, flushed or cleaned up: this is what a power cut does to a process.
 
-``MORTAL_DRIVER_AT``, ``MORTAL_WORKER_AT``: number of the operation. ``MORTAL_STATE``: a folder for the claims (which
-process is the driver, which worker has died already) and for the driver's log of operations.
+``MORTAL_DRIVER_AT``, ``MORTAL_WORKER_AT``: number of the operation, among those on paths that begin with one of
+``MORTAL_DRIVER_IN``, ``MORTAL_WORKER_IN``. ``MORTAL_STATE``: a folder for the claims (which process is the driver,
+which worker has died already) and for the driver's log of operations.
 """
 
 import os
@@ -27,6 +28,7 @@ def _claim(name: str) -> bool:
 def _make_mortal(folder: str) -> None:
     role = "driver" if _claim("driver") else "worker"
     limit = int(os.environ.get(f"MORTAL_{role.upper()}_AT", "0"))
+    stage = tuple(os.environ.get(f"MORTAL_{role.upper()}_IN", "").split(os.pathsep))
     log = Path(os.environ["MORTAL_STATE"]) / "operations"
     done = 0
 
@@ -36,11 +38,13 @@ def _make_mortal(folder: str) -> None:
             path = path_of(*args)
             if path is None or not path.startswith(folder):
                 return operate(*args, **kwargs)
-            done += 1
+            inside = path[len(folder) + 1 :]
             if role == "driver":
                 with log.open("a") as file:
-                    file.write(f"{path[len(folder) + 1 :]}\n")
-            dies = done == limit and (role == "driver" or _claim("dead worker"))
+                    file.write(f"{inside}\n")
+            mine = inside.startswith(stage)
+            done += mine
+            dies = mine and done == limit and (role == "driver" or _claim("dead worker"))
             if dies and limit % 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             result = operate(*args, **kwargs)
