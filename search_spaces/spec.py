@@ -176,6 +176,9 @@ class ExitsSpec(TrainingSpec):
     conv_side: Integer = _one(8)
     exit_loss_base: Number = _one(1.0)
     exit_loss_slope: Number = _one(0.0)
+    exit_gradient: Number = _one(1.0)
+    distillation: Number = _one(0.0)
+    temperature: Number = _one(3.0)
 
 
 Objective = Literal["accuracy", "flops", "bitops", "energy", "latency_mean", "latency_p50", "latency_p99"]

@@ -25,9 +25,10 @@ from study.errors import UserError, short
 from study.learning_curves import Epoch, history_from_json, history_to_json
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, build_network, matching_weights
+from study.recipes import TrainingSettings
 from study.storage import DamagedError, Published, content_hash, publish, read_published, set_aside
 from study.strict_json import from_fields, parse_json
-from study.training import TrainingSettings, TrainingState
+from study.training import TrainingState
 from study.versions import versions
 
 FORMAT_VERSION = 1

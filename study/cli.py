@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from results.tables import TableError
 from search_spaces.spec import SpecError, load_space, parse_change
 from study.errors import UserError, is_lack_of_memory
-from study.options import add_evaluate, add_front, add_profile, add_run, add_status, add_train
+from study.options import add_compare, add_evaluate, add_front, add_profile, add_run, add_status, add_train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("evaluate", add_evaluate, _evaluate, "evaluate one network, without Ray"),
         ("profile", add_profile, _profile, "measure what a network costs on this device"),
         ("front", add_front, _front, "print, write or draw the front of a study"),
+        ("compare", add_compare, _compare, "compare policies at equal accuracy on the networks of a study"),
         ("status", add_status, _status, "what of a study is done and what is left"),
     ):
         command = commands.add_parser(name, help=text)
@@ -141,8 +142,8 @@ def _run(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from study.networks.heads import HeadSettings
     from study.progress import Reporter
+    from study.recipes import TrainingSettings
     from study.single import ImageSource, default_folder, resolve_request, train_one
-    from study.training import TrainingSettings
 
     network, data = resolve_request(
         options.pretrained,
@@ -337,10 +338,10 @@ def _profile(options: argparse.Namespace) -> None:
 
 
 def _front(options: argparse.Namespace) -> None:
-    from study.views import print_front, write_front
+    from study.views import check_output, print_front, write_front
 
-    _check_output("--figure", options.figure, ".png", ".svg", ".pdf")
-    _check_output("--output", options.output, ".csv", ".parquet")
+    check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
+    check_output("front: --output", options.output, ".csv", ".parquet")
     if options.exact:
         from study.exact_front_view import show_exact_front
 
@@ -365,17 +366,21 @@ def _front(options: argparse.Namespace) -> None:
     print_front(options.folder, as_json=options.json, data=options.data)
 
 
-def _check_output(option: str, path: Path | None, *endings: str) -> None:
-    """Refuse a file that could not be written, before anything is computed for it."""
-    from study.storage import check_writable
+def _compare(options: argparse.Namespace) -> None:
+    from study.comparison import DROPS
+    from study.comparison_view import show_comparison
+    from study.views import check_output
 
-    if path is None:
-        return
-    if path.suffix not in endings:
-        raise UserError(f"front: {option} {path} must end in {', '.join(endings[:-1])} or {endings[-1]}")
-    if path.is_dir():
-        raise UserError(f"front: {option} {path} is a folder: name a file")
-    check_writable(path.parent)
+    check_output("compare: --output", options.output, ".csv", ".parquet")
+    show_comparison(
+        options.folder,
+        [parse_change(text) for text in options.set],
+        data=options.data,
+        drops=options.drop or DROPS,
+        objective=options.objective,
+        output=options.output,
+        as_json=options.json,
+    )
 
 
 def _status(options: argparse.Namespace) -> None:

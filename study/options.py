@@ -43,6 +43,13 @@ def _positive_number(text: str) -> float:
     return number
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, as 0.01 for one point, got {text}")
+    return value
+
+
 def _location(text: str) -> Location:
     try:
         return location(text)
@@ -108,7 +115,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup-epochs", type=float, default=0.0)
     parser.add_argument("--patience", type=_positive, help="stop after so many epochs without a better score")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
-    parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv"))
+    parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv", "separable"))
     parser.add_argument("--codewords", type=int, default=64, help="of a bof head")
     parser.add_argument("--seed", type=int, help="of weights and splits (default: that of --pretrained, or 0)")
     where = parser.add_mutually_exclusive_group()
@@ -169,7 +176,9 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """Options of ``profile``."""
     add_network_and_data(parser)
-    parser.add_argument("--head", default=None, choices=("bof", "linear", "conv"), help="of an untrained network")
+    parser.add_argument(
+        "--head", default=None, choices=("bof", "linear", "conv", "separable"), help="of an untrained network"
+    )
     parser.add_argument("--classes", type=_classes, help="of an untrained network (default: 10)")
     parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
     parser.add_argument("--batch-size", nargs="+", type=_batch, default=[1])
@@ -203,6 +212,29 @@ def add_front(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Options of ``compare``."""
+    parser.add_argument("folder", type=_location, help="run folder")
+    parser.add_argument(
+        "--drop",
+        nargs="+",
+        type=_share,
+        metavar="SHARE",
+        help="accuracy that may be lost against the network without exits, on validation (default: 0 0.005 0.01 0.02)",
+    )
+    parser.add_argument("--objective", default="flops", choices=("flops", "energy"), help="what is to be least")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another space, as --set operating_points.statistic=mean_max",
+    )
+    parser.add_argument("--data", metavar="NAME", help="of a study of several data sets: the networks of this one")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all rows as .csv or .parquet")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:

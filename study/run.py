@@ -307,10 +307,8 @@ def finish(
         raise UserError(f"{spec.name}: {_closest(points)}")
     where.reporter.line(f"test: {len(front)} points of the front")
     test_set = load_test_set(strand.settings, where.data_root, download=where.download)
-    on_front = set(zip(front["trial_id"], front["precision"], strict=True))
-    networks: list[Network] = [
-        (one.weights, one.precision) for one in candidates if (one.trial_id, one.precision) in on_front
-    ]
+    # Those without a point on the front too: `compare` reports what else could have been made of them.
+    networks: list[Network] = [(one.weights, one.precision) for one in candidates]
     test = NamedImages(images=test_set, digest=test_set.digest)
     logits = trace_networks(networks, {"test": test}, strand.traces, strand.workshop)
     rows, exit_rows = front_on_test(

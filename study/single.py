@@ -20,8 +20,9 @@ from study.learning_curves import Epoch, best_epoch
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import NetworkSettings
 from study.progress import Reporter
+from study.recipes import TrainingSettings
 from study.storage import check_writable, safe_name
-from study.training import TrainingSettings, pick_device
+from study.training import pick_device
 from study.trials import TrialPlan, train_in_folder
 
 

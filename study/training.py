@@ -1,9 +1,8 @@
 """One training loop for all modes, resumable at every epoch.
 
-Modes: ``normal`` trains the backbone alone, ``original`` the backbone of the multi-exit network with its heads idle,
-``exits`` the heads on the frozen backbone (which stays in eval mode, so that its accuracy cannot move), ``joint`` both.
-All random numbers of an epoch come from a generator seeded by (seed, epoch): a run that goes on from a checkpoint
-repeats an uninterrupted one, on CPU bit for bit.
+In the mode ``exits`` the frozen backbone stays in eval mode, so that its accuracy cannot move. All random numbers of
+an epoch come from a generator seeded by (seed, epoch): a run that goes on from a checkpoint repeats an uninterrupted
+one, on CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,69 +22,10 @@ from torch.nn import functional as F
 from study.data import DataInfo, Dataset, ImageSet, augment, normalize, place
 from study.errors import UserError
 from study.learning_curves import Epoch, best_epoch, outcome
+from study.losses import training_loss
 from study.networks.multi_exit import MultiExitNetwork
+from study.recipes import Mode, Precision, TrainingSettings, epoch_seed, schedule_factor
 from study.trace import batches
-
-Mode = Literal["normal", "original", "exits", "joint"]
-Optimizer = Literal["adam", "adamw", "sgd"]
-Schedule = Literal["constant", "cosine"]
-Precision = Literal["auto", "fp32", "bf16"]
-_POSITIVE = {
-    "batch_size": True,
-    "learning_rate": True,
-    "weight_decay": False,
-    "momentum": False,
-    "schedule_epochs": True,
-    "warmup_epochs": False,
-    "label_smoothing": False,
-    "exit_loss_base": False,
-    "exit_loss_slope": False,
-}
-"""Numbers that must be above 0, or at least 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Everything that decides what a training run computes, but for the number of epochs it is given.
-
-    Args:
-        mode: see the module.
-        optimizer: ``adam``, ``adamw`` or ``sgd`` (Nesterov momentum).
-        schedule: ``constant``, or ``cosine`` from the peak to 0 over ``schedule_epochs``.
-        schedule_epochs: the horizon of the schedule; a run may stop earlier, and goes on at the final rate after it.
-        warmup_epochs: linear rise of the learning rate at the start.
-        exit_loss_base, exit_loss_slope: exit l weighs ``base + slope * l / E`` in the loss; the classifier weighs 1.
-        patience: stop after so many epochs without a better validation score; None: never.
-        precision: ``bf16`` is autocast with fp32 weights; ``auto`` takes it where the device has fast bf16 kernels.
-    """
-
-    mode: Mode
-    batch_size: int = 128
-    optimizer: Optimizer = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    schedule: Schedule = "constant"
-    schedule_epochs: int = 1
-    warmup_epochs: float = 0.0
-    label_smoothing: float = 0.0
-    exit_loss_base: float = 1.0
-    exit_loss_slope: float = 0.0
-    patience: int | None = None
-    precision: Precision = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, kind in (("mode", Mode), ("optimizer", Optimizer), ("schedule", Schedule), ("precision", Precision)):
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise UserError(f"training setting {name} is {getattr(self, name)!r}, but must be one of {known}")
-        for name, positive in _POSITIVE.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
-                raise UserError(f"training setting {name} is {value}, but must be {'above 0' if positive else '>= 0'}")
-        if not (self.momentum < 1 and self.label_smoothing < 1):
-            raise UserError("training settings momentum and label_smoothing must be below 1")
 
 
 @dataclass(frozen=True)
@@ -124,23 +64,18 @@ def train(
     Returns:
         The whole history, the resumed part included.
     """
-    device = next(network.parameters()).device
-    channels_last = device.type == "cuda" or _fast_bf16(device)
-    network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    trainable = _trainable(network, settings.mode)
-    optimizer = _make_optimizer(trainable, settings)
+    device = network.device
+    trainer = Trainer(network, settings, dataset.info)
     history = resume.history if resume else ()
     if resume:
-        _load_optimizer(optimizer, resume.optimizer)
+        _load_optimizer(trainer.optimizer, resume.optimizer)
     images, labels = place(dataset.train.images, device), torch.from_numpy(dataset.train.labels).to(device)
-    step = _Step(network, optimizer, settings, dataset.info)
     while outcome(history, epochs=epochs, patience=settings.patience) == "running":
         epoch = len(history) + 1
         started = time.perf_counter()
-        _set_mode(network, settings.mode)
-        train_loss = step.run_epoch(images, labels, epoch)
-        rate = optimizer.param_groups[0]["lr"]
-        validation = evaluate_split(network, dataset.validation, dataset.info, settings, heads=step.uses_heads)
+        train_loss = trainer.run_epoch(images, labels, epoch)
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        validation = evaluate_split(network, dataset.validation, dataset.info, settings, heads=settings.trains_heads)
         row = Epoch(
             epoch=epoch,
             learning_rate=rate,
@@ -152,7 +87,7 @@ def train(
             seconds=time.perf_counter() - started,
         )
         history = (*history, row)
-        on_epoch(TrainingState(history, _optimizer_tensors(optimizer)))
+        on_epoch(TrainingState(history, _optimizer_tensors(trainer.optimizer)))
     return history
 
 
@@ -164,26 +99,35 @@ def _score(validation: SplitResult, train_loss: float, mode: Mode) -> float:
     return accuracies[-1] if mode in ("normal", "original") else float(np.mean(accuracies[:-1]))
 
 
-class _Step:
-    """The inner loop: batches, augmentation, loss, update."""
+class Trainer:
+    """The inner loop: batches, augmentation, loss, update.
 
-    def __init__(
-        self,
-        network: MultiExitNetwork,
-        optimizer: torch.optim.Optimizer,
-        settings: TrainingSettings,
-        info: DataInfo,
-    ) -> None:
-        self.network, self.optimizer, self.settings, self.info = network, optimizer, settings, info
-        self.device = next(network.parameters()).device
-        self.uses_heads = settings.mode in ("exits", "joint")
-        exits = network.exit_count
-        self.exit_weights = [
-            settings.exit_loss_base + settings.exit_loss_slope * exit / exits for exit in range(1, exits + 1)
-        ]
+    Args:
+        network: on its device; moved to the memory layout that trains fastest there.
+        settings: what to compute.
+        info: of the images.
+    """
+
+    def __init__(self, network: MultiExitNetwork, settings: TrainingSettings, info: DataInfo) -> None:
+        self.network, self.settings, self.info = network, settings, info
+        self.device = network.device
+        channels_last = self.device.type == "cuda" or _fast_bf16(self.device)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        network.to(memory_format=self.layout)
+        self.optimizer = _make_optimizer(_trainable(network, settings.mode), settings)
 
     def run_epoch(self, images: Tensor, labels: Tensor, epoch: int) -> float:
-        """One pass over the training images; returns the mean loss per image."""
+        """One pass over the training images.
+
+        Args:
+            images: ``[N, C, H, W]`` uint8, on the device or on the host.
+            labels: ``[N]`` int64, on the device.
+            epoch: from 1; decides order, augmentation and learning rate.
+
+        Returns:
+            The mean loss per image.
+        """
+        _set_mode(self.network, self.settings.mode)
         seed = epoch_seed(self.settings.seed, epoch)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)  # of random layers, should a backbone have any
@@ -201,7 +145,8 @@ class _Step:
             self._set_rate(epoch - 1 + number / len(starts))
             pixels = augment(images[chosen].to(self.device, non_blocking=True), self.info, generator)
             with autocast(self.device, self.settings.precision):
-                loss = self._loss(normalize(pixels, self.info), labels[chosen.to(labels.device)])
+                target = labels[chosen.to(labels.device)]
+                loss = training_loss(self.network, normalize(pixels, self.info), target, self.settings)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -209,44 +154,10 @@ class _Step:
             seen += len(chosen)
         return float(total) / max(seen, 1)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        def cross_entropy(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
-
-        network, mode = self.network, self.settings.mode
-        if not self.uses_heads:
-            return cross_entropy(network.classify(images))
-        losses: list[Tensor] = []
-        state: tuple[Tensor, ...] = (images,)
-        for exit, segment in enumerate(network.segments, start=1):
-            with torch.set_grad_enabled(mode == "joint"):
-                state = segment(state)
-            losses.append(self.exit_weights[exit - 1] * cross_entropy(network.heads(state[0], exit)))
-        if mode == "joint":
-            losses.append(cross_entropy(network.classifier(state)))
-        return torch.stack(losses).sum()
-
     def _set_rate(self, epochs_done: float) -> None:
         rate = self.settings.learning_rate * schedule_factor(self.settings, epochs_done)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-
-
-def schedule_factor(settings: TrainingSettings, epochs_done: float) -> float:
-    """Learning rate as a share of its peak, after a (fractional) number of epochs."""
-    if epochs_done < settings.warmup_epochs:
-        # Never quite 0: the very first batch would be wasted.
-        return max(epochs_done / settings.warmup_epochs, 0.01)
-    if settings.schedule == "constant":
-        return 1.0
-    span = max(settings.schedule_epochs - settings.warmup_epochs, 1e-9)
-    progress = min((epochs_done - settings.warmup_epochs) / span, 1.0)
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of an epoch's generator: far apart for neighbouring seeds and epochs."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from study.learning_curves import Epoch
 from study.locks import exclusive
 from study.networks.heads import HeadSettings
 from study.networks.multi_exit import MultiExitNetwork, NetworkSettings, load_backbone_weights
+from study.recipes import TrainingSettings
 from study.storage import DamagedError, set_aside, sweep
-from study.training import TrainingSettings, TrainingState, train
+from study.training import TrainingState, train
 
 PATIENCE_SECONDS = 60.0
 """A worker whose driver was killed ends within seconds; as long, whoever trains its trial next waits."""

@@ -22,6 +22,7 @@ from results.summary import FrontSummary, summarize_front, summary_json
 from results.tables import data_names, rows_of
 from study.errors import UserError
 from study.run_folder import STUDY_FILE
+from study.storage import check_writable
 
 SHOWN = 60
 """Rows of a printed front."""
@@ -202,6 +203,21 @@ def write_points(points: pd.DataFrame, output: Path) -> None:
     else:
         points.to_parquet(content, index=False)
     write_atomic(output, content.getvalue())
+
+
+def check_output(option: str, path: Path | None, *endings: str) -> None:
+    """Refuse a file that could not be written, before anything is computed for it.
+
+    Raises:
+        UserError: another ending, a folder, or a place where nothing can be written.
+    """
+    if path is None:
+        return
+    if path.suffix not in endings:
+        raise UserError(f"{option} {path} must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder: name a file")
+    check_writable(path.parent)
 
 
 def require_run_folder(folder: Location) -> None:

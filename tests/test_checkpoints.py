@@ -20,8 +20,9 @@ from study.errors import UserError
 from study.learning_curves import Epoch
 from study.networks import HeadSettings, NetworkSettings, load_backbone_weights
 from study.phases.training import plan_trials
+from study.recipes import TrainingSettings
 from study.storage import DamagedError, publish
-from study.training import TrainingSettings, TrainingState
+from study.training import TrainingState
 
 GREY = {"channels": 1, "mean": (0.1,), "std": (0.9,), "settings": {"name": "digits", "limit": 200}}
 INFO = DataInfo(

@@ -16,7 +16,8 @@ from study.networks import (
     HeadSettings,
     NetworkSettings,
 )
-from study.training import TrainingSettings, TrainingState, epoch_seed, evaluate_split, schedule_factor, train
+from study.recipes import TrainingSettings, epoch_seed, schedule_factor
+from study.training import TrainingState, evaluate_split, train
 
 GREY = {"channels": 1, "mean": (0.5,), "std": (0.3,), "settings": {}}
 INFO = DataInfo(
@@ -58,7 +59,7 @@ def rows(history):
     return [replace(row, seconds=0.0) for row in history]
 
 
-@pytest.mark.parametrize("head", ["bof", "linear", "conv"])
+@pytest.mark.parametrize("head", ["bof", "linear", "conv", "separable"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_exits_mode_leaves_every_value_of_the_backbone_alone(head, precision):
     net = network(head)

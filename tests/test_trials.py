@@ -16,7 +16,7 @@ from study.networks import (
     HeadSettings,
     NetworkSettings,
 )
-from study.training import TrainingSettings
+from study.recipes import TrainingSettings
 from study.trials import TrialPlan, read_trial, run_trial
 
 INFO = DataInfo(

@@ -4,6 +4,8 @@ Source: Passalis et al., "Efficient adaptive inference for deep convolutional ne
 hierarchical early exits", Pattern Recognition 2020; used by Li et al., arXiv 2206.04685.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,9 +45,22 @@ class Codebook(nn.Module):
             weight = 2 * self.slope * self.codewords.weight
             bias = 2 * (self.slope * self.codewords.bias + self.shift)
             similarity = torch.sigmoid(functional.conv2d(feature, weight, bias))
-        else:
-            # Kept apart, because quantizers overlook a convolution whose weight is computed; a compiler fuses it.
-            similarity = torch.sigmoid(2 * (self.slope * self.codewords(feature) + self.shift))
+            # The mean over a cell of what was divided is a product with a matrix that holds the divisors: the divided
+            # maps, K of them, are never written, nor are their gradients.
+            total = similarity.sum(dim=1).clamp_min(SMALLEST_SUM)
+            cells = _cells(*feature.shape[2:], grid, device=feature.device)
+            histogram = torch.bmm(similarity.flatten(2), cells / total.flatten(1)[:, :, None])
+            return self.scale * histogram.reshape(len(feature), -1, grid, grid)
+        # Kept apart, because quantizers overlook a convolution whose weight is computed; a compiler fuses it.
+        similarity = torch.sigmoid(2 * (self.slope * self.codewords(feature) + self.shift))
         membership = similarity / similarity.sum(dim=1, keepdim=True).clamp_min(SMALLEST_SUM)
         # The scale commutes with the mean: on g x g cells it costs nothing.
         return self.scale * functional.adaptive_avg_pool2d(membership, grid)
+
+
+@cache
+def _cells(height: int, width: int, grid: int, *, device: torch.device) -> Tensor:
+    """``[H * W, g * g]``: what each pixel counts in the mean over each cell of adaptive average pooling."""
+    with torch.inference_mode(False):
+        pixels = torch.eye(height * width).reshape(-1, 1, height, width)
+        return functional.adaptive_avg_pool2d(pixels, grid).flatten(1).to(device)

@@ -17,7 +17,7 @@ from study.errors import UserError
 from study.networks.bof import Codebook
 from study.networks.registry import ExitPoint
 
-HeadKind: TypeAlias = Literal["bof", "linear", "conv"]
+HeadKind: TypeAlias = Literal["bof", "linear", "conv", "separable"]
 Sharing: TypeAlias = Literal["paper", "none"]
 MOST_UNITS = 2**16
 """Codewords or channels of a head."""
@@ -31,11 +31,11 @@ class HeadSettings:
 
     Attributes:
         kind: `bof`: Bag-of-Features pooling and linear layers; `linear`: one linear layer after global average
-            pooling; `conv`: two small convolutions.
+            pooling; `conv`: two small convolutions; `separable`: the same two, each a depthwise and a 1x1 convolution.
         codewords: K, of `bof`.
         sharing: of `bof`: `paper`: as the exits' keys say; `none`: each exit has its own parts.
-        conv_channels: channels of both convolutions of `conv`.
-        conv_side: maps larger than this are averaged down to it before the convolutions of `conv`.
+        conv_channels: channels of both convolutions of `conv` and `separable`.
+        conv_side: maps larger than this are averaged down to it before those convolutions.
 
     Raises:
         UserError: a value out of range.
@@ -139,21 +139,23 @@ def linear_head(shape: Shape, *, classes: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes))
 
 
-def conv_head(shape: Shape, *, classes: int, channels: int, side: int) -> nn.Module:
-    """Average down to at most `side` x `side`, two 3x3 convolutions, global average pooling, linear layer."""
+def conv_head(shape: Shape, *, classes: int, channels: int, side: int, separable: bool = False) -> nn.Module:
+    """Average down to at most `side` x `side`, two 3x3 convolutions, global average pooling, linear layer.
+
+    With `separable` each convolution is a depthwise 3x3 and a 1x1 (Chollet 2017), some eight times cheaper.
+    """
     inputs, height, width = shape
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d((min(side, height), min(side, width))),
-        nn.Conv2d(inputs, channels, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(channels, classes),
-    )
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d((min(side, height), min(side, width)))]
+    for incoming in (inputs, channels):
+        if separable:
+            layers += [
+                nn.Conv2d(incoming, incoming, kernel_size=3, padding=1, groups=incoming, bias=False),
+                nn.Conv2d(incoming, channels, kernel_size=1, bias=False),
+            ]
+        else:
+            layers.append(nn.Conv2d(incoming, channels, kernel_size=3, padding=1, bias=False))
+        layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
 def build_heads(
@@ -162,9 +164,10 @@ def build_heads(
     """Build the heads of all `exits`, whose feature maps have `shapes`; both in the order of the exits."""
     if settings.kind == "linear":
         return SeparateHeads([linear_head(shape, classes=classes) for shape in shapes])
-    if settings.kind == "conv":
+    if settings.kind in ("conv", "separable"):
         size = {"channels": settings.conv_channels, "side": settings.conv_side}
-        return SeparateHeads([conv_head(shape, classes=classes, **size) for shape in shapes])
+        separable = settings.kind == "separable"
+        return SeparateHeads([conv_head(shape, classes=classes, separable=separable, **size) for shape in shapes])
     if settings.sharing == "none":
         own_keys = [f"exit{number}" for number in range(1, len(exits) + 1)]
         exits = [replace(e, codebook=key, linear=key) for e, key in zip(exits, own_keys, strict=True)]

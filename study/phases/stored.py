@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast, get_args
 
+import numpy as np
 import torch
 
 from results.locations import Location
@@ -23,7 +24,7 @@ from study.phases.pricing import MEASURED, check_one_source, with_frequencies
 from study.precisions import Precision
 from study.run_folder import STUDY_FILE, read_study_file
 from study.storage import safe_name
-from study.stored_traces import StoredTrace, load_best, stored_traces
+from study.stored_traces import SplitLogits, StoredTrace, load_best, stored_traces
 
 
 def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
@@ -149,3 +150,34 @@ def _stored_costs(path: Location, *, measured: bool) -> Costs:
         return Costs.from_json(path.read_bytes())
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): give `run` again, which writes it") from None
+
+
+def stored_test_logits(folder: Location, candidates: Sequence[Candidate]) -> dict[tuple[str, Precision], SplitLogits]:
+    """The test traces of some candidates, by weights and precision.
+
+    Raises:
+        UserError: one is missing.
+    """
+    found: dict[tuple[str, Precision], SplitLogits] = {}
+    wanted = {(one.weights, one.precision) for one in candidates}
+    for trace in sorted(stored_traces(folder / "traces"), key=lambda one: one.written):
+        key = trace.weights, cast(Precision, trace.precision)
+        if trace.split == "test" and key in wanted:
+            found[key] = trace.read()
+    for weights, precision in sorted(wanted - set(found)):
+        raise UserError(
+            f"{folder / 'traces'} holds no test trace of {weights} at {precision}: give `run` again, which computes it"
+        )
+    return found
+
+
+def published_costs(folder: Location, candidate: Candidate) -> Costs | None:
+    """FLOPs of a candidate as the published program accounts for them; None where the table ``costs`` has none."""
+    if not part_count(folder / "tables", "costs"):
+        return None
+    table = read_table(folder / "tables", "costs").sort_values("number")
+    own = table[(table["trial_id"] == candidate.trial_id) & (table["precision"] == candidate.precision)]
+    segments, heads = (own.loc[own["part"] == part, "flops_published"].to_numpy() for part in ("segment", "head"))
+    if len(heads) != candidate.exit_count or len(segments) != len(heads) + 1 or np.isnan([*segments, *heads]).any():
+        return None
+    return Costs(segment_flops=segments, head_flops=heads)

@@ -22,7 +22,7 @@ from study.networks.heads import HeadSettings
 from study.networks.multi_exit import NetworkSettings
 from study.outline import rungs
 from study.phases.tuning import Workshop, run_trials
-from study.training import TrainingSettings
+from study.recipes import TrainingSettings
 from study.trials import TrialPlan, read_trial
 
 Phase = Literal["backbones", "exits"]

@@ -49,10 +49,11 @@ from study.networks.registry import State
 from study.networks.runnable import RunnableNetwork
 from study.policies import Floats, Policy, thresholds_from_logits
 from study.precisions import Precision
+from study.recipes import TrainingSettings
 from study.single import ImageSource, resolve_request
 from study.stored_traces import ready, trace_images
 from study.trace import batches
-from study.training import TrainingSettings, train
+from study.training import train
 from study.walks import join_walks
 
 TOLERANCE = 0.01

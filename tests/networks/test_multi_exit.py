@@ -11,7 +11,7 @@ from torchvision.models.vgg import VGG, cfgs, make_layers
 from study.errors import UserError
 from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network, load_backbone_weights
 
-KINDS = ("bof", "linear", "conv")
+KINDS = ("bof", "linear", "conv", "separable")
 
 
 def network(backbone: str = "vgg11", *, kind: str = "bof", classes: int = 10, width: float = 0.125) -> MultiExitNetwork:

@@ -47,7 +47,7 @@ def tiny(*, classes: int, image_size: int, channels: int, width: float) -> Segme
     )
 
 
-@pytest.mark.parametrize("kind", ["bof", "linear", "conv"])
+@pytest.mark.parametrize("kind", ["bof", "linear", "conv", "separable"])
 def test_a_new_backbone_gets_its_exits_for_free(kind):
     register_backbone("tiny")(tiny)
     assert "tiny" in backbone_names()

@@ -17,7 +17,8 @@ from study.phases.training_tables import write_trials
 from study.phases.tuning import Failure, Workshop
 from study.progress import Reporter
 from study.provenance import Provenance
-from study.training import TrainingSettings, TrainingState
+from study.recipes import TrainingSettings
+from study.training import TrainingState
 from study.trials import TrialPlan, read_trial
 
 GREY = {"channels": 1, "mean": (0.5,), "std": (0.3,), "settings": {}}

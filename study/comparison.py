@@ -1,0 +1,262 @@
+"""Policies against each other at equal accuracy: each one's cheapest point on validation, reported on test.
+
+For every traced network and precision, and for every contender (a policy with an exit criterion), all operating points
+over every beta and start layer are computed exactly on validation; of those that lose at most so much accuracy against
+the network without exits, the cheapest is chosen. Test images only report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from results.intervals import Bootstrap
+from search_spaces.choices import Choice
+from search_spaces.spec import OperatingPointsSpec
+from study.costs.profile import Costs
+from study.errors import UserError
+from study.forecasts import prediction_accuracies, prediction_accuracy
+from study.phases.candidates import Candidate, OperatingPoint
+from study.phases.exact import ExactPoint, exact_points
+from study.policies import Floats, Predictive
+from study.stored_traces import SplitLogits
+from study.walks import replay, tally
+
+Objective = Literal["flops", "energy"]
+DROPS = (0.0, 0.005, 0.01, 0.02)
+"""Shares of the images that may be lost against the classic network, on validation."""
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy with an exit criterion."""
+
+    policy: str
+    criterion: str = "logit"
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return self.policy if self.criterion == "logit" else f"{self.policy}, {self.criterion}"
+
+
+CONTENDERS = (
+    Contender("classic"),
+    Contender("static"),
+    Contender("hierarchical"),
+    Contender("placed"),
+    Contender("predictive"),
+    *(Contender("hierarchical", criterion) for criterion in ("max_softmax", "entropy", "margin", "patience")),
+    Contender("placed", "max_softmax"),
+    Contender("hierarchical", "oracle"),
+)
+"""The network without exits, the network cut, the paper's two policies and a chosen subset of exits by the paper's
+criterion; confidence rules; and what nobody can know, the first exit that is right."""
+
+
+def compare(
+    spec: OperatingPointsSpec,
+    candidates: Sequence[Candidate],
+    test_logits: Callable[[Candidate], SplitLogits],
+    *,
+    published: Callable[[Candidate], Costs | None] = lambda candidate: None,
+    drops: Sequence[float] = DROPS,
+    objective: Objective = "flops",
+    rules: Sequence[str] = (),
+) -> Comparison:
+    """Compare all contenders on each network at each precision.
+
+    Args:
+        spec: statistics, jumps and overshoots that the paper's policies may take; limits of the space count as well.
+        candidates: networks at precisions. What is lost is counted from a network's own classifier in fp32, or in the
+            highest precision that is there.
+        test_logits: of a candidate.
+        published: FLOPs of a candidate as the published program accounts for them, where they are known.
+        drops: shares of accuracy that may be lost on validation.
+        objective: what is to be least.
+        rules: of frequency scaling, under which the energy of each point is simulated as well.
+
+    Raises:
+        UserError: a cost is not known.
+    """
+    if objective == "energy" and not all(one.costs.holds("energy") for one in candidates):
+        raise UserError("compare: energies are not known of these networks")
+    rows: list[dict[str, Any]] = []
+    predictions: list[pd.DataFrame] = []
+    for candidate in candidates:
+        reference = reference_of(candidate, candidates)
+        context = _Context(spec, candidate, reference, objective, max(drops))
+        test, classic_test = test_logits(candidate), test_logits(reference)
+        for contender in CONTENDERS:
+            choose = context.greedy if contender.policy == "placed" else context.cheapest
+            for drop in drops:
+                found = choose(contender, drop)
+                if found is None:
+                    continue
+                where = {"trial_id": candidate.trial_id, "precision": candidate.precision, "drop": drop}
+                rows.append(
+                    {
+                        **where,
+                        "int8_execution": candidate.validation.int8_execution,
+                        "contender": contender.name,
+                        **_validation_row(found, reference),
+                        **_test_row(found.point, test, reference, classic_test, published),
+                        **_under_rules(found.point, test, reference, rules),
+                    }
+                )
+                if isinstance(policy := found.point.policy, Predictive):
+                    trace = candidate.trace(found.point.statistic, test)
+                    forecast = prediction_accuracies(trace, [cast(float, policy.beta)], max_jump=policy.max_jump)
+                    predictions.append(pd.DataFrame(where, index=forecast.index).join(forecast))
+    return Comparison(pd.DataFrame(rows), pd.concat(predictions) if predictions else pd.DataFrame())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found."""
+
+    rows: pd.DataFrame
+    """One for each network, precision, drop and contender that has a point: what was chosen; on test its accuracy, what
+    it lost (with the 95 % interval of the paired difference), its shares of the classic network's FLOPs (true and
+    published) and energy; shares of the images that stop at each exit; how often the engine was right."""
+    predictions: pd.DataFrame
+    """On test, how often the engine is right from each start layer, at the beta of each chosen predictive point;
+    columns as of :func:`study.forecasts.prediction_accuracies`."""
+
+
+def reference_of(candidate: Candidate, candidates: Sequence[Candidate]) -> Candidate:
+    """The same network at the precision from which losses are counted."""
+    same = [one for one in candidates if one.weights == candidate.weights]
+    return next((one for one in same if one.precision == "fp32"), same[0])
+
+
+class _Context:
+    """The exact points of one candidate, each space computed once."""
+
+    def __init__(
+        self, spec: OperatingPointsSpec, candidate: Candidate, reference: Candidate, objective: Objective, most: float
+    ) -> None:
+        self.spec, self.candidate, self.objective = spec, candidate, objective
+        self.accuracy = reference.classic_accuracy
+        self.most = most
+        self._points: dict[object, tuple[list[ExactPoint], Floats]] = {}
+
+    def cheapest(self, contender: Contender, drop: float) -> ExactPoint | None:
+        """The cheapest point of a contender that loses at most ``drop``."""
+        found = self._best(contender, None, drop)
+        return found[0] if found else None
+
+    def greedy(self, contender: Contender, drop: float) -> ExactPoint | None:
+        """The same for a subset of exits that grows by the exit that saves most, as long as one does."""
+        best: tuple[ExactPoint, float] | None = None
+        placed: tuple[int, ...] = ()
+        while True:
+            better = best
+            for exit in sorted(set(range(1, self.candidate.exit_count + 1)) - set(placed)):
+                subset = tuple(sorted((*placed, exit)))
+                found = self._best(contender, subset, drop)
+                if found and (better is None or found[1] < better[1]):
+                    better, grown = found, subset
+            if better is best:
+                return best[0] if best else None
+            best, placed = better, grown
+
+    def _best(
+        self, contender: Contender, subset: tuple[int, ...] | None, drop: float
+    ) -> tuple[ExactPoint, float] | None:
+        points, values = self._all(contender, subset)
+        enough = np.flatnonzero(values[:, 0] >= self.accuracy - drop - _ROUNDING)
+        if not len(enough):
+            return None
+        place = enough[values[enough, 1].argmin()]
+        return points[place], float(values[place, 1])
+
+    def _all(self, contender: Contender, subset: tuple[int, ...] | None) -> tuple[list[ExactPoint], Floats]:
+        key = contender, subset
+        if key not in self._points:
+            space = self.spec.model_copy(
+                update={
+                    "objectives": ["accuracy", self.objective],
+                    "policy": Choice(values=(contender.policy,)),
+                    "criterion": Choice(values=(contender.criterion,)),
+                    "placements": [list(subset)] if subset else "auto",
+                    "dvfs": Choice(values=("none",)),
+                    "beta": "auto",
+                    "constraints": self.spec.constraints.model_copy(update={"accuracy_drop": self.most + _ROUNDING}),
+                }
+            )
+            self._points[key] = exact_points(space, [self.candidate], self.accuracy)
+        return self._points[key]
+
+
+def _validation_row(found: ExactPoint, reference: Candidate) -> dict[str, Any]:
+    settings = found.settings()
+    names = ("policy", "criterion", "beta", "beta_low", "beta_high", "start_layer", "exits", "max_jump", "overshoot")
+    metrics = found.point.evaluate()
+    compares = settings["policy"] not in ("classic", "static") and settings["criterion"] == "logit"
+    return {
+        **{name: settings.get(name) for name in names},
+        "statistic": settings["statistic"] if compares else None,
+        "accuracy": metrics["accuracy"],
+        "accuracy_drop": reference.classic_accuracy - metrics["accuracy"],
+        "flops_share": metrics["flops"] / reference.costs.classic("flops"),
+    }
+
+
+def _test_row(
+    point: OperatingPoint,
+    test: SplitLogits,
+    reference: Candidate,
+    classic_test: SplitLogits,
+    published: Callable[[Candidate], Costs | None],
+) -> dict[str, Any]:
+    candidate, trace = point.candidate, point.candidate.trace(point.statistic, test)
+    walk, counted = replay(trace, point.policy), tally(trace, point.policy)
+    right = (walk.predictions == trace.labels).astype(np.float64)
+    classic = (classic_test.logits[:, -1].argmax(axis=1) == classic_test.labels).astype(np.float64)
+    low, high = _bootstrap(len(right)).interval((classic - right)[:, None])
+    row: dict[str, Any] = {
+        "test_samples": counted.samples,
+        "test_accuracy": counted.accuracy,
+        "test_drop": float((classic - right).mean()),
+        "test_drop_low": float(low[0]),
+        "test_drop_high": float(high[0]),
+        "test_flops_share": candidate.costs.mean(counted, "flops") / reference.costs.classic("flops"),
+        "test_mean_exit": float(counted.stopped @ np.arange(1, candidate.exit_count + 2)) / counted.samples,
+        "test_heads_run": float(counted.tried.sum()) / counted.samples,
+        "test_stopped": (counted.stopped / counted.samples).tolist(),
+        "energy_source": candidate.costs.energy_source,
+    }
+    if (its := published(candidate)) is not None and (classics := published(reference)) is not None:
+        row["test_flops_published_share"] = its.mean(counted, "flops") / classics.classic("flops")
+    if candidate.costs.holds("energy"):
+        row["test_energy_share"] = candidate.costs.mean(counted, "energy") / reference.costs.classic("energy")
+    if isinstance(point.policy, Predictive):
+        beta = cast(float, point.policy.beta)
+        right_share, asked = prediction_accuracy(trace, beta, point.policy.start_layer, point.policy.max_jump)
+        row |= {"prediction_accuracy": right_share if asked else None, "predictions": asked}
+    return row
+
+
+def _under_rules(
+    point: OperatingPoint, test: SplitLogits, reference: Candidate, rules: Sequence[str]
+) -> dict[str, float]:
+    """Energy with frequency scaling, as a share of the classic network's over the same period at f_max."""
+    row: dict[str, float] = {}
+    for rule in rules:
+        scaled = OperatingPoint(point.candidate, point.statistic, point.policy, dvfs=rule)
+        _, joules, _ = scaled.of_samples(replay(point.candidate.trace(point.statistic, test), point.policy))
+        assert joules is not None, "frequency levels have energies"
+        row[f"test_energy_share_{rule}"] = float(joules.mean() / reference.cut_energies[-1])
+    return row
+
+
+@cache
+def _bootstrap(samples: int) -> Bootstrap:
+    return Bootstrap(samples)
