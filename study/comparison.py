@@ -114,7 +114,7 @@ def compare(
                     trace = candidate.trace(found.point.statistic, test)
                     forecast = prediction_accuracies(trace, [cast(float, policy.beta)], max_jump=policy.max_jump)
                     predictions.append(pd.DataFrame(where, index=forecast.index).join(forecast))
-    table = pd.DataFrame(sorted(rows, key=lambda row: (row["trial_id"], row["precision"], row["drop"])))
+    table = pd.DataFrame(rows).sort_values(["trial_id", "precision", "drop"], kind="stable", ignore_index=True)
     return Comparison(table, pd.concat(predictions, ignore_index=True) if predictions else pd.DataFrame())
 
 
