@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from results.tables import TableError
 from search_spaces.spec import SpecError, load_space, parse_change
 from study.errors import UserError, is_lack_of_memory
-from study.options import add_compare, add_evaluate, add_front, add_profile, add_run, add_status, add_train
+from study.options import add_compare, add_evaluate, add_front, add_pack, add_profile, add_run, add_status, add_train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("profile", add_profile, _profile, "measure what a network costs on this device"),
         ("front", add_front, _front, "print, write or draw the front of a study"),
         ("compare", add_compare, _compare, "compare policies at equal accuracy on the networks of a study"),
+        ("pack", add_pack, _pack, "make a small copy of a study without weights, to share"),
         ("status", add_status, _status, "what of a study is done and what is left"),
     ):
         command = commands.add_parser(name, help=text)
@@ -381,6 +382,15 @@ def _compare(options: argparse.Namespace) -> None:
         output=options.output,
         as_json=options.json,
     )
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from study.pack import pack
+    from study.progress import Reporter
+    from study.views import print_front
+
+    pack(options.folder, options.destination, Reporter())
+    print_front(options.destination, as_json=False)
 
 
 def _status(options: argparse.Namespace) -> None:

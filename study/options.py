@@ -237,6 +237,12 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_pack(parser: argparse.ArgumentParser) -> None:
+    """Options of ``pack``."""
+    parser.add_argument("folder", type=_location, help="run folder")
+    parser.add_argument("destination", type=Path, help="a new folder")
+
+
 def add_status(parser: argparse.ArgumentParser) -> None:
     """Options of ``status``."""
     parser.add_argument("folder", type=_location, help="run folder")

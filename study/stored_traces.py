@@ -60,9 +60,27 @@ class StoredTrace:
     """A trace on disk, by what its description says."""
 
     folder: Location
-    weights: str
-    precision: str
-    split: str
+    description: Mapping[str, object]
+
+    @property
+    def weights(self) -> str:
+        """``<trial id>@<weights hash>``."""
+        return str(self.description["weights"])
+
+    @property
+    def precision(self) -> str:
+        """At which it was computed."""
+        return str(self.description["precision"])
+
+    @property
+    def split(self) -> str:
+        """Of the images."""
+        return str(self.description["split"])
+
+    @property
+    def images_digest(self) -> str:
+        """Names the images."""
+        return str(self.description.get("images_digest"))
 
     @property
     def written(self) -> float:
@@ -101,13 +119,12 @@ def stored_traces(traces: Location) -> list[StoredTrace]:
             continue
         try:
             of = parse_json(published.files["trace.json"])
-            weights, precision, split = (of[key] for key in ("weights", "precision", "split"))
-            if not all(isinstance(name, str) for name in (weights, precision, split)):
+            if not all(isinstance(of[key], str) for key in ("weights", "precision", "split")):
                 raise TypeError
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{folder}: trace.json does not say of which network it is") from None
-        safe_name(weights.replace("@", "-"), f"{folder}: weights")
-        found.append(StoredTrace(folder, weights, precision, split))
+        safe_name(of["weights"].replace("@", "-"), f"{folder}: weights")
+        found.append(StoredTrace(folder, of))
     return found
 
 
@@ -143,22 +160,26 @@ def _read(folder: Location) -> SplitLogits | None:
 
 
 def _mapped(path: Path, name: str) -> NDArray[np.float32]:
-    """A float32 array of a safetensors file (8 bytes of length, a JSON header, the data) that stays on disk.
+    """An array of a safetensors file (8 bytes of length, a JSON header, the data) as float32; it stays on disk, unless
+    it is of half precision and has to be widened.
 
     The file was opened by ``safe_open``, which refuses a header that does not fit the data.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         array = parse_json(file.read(size))[name]
-    if array["dtype"] != "F32":
+    kinds = {"F32": "<f4", "F16": "<f2"}
+    if array["dtype"] not in kinds:
         raise ValueError(f"it holds {name} as {array['dtype']}")
-    shape = tuple(array["shape"])
-    return np.memmap(path, dtype="<f4", mode="r", offset=8 + size + array["data_offsets"][0], shape=shape)
+    place, shape = 8 + size + array["data_offsets"][0], tuple(array["shape"])
+    stored = np.memmap(path, dtype=kinds[array["dtype"]], mode="r", offset=place, shape=shape)
+    return stored if array["dtype"] == "F32" else stored.astype(np.float32)
 
 
-def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object]) -> None:
-    """Publish a trace; ``description`` says of which network and images it is."""
-    arrays = safetensors.save({"logits": split.logits, "labels": split.labels})
+def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object], *, half: bool = False) -> None:
+    """Publish a trace; ``description`` says of which network and images it is; ``half``: logits rounded to float16."""
+    logits = split.logits.astype(np.float16) if half else split.logits
+    arrays = safetensors.save({"logits": logits, "labels": split.labels})
     publish(folder, {"trace.safetensors": arrays, "trace.json": json.dumps(description, indent=1).encode()})
 
 

@@ -1,0 +1,98 @@
+"""A small copy of a study, to share: tables, costs and traces at half precision, no weights.
+
+What it holds can be replayed, searched and compared anywhere in seconds. Logits are rounded to float16, which moves some
+of them past a beta; so the search and the front are computed again from the rounded logits, and a pack is consistent in
+itself. Test images still only report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from results.files import write_atomic
+from results.locations import Location
+from results.tables import of_data, read_table, rows_of, write_part
+from search_spaces.spec import StudySpec
+from study.errors import UserError
+from study.phases.front import front_of, front_on_test, network_exit_rows
+from study.phases.operating_points import list_exact_points, search
+from study.phases.stored import published_costs, stored_candidates, stored_study, stored_test_logits
+from study.progress import Reporter
+from study.run_folder import STUDY_FILE
+from study.storage import check_writable
+from study.stored_traces import stored_traces, write_trace
+
+_KEPT = ("provenance", "trials", "epochs", "costs")
+"""Tables that do not follow from the traces."""
+
+
+def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
+    """Write the pack of a finished study.
+
+    Args:
+        folder: its run folder.
+        destination: a new folder.
+        reporter: told the search.
+
+    Raises:
+        UserError: the destination is there already, the study is not finished, has several data sets, or searches what
+            cannot be replayed without its weights.
+        TableError: a table is missing or damaged.
+    """
+    spec = stored_study(folder)
+    _refuse(spec, folder, destination)
+    candidates = stored_candidates(folder, spec.operating_points)
+    stored_test_logits(folder, candidates)  # refuses what is missing
+    searched = {(one.weights, one.precision) for one in candidates}
+    write_atomic(destination / STUDY_FILE, (folder / STUDY_FILE).read_bytes())
+    data = spec.data.names[0]
+    for name in _KEPT:
+        write_part(destination / "tables", name, list(rows_of(read_table(folder / "tables", name))), data)
+    for path in (folder / "profiles").glob("*.json"):
+        write_atomic(destination / "profiles" / path.name, path.read_bytes())
+    for trace in stored_traces(folder / "traces"):
+        if (trace.weights, trace.precision) in searched:
+            write_trace(destination / "traces" / trace.folder.name, trace.read(), trace.description, half=True)
+    search_again(destination, reporter)
+
+
+def _refuse(spec: StudySpec, folder: Location, destination: Path) -> None:
+    if destination.exists():
+        raise UserError(f"{destination} is there already: name a new folder")
+    check_writable(destination)
+    if len(spec.data.names) > 1:
+        raise UserError(f"pack: {folder} has several data sets; pack studies of one")
+    points = spec.operating_points
+    if points.dvfs.values != ("none",) or points.constraints.memory is not None:
+        raise UserError(f"pack: {folder} simulates frequencies or limits memory, which takes weights to replay")
+
+
+def search_again(folder: Path, reporter: Reporter) -> None:
+    """Search and evaluate the networks of a pack from its traces; its tables of both are written anew."""
+    spec = stored_study(folder)
+    candidates = [
+        replace(one, published=None if costs is None else costs.parts("flops")[:2])
+        for one in stored_candidates(folder, spec.operating_points)
+        for costs in [published_costs(folder, one)]
+    ]
+    tests = stored_test_logits(folder, candidates)
+    data = spec.data.names[0]
+    stamp = {"data": data, "provenance": str(read_table(folder / "tables", "trials")["provenance"].iloc[0])}
+    points, tables = spec.operating_points, folder / "tables"
+    for name in ("operating_points", "exits", "front"):
+        for part in (tables / name).glob("part-*.parquet"):
+            part.unlink()
+    if points.search == "exact":
+        list_exact_points(points, candidates, tables, name="pack", reporter=reporter, stamp=stamp)
+    else:
+        search(points, candidates, tables, seed=spec.seed, name="pack", reporter=reporter, stamp=stamp)
+    found = of_data(read_table(tables, "operating_points"), data)
+    front = front_of(found, points.objectives)
+    digest = next(trace.images_digest for trace in stored_traces(folder / "traces") if trace.split == "test")
+    rows, exit_rows = front_on_test(
+        front, candidates, points.objectives, lambda one: tests[one.weights, one.precision], digest
+    )
+    own = [row for candidate in candidates for row in network_exit_rows(candidate)]
+    write_part(tables, "exits", [{**row, **stamp} for row in own + exit_rows], data)
+    write_part(tables, "front", [{**row, **stamp} for row in rows], data)
