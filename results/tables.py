@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -311,6 +312,19 @@ def read_table(tables: Location, name: str) -> pd.DataFrame:
         raise TableError(f"{tables / name} holds no table: the study has not come that far")
     table: pd.DataFrame = pd.concat([_read_part(part, name) for part in parts], ignore_index=True)
     return table
+
+
+def part_with(tables: Location, name: str, values: Mapping[str, object]) -> str:
+    """The name of the first part that has a row with these values; as :func:`write_part` takes it, to replace the part.
+
+    Raises:
+        TableError: there is none, or a part is damaged.
+    """
+    for part in _parts(tables, name):
+        rows = _read_part(part, name)
+        if np.logical_and.reduce([rows[column] == value for column, value in values.items()]).any():
+            return part.stem.removeprefix("part-")
+    raise TableError(f"{tables / name} has no row with {dict(values)}")
 
 
 def data_names(tables: Location, name: str) -> list[str]:

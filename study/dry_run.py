@@ -16,11 +16,13 @@ from study.costs.flops import count_work
 from study.data import Dataset, ImageSet, load_dataset
 from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
 from study.phases.nodes import slots_of
+from study.phases.pretrained import check_pretrained
 from study.phases.training import plan_trials
 from study.phases.tuning import device_of
+from study.planned import planned_trials
 from study.preflight import check, check_deadlines
 from study.run import Surroundings
-from study.run_folder import read_study_file, refuse_other_study
+from study.run_folder import read_study_file, refuse_other_images, refuse_other_study
 from study.status import outline_lines, trial_statuses
 from study.storage import check_writable
 from study.training import pick_device, train
@@ -47,8 +49,11 @@ def show_dry_run(spec: StudySpec, where: Surroundings, *, extend: bool, as_json:
     datasets = {one.name: load_dataset(one, where.data_root, download=where.download) for one in all_settings}
     for dataset in datasets.values():
         check_deadlines(spec, dataset.info)
+        check_pretrained(spec, dataset.info)
+    digests = {name: dataset.info.digest for name, dataset in datasets.items()}
     stored = read_study_file(where.folder)
-    trials = trial_statuses(where.folder, stored) if stored else []
+    refuse_other_images(where.folder, stored, digests)
+    trials = planned_trials(spec, digests, trial_statuses(where.folder, stored)) if stored else []
     plans = {name: _plans(spec, dataset) for name, dataset in datasets.items()}
     phases = outline(spec, trials)
     measured: dict[tuple[str, str], float] = {}

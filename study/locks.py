@@ -32,6 +32,8 @@ from study.strict_json import parse_json
 RENEW_SECONDS = 5.0
 SILENT_SECONDS = 20.0
 """A holder that has not renewed its lease for so long is taken for dead."""
+LAST_SECONDS = 30.0
+"""A process that lost its lease has so long to end by itself."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -140,9 +142,17 @@ def _renew(path: Location, what: str, owner: str, ended: threading.Event) -> Non
             lease = _read(path)
             if lease is not None and lease["owner"] != owner:
                 print(f"{what}: this process was silent too long, and another took its place", file=sys.stderr)
-                os.kill(os.getpid(), signal.SIGINT)
+                _end_this_process()
                 return
             _write(path, owner)
+
+
+def _end_this_process() -> None:
+    """What it writes from now on would mix with what the other writes."""
+    # Not SIGINT: Ray's workers block it, and a shell starts what it puts in the background without it.
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LAST_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _write(path: Location, owner: str) -> None:

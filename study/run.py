@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from study.costs.measured_profile import read_profile
 from study.costs.published import published_flops
 from study.data import Dataset, DataSettings, load_dataset, load_test_set
 from study.errors import UserError
-from study.locks import exclusive
+from study.locks import exclusive, is_held
 from study.phases.candidates import Candidate
 from study.phases.front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.phases.nodes import check_shared
@@ -37,7 +37,7 @@ from study.phases.pricing import (
     with_frequencies,
 )
 from study.phases.tracing import NamedImages, Network, measure_network, trace_networks
-from study.phases.training import Phase, TrialRecord, plan_trials, run_phase
+from study.phases.training import Phase, TrialRecord, plan_trials, run_phase, set_aside_if_damaged
 from study.phases.training_tables import write_trials
 from study.phases.tuning import Workshop, device_of
 from study.precisions import Precision
@@ -45,8 +45,9 @@ from study.preflight import check, check_deadlines
 from study.progress import Reporter
 from study.provenance import Provenance
 from study.run_folder import claim_folder, refuse_other_study
-from study.storage import check_writable, content_hash, set_aside, sweep_drafts
+from study.storage import check_writable, content_hash, set_aside, sweep, sweep_drafts
 from study.stored_traces import SplitLogits, TraceStore, load_best
+from study.trials import trial_lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +101,16 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
     """
     where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
     all_settings = check(spec)
-    grown = refuse_other_study(spec, where.folder, extend=extend)
+    refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
     check_shared(where.folder, where.address)  # a cluster that is not there is told before a folder is made
     datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
     for dataset in datasets:
         check_deadlines(spec, dataset.info)
         check_pretrained(spec, dataset.info)
-    with exclusive(where.folder / ".lock", str(where.folder)):
+    # `status` looks at the lock by taking it for an instant.
+    with exclusive(where.folder / ".lock", str(where.folder), patience_seconds=1):
+        grown = refuse_other_study(spec, where.folder, extend=extend)  # another driver may have been here meanwhile
         claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
         mend(where.folder)
         strands = [
@@ -115,16 +118,26 @@ def run_study(spec: StudySpec, where: Surroundings, *, extend: bool = False) -> 
         ]
         networks = [_train(spec, where, strand) for strand in strands]
         for strand, records in zip(strands, networks, strict=True):
-            candidates = trace_candidates(spec, where, strand, records[: spec.operating_points.networks])
+            candidates = trace_candidates(spec, where, strand, records)
             points = search_operating_points(spec, where, strand, candidates)
             finish(spec, where, strand, candidates, points)
 
 
 def mend(folder: Location) -> None:
-    """Remove what killed writers left, and set damaged parts of tables aside: their rows will be computed again."""
+    """Remove what killed writers left, and set damaged parts of tables aside: their rows will be computed again.
+
+    On object stores nothing is ever half written, and folders of trials are not listed for the rare old generation.
+    """
     tables = folder / "tables"
     for place in (folder, folder / "profiles", folder / "optuna", *(tables / name for name in SCHEMAS)):
         sweep_drafts(place)
+    if isinstance(folder, Path):
+        for place in (folder / "traces").glob("*"):
+            sweep_drafts(place)
+        for trial in (folder / "checkpoints").glob("*"):
+            if trial.suffix != ".damaged" and not is_held(trial_lock(folder / "checkpoints", trial.name)):
+                sweep(trial / "last")
+                sweep(trial / "best")
     for part, error in damaged_parts(tables):
         set_aside(part, str(error))
 
@@ -146,11 +159,26 @@ def _strand(spec: StudySpec, where: Surroundings, settings: DataSettings, datase
 def _train(spec: StudySpec, where: Surroundings, strand: Strand) -> list[TrialRecord]:
     """Phase 1; returns the trials of exit heads, best first."""
     data = strand.settings.name
-    backbones = train_backbones(spec, strand.workshop)
+    backbones = _readable(lambda: train_backbones(spec, strand.workshop), spec.exits.parents, where)
     write_trials(where.tables, backbones, strand.provenance, data=data, part=f"{data}-backbones")
-    exits = train_exits(spec, strand.workshop, backbones)
+    exits = _readable(lambda: train_exits(spec, strand.workshop, backbones), spec.operating_points.networks, where)
     write_trials(where.tables, exits, strand.provenance, data=data, part=f"{data}-exits")
     return exits
+
+
+def _readable(train: Callable[[], list[TrialRecord]], most: int, where: Surroundings) -> list[TrialRecord]:
+    """The trials of a phase, of which the best can be read; what is damaged is set aside and trained again.
+
+    Raises:
+        UserError: again and again.
+    """
+    for _ in range(3):
+        records = train()
+        best = [record for record in records if record.usable][:most]
+        damaged = [record for record in best if set_aside_if_damaged(record, where.checkpoints)]
+        if not damaged:
+            return records
+    raise UserError(f"{where.checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
 
 
 def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
@@ -163,7 +191,7 @@ def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
 
 def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Phase 1b: exit heads on the best backbones; the usable trials, best first."""
-    parents = [record for record in backbones if not math.isnan(record.score)][: spec.exits.parents]
+    parents = [record for record in backbones if record.usable][: spec.exits.parents]
     plans = [
         plan
         for parent in parents
@@ -194,7 +222,8 @@ def trace_candidates(
         "calibration": NamedImages(images=dataset.calibration, digest=dataset.info.digest),
         "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
     }
-    weights = [str(record.weights) for record in records if not math.isnan(record.score)]
+    best = [record for record in records if record.usable][: points.networks]
+    weights = [str(record.weights) for record in best]
     networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
     logits = trace_networks(networks, splits, strand.traces, strand.workshop)
     candidates = [

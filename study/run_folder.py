@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from results.files import write_atomic
 from results.locations import Location, location
-from results.tables import TableError, part_count, read_table
+from results.tables import TableError, read_table
 from search_spaces.spec import SpecError, StudySpec, validate_space
 from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
@@ -100,7 +102,8 @@ def read_study_file(folder: Location) -> dict[str, Any] | None:
 def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = False) -> list[Difference]:
     """Check that a run folder is new, or holds this very study or (``extend``) a smaller one.
 
-    Where ``study.yaml`` is damaged, the table ``provenance`` tells what the folder holds.
+    Where ``study.yaml`` is damaged or gone, the table ``provenance`` tells what the folder holds: the study, and what
+    it has grown from.
 
     Returns:
         In what the study asked for is larger.
@@ -126,15 +129,31 @@ def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = Fals
 def _stored_studies(folder: Location) -> list[dict[str, Any]]:
     try:
         stored = read_study_file(folder)
-        return [] if stored is None else [stored["study"]]
     except UserError:
-        tables = folder / "tables"
-        if not part_count(tables, "provenance"):
-            return []
-        try:
-            return [json.loads(text) for text in read_table(tables, "provenance")["study"]]
-        except TableError:
-            return []
+        stored = None
+    if stored is not None:
+        return [stored["study"]]
+    rows = _rows(folder, "provenance")
+    studies = [] if rows is None else [json.loads(text) for text in rows["study"].drop_duplicates()]
+    return [one for one in studies if not any(_grows_into(one, other) for other in studies)]
+
+
+def _grows_into(stored: dict[str, Any], other: dict[str, Any]) -> bool:
+    found = list(differences_of(stored, other))
+    return bool(found) and all(difference.grows for difference in found)
+
+
+def _rows(folder: Location, table: str) -> pd.DataFrame | None:
+    """A table, as far as it is there and can be read."""
+    with contextlib.suppress(TableError):
+        return read_table(folder / "tables", table)
+    return None
+
+
+def _digests_of_tables(folder: Location) -> dict[str, str]:
+    """Data set -> digest of its images, as the trained trials say."""
+    rows = _rows(folder, "trials")
+    return {} if rows is None else dict(zip(rows["data"], rows["data_digest"], strict=True))
 
 
 def _differences(stored: dict[str, Any], spec: StudySpec) -> list[Difference]:
@@ -167,6 +186,27 @@ def differences_of(stored: object, asked: object, key: str = "") -> Iterator[Dif
         yield Difference(key, stored, asked)
 
 
+def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, digests: Mapping[str, str]) -> None:
+    """Check that the images of a study are those of its run folder.
+
+    Args:
+        folder: run folder.
+        stored: its ``study.yaml``; None: the table ``trials`` tells.
+        digests: data set -> digest of its images now.
+
+    Raises:
+        UserError: they are others.
+    """
+    known = stored["provenance"].get("data_digest", {}) if stored else _digests_of_tables(folder)
+    if isinstance(known, str):  # of the one data set of an earlier version
+        known = {next(iter(digests)): known}
+    for name, digest in digests.items():
+        if known.get(name, digest) != digest:
+            raise UserError(
+                f"{folder} holds results of other images: those of {name} have changed since; run under another --name"
+            )
+
+
 def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], grown: Sequence[Difference] = ()) -> None:
     """Write the resolved study with its provenance into a run folder that is new, extended, or lost its file.
 
@@ -186,14 +226,7 @@ def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], gro
         set_aside(folder / STUDY_FILE, str(error))
         stored = None
     provenance: dict[str, Any] = stored["provenance"] if stored else {"created": now, "versions": versions()}
-    known = provenance.get("data_digest", {})
-    if isinstance(known, str):  # of the one data set of an earlier version
-        known = {next(iter(digests)): known}
-    for name, digest in digests.items():
-        if known.get(name, digest) != digest:
-            raise UserError(
-                f"{folder} holds results of other images: those of {name} have changed since; run under another --name"
-            )
+    refuse_other_images(folder, stored, digests)
     if stored is None or grown:
         provenance["data_digest"] = digests
         if grown:

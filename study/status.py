@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from results.locations import Location
-from results.tables import SCHEMAS, data_names, part_count, read_table
+from results.tables import SCHEMAS, part_count, read_table
 from search_spaces.spec import StudySpec, validate_space
 from study.failures import FailureLog
 from study.learning_curves import best_epoch, history_from_json
 from study.locks import is_held
 from study.outline import PhaseOutline, outline, seconds_left, slots_here, span
-from study.run_folder import STUDY_FILE, read_study_file
+from study.run_folder import STUDY_FILE, read_study_file, without_free_keys
 from study.storage import DamagedError, read_published
 from study.strict_json import parse_json
 from study.views import PlainTable, console_of, no_run_folder
@@ -47,7 +47,8 @@ def study_status(folder: Location) -> dict[str, Any]:
     exact = spec.operating_points.search == "exact"
     points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
     done = points[points["state"] == "COMPLETE"]
-    phases, left = _left(spec, trials)
+    own = _of_study(spec, stored, trials)
+    phases, left = _left(spec, own)
     return {
         "study": spec.name,
         "created": stored["provenance"].get("created"),
@@ -66,8 +67,36 @@ def study_status(folder: Location) -> dict[str, Any]:
         },
         "tables": present,
         "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
-        "finished": set(present) == set(SCHEMAS) and set(data_names(tables, "front") or names) == set(names),
+        "finished": set(present) == set(SCHEMAS)
+        and _fronts(tables, spec, names) >= set(names)
+        and all(phase.started >= phase.trials for phase in phases)
+        and all(trial["status"] in _ENDS for trial in own),
     }
+
+
+_ENDS = ("finished", "stopped_early", "stopped_by_halving", "stopped_by_asha", "diverged", "failed", "pretrained")
+"""What may be said of the trials of a study that has come to its end. One that failed is tried again."""
+
+
+def _fronts(tables: Location, spec: StudySpec, names: Sequence[str]) -> set[str]:
+    """The data sets whose front, which is written last, is of the study as it stands, and not of a smaller one."""
+    front, provenance = read_table(tables, "front"), read_table(tables, "provenance").set_index("provenance")
+    wanted = without_free_keys(spec.plain())
+    mine = [json.loads(provenance["study"].get(name, "{}")) == wanted for name in front["provenance"]]
+    if not any(front["provenance"].isin(provenance.index)):  # of an earlier version
+        mine = [True] * len(front)
+    return set(front.loc[mine, "data"].fillna(names[0]))
+
+
+def _of_study(
+    spec: StudySpec, stored: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """The trials that count: where a study has grown there may be others."""
+    if not stored["provenance"].get("extended"):
+        return trials
+    from study.planned import planned_trials  # imports torch
+
+    return planned_trials(spec, _digests(stored), trials)
 
 
 def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -82,8 +111,14 @@ def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str
     folders = {path.name: path for path in (folder / "checkpoints").glob("*") if path.is_dir()}
     trials = [_trial_status(path, failures, names) for _, path in sorted(folders.items()) if _is_trial(path)]
     return trials + [
-        {**_NOT_STARTED, "trial_id": key, "status": "failed", "error": text}
-        for key, text in failures.items()
+        {
+            **_NOT_STARTED,
+            **{name: row[name] for name in ("mode", "parent", "error")},
+            "data": names.get(str(row["digest"])),
+            "trial_id": key,
+            "status": "failed",
+        }
+        for key, row in failures.items()
         if key not in folders
     ]
 
@@ -92,7 +127,9 @@ def _is_trial(folder: Location) -> bool:
     return not folder.name.endswith(".damaged")
 
 
-_NOT_STARTED: dict[str, Any] = {"mode": None, "data": None, "epochs": 0, "seconds": 0.0, "score": None, "error": None}
+_NOT_STARTED: dict[str, Any] = {
+    **{"mode": None, "data": None, "parent": None, "epochs": 0, "seconds": 0.0, "score": None, "error": None}
+}
 
 
 def _digests(stored: Mapping[str, Any]) -> dict[str, str]:
@@ -109,13 +146,15 @@ def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[Ph
     return phases, seconds_left(phases, slots_here(spec.resources))
 
 
-def _trial_status(folder: Location, failures: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any]:
+def _trial_status(
+    folder: Location, failures: Mapping[str, Mapping[str, str | None]], names: Mapping[str, str]
+) -> dict[str, Any]:
     """A trial as its last checkpoint tells; read as plain JSON, because parsing it in full would import torch."""
     row = {**_NOT_STARTED, "trial_id": folder.name, "status": "under way"}
     if is_held(folder.parent.parent / "locks" / f"{folder.name}.lock"):
         row["status"] = "running"
     elif folder.name in failures:
-        row |= {"status": "failed", "error": failures[folder.name]}
+        row |= {"status": "failed", "error": failures[folder.name]["error"]}
     try:
         published = read_published(folder / "last", names={"checkpoint.json"})
     except DamagedError as error:
@@ -130,6 +169,7 @@ def _trial_status(folder: Location, failures: Mapping[str, str], names: Mapping[
         return {
             **row,
             "mode": mode,
+            "parent": description["parent"],
             "data": names.get(description["data"]["digest"], description["data"]["name"]),
             "network": f"{network['backbone']} x {network['width']:g}",
             "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
@@ -166,13 +206,20 @@ def print_status(folder: Location, *, as_json: bool) -> None:
     for line in outline_lines(status["phases"]):
         console.print(line)
     left = "not finished: the same `run` command goes on"
+    if status["finished"]:
+        again = sum(trial["status"] == "failed" for trial in status["trials"])
+        left = "finished"
+        if again:
+            left += (
+                f", but for {again} failed {'trial' if again == 1 else 'trials'}: the same `run` command tries again"
+            )
     if status["driver_running"]:
         left = "running now"
     elif not status["constraints_kept"]:
         left = "not finished: no operating point so far keeps to the constraints"
-    if status["seconds_left"]:
+    if status["seconds_left"] and not status["finished"]:
         left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
-    console.print("finished" if status["finished"] else left)
+    console.print(left)
 
 
 def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -123,10 +123,31 @@ def test_a_damaged_lease_is_none(lock: Path, no_kernel_locks: None, content: str
         pass
 
 
-def test_who_lost_the_lease_is_told(lock: Path, no_kernel_locks: None, capfd: pytest.CaptureFixture[str]) -> None:
-    """A process that slept too long finds another in its place: it must not go on writing."""
-    with pytest.raises(KeyboardInterrupt), exclusive(lock, "runs/x"):
-        lease_of(lock, owner="another")
-        time.sleep(30)
-    assert "runs/x" in capfd.readouterr().err
+LOSE = """
+import errno, fcntl, json, signal, sys, time
+from pathlib import Path
+from study import locks
+
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+fcntl.flock, locks.RENEW_SECONDS, locks.SILENT_SECONDS, locks.LAST_SECONDS = refuse, 0.1, 1.0, 1.0
+for name in sys.argv[2:]:
+    signal.signal(signal.Signals[name], signal.SIG_IGN)
+path = Path(sys.argv[1])
+with locks.exclusive(path, "runs/x"):
+    lease = path.with_name(".lock.lease")
+    lease.write_text(json.dumps({**json.loads(lease.read_text()), "owner": "another"}))
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("deaf_to", [[], ["SIGINT"], ["SIGINT", "SIGTERM"]])
+def test_who_lost_the_lease_ends(lock: Path, deaf_to: list[str]) -> None:
+    """A process that slept too long finds another in its place: it must not go on writing, whatever it ignores."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LOSE, str(lock), *deaf_to], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == -(signal.SIGKILL if "SIGTERM" in deaf_to else signal.SIGTERM)
+    assert "runs/x" in ended.stderr
     assert json.loads(lock.with_name(".lock.lease").read_text())["owner"] == "another"

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results.tables import read_table
+from results.tables import read_table, write_part
 from search_spaces.spec import StudySpec, validate_space
 from study.errors import UserError
 from study.provenance import Provenance
@@ -100,11 +100,28 @@ def test_a_damaged_study_file_is_set_aside_and_written_anew(
     assert "study.yaml.damaged" in capsys.readouterr().err
 
 
-def test_without_its_file_the_tables_tell_which_study_a_folder_holds(folder: Path) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_without_its_file_the_tables_tell_which_study_a_folder_holds(folder: Path, gone: bool) -> None:
+    larger = study(exits={"trials": 3})
+    Provenance(larger, "d1").record(folder / "tables")  # it has grown from two trials
     (folder / "study.yaml").write_text("")
-    with pytest.raises(UserError, match=r"exits.trials is 2 there and 1 here"):
-        refuse_other_study(study(exits={"trials": 1}), folder)
-    assert (folder / "study.yaml").read_text() == "", "nothing was touched"
+    if gone:
+        (folder / "study.yaml").unlink()
+    for extend in (False, True):
+        with pytest.raises(UserError, match=r"exits.trials is 3 there and 2 here"):
+            refuse_other_study(study(), folder, extend=extend)
+        with pytest.raises(UserError, match=r"seed is 0 there and 1 here"):
+            refuse_other_study(larger.model_copy(update={"seed": 1}), folder, extend=extend)
+    with pytest.raises(UserError, match=r"exits.trials is 3 there and 4 here; --extend"):
+        refuse_other_study(study(exits={"trials": 4}), folder)
+    assert refuse_other_study(larger, folder) == []
+    row = {"trial_id": "a", "data": "digits", "data_digest": "d1"}
+    write_part(folder / "tables", "trials", [row])
+    with pytest.raises(UserError, match="those of digits have changed"):
+        claim_folder(larger, folder, {"digits": "d2"})
+    claim_folder(larger, folder, {"digits": "d1"})
+    stored = read_study_file(folder)
+    assert stored is not None and stored["study"] == larger.plain()
 
 
 @given(st.integers(1, 100), st.integers(1, 100))

@@ -67,8 +67,12 @@ def _start_local() -> None:
 
 
 def _stop_local(folder: str) -> None:
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient would leave Ray's processes behind
+    try:
+        ray.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -113,7 +117,7 @@ def _connect(address: str) -> None:
 
 def _refuse_unreachable(address: str) -> None:
     """A wrong host or port is told at once."""
-    if address in ("auto", "local"):
+    if address == "auto":
         return
     host, colon, port = address.rpartition(":")
     if "://" in address or not (colon and port.isdecimal()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from results.locations import Location
-from results.tables import SCHEMAS, empty_table, part_count, read_table, rows_of
+from results.tables import SCHEMAS, empty_table, part_count, part_with, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec
 from study.criteria import Criterion
 from study.errors import UserError
@@ -26,6 +26,7 @@ class StoredRows:
 
     def __init__(self, tables: Location, name: str) -> None:
         table = read_table(tables, TABLE) if part_count(tables, TABLE) else empty_table(TABLE)
+        self.tables, self.name = tables, name
         self.rows = table[table["search"] == name].sort_values("number", ignore_index=True)
         self.numbers = frozenset(self.rows["number"])
         if len(self.numbers) < len(self.rows):
@@ -40,6 +41,13 @@ class StoredRows:
         place = int(self.rows["number"].searchsorted(first))
         rows = list(rows_of(self.rows.iloc[place : place + size]))
         return [row for number, row in enumerate(rows, start=first) if row["number"] == number]
+
+    def withdraw(self, batch: Sequence[Mapping[str, Any]]) -> str:
+        """Forget the rows of a batch; returns the name of the part that they are, to be replaced."""
+        part = part_with(self.tables, TABLE, {"search": self.name, "number": batch[0]["number"]})
+        self.rows = self.rows[self.rows["number"] < batch[0]["number"]]
+        self.numbers = frozenset(self.rows["number"])
+        return part
 
     def is_whole(self, spec: OperatingPointsSpec) -> bool:
         """Whether nothing is missing, so that nothing needs to be replayed to know what is left."""

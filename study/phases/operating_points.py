@@ -73,7 +73,11 @@ def search(
     fresh = 0
     with reporter.task("operating points", spec.trials) as task:
         while not course.is_over():
-            batch = stored.batch(course.done, spec.batch)
+            batch, part = stored.batch(course.done, spec.batch), None
+            if batch and len(batch) < spec.batch and course.done + len(batch) < spec.trials and _is_last(batch, stored):
+                # The study was smaller and ended here. The batch is asked again as a whole one, so that all batches,
+                # and what is decided at their ends, are those of a study that was never smaller.
+                batch, part = [], stored.withdraw(batch)
             if batch:  # asked and told before: the study learns it again
                 for row in batch:
                     _tell_again(study, row, spec, candidates, seed)
@@ -89,7 +93,7 @@ def search(
                 for row in batch:
                     row |= {"hypervolume": found, "hypervolume_ratio": found / truth if truth else None}
                 fresh += len(batch)
-                write_part(tables, TABLE, batch, next_part(tables, TABLE))
+                write_part(tables, TABLE, batch, next_part(tables, TABLE) if part is None else part)
             course.end_batch(batch[-1])
             task.advance(course.done, course.text())
     if course.done < spec.trials:
@@ -97,6 +101,10 @@ def search(
         reporter.line(f"operating points: stopped after {course.done} of {spec.trials} trials: {why}")
     if fresh or not journal.exists():
         export_journal(study, journal)
+
+
+def _is_last(batch: Sequence[Mapping[str, Any]], stored: StoredRows) -> bool:
+    return bool(batch[-1]["number"] == max(stored.numbers))
 
 
 def _new_study(spec: OperatingPointsSpec, seed: int) -> optuna.Study:

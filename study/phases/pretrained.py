@@ -7,13 +7,14 @@ import math
 from pathlib import Path
 
 from search_spaces.spec import StudySpec
-from study.checkpoints import check_fit, load_pretrained, new_network, read_description, save, weights_fingerprint
+from study.checkpoints import check_fit, load_pretrained, new_network, save, weights_fingerprint
 from study.data import DataInfo
 from study.learning_curves import Epoch
 from study.networks.multi_exit import load_backbone_weights
 from study.phases.training import TrialRecord, make_record, plan_trials
 from study.phases.tuning import Workshop
 from study.training import TrainingState, evaluate_split
+from study.trials import read_trial
 
 
 def check_pretrained(spec: StudySpec, info: DataInfo) -> None:
@@ -36,7 +37,7 @@ def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
     _, tensors = load_pretrained(path)
     plan = dataclasses.replace(plan, parent=f"weights@{weights_fingerprint(tensors)}")
     folder = workshop.checkpoints / plan.trial_id
-    if read_description(folder / "last") is None:
+    if read_trial(plan, workshop.checkpoints) is None:
         network = new_network(plan.network, info, spec.seed)
         load_backbone_weights(network, tensors)
         result = evaluate_split(network, workshop.dataset.validation, info, plan.training, heads=False)

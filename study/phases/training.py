@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from results.files import write_atomic
 from results.locations import Location
 from search_spaces.choices import draw
 from search_spaces.spec import SchedulerSpec, SpecError, StudySpec, TrainingSpec
-from study.checkpoints import Checkpoint, read_description
+from study.checkpoints import Checkpoint, read, read_description
 from study.errors import UserError
 from study.learning_curves import Epoch, best_epoch, outcome
 from study.networks.heads import HeadSettings
@@ -23,6 +23,7 @@ from study.networks.multi_exit import NetworkSettings
 from study.outline import rungs
 from study.phases.tuning import Workshop, run_trials
 from study.recipes import TrainingSettings
+from study.storage import DamagedError, set_aside
 from study.trials import TrialPlan, read_trial
 
 Phase = Literal["backbones", "exits"]
@@ -41,13 +42,19 @@ class TrialRecord:
     checkpoint: Checkpoint | None
     """The description of its last checkpoint; None where it failed before the first epoch."""
     weights: str | None
-    """``<trial id>@<hash of its best weights>``: what a child trial or a trace is made from."""
+    """``<trial id>@<hash of its best weights>``: what a child trial or a trace is made from. None without any, and for
+    a trial that was stopped by halving but has gone on once, when its rung held other trials, to a better epoch."""
 
     @property
     def score(self) -> float:
         """The best validation score; NaN without any, and for a trial that diverged."""
         history = self.checkpoint.history if self.checkpoint else ()
         return best_epoch(history).score if history and not history[-1].diverged else math.nan
+
+    @property
+    def usable(self) -> bool:
+        """Whether something can be made from it."""
+        return self.weights is not None and not math.isnan(self.score)
 
 
 def plan_trials(
@@ -152,7 +159,8 @@ def run_phase(
     """
     errors: dict[str, str] = {}
     alive = list(plans)
-    halved: set[str] = set()
+    halved: dict[str, int] = {}
+    """Trial id -> epochs of the rung that it did not survive."""
     budgets = rungs(section)
     asha = section.scheduler if section.scheduler.kind == "asha" else None
     for number, budget in enumerate(budgets, start=1):
@@ -170,17 +178,35 @@ def run_phase(
         if number < len(budgets):
             histories = {plan.trial_id: _history(plan, workshop.checkpoints) for plan in alive}
             kept = set(survivors(histories, budget, section.scheduler.reduction, keep=keep))
-            halved |= set(histories) - kept
+            halved |= dict.fromkeys(set(histories) - kept, budget)
             alive = [plan for plan in alive if plan.trial_id in kept]
     records = []
     for plan in plans:
-        status = status_of(plan, workshop.checkpoints, section.epochs)
-        if plan.trial_id in errors:
-            status = "failed"
-        elif plan.trial_id in halved and status == "running":
-            status = "stopped_by_halving"
+        if plan.trial_id in halved and plan.trial_id not in errors:
+            records.append(_halved_record(plan, halved[plan.trial_id], workshop.checkpoints))
+            continue
+        status = "failed" if plan.trial_id in errors else status_of(plan, workshop.checkpoints, section.epochs)
         records.append(make_record(plan, status, workshop.checkpoints, errors.get(plan.trial_id)))
     return rank_records(records)
+
+
+def _halved_record(plan: TrialPlan, budget: int, checkpoints: Location) -> TrialRecord:
+    """The record of a trial that did not survive a rung, as it stood then.
+
+    It may have gone on once: when the study was smaller, or while a better trial had failed. What it reached then is no
+    part of this study, which ends like one that was never smaller and in which nothing ever failed.
+    """
+    record = make_record(plan, "stopped_by_halving", checkpoints)
+    assert record.checkpoint is not None, "it has passed the rung"
+    whole = record.checkpoint.history
+    history = tuple(row for row in whole if row.epoch <= budget)
+    status = outcome(history, epochs=budget + 1, patience=plan.training.patience)
+    return replace(
+        record,
+        status="stopped_by_halving" if status == "running" else status,
+        checkpoint=replace(record.checkpoint, history=history),
+        weights=record.weights if best_epoch(whole) is best_epoch(history) else None,
+    )
 
 
 def _train(
@@ -237,6 +263,17 @@ def _mark_stopped(plans: Sequence[TrialPlan], epochs: int, checkpoints: Location
 def _history(plan: TrialPlan, checkpoints: Location) -> tuple[Epoch, ...]:
     checkpoint = read_trial(plan, checkpoints)
     return checkpoint.history if checkpoint else ()
+
+
+def set_aside_if_damaged(record: TrialRecord, checkpoints: Location) -> bool:
+    """Read a trial's best weights in full; whether they were damaged, and the trial was set aside."""
+    folder = checkpoints / record.plan.trial_id
+    try:
+        read(folder / "best")
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        return True
+    return False
 
 
 def make_record(plan: TrialPlan, status: str, checkpoints: Location, error: str | None = None) -> TrialRecord:

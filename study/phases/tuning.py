@@ -215,4 +215,4 @@ class _Watcher(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Called by Tune for a trial that failed for good."""
         with contextlib.suppress(OSError):  # a full disk is told where the trials' errors are looked through
-            self.failures.add(trial.config["trial_id"], last_line(trial.get_error() or ""))
+            self.failures.add(TrialPlan.from_plain(trial.config["plan"]), last_line(trial.get_error() or ""))

@@ -141,11 +141,11 @@ class MortalStudy:
                 if driver.poll() is None:
                     driver.kill()
         killed = killed or code == -signal.SIGKILL
-        _wait_for_the_end_of(family)
         output = self.log.read_text()
+        if not (code == 0 or (killed and code in (2, -signal.SIGKILL))) or "Traceback" in output:
+            raise AssertionError(f"{kill or 'nobody'} was killed, and the study ended with {code}:\n{output[-3000:]}")
+        _wait_for_the_end_of(family)
         self.warnings += [line for line in output.splitlines() if line.startswith("warning:")]
-        if code != 0 and not (killed or self.worker_died()):
-            raise AssertionError(f"nobody was killed, and yet the study ended with {code}:\n{output[-3000:]}")
         return code == 0, killed
 
     def _kill(self, driver: psutil.Process, kill: Kill) -> bool:

@@ -147,6 +147,6 @@ def test_where_nothing_answers_it_is_told_at_once() -> None:
 
 
 def test_addresses_of_another_kind_are_refused() -> None:
-    for address in ("ray://head:10001", "http://head:8265"):
+    for address in ("ray://head:10001", "http://head:8265", "local"):  # "local" would listen on all interfaces
         with pytest.raises(UserError, match="expected auto, or HOST:PORT"):
             _refuse_unreachable(address)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,14 +91,19 @@ def test_damaged_checkpoints_are_set_aside_and_trained_again(
         shutil.copytree(finished_study / part, folder / part)
     trials = tables_of(folder)["trials"]
     backbones, exits = (trials[trials["phase"] == phase]["trial_id"].tolist() for phase in ("backbones", "exits"))
+    parent = trials[trials["phase"] == "exits"]["parent"].iloc[0].partition("@")[0]
+    backbones = [one for one in backbones if one != parent]
     cut(folder / "checkpoints" / backbones[0] / "last" / "manifest.json")
     cut(next((folder / "checkpoints" / backbones[1] / "best").glob("weights-*")))
+    for one in (parent, exits[0]):  # of the same size: only its hash tells
+        weights = next((folder / "checkpoints" / one / "best").glob("weights-*"))
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     (folder / "checkpoints" / exits[0] / "last" / "stray-0123456789ab.bin").write_text("of a killed writer")
     (next((folder / "checkpoints" / exits[1] / "last").glob("checkpoint-*"))).unlink()
     run_study(tiny_study(), surroundings(folder))
     assert_same(tables_of(finished_study), tables_of(folder))
     told = capfd.readouterr().err
-    for one in (backbones[0], backbones[1], exits[1]):
+    for one in (parent, backbones[0], backbones[1], exits[0], exits[1]):
         assert (folder / "checkpoints" / f"{one}.damaged").is_dir() and one in told
     assert main(["status", str(folder), "--json"]) == 0
     status = json.loads(capfd.readouterr().out)
@@ -112,7 +118,6 @@ def test_an_extended_study_ends_as_the_larger_one(finished_study: Path, ray_inst
     with pytest.raises(UserError, match=r"backbones.trials is 3 there and 4 here.*--extend"):
         run_study(tiny_study(**changes), surroundings(extended))
     run_study(tiny_study(**changes), surroundings(extended), extend=True)
-    shutil.copytree(finished_study / "checkpoints", larger / "checkpoints")  # a trial is the same in either study
     run_study(tiny_study(**changes), surroundings(larger))
     found, expected = tables_of(extended), tables_of(larger)
     assert len(found.pop("provenance")) == 2 and len(expected.pop("provenance")) == 1
@@ -188,6 +193,54 @@ def test_status_and_dry_run_say_what_is_left(
     assert sorted(folder.rglob("*")) == before
     assert main(["status", str(folder)]) == 0
     assert "exits on digits: 1 of 2 trials started" in capsys.readouterr().out
+
+
+def test_status_of_a_study_that_has_not_grown_up_yet(
+    finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status_of(folder: Path) -> Any:
+        capsys.readouterr()
+        assert main(["status", str(folder), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished_study, folder)
+    assert status_of(folder)["finished"]
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("study.run._train", stop)  # before the first of the new epochs
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tiny_study(backbones={"epochs": 5}), surroundings(folder), extend=True)
+    status = status_of(folder)
+    assert not status["finished"]
+    assert [(one["started"], one["epochs_done"]) for one in status["phases"]] == [(0, 0), (0, 0)], "a longer cosine"
+    assert len(status["trials"]) == 5, "the trials of the smaller study are shown all the same"
+
+
+def test_a_failed_trial_is_told_beside_the_end(
+    finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished_study, folder)
+    trials = read_table(folder / "tables", "trials")
+    row = trials[trials["phase"] == "exits"].iloc[-1]
+    shutil.rmtree(folder / "checkpoints" / row["trial_id"])
+    (folder / "failures.json").write_text(
+        json.dumps(
+            {
+                row["trial_id"]: {
+                    **{"error": "no more memory", "mode": "exits", "parent": row["parent"]},
+                    "digest": row["data_digest"],
+                }
+            }
+        )
+    )
+    assert main(["status", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "finished, but for 1 failed trial: the same `run` command tries again" in told
+    assert "exits on digits: 2 of 2 trials started, 1 failed" in told and "no more memory" in told
 
 
 @pytest.fixture

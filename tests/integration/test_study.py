@@ -230,6 +230,12 @@ def test_own_weights_take_the_place_of_backbones(finished_study: Path, ray_insta
     run_study(spec, surroundings(tmp_path / "tiny"))
     own = tables_of(tmp_path / "tiny")["trials"].set_index("status").loc["pretrained"]
     assert own["classifier_accuracy"] == pytest.approx(best["classifier_accuracy"], abs=1e-6)
+    before = tables_of(tmp_path / "tiny")
+    for part in ("last", "best"):
+        (tmp_path / "tiny" / "checkpoints" / own["trial_id"] / part / "manifest.json").write_text("{")
+        run_study(spec, surroundings(tmp_path / "tiny"))
+        pd.testing.assert_frame_equal(before["front"], tables_of(tmp_path / "tiny")["front"])
+        shutil.rmtree(tmp_path / "tiny" / "checkpoints" / f"{own['trial_id']}.damaged")
 
 
 def test_front_and_status_commands(finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,15 +209,29 @@ def test_patience_and_divergence_are_told_and_not_halving(tmp_path, run):
 
 
 @pytest.mark.parametrize("section", [HALVING, TrainingSpec(epochs=3)])
-def test_a_failed_trial_is_told_and_tried_again(tmp_path, run, section):
+@pytest.mark.parametrize("failing", range(4))
+def test_a_failed_trial_is_told_and_tried_again(tmp_path, run, section, failing):
     trials = plans(4)
-    records = run(Trainer(fails={2}), tmp_path, trials, section)
-    assert [(r.plan.training.seed, r.status, r.error) for r in records][-1] == (2, "failed", "OutOfMemoryError: 42 GB")
+    records = run(Trainer(fails={failing}), tmp_path, trials, section)
+    told = [(r.plan.training.seed, r.status, r.error) for r in records][-1]
+    assert told == (failing, "failed", "OutOfMemoryError: 42 GB")
     assert all(r.error is None and r.status != "failed" for r in records[:-1])
     again = Trainer()
     healed = run(again, tmp_path, trials, section)
-    assert again.calls[0] == ([2], rungs(section)[0]) and "failed" not in {r.status for r in healed}
+    assert again.calls[0] == ([failing], rungs(section)[0]) and "failed" not in {r.status for r in healed}
     assert summary(healed) == summary(run(Trainer(), tmp_path / "whole", trials, section))
+
+
+@pytest.mark.parametrize(("first", "then"), [(3, 4), (5, 8), (6, 7), (2, 8)])
+def test_a_phase_that_grows_ends_as_the_larger_one(tmp_path, run, first, then):
+    run(Trainer(), tmp_path / "grown", plans(first))
+    grown, whole = (run(Trainer(), tmp_path / name, plans(then)) for name in ("grown", "whole"))
+    assert summary(grown) == summary(whole)
+    chosen = [(record.plan.trial_id, record.weights) for record in whole if record.status == "finished"]
+    assert chosen == [(record.plan.trial_id, record.weights) for record in grown if record.status == "finished"]
+    for mine, expected in zip(grown, whole, strict=True):
+        assert mine.weights in (expected.weights, None), "never those of an epoch that is no part of this study"
+    assert summary(run(Trainer(), tmp_path / "grown", plans(then))) == summary(whole)
 
 
 def test_a_trial_that_fails_late_keeps_its_score(tmp_path, run):

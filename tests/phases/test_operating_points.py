@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from results.tables import part_count, read_table, rows_of
-from search_spaces.spec import OperatingPointsSpec, parse_space
+from search_spaces.spec import OperatingPointsSpec, StopSpec, parse_space
 from study import Costs, replay
 from study.errors import UserError
 from study.phases import operating_points as module
@@ -282,6 +282,26 @@ def test_a_part_that_is_lost_is_asked_again_and_the_parts_behind_it_stay(tmp_pat
     again = run(chosen, TWO, tmp_path / "cut").sort_values("number", ignore_index=True)
     pd.testing.assert_frame_equal(again, whole)
     assert all(part.read_bytes() == content for part, content in kept.items())
+
+
+@pytest.mark.parametrize("first", [3, 7, 30])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_a_search_that_grows_ends_as_the_larger_one(tmp_path, monkeypatch, sampler, first):
+    small, large = (spec(sampler=sampler, trials=trials) for trials in (first, 40))
+    whole = run(large, TWO, tmp_path / "whole")
+    run(small, TWO, tmp_path / "grown")
+    run_killed(large, TWO, tmp_path / "grown", monkeypatch, 0)
+    grown = run(large, TWO, tmp_path / "grown").sort_values("number", ignore_index=True)
+    pd.testing.assert_frame_equal(grown, whole)
+    assert part_count(tmp_path / "grown", "operating_points") == part_count(tmp_path / "whole", "operating_points")
+
+
+def test_a_search_that_grows_stops_where_the_larger_one_does(tmp_path):
+    stop = StopSpec(plateau=2)
+    whole = run(spec(stop=stop, trials=400), ONE, tmp_path / "whole")
+    assert len(whole) < 400 and len(whole) % 7 == 0
+    run(spec(stop=stop, trials=10), ONE, tmp_path / "grown")
+    pd.testing.assert_frame_equal(run(spec(stop=stop, trials=400), ONE, tmp_path / "grown"), whole)
 
 
 def test_a_row_that_stands_twice_is_refused(tmp_path):
