@@ -1,8 +1,8 @@
 """A small copy of a study, to share: tables, costs and traces at half precision, no weights.
 
-What it holds can be replayed, searched and compared anywhere in seconds. Logits are rounded to float16, which moves some
-of them past a beta; so the search and the front are computed again from the rounded logits, and a pack is consistent in
-itself. Test images still only report.
+What it holds can be replayed, searched and compared anywhere in seconds. Logits are rounded to float16, which moves
+some of them past a beta; so the search and the front are computed again from the rounded logits, and a pack is
+consistent in itself. Test images still only report.
 """
 
 from __future__ import annotations
