@@ -228,7 +228,10 @@ def _train(
             for plan in failed
             if failures[plan.trial_id].worker_died and _epochs_done(plan, workshop.checkpoints) > before[plan.trial_id]
         ]
-        errors |= {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
+        lost = {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
+        for identity, error in lost.items():
+            workshop.reporter.line(f"{name}: trial {identity} failed, and the study goes on without it: {error}")
+        errors |= lost
         if left:
             workshop.reporter.line(f"{name}: workers of {len(left)} trials died; they go on from their last epochs")
     return errors
