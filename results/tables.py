@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -314,17 +313,22 @@ def read_table(tables: Location, name: str) -> pd.DataFrame:
     return table
 
 
-def part_with(tables: Location, name: str, values: Mapping[str, object]) -> str:
-    """The name of the first part that has a row with these values; as :func:`write_part` takes it, to replace the part.
+def part_of(tables: Location, name: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> str | None:
+    """The name of the part that holds just these rows, as :func:`write_part` takes it to replace the part; None where
+    they are no whole part.
+
+    Args:
+        tables, name: as of :func:`write_part`.
+        columns: that tell rows apart.
+        rows: their values, in the order of the part.
 
     Raises:
-        TableError: there is none, or a part is damaged.
+        TableError: a part is damaged.
     """
     for part in _parts(tables, name):
-        rows = _read_part(part, name)
-        if np.logical_and.reduce([rows[column] == value for column, value in values.items()]).any():
+        if list(_read_part(part, name)[list(columns)].itertuples(index=False, name=None)) == list(rows):
             return part.stem.removeprefix("part-")
-    raise TableError(f"{tables / name} has no row with {dict(values)}")
+    return None
 
 
 def data_names(tables: Location, name: str) -> list[str]:

@@ -142,17 +142,17 @@ def _renew(path: Location, what: str, owner: str, ended: threading.Event) -> Non
             lease = _read(path)
             if lease is not None and lease["owner"] != owner:
                 print(f"{what}: this process was silent too long, and another took its place", file=sys.stderr)
-                _end_this_process()
+                _end_this_process(ended)
                 return
             _write(path, owner)
 
 
-def _end_this_process() -> None:
-    """What it writes from now on would mix with what the other writes."""
+def _end_this_process(ended: threading.Event) -> None:
+    """What it writes from now on would mix with what the other writes: it leaves the body of the lock, or dies."""
     # Not SIGINT: Ray's workers block it, and a shell starts what it puts in the background without it.
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(LAST_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if not ended.wait(LAST_SECONDS):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _write(path: Location, owner: str) -> None:

@@ -19,12 +19,12 @@ def planned_trials(
     Args:
         spec: the study.
         digests: data set -> digest of its images.
-        trials: that were started: ``trial_id``, ``mode``, ``data``, ``parent``, ``score``.
+        trials: that were started: ``trial_id``, ``mode``, ``data``, ``weights``, ``score``.
 
     Returns:
         Some of ``trials``. Backbones that are the user's own, and trials of a data set without a digest, are all kept.
     """
-    kept: list[Mapping[str, Any]] = [one for one in trials if one["data"] not in digests]
+    kept: list[Mapping[str, Any]] = [one for one in trials if one["mode"] and one["data"] not in digests]
     for data, digest in digests.items():
         own = [one for one in trials if one["data"] == data]
         heads = [one for one in own if one["mode"] in HEAD_MODES]
@@ -37,11 +37,9 @@ def planned_trials(
         kept += backbones
         ranked = sorted(backbones, key=lambda one: (-_score(one), one["trial_id"]))
         for parent in ranked[: spec.exits.parents]:
-            network = plans[parent["trial_id"]].network
-            children = [one for one in heads if str(one["parent"]).startswith(f"{parent['trial_id']}@")]
-            for name in {one["parent"] for one in children}:
-                wanted = {one.trial_id for one in plan_trials(spec, "exits", digest, backbone=network, parent=name)}
-                kept += [one for one in children if one["parent"] == name and one["trial_id"] in wanted]
+            network, name = plans[parent["trial_id"]].network, parent["weights"]
+            wanted = {one.trial_id for one in plan_trials(spec, "exits", digest, backbone=network, parent=name)}
+            kept += [one for one in heads if one["trial_id"] in wanted]
     return kept
 
 

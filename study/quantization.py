@@ -81,7 +81,14 @@ def prepare(
 def int8_execution(device: torch.device) -> Int8Execution:
     """How int8 is computed on a device: oneDNN's integer kernels on x86 CPUs, simulated elsewhere."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return "x86_kernels" if device.type == "cpu" and x86 and torch._C._has_mkldnn else "simulated"
+    if device.type != "cpu" or not x86 or not torch._C._has_mkldnn:
+        return "simulated"
+    # Without these, pairs of products are added in 16 bits, which saturate.
+    known = torch.cpu.get_capabilities()
+    return "x86_kernels" if any(known.get(name) for name in _SUMS_IN_32_BITS) else "x86_kernels_7_bit"
+
+
+_SUMS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -154,7 +161,7 @@ def _in_int8(
         parts = [*backbone, *heads]
         # The compiler lowers by itself all that it gets.
         left = parts if not compiled else backbone[:1] if _leaves_first_part(source) else []
-        lowered = left if execution == "x86_kernels" else []
+        lowered = left if execution != "simulated" else []
         finished = [_finish(part, lower=part in lowered).to(network.device) for part in parts]
     depth = network.exit_count
     return replace(
@@ -188,7 +195,9 @@ def _observed(module: nn.Module, sample: tuple[Any, ...]) -> _Part:
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
     except ImportError:
         raise UserError("int8 needs the package torchao: python3 -m pip install torchao") from None
-    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    seven_bits = int8_execution(torch.device("cpu")) == "x86_kernels_7_bit"
+    config = x86.get_default_x86_inductor_quantization_config(reduce_range=seven_bits)
+    quantizer = x86.X86InductorQuantizer().set_global(config)
     return _Part(module, sample, observed=prepare_pt2e(_export(module, sample).module(), quantizer))
 
 

@@ -6,7 +6,6 @@ Run and resume are one act: what is done is derived from what is there and whole
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,7 +206,7 @@ def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRe
 
 
 def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
-    if all(math.isnan(record.score) for record in records):
+    if not any(record.usable for record in records):
         error = next((record.error for record in records if record.error), "every trial diverged")
         raise UserError(f"no trial of phase {phase} could be trained: {error}")
     return records

@@ -139,7 +139,7 @@ def _stored_studies(folder: Location) -> list[dict[str, Any]]:
 
 
 def _grows_into(stored: dict[str, Any], other: dict[str, Any]) -> bool:
-    found = list(differences_of(stored, other))
+    found = list(differences_of(settings_of(stored), settings_of(other)))
     return bool(found) and all(difference.grows for difference in found)
 
 
@@ -157,7 +157,7 @@ def _digests_of_tables(folder: Location) -> dict[str, str]:
 
 
 def _differences(stored: dict[str, Any], spec: StudySpec) -> list[Difference]:
-    return list(differences_of(without_free_keys(_completed(stored)), without_free_keys(spec.plain())))
+    return list(differences_of(settings_of(stored), settings_of(spec.plain())))
 
 
 def _completed(stored: dict[str, Any]) -> dict[str, Any]:
@@ -166,6 +166,11 @@ def _completed(stored: dict[str, Any]) -> dict[str, Any]:
         return validate_space(stored, STUDY_FILE).plain()
     except SpecError:
         return stored
+
+
+def settings_of(stored: dict[str, Any]) -> dict[str, Any]:
+    """What decides the results of a stored study, with the defaults of keys that its version did not know."""
+    return without_free_keys(_completed(stored))
 
 
 def without_free_keys(study: dict[str, Any]) -> dict[str, Any]:

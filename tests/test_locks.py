@@ -132,8 +132,15 @@ def refuse(*_):
     raise OSError(errno.ENOLCK, "No locks available")
 
 fcntl.flock, locks.RENEW_SECONDS, locks.SILENT_SECONDS, locks.LAST_SECONDS = refuse, 0.1, 1.0, 1.0
+def leave(*_):
+    raise KeyboardInterrupt
+
 for name in sys.argv[2:]:
-    signal.signal(signal.Signals[name], signal.SIG_IGN)
+    if name == "leaves":
+        signal.signal(signal.SIGTERM, leave)
+        locks.LAST_SECONDS = 600
+    else:
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
 path = Path(sys.argv[1])
 with locks.exclusive(path, "runs/x"):
     lease = path.with_name(".lock.lease")
@@ -142,12 +149,15 @@ with locks.exclusive(path, "runs/x"):
 """
 
 
-@pytest.mark.parametrize("deaf_to", [[], ["SIGINT"], ["SIGINT", "SIGTERM"]])
-def test_who_lost_the_lease_ends(lock: Path, deaf_to: list[str]) -> None:
+@pytest.mark.parametrize("manner", [[], ["SIGINT"], ["SIGINT", "SIGTERM"], ["leaves"]])
+def test_who_lost_the_lease_ends(lock: Path, manner: list[str]) -> None:
     """A process that slept too long finds another in its place: it must not go on writing, whatever it ignores."""
     ended = subprocess.run(
-        [sys.executable, "-c", LOSE, str(lock), *deaf_to], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LOSE, str(lock), *manner], capture_output=True, text=True, check=False
     )
-    assert ended.returncode == -(signal.SIGKILL if "SIGTERM" in deaf_to else signal.SIGTERM)
+    if "leaves" in manner:
+        assert ended.returncode == -signal.SIGINT and "KeyboardInterrupt" in ended.stderr
+    else:
+        assert ended.returncode == -(signal.SIGKILL if "SIGTERM" in manner else signal.SIGTERM)
     assert "runs/x" in ended.stderr
     assert json.loads(lock.with_name(".lock.lease").read_text())["owner"] == "another"

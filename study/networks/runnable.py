@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from study.networks.heads import Shape
     from study.networks.multi_exit import MultiExitNetwork
 
-Int8Execution = Literal["x86_kernels", "simulated"]
-"""``x86_kernels``: integer arithmetic by oneDNN; ``simulated``: float arithmetic on rounded numbers, as accurate as
+Int8Execution = Literal["x86_kernels", "x86_kernels_7_bit", "simulated"]
+"""``x86_kernels``: integer arithmetic by oneDNN; ``x86_kernels_7_bit``: the same, with activations of seven bits, where
+sums of two products of eight bits would overflow; ``simulated``: float arithmetic on rounded numbers, as accurate as
 int8 and no faster than float."""
 
 

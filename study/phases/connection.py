@@ -40,6 +40,9 @@ def start_ray(address: str | None) -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # a traceback for each trial that failed: we tell it in a line
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if address is None:
         _start_local()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from results.locations import Location
-from results.tables import SCHEMAS, empty_table, part_count, part_with, read_table, rows_of
+from results.tables import SCHEMAS, empty_table, part_count, part_of, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec
 from study.criteria import Criterion
 from study.errors import UserError
@@ -42,17 +42,23 @@ class StoredRows:
         rows = list(rows_of(self.rows.iloc[place : place + size]))
         return [row for number, row in enumerate(rows, start=first) if row["number"] == number]
 
-    def withdraw(self, batch: Sequence[Mapping[str, Any]]) -> str:
-        """Forget the rows of a batch; returns the name of the part that they are, to be replaced."""
-        part = part_with(self.tables, TABLE, {"search": self.name, "number": batch[0]["number"]})
-        self.rows = self.rows[self.rows["number"] < batch[0]["number"]]
-        self.numbers = frozenset(self.rows["number"])
+    def withdraw(self, batch: Sequence[Mapping[str, Any]]) -> str | None:
+        """Forget the rows of the last batch; returns the name of the part that they are, to be replaced.
+
+        Where they are no part of their own, as an earlier version left them, nothing is forgotten: None.
+        """
+        part = part_of(self.tables, TABLE, ["search", "number"], [(self.name, row["number"]) for row in batch])
+        if part is not None:
+            self.rows = self.rows[self.rows["number"] < batch[0]["number"]]
+            self.numbers = frozenset(self.rows["number"])
         return part
 
     def is_whole(self, spec: OperatingPointsSpec) -> bool:
         """Whether nothing is missing, so that nothing needs to be replayed to know what is left."""
         if not len(self) or self.rows["number"].iloc[-1] != len(self) - 1:
             return False
+        if len(self) % spec.batch and len(self) < spec.trials:
+            return False  # of a smaller study: its last batch is no whole one
         volumes = self.rows["hypervolume"].iloc[spec.batch - 1 :: spec.batch].tolist()
         return _is_over(spec, len(self), self.rows["hypervolume_ratio"].iloc[-1], volumes)
 

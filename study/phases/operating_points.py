@@ -74,10 +74,11 @@ def search(
     with reporter.task("operating points", spec.trials) as task:
         while not course.is_over():
             batch, part = stored.batch(course.done, spec.batch), None
-            if batch and len(batch) < spec.batch and course.done + len(batch) < spec.trials and _is_last(batch, stored):
+            if 0 < len(batch) < min(spec.batch, spec.trials - course.done) and _is_last(batch, stored):
                 # The study was smaller and ended here. The batch is asked again as a whole one, so that all batches,
                 # and what is decided at their ends, are those of a study that was never smaller.
-                batch, part = [], stored.withdraw(batch)
+                part = stored.withdraw(batch)
+                batch = batch if part is None else []
             if batch:  # asked and told before: the study learns it again
                 for row in batch:
                     _tell_again(study, row, spec, candidates, seed)

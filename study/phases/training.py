@@ -187,7 +187,15 @@ def run_phase(
             continue
         status = "failed" if plan.trial_id in errors else status_of(plan, workshop.checkpoints, section.epochs)
         records.append(make_record(plan, status, workshop.checkpoints, errors.get(plan.trial_id)))
-    return rank_records(records)
+    records = rank_records(records)
+    wanted = [record for record in records[:keep] if record.weights is None and not math.isnan(record.score)]
+    if wanted:  # all that survived it diverged
+        for record in wanted:
+            set_aside(
+                workshop.checkpoints / record.plan.trial_id, f"trial {record.plan.trial_id} went on past its rung"
+            )
+        return run_phase(plans, section, workshop, keep=keep)
+    return records
 
 
 def _halved_record(plan: TrialPlan, budget: int, checkpoints: Location) -> TrialRecord:
@@ -201,10 +209,12 @@ def _halved_record(plan: TrialPlan, budget: int, checkpoints: Location) -> Trial
     whole = record.checkpoint.history
     history = tuple(row for row in whole if row.epoch <= budget)
     status = outcome(history, epochs=budget + 1, patience=plan.training.patience)
+    made_by = tuple((first, versions) for first, versions in record.checkpoint.made_by if first <= budget)
+    versions = made_by[-1][1] if made_by else record.checkpoint.versions
     return replace(
         record,
         status="stopped_by_halving" if status == "running" else status,
-        checkpoint=replace(record.checkpoint, history=history),
+        checkpoint=replace(record.checkpoint, history=history, made_by=made_by, versions=versions),
         weights=record.weights if best_epoch(whole) is best_epoch(history) else None,
     )
 
@@ -228,7 +238,10 @@ def _train(
             for plan in failed
             if failures[plan.trial_id].worker_died and _epochs_done(plan, workshop.checkpoints) > before[plan.trial_id]
         ]
-        errors |= {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
+        lost = {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
+        for identity, error in lost.items():
+            workshop.reporter.line(f"{name}: trial {identity} failed, and the study goes on without it: {error}")
+        errors |= lost
         if left:
             workshop.reporter.line(f"{name}: workers of {len(left)} trials died; they go on from their last epochs")
     return errors

@@ -169,6 +169,7 @@ def phase_2(points: int, sampler: str) -> list[dict[str, Any]]:
     watch, marks = Stopwatch(), []
     watch.watch(operating_points, "_ask", "Optuna")
     watch.watch(optuna.Study, "tell", "Optuna")
+    watch.watch(optuna.Trial, "_suggest", "Optuna")  # where samplers work
     watch.watch(OperatingPoint, "evaluate", "replay")
     watch.watch(operating_points, "_exact_hypervolume", "once")
     watch.watch(operating_points, "export_journal", "once")

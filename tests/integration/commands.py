@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,10 @@ STUDY: dict[str, Any] = {
 
 
 class Command:
-    """``predictive-exit`` in a session of its own, as a terminal would start it, with a temporary folder of its own."""
+    """``predictive-exit`` in a session of its own, as a terminal would start it, with a temporary folder of its own.
+
+    As a terminal would: Ctrl-C is not ignored, even if it is here.
+    """
 
     def __init__(self, arguments: tuple[str | Path, ...], folder: Path, temporary: Path, **environment: str) -> None:
         self.temporary = temporary
@@ -57,6 +61,7 @@ class Command:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     @property

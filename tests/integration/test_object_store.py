@@ -28,7 +28,6 @@ pytest_plugins = ["s3_server"]
 BAD_LINE = {"500": 0.01, "503": 0.02, "lost request": 0.02, "lost answer": 0.02}
 
 
-@pytest.mark.slow
 def test_a_study_outlives_a_bad_line_and_the_death_of_its_driver(
     s3: S3Server, lived: dict[str, pd.DataFrame], study_file: Path, tmp_path: Path
 ) -> None:

@@ -234,6 +234,21 @@ def test_a_phase_that_grows_ends_as_the_larger_one(tmp_path, run, first, then):
     assert summary(run(Trainer(), tmp_path / "grown", plans(then))) == summary(whole)
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_where_all_survivors_diverge_a_trial_that_once_went_on_is_trained_again(tmp_path, run, first):
+    """Its best weights are those of an epoch that is no part of the larger study, which needs those of its rung."""
+
+    def curve(seed: int, number: int) -> float:
+        if seed < 2:
+            return 0.1 * (2 - seed) + 0.01 * number  # 0.1 and 0.2, and rising
+        return 0.5 if number <= 2 else math.nan
+
+    small = run(Trainer(curve), tmp_path / "grown", plans(first))
+    assert small[0].checkpoint.history[-1].epoch == 8
+    grown, whole = (run(Trainer(curve), tmp_path / name, plans(4)) for name in ("grown", "whole"))
+    assert summary(grown) == summary(whole) and grown[0].usable and grown[0].weights == whole[0].weights
+
+
 def test_a_trial_that_fails_late_keeps_its_score(tmp_path, run):
     trials = plans(2)
     run(Trainer(), tmp_path, trials, TrainingSpec(epochs=2))

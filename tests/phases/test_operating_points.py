@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from results.tables import part_count, read_table, rows_of
+from results.tables import part_count, read_table, rows_of, write_part
 from search_spaces.spec import OperatingPointsSpec, StopSpec, parse_space
 from study import Costs, replay
 from study.errors import UserError
@@ -302,6 +302,28 @@ def test_a_search_that_grows_stops_where_the_larger_one_does(tmp_path):
     assert len(whole) < 400 and len(whole) % 7 == 0
     run(spec(stop=stop, trials=10), ONE, tmp_path / "grown")
     pd.testing.assert_frame_equal(run(spec(stop=stop, trials=400), ONE, tmp_path / "grown"), whole)
+
+
+def test_a_search_that_grows_does_not_stop_in_a_short_batch(tmp_path):
+    """Which a smaller study ended with: the larger one looks at its ends of batches alone."""
+    stop = StopSpec(hypervolume_ratio=0.5)
+    whole = run(spec(stop=stop, trials=70), ONE, tmp_path / "whole")
+    for small in range(len(whole) - 6, len(whole)):
+        run(spec(stop=stop, trials=small), ONE, tmp_path / str(small))
+        grown = run(spec(stop=stop, trials=70), ONE, tmp_path / str(small)).sort_values("number", ignore_index=True)
+        pd.testing.assert_frame_equal(grown, whole)
+
+
+def test_parts_that_an_earlier_version_cut_elsewhere_stay(tmp_path):
+    """It went on behind a short batch: parts 0-6, 7-9, 10-16, 17-18."""
+    whole = list(rows_of(run(spec(trials=40), ONE, tmp_path / "whole")))
+    borders = [(0, 7), (7, 10), (10, 17), (17, 19)]
+    for place, (low, high) in enumerate(borders):
+        write_part(tmp_path / "old", "operating_points", whole[low:high], place)
+    grown = run(spec(trials=40), ONE, tmp_path / "old").sort_values("number")
+    assert grown["number"].tolist() == list(range(40))
+    assert grown["params"].tolist() == [row["params"] for row in whole]
+    assert len(run(spec(trials=45), ONE, tmp_path / "old")) == 45
 
 
 def test_a_row_that_stands_twice_is_refused(tmp_path):
