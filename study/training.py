@@ -103,7 +103,7 @@ class Trainer:
     """The inner loop: batches, augmentation, loss, update.
 
     Args:
-        network: on its device; moved to the memory layout that trains fastest there.
+        network: on its device; its weights are moved to the layout ``channels_last``.
         settings: what to compute.
         info: of the images.
     """
@@ -111,10 +111,15 @@ class Trainer:
     def __init__(self, network: MultiExitNetwork, settings: TrainingSettings, info: DataInfo) -> None:
         self.network, self.settings, self.info = network, settings, info
         self.device = network.device
-        channels_last = self.device.type == "cuda" or _fast_bf16(self.device)
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        network.to(memory_format=self.layout)
+        # The faster layout on CPUs too: without it oneDNN reorders each map on its way into a convolution, and back.
+        network.to(memory_format=torch.channels_last)
         self.optimizer = _make_optimizer(_trainable(network, settings.mode), settings)
+
+    def set_mode(self) -> None:
+        """Train mode for what is trained. A frozen backbone stays in eval mode: its batch-norm statistics stand."""
+        self.network.train()
+        if self.settings.mode == "exits":
+            self.network.backbone.eval()
 
     def run_epoch(self, images: Tensor, labels: Tensor, epoch: int) -> float:
         """One pass over the training images.
@@ -127,7 +132,7 @@ class Trainer:
         Returns:
             The mean loss per image.
         """
-        _set_mode(self.network, self.settings.mode)
+        self.set_mode()
         seed = epoch_seed(self.settings.seed, epoch)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)  # of random layers, should a backbone have any
@@ -242,13 +247,6 @@ def _trainable(network: MultiExitNetwork, mode: Mode) -> list[nn.Parameter]:
     for part in parts[mode]:
         part.requires_grad_(True)
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _set_mode(network: MultiExitNetwork, mode: Mode) -> None:
-    """Train mode for what is trained. A frozen backbone stays in eval mode: its batch-norm statistics stand."""
-    network.train()
-    if mode == "exits":
-        network.backbone.eval()
 
 
 def _make_optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:

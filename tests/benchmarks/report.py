@@ -88,7 +88,9 @@ def lay_out(network: MultiExitNetwork, layout: str) -> MultiExitNetwork:
     return network.to(memory_format=LAYOUTS[layout])
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], *, repeats: int, at_least: float = 0.0) -> dict[str, Spread]:
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], *, repeats: int, at_least: float = 0.0, pause: float = 0.0
+) -> dict[str, Spread]:
     """Seconds of one call of each run, taken in turns: A B C A B C.
 
     Whatever else the machine does then hits all of them alike. A first round is not counted.
@@ -96,12 +98,14 @@ def interleaved(runs: Mapping[str, Callable[[], object]], *, repeats: int, at_le
     Args:
         runs: by name.
         repeats: rounds.
+        pause: seconds before each run.
         at_least: seconds; a run is called as often as it takes to fill them, and the mean of those calls counts.
     """
     calls = dict.fromkeys(runs, 1)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round in range(repeats + 1):
         for name, run in runs.items():
+            time.sleep(pause)
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run()

@@ -46,6 +46,8 @@ from study.training import Trainer, autocast, pick_device
 
 MODES: tuple[Mode, ...] = ("original", "exits", "joint")
 CLASSES = 10
+PREFETCH_SECONDS = 1.0
+"""The workers of a DataLoader go on for a while after its last batch was taken."""
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -124,6 +126,7 @@ class Conventional:
 
 def bare_loop(trainer: Trainer, images: Tensor, labels: Tensor, batches: int) -> None:
     """Forward, backward, update: what no loop can do without."""
+    trainer.set_mode()
     for _ in range(batches):
         with autocast(images.device, trainer.settings.precision):
             loss = training_loss(trainer.network, images, labels, trainer.settings)
@@ -181,12 +184,14 @@ def main() -> None:
         )
         trainer = Trainer(network.to(device), training, info)
         on_device = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
-        floats = torch.randn(options.batch_size, 3, size, size, device=device).contiguous(memory_format=trainer.layout)
+        floats = torch.randn(options.batch_size, 3, size, size, device=device).contiguous(
+            memory_format=torch.channels_last
+        )
         target = on_device[1][: options.batch_size]
         runs[f"{mode}, bare"] = partial(bare_loop, trainer, floats, target, options.batches)
         runs[f"{mode}, program"] = partial(trainer.run_epoch, *on_device, 1)
         runs[f"{mode}, conventional"] = partial(conventional.run, options.batches)
-    seconds = interleaved(runs, repeats=options.repeats)
+    seconds = interleaved(runs, repeats=options.repeats, pause=PREFETCH_SECONDS)
     rows = []
     for mode in options.modes:
         bare, program, usual = (seconds[f"{mode}, {loop}"] for loop in ("bare", "program", "conventional"))
