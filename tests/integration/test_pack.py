@@ -55,7 +55,9 @@ def test_its_tables_are_those_of_the_rounded_logits(finished_study: Path, packed
     assert exits["cumulative_flops_published"].notna().all()
 
 
-@pytest.mark.parametrize("command", ["front", "front --exact", "compare", "status"])
+@pytest.mark.parametrize(
+    "command", ["front", "front --exact --set operating_points.policy=predictive", "compare", "status"]
+)
 def test_commands_that_read_a_study_read_a_pack(packed: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     name, *options = command.split()
     capsys.readouterr()
