@@ -201,17 +201,16 @@ def add_front(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute the exact front of all betas and start layers from the stored traces, on validation",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="beside --exact: another space, as --set operating_points.policy=hierarchical",
-    )
-    parser.add_argument("--data", metavar="NAME", help="of a study of several data sets: the front of this one")
+    _add_stored_space(parser, "beside --exact: another space, as --set operating_points.policy=hierarchical")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
+
+
+def _add_stored_space(parser: argparse.ArgumentParser, text: str) -> None:
+    """Which networks of a run folder, in which space."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    parser.add_argument("--data", metavar="NAME", help="of a study of several data sets: this one")
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -225,14 +224,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         help="accuracy that may be lost against the network without exits, on validation (default: 0 0.005 0.01 0.02)",
     )
     parser.add_argument("--objective", default="flops", choices=("flops", "energy"), help="what is to be least")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another space, as --set operating_points.statistic=mean_max",
-    )
-    parser.add_argument("--data", metavar="NAME", help="of a study of several data sets: the networks of this one")
+    _add_stored_space(parser, "another space, as --set operating_points.statistic=mean_max")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all rows as .csv or .parquet")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
