@@ -27,7 +27,7 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
         ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, and in ``joint`` both.
     """
     if not settings.trains_heads:
-        return _cross_entropy(network.classify(images), labels, settings)
+        return _cross_entropies(network.classify(images)[None], labels, settings)[0]
     joint = settings.mode == "joint"
     state: tuple[Tensor, ...] = (images,)
     features: list[Tensor] = []
@@ -39,30 +39,34 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
         if joint or settings.distillation:
             classified = network.classifier(state)
     teacher = _softened(classified.detach(), settings) if classified is not None and settings.distillation else None
-    losses: list[Tensor] = []
-    for exit, feature in enumerate(features, start=1):
-        if joint and settings.exit_gradient != 1:
-            feature = _ScaledGradient.apply(feature, settings.exit_gradient)
-        logits = network.heads(feature, exit)
-        loss = _cross_entropy(logits, labels, settings)
-        if teacher is not None:
-            # KL(teacher || exit), times the square of the temperature: its gradients then match those of the labels.
-            apart = F.kl_div(_softened(logits, settings), teacher, reduction="batchmean", log_target=True)
-            loss = (1 - settings.distillation) * loss + settings.distillation * settings.temperature**2 * apart
-        weight = settings.exit_loss_base + settings.exit_loss_slope * exit / network.exit_count
-        losses.append(weight * loss)
+    if joint and settings.exit_gradient != 1:
+        features = [_ScaledGradient.apply(feature, settings.exit_gradient) for feature in features]
+    logits = torch.stack([network.heads(feature, exit) for exit, feature in enumerate(features, start=1)])
+    losses = _cross_entropies(logits, labels, settings)
+    if teacher is not None:
+        # KL(teacher || exit), times the square of the temperature: its gradients then match those of the labels.
+        apart = F.kl_div(_softened(logits, settings), teacher.expand_as(logits), reduction="none", log_target=True)
+        distances = settings.temperature**2 * apart.sum(dim=2).mean(dim=1)
+        losses = losses.lerp(distances, settings.distillation)
+    places = torch.arange(1, network.exit_count + 1, device=losses.device) / network.exit_count
+    loss = ((settings.exit_loss_base + settings.exit_loss_slope * places) * losses).sum()
     if joint:
         assert classified is not None
-        losses.append(_cross_entropy(classified, labels, settings))
-    return torch.stack(losses).sum()
+        loss = loss + _cross_entropies(classified[None], labels, settings)[0]
+    return loss
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
-    return F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+def _cross_entropies(logits: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
+    """``[E]`` of logits ``[E, B, C]``: all exits in one go, which a GPU is asked for at once."""
+    exits, images, _ = logits.shape
+    each = F.cross_entropy(
+        logits.float().flatten(0, 1), labels.repeat(exits), label_smoothing=settings.label_smoothing, reduction="none"
+    )
+    return each.reshape(exits, images).mean(dim=1)
 
 
 def _softened(logits: Tensor, settings: TrainingSettings) -> Tensor:
-    return F.log_softmax(logits.float() / settings.temperature, dim=1)
+    return F.log_softmax(logits.float() / settings.temperature, dim=-1)
 
 
 class _ScaledGradient(torch.autograd.Function):

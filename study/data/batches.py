@@ -42,16 +42,17 @@ def augment(images: Tensor, info: DataInfo, generator: torch.Generator) -> Tenso
     crops on every device.
     """
     batch, channels, height, width = images.shape
-    padding = info.crop_padding
-    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator)
-    rows = offsets[0] + torch.arange(height)
-    columns = torch.arange(width).expand(batch, width)
+    padding, device = info.crop_padding, images.device
+    # Only what is random travels to the device: a few bytes an image.
+    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator).to(device, non_blocking=True)
+    rows = offsets[0] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(batch, width)
     if info.flip:
         mirrored = torch.rand((batch, 1), generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        columns = torch.where(mirrored.to(device, non_blocking=True), columns.flip(1), columns)
     columns = columns + offsets[1]
     # Crop and mirror are one gather over the flattened padded image.
     source = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).flatten(1)
-    source = source.to(images.device, non_blocking=True)[:, None].expand(-1, channels, -1)
+    source = source[:, None].expand(-1, channels, -1)
     padded: Tensor = functional.pad(images, (padding,) * 4)
     return padded.flatten(2).gather(2, source).reshape(images.shape)
