@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.cuda_graphs import GraphedBackward
 from study.data import DataInfo, Dataset, ImageSet, augment, normalize, place
 from study.errors import UserError
 from study.learning_curves import Epoch, best_epoch, outcome
@@ -114,6 +115,8 @@ class Trainer:
         # The faster layout on CPUs too: without it oneDNN reorders each map on its way into a convolution, and back.
         network.to(memory_format=torch.channels_last)
         self.optimizer = _make_optimizer(_trainable(network, settings.mode), settings)
+        self._can_capture = self.device.type == "cuda"
+        self._graph: GraphedBackward | None = None
 
     def set_mode(self) -> None:
         """Train mode for what is trained. A frozen backbone stays in eval mode: its batch-norm statistics stand."""
@@ -149,15 +152,28 @@ class Trainer:
                 continue
             self._set_rate(epoch - 1 + number / len(starts))
             pixels = augment(images[chosen].to(self.device, non_blocking=True), self.info, generator)
-            with autocast(self.device, self.settings.precision):
-                target = labels[chosen.to(labels.device)]
-                loss = training_loss(self.network, normalize(pixels, self.info), target, self.settings)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self._backward(normalize(pixels, self.info), labels[chosen.to(labels.device)])
             self.optimizer.step()
             total += loss.detach() * len(chosen)
             seen += len(chosen)
         return float(total) / max(seen, 1)
+
+    def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave the gradients of a batch in the parameters; returns its loss."""
+        if self._can_capture and len(labels) == self.settings.batch_size:
+            try:
+                self._graph = self._graph or GraphedBackward(self._loss, self.network, images, labels)
+                return self._graph(images, labels)
+            except RuntimeError:  # a backbone of the user's that asks the host
+                self._can_capture = False
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(images, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self.device, self.settings.precision):
+            return training_loss(self.network, images, labels, self.settings)
 
     def _set_rate(self, epochs_done: float) -> None:
         rate = self.settings.learning_rate * schedule_factor(self.settings, epochs_done)

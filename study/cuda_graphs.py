@@ -1,0 +1,70 @@
+"""Forward and backward pass as one CUDA graph.
+
+A network with twenty exit heads runs thousands of small kernels a step; asking for each from Python takes longer than
+the kernels do. A graph asks for all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+_WARM_UP_STEPS = 3
+"""Libraries choose their algorithms and allocate their workspaces before the capture."""
+
+
+class GraphedBackward:
+    """The gradients of a loss, captured once and replayed for other batches of the same shape.
+
+    Args:
+        loss_of: the loss of a batch, from tensors of the shapes of ``images`` and ``labels``; must not ask the host.
+        module: what it runs, in the mode that it is to run in; its weights must stay where they are in memory.
+        images, labels: a batch, on the device.
+
+    Raises:
+        RuntimeError: an operation cannot be captured.
+    """
+
+    def __init__(
+        self, loss_of: Callable[[Tensor, Tensor], Tensor], module: nn.Module, images: Tensor, labels: Tensor
+    ) -> None:
+        self.images, self.labels = images.clone(), labels.clone()
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        try:
+            self._warm_up(loss_of)
+            self.graph = torch.cuda.CUDAGraph()
+            _forget_gradients(self.parameters)  # the capture then makes its own, which every replay overwrites
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.loss = loss_of(self.images, self.labels)
+                self.loss.backward()  # type: ignore[no-untyped-call]
+            self.gradients = [parameter.grad for parameter in self.parameters]
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:  # batch-norm statistics count each batch once
+                    buffer.copy_(before)
+
+    def _warm_up(self, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_STEPS):
+                _forget_gradients(self.parameters)
+                loss_of(self.images, self.labels).backward()  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave the gradients of a batch in the parameters; returns its loss, which the next call overwrites."""
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.graph.replay()
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.loss
+
+
+def _forget_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
