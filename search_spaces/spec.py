@@ -153,6 +153,7 @@ class TrainingSpec(_Section):
     schedule: Name = _one("cosine")
     warmup_epochs: Number = _one(0.0)
     label_smoothing: Number = _one(0.0)
+    ema_decay: Number = _one(0.0)
 
 
 class BackbonesSpec(TrainingSpec):

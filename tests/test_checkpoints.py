@@ -87,11 +87,19 @@ def test_a_checkpoint_says_what_made_it(tmp_path, network):
     store(tmp_path, network)
     raw = json.loads(next((tmp_path / "best").glob("checkpoint-*.json")).read_text())
     assert raw["network"]["backbone"] == "vgg11" and raw["network"]["head"]["codewords"] == 4
-    assert raw["training"] == asdict(TRAINING)
+    assert raw["training"] == {name: value for name, value in asdict(TRAINING).items() if name != "ema_decay"}
     assert raw["data"]["digest"] == "d1ge5t" and raw["data"]["class_names"] == ["zero", "one", "two"]
     assert raw["data"]["mean"] == [0.1] and raw["data"]["settings"]["limit"] == 200
     assert {"predictive-exit", "torch", "torchvision", "numpy", "python", "machine"} <= raw["versions"].keys()
     assert raw["versions"]["torch"] == torch.__version__.partition("+")[0] and raw["format_version"] == 1
+
+
+def test_a_setting_of_a_later_version_stands_in_a_checkpoint_only_where_it_changes_something(tmp_path, network):
+    averaged = replace(TRAINING, ema_decay=0.9)
+    assert averaged.to_plain() == asdict(averaged)
+    for training in (TRAINING, averaged):
+        store(tmp_path / str(training.ema_decay), network, training=training)
+        assert read_description(tmp_path / str(training.ema_decay) / "best").training == training
 
 
 def test_best_stays_until_something_is_better(tmp_path, network):
