@@ -153,6 +153,7 @@ class TrainingSpec(_Section):
     schedule: Name = _one("cosine")
     warmup_epochs: Number = _one(0.0)
     label_smoothing: Number = _one(0.0)
+    ema_decay: Number = _one(0.0)
 
 
 class BackbonesSpec(TrainingSpec):
@@ -167,7 +168,7 @@ class BackbonesSpec(TrainingSpec):
 class ExitsSpec(TrainingSpec):
     """Phase 1b: exit heads on the best backbones, ranked by the mean validation accuracy over exits."""
 
-    mode: Literal["exits", "joint"] = "exits"
+    mode: Name = _one("exits")
     parents: Count = 1
     head: Name = _one("bof")
     codewords: Integer = _one(64)
@@ -179,6 +180,15 @@ class ExitsSpec(TrainingSpec):
     exit_gradient: Number = _one(1.0)
     distillation: Number = _one(0.0)
     temperature: Number = _one(3.0)
+
+    @field_validator("mode")
+    @classmethod
+    def _trains_heads(cls, mode: Choice) -> Choice:
+        """Checked here: a name that is resolved later could be a mode of the other half."""
+        for name in mode.values:
+            if name not in ("exits", "joint"):
+                raise ValueError(f"expected exits, joint or a list of both, got {short(name)!r}")
+        return mode
 
 
 Objective = Literal["accuracy", "flops", "bitops", "energy", "latency_mean", "latency_p50", "latency_p99"]

@@ -135,7 +135,7 @@ def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: 
         {
             "format": FORMAT_VERSION,
             "network": asdict(network),
-            "training": asdict(training),
+            "training": training.to_plain(),
             "data": data_digest,
             "parent": parent,
         }
@@ -171,7 +171,7 @@ def save(
     description = {
         "format_version": FORMAT_VERSION,
         "network": asdict(settings),
-        "training": asdict(training),
+        "training": training.to_plain(),
         "data": asdict(info),
         "history": history_to_json(state.history),
         "parent": parent,

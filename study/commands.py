@@ -68,6 +68,7 @@ def train(options: argparse.Namespace) -> None:
         schedule=options.schedule,
         schedule_epochs=1 if constant else options.epochs,
         warmup_epochs=options.warmup_epochs,
+        ema_decay=options.ema_decay,
         patience=options.patience,
         precision=options.precision,
         seed=data.seed,

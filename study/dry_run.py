@@ -21,6 +21,7 @@ from study.phases.training import plan_trials
 from study.phases.tuning import device_of
 from study.planned import planned_trials
 from study.preflight import check, check_deadlines
+from study.recipes import Mode
 from study.run import Surroundings
 from study.run_folder import read_study_file, refuse_other_images, refuse_other_study
 from study.status import outline_lines, trial_statuses
@@ -38,7 +39,7 @@ def show_dry_run(spec: StudySpec, where: Surroundings, *, extend: bool, as_json:
     """Check a study as ``run`` would, and print what it would train and about how long that takes.
 
     Epochs that were trained tell how long others take; where there are none, the largest network of each half of phase
-    1 is trained for a few batches on this machine, and the others are reckoned by their FLOPs.
+    1, in each mode, is trained for a few batches on this machine, and the others are reckoned by their FLOPs.
 
     Raises:
         UserError: as ``run``.
@@ -109,21 +110,23 @@ def _varies(key: str, plans: Sequence[TrialPlan]) -> bool:
 
 
 def _seconds_per_epoch(plans: Sequence[TrialPlan], dataset: Dataset, spec: StudySpec) -> float:
-    """Of the mean trial: the largest network is timed, the others cost as their FLOPs."""
+    """Of the mean trial: in each mode the largest network is timed, the others cost as their FLOPs."""
     flops = {
         plan.network: float(count_work(new_network(plan.network, dataset.info, 0)).segment_flops.sum())
         for plan in plans
     }
-    largest = max(plans, key=lambda plan: flops[plan.network])
+    largest: dict[Mode, TrialPlan] = {}
+    for plan in sorted(plans, key=lambda plan: flops[plan.network]):
+        largest[plan.training.mode] = plan
     device = device_of(spec.resources)
     device = pick_device(device.type) if device.type == "cpu" or torch.cuda.is_available() else pick_device("cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
     try:
-        seconds = _probe(largest, dataset, device)
+        rates = {mode: _probe(plan, dataset, device) / flops[plan.network] for mode, plan in largest.items()}
     finally:
         torch.set_num_threads(threads)
-    return seconds * float(np.mean([flops[plan.network] for plan in plans])) / flops[largest.network]
+    return float(np.mean([rates[plan.training.mode] * flops[plan.network] for plan in plans]))
 
 
 def _probe(plan: TrialPlan, dataset: Dataset, device: torch.device) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -29,8 +29,12 @@ _POSITIVE = {
     "exit_gradient": False,
     "distillation": False,
     "temperature": True,
+    "ema_decay": False,
 }
 """Numbers that must be above 0, or at least 0."""
+_BELOW_ONE = ("momentum", "label_smoothing", "ema_decay")
+_LATER = {"ema_decay": 0.0}
+"""Settings that came when there were run folders already, and what was done before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,7 @@ class TrainingSettings:
         distillation: share of an exit's loss that compares it with the classifier's softened probabilities instead of
             the label (Zhang et al., "Be Your Own Teacher", ICCV 2019, equation 2).
         temperature: by which both logits are divided then.
+        ema_decay: of an exponential moving average of the weights, which then is what is validated and kept; 0: none.
         patience: stop after so many epochs without a better validation score; None: never.
         precision: ``bf16`` is autocast with fp32 weights; ``auto`` takes it where the device has fast bf16 kernels.
     """
@@ -68,6 +73,7 @@ class TrainingSettings:
     exit_gradient: float = 1.0
     distillation: float = 0.0
     temperature: float = 3.0
+    ema_decay: float = 0.0
     patience: int | None = None
     precision: Precision = "auto"
     seed: int = 0
@@ -81,8 +87,9 @@ class TrainingSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
                 raise UserError(f"training setting {name} is {value}, but must be {'above 0' if positive else '>= 0'}")
-        if not (self.momentum < 1 and self.label_smoothing < 1):
-            raise UserError("training settings momentum and label_smoothing must be below 1")
+        for name in _BELOW_ONE:
+            if getattr(self, name) >= 1:
+                raise UserError(f"training setting {name} is {getattr(self, name)}, but must be below 1")
         if self.distillation > 1:
             raise UserError(f"training setting distillation is {self.distillation}, but is a share: at most 1")
 
@@ -90,6 +97,11 @@ class TrainingSettings:
     def trains_heads(self) -> bool:
         """Whether the heads run in training."""
         return self.mode in ("exits", "joint")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, for names and files; without later settings that change nothing, so that names and files of
+        earlier versions stay what they were."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
 
 def schedule_factor(settings: TrainingSettings, epochs_done: float) -> float:

@@ -8,9 +8,10 @@ one, on CPU bit for bit.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.averaging import LIVE, WeightAverage
 from study.cuda_graphs import GraphedBackward
 from study.data import DataInfo, Dataset, ImageSet, augment, normalize, place
 from study.errors import UserError
@@ -35,7 +37,7 @@ class TrainingState:
 
     history: tuple[Epoch, ...]
     optimizer: dict[str, Tensor]
-    """Optimizer tensors, keyed ``<parameter index>.<name>``."""
+    """Optimizer tensors, keyed ``<parameter index>.<name>``; beside averaged weights the live ones, ``live.<name>``."""
 
     @property
     def is_best(self) -> bool:
@@ -69,7 +71,7 @@ def train(
     trainer = Trainer(network, settings, dataset.info)
     history = resume.history if resume else ()
     if resume:
-        _load_optimizer(trainer.optimizer, resume.optimizer)
+        trainer.load_state(resume.optimizer)
     images, labels = place(dataset.train.images, device), torch.from_numpy(dataset.train.labels).to(device)
     while outcome(history, epochs=epochs, patience=settings.patience) == "running":
         epoch = len(history) + 1
@@ -88,7 +90,7 @@ def train(
             seconds=time.perf_counter() - started,
         )
         history = (*history, row)
-        on_epoch(TrainingState(history, _optimizer_tensors(trainer.optimizer)))
+        on_epoch(TrainingState(history, trainer.state()))
     return history
 
 
@@ -102,6 +104,8 @@ def _score(validation: SplitResult, train_loss: float, mode: Mode) -> float:
 
 class Trainer:
     """The inner loop: batches, augmentation, loss, update.
+
+    Between epochs the network holds the average of its weights, where one is taken.
 
     Args:
         network: on its device; its weights are moved to the layout ``channels_last``.
@@ -117,6 +121,16 @@ class Trainer:
         self.optimizer = _make_optimizer(_trainable(network, settings.mode), settings)
         self._can_capture = self.device.type == "cuda"
         self._graph: GraphedBackward | None = None
+        self.average = WeightAverage(_moving(network, settings.mode) if settings.ema_decay else {}, settings.ema_decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside the network's own tensors."""
+        return {**_optimizer_tensors(self.optimizer), **self.average.state()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of :meth:`state`."""
+        _load_optimizer(self.optimizer, {name: value for name, value in tensors.items() if not name.startswith(LIVE)})
+        self.average.load_state(tensors)
 
     def set_mode(self) -> None:
         """Train mode for what is trained. A frozen backbone stays in eval mode: its batch-norm statistics stand."""
@@ -139,7 +153,8 @@ class Trainer:
         seed = epoch_seed(self.settings.seed, epoch)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)  # of random layers, should a backbone have any
-            return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
+            with self.average.live():
+                return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
 
     def _run_batches(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> float:
         order = torch.randperm(len(images), generator=generator).to(images.device)
@@ -154,6 +169,7 @@ class Trainer:
             pixels = augment(images[chosen].to(self.device, non_blocking=True), self.info, generator)
             loss = self._backward(normalize(pixels, self.info), labels[chosen.to(labels.device)])
             self.optimizer.step()
+            self.average.update((epoch - 1) * len(starts) + number + 1)
             total += loss.detach() * len(chosen)
             seen += len(chosen)
         return float(total) / max(seen, 1)
@@ -251,18 +267,26 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+_TRAINED: dict[Mode, tuple[str, ...]] = {
+    "normal": ("backbone.",),
+    "original": ("backbone.",),
+    "exits": ("heads.",),
+    "joint": ("backbone.", "heads."),
+}
+"""How the names of what a mode trains begin."""
+
+
 def _trainable(network: MultiExitNetwork, mode: Mode) -> list[nn.Parameter]:
     """The parameters that a mode trains; all others are frozen."""
-    parts: dict[Mode, tuple[nn.Module, ...]] = {
-        "normal": (network.backbone,),
-        "original": (network.backbone,),
-        "exits": (network.heads,),
-        "joint": (network.backbone, network.heads),
-    }
-    network.requires_grad_(False)
-    for part in parts[mode]:
-        part.requires_grad_(True)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(_TRAINED[mode]))
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _moving(network: MultiExitNetwork, mode: Mode) -> dict[str, Tensor]:
+    """Parameters and batch-norm statistics of what a mode trains, by name; without the counters of batches."""
+    named = itertools.chain(network.named_parameters(), network.named_buffers())
+    return {name: value for name, value in named if name.startswith(_TRAINED[mode]) and value.is_floating_point()}
 
 
 def _make_optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:

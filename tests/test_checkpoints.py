@@ -23,6 +23,7 @@ from study.phases.training import plan_trials
 from study.recipes import TrainingSettings
 from study.storage import DamagedError, publish
 from study.training import TrainingState
+from study.trials import TrialPlan
 
 GREY = {"channels": 1, "mean": (0.1,), "std": (0.9,), "settings": {"name": "digits", "limit": 200}}
 INFO = DataInfo(
@@ -86,11 +87,19 @@ def test_a_checkpoint_says_what_made_it(tmp_path, network):
     store(tmp_path, network)
     raw = json.loads(next((tmp_path / "best").glob("checkpoint-*.json")).read_text())
     assert raw["network"]["backbone"] == "vgg11" and raw["network"]["head"]["codewords"] == 4
-    assert raw["training"] == asdict(TRAINING)
+    assert raw["training"] == {name: value for name, value in asdict(TRAINING).items() if name != "ema_decay"}
     assert raw["data"]["digest"] == "d1ge5t" and raw["data"]["class_names"] == ["zero", "one", "two"]
     assert raw["data"]["mean"] == [0.1] and raw["data"]["settings"]["limit"] == 200
     assert {"predictive-exit", "torch", "torchvision", "numpy", "python", "machine"} <= raw["versions"].keys()
     assert raw["versions"]["torch"] == torch.__version__.partition("+")[0] and raw["format_version"] == 1
+
+
+def test_a_setting_of_a_later_version_stands_in_a_checkpoint_only_where_it_changes_something(tmp_path, network):
+    averaged = replace(TRAINING, ema_decay=0.9)
+    assert averaged.to_plain() == asdict(averaged)
+    for training in (TRAINING, averaged):
+        store(tmp_path / str(training.ema_decay), network, training=training)
+        assert read_description(tmp_path / str(training.ema_decay) / "best").training == training
 
 
 def test_best_stays_until_something_is_better(tmp_path, network):
@@ -175,6 +184,37 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
     changes += [{"training": training} for training in trainings] + [{"network": network} for network in networks]
     names = [trial_id(**{**whole, **changed}) for changed in changes]
     assert len(set(names)) == len(names) == 4 + len(fields(TRAINING)) + 7
+
+
+SEARCH = """
+name: x
+backbones: {trials: 3, width: [0.25, 0.5], optimizer: [adam, sgd], learning_rate: {low: 0.001, high: 0.1, log: true}}
+exits: {trials: 3, head: [bof, linear], codewords: {low: 4, high: 64}, weight_decay: {low: 0, high: 0.1}, mode: MODE}
+"""
+
+
+def drawn(phase: str, mode: str) -> list[TrialPlan]:
+    spec = parse_space(SEARCH.replace("MODE", mode), "x")
+    return plan_trials(spec, phase, "d1ge5t", backbone=NETWORK, parent="mother@1234")
+
+
+def test_trials_have_the_names_that_earlier_versions_gave_them():
+    """A run folder is found again only by what is drawn and by its name: a new setting must change neither."""
+    assert trial_id(NETWORK, TRAINING, "d1ge5t", "mother@1234") == "dab0132bf39d"
+    names = {
+        ("backbones", "exits"): ["72b2c0c98a9d", "393b95d505e4", "e2fb0f8f67bb"],
+        ("exits", "exits"): ["6d56de7c6ac9", "1dfdb82dae51", "f6ef61783d5d"],
+        ("exits", "joint"): ["99820fb76aca", "cffc0ea5f8c3", "1cfe570263c8"],
+    }
+    for (phase, mode), expected in names.items():
+        assert [plan.trial_id for plan in drawn(phase, mode)] == expected
+
+
+def test_the_mode_of_the_heads_can_be_searched():
+    modes = {plan.training.mode for plan in drawn("exits", "[exits, joint]")}
+    assert modes == {"exits", "joint"}
+    plans = drawn("exits", "[joint]")
+    assert [plan.trial_id for plan in plans] == [plan.trial_id for plan in drawn("exits", "joint")]
 
 
 @pytest.mark.parametrize("phase", ["backbones", "exits"])

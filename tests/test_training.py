@@ -17,7 +17,7 @@ from study.networks import (
     NetworkSettings,
 )
 from study.recipes import TrainingSettings, epoch_seed, schedule_factor
-from study.training import TrainingState, evaluate_split, train
+from study.training import Trainer, TrainingState, evaluate_split, train
 
 GREY = {"channels": 1, "mean": (0.5,), "std": (0.3,), "settings": {}}
 INFO = DataInfo(
@@ -61,14 +61,15 @@ def rows(history):
 
 @pytest.mark.parametrize("head", ["bof", "linear", "conv", "separable"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_exits_mode_leaves_every_value_of_the_backbone_alone(head, precision):
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_exits_mode_leaves_every_value_of_the_backbone_alone(head, precision, ema_decay):
     net = network(head)
     train(net, DATASET, settings("normal"), epochs=1)  # batch norm has statistics of its own now
     backbone, heads = tensors(net, "backbone."), tensors(net, "heads.")
     net.requires_grad_(True)
     asked = []
     net.heads.register_forward_pre_hook(lambda module, args: asked.append(args[0].requires_grad))
-    history = train(net, DATASET, settings("exits", precision=precision), epochs=2)
+    history = train(net, DATASET, settings("exits", precision=precision, ema_decay=ema_decay), epochs=2)
     assert same(backbone, tensors(net, "backbone."))
     still = [name for name, p in net.heads.named_parameters() if torch.equal(p, heads[f"heads.{name}"])]
     assert not still
@@ -96,11 +97,12 @@ def test_joint_mode_moves_both():
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("mode", ["normal", "exits", "joint"])
-def test_going_on_from_any_epoch_repeats_an_uninterrupted_run(optimizer, precision, mode):
-    chosen = settings(
-        mode, optimizer=optimizer, precision=precision, weight_decay=0.01, schedule="cosine", schedule_epochs=4
-    )
+@pytest.mark.parametrize(
+    ("mode", "ema_decay"), [("normal", 0.0), ("exits", 0.0), ("joint", 0.0), ("exits", 0.8), ("joint", 0.8)]
+)
+def test_going_on_from_any_epoch_repeats_an_uninterrupted_run(optimizer, precision, mode, ema_decay):
+    changed = {"weight_decay": 0.01, "schedule": "cosine", "schedule_epochs": 4, "ema_decay": ema_decay}
+    chosen = settings(mode, optimizer=optimizer, precision=precision, **changed)
     whole, saved = network("conv"), []
 
     def keep(state: TrainingState) -> None:
@@ -117,6 +119,52 @@ def test_going_on_from_any_epoch_repeats_an_uninterrupted_run(optimizer, precisi
         assert same(states[-1].optimizer, saved[-1][1])
         assert rows(states[-1].history) == rows(saved[-1][2])
     assert not same(saved[0][0], saved[-1][0])
+
+
+def moving(net) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in tensors(net, "").items() if value.is_floating_point()}
+
+
+@pytest.mark.parametrize("mode", ["normal", "original", "exits", "joint"])
+@pytest.mark.parametrize("decay", [0.1, 0.35, 0.9])
+def test_the_average_of_weights_is_that_of_a_plain_loop(mode, decay):
+    net, steps = network("conv"), []
+    trainer = Trainer(net, settings(mode, ema_decay=decay), INFO)
+    average = moving(net)
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(moving(net)))
+    images, labels = torch.from_numpy(DATASET.train.images), torch.from_numpy(DATASET.train.labels)
+    for epoch in (1, 2, 3):
+        trainer.run_epoch(images, labels, epoch)
+    assert len(steps) == 9
+    for step, live in enumerate(steps, start=1):
+        kept = min(decay, (1 + step) / (10 + step))
+        average = {name: kept * average[name] + (1 - kept) * value for name, value in live.items()}
+    torch.testing.assert_close(moving(net), average, rtol=1e-5, atol=1e-6)
+    assert not same(moving(net), steps[-1])
+
+
+@pytest.mark.parametrize(
+    ("mode", "parts"),
+    [
+        ("normal", {"backbone"}),
+        ("original", {"backbone"}),
+        ("exits", {"heads"}),
+        ("joint", {"backbone", "heads"}),
+    ],
+)
+def test_training_takes_no_notice_of_its_average(mode, parts):
+    plain, averaged, states = network("conv"), network("conv"), []
+    history = train(plain, DATASET, settings(mode), epochs=3, on_epoch=states.append)
+    rows = train(averaged, DATASET, settings(mode, ema_decay=0.9), epochs=3, on_epoch=states.append)
+    assert [row.train_loss for row in rows] == [row.train_loss for row in history]
+    optimizer = {name: value for name, value in states[-1].optimizer.items() if not name.startswith("live.")}
+    assert same(optimizer, states[2].optimizer), "without an average a checkpoint holds nothing else"
+    live = {name[5:]: value for name, value in states[-1].optimizer.items() if name.startswith("live.")}
+    assert {name.partition(".")[0] for name in live} == parts
+    assert same({**tensors(averaged, ""), **live}, tensors(plain, ""))
+    assert rows[-1].validation_loss != history[-1].validation_loss
+    found = evaluate_split(averaged, DATASET.validation, INFO, settings(mode), heads=mode in ("exits", "joint"))
+    assert rows[-1].validation_loss == found.loss, "what is scored is what the network holds"
 
 
 def test_seeds_decide_the_weights():
@@ -215,6 +263,7 @@ def test_evaluation_equals_a_plain_count():
 
 
 WRONG = [("mode", "frozen"), ("optimizer", "lion"), ("schedule", "step"), ("precision", "fp16"), ("batch_size", 0)]
+WRONG += [("ema_decay", 1.0), ("ema_decay", -0.1), ("ema_decay", math.nan), ("label_smoothing", 1.0)]
 WRONG += [("learning_rate", 0.0), ("learning_rate", math.nan), ("weight_decay", -1.0), ("momentum", 1.0)]
 
 

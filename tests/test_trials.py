@@ -106,9 +106,12 @@ def kill_when_publishing(trial, folder, monkeypatch, epoch: int, generation: str
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("mode", ["normal", "joint"])
-def test_killed_after_each_epoch_a_trial_ends_as_if_it_had_not_been(tmp_path, monkeypatch, optimizer, precision, mode):
-    trial = plan(mode, optimizer=optimizer, precision=precision, schedule="cosine", schedule_epochs=EPOCHS)
+@pytest.mark.parametrize(("mode", "ema_decay"), [("normal", 0.0), ("joint", 0.0), ("normal", 0.8), ("joint", 0.8)])
+def test_killed_after_each_epoch_a_trial_ends_as_if_it_had_not_been(
+    tmp_path, monkeypatch, optimizer, precision, mode, ema_decay
+):
+    changed = {"schedule": "cosine", "schedule_epochs": EPOCHS, "ema_decay": ema_decay}
+    trial = plan(mode, optimizer=optimizer, precision=precision, **changed)
     run(trial, tmp_path / "whole")
     for epoch in range(1, EPOCHS):
         with pytest.raises(Killed):

@@ -100,13 +100,13 @@ def _plan(
     section = spec.backbones if phase == "backbones" else spec.exits
     names = {field.name for field in fields(TrainingSettings)}
     training = TrainingSettings(
-        mode=section.mode,
         patience=section.patience,
         precision=section.precision,
         seed=spec.seed,
         # The horizon is the budget; a constant rate has none, so that such a trial can be extended.
         schedule_epochs=1 if settings["schedule"] == "constant" else section.epochs,
-        **{name: value for name, value in settings.items() if name in names},
+        # Of the exits, the mode is a choice; of the backbones it is one value.
+        **{name: value for name, value in {"mode": section.mode, **settings}.items() if name in names},
     )
     if phase == "backbones":
         network = NetworkSettings(backbone=settings["backbone"], width=settings["width"])

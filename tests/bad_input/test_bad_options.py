@@ -131,6 +131,7 @@ ONE_NETWORK = [
     bad("train-epochs-huge", "5,000 digits", ["train", "--epochs", "9" * 5000], "--epochs"),
     bad("train-rate", "no number", "train --learning-rate nan", "learning_rate", "nan"),
     bad("train-warmup", "no number", "train --warmup-epochs nan", "warmup_epochs", "nan"),
+    bad("train-average", "an average that never moves", "train --ema-decay 1", "ema_decay", "below 1"),
     bad("train-decay", "a negative decay", "train --weight-decay -1", "weight_decay", "-1"),
     bad("train-width", "no number", f"{TRAIN} --width nan", "width", "nan"),
     bad("train-width-huge", "10^9 channels", f"{TRAIN} --width 1e9", "width", "1000"),

@@ -195,6 +195,7 @@ VALUES = [
     ),
     study("width-zero", "a network without channels", "backbones: {backbone: vgg11, width: 0}", "width", "above 0"),
     study("codewords-huge", "10^15 codewords", "exits: {codewords: 1000000000000000}", "codewords", "1000000000000000"),
+    study("mode", "an unknown mode", "exits: {mode: bogus}", HERE, "exits.mode", "'bogus'", "joint"),
     study("head", "an unknown head", "exits: {head: mlp}", "head", "'mlp'", "bof"),
     backbones("batch-size-huge", "a batch of 10^30 images", f"batch_size: 1{'0' * 30}", "batch_size"),
     backbones("batch-size-zero", "a batch of no image", "batch_size: 0", "batch_size", "above 0"),

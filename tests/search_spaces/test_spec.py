@@ -31,7 +31,8 @@ def test_every_bundled_study_loads_and_survives_a_way_through_yaml():
 
 def test_a_name_is_a_whole_study():
     spec = parse_space("name: mine", "mine.yaml")
-    assert (spec.seed, spec.data.name, spec.backbones.mode, spec.exits.mode) == (0, "digits", "original", "exits")
+    assert (spec.seed, spec.data.name, spec.backbones.mode) == (0, "digits", "original")
+    assert spec.exits.mode == Choice(values=("exits",)) and spec.plain()["exits"]["mode"] == "exits"
     assert spec.operating_points.objectives == ["accuracy", "flops", "energy"]
     assert spec.operating_points.beta == "auto" and spec.operating_points.start_layer == "auto"
     assert spec.choices("backbones")["backbone"] == Choice(values=("vgg19",))
@@ -42,7 +43,7 @@ def test_all_forms_of_a_choice_survive_a_way_through_plain_values():
     text = """
     name: mine
     backbones: {learning_rate: {low: 1e-5, high: 0.1, log: true}, width: [0.25, 1], batch_size: 64, optimizer: sgd}
-    exits: {codewords: {low: 4, high: 64, log: true}, trials: grid, head: [bof, conv]}
+    exits: {codewords: {low: 4, high: 64, log: true}, trials: grid, head: [bof, conv], mode: [joint, exits]}
     operating_points: {beta: {low: 1, high: 30.5}, start_layer: [1, 4], placements: [[1, 3], [2]], policy: placed}
     """
     spec = parse_space(text, "mine.yaml")
@@ -97,6 +98,12 @@ MISTAKES = [
     ("name: x\nbackbones: {trials: 0}", "backbones.trials: expected a number of trials from 1"),
     ("name: x\nbackbones: {trials: many}", r"backbones\.trials.*many"),
     ("name: x\nbackbones: {mode: joint}", r"backbones\.mode: .*joint"),
+    ("name: x\nbackbones: {mode: [normal, original]}", r"backbones\.mode: .*normal"),
+    ("name: x\nexits: {mode: bogus}", r"exits\.mode: expected exits, joint or a list of both, got 'bogus'"),
+    ("name: x\nexits: {mode: [joint, original]}", r"exits\.mode: expected exits, joint .*'original'"),
+    ("name: x\nexits: {mode: [joint, joint]}", r"exits\.mode: .*twice"),
+    ("name: x\nexits: {mode: []}", r"exits\.mode: the list of choices is empty"),
+    ("name: x\nexits: {mode: {low: 1, high: 2}}", r"exits\.mode: names cannot form a range"),
     ("name: x\nbackbones: {scheduler: {kind: hyperband}}", r"backbones\.scheduler\.kind: .*hyperband"),
     ("name: x\nbackbones: {width: []}", r"backbones\.width: the list of choices is empty"),
     ("name: x\nbackbones: {width: [1, 1.0]}", r"backbones\.width: .*twice"),
