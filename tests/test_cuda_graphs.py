@@ -1,0 +1,55 @@
+"""Training by a captured graph, where there is a GPU to capture on."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from study.data import DataInfo
+from study.networks import HeadSettings, NetworkSettings, build_network
+from study.recipes import Mode, TrainingSettings
+from study.training import Trainer, pick_device
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+INFO = DataInfo(
+    name="synthetic",
+    image_size=32,
+    channels=3,
+    class_names=("a", "b", "c"),
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    flip=True,
+    crop_padding=4,
+    digest="",
+    settings={},
+)
+
+
+@pytest.mark.parametrize("mode", ["original", "exits", "joint"])
+@pytest.mark.parametrize("head", ["bof", "conv"])
+def test_a_graph_trains_as_the_plain_step_does(mode: Mode, head: str) -> None:
+    torch.manual_seed(0)
+    assert pick_device("cuda").type == "cuda"  # where fp32 is fp32, not TF32
+    settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind=head))  # type: ignore[arg-type]
+    network = build_network(settings, classes=3, image_size=32, channels=3).cuda()
+    training = TrainingSettings(
+        mode=mode, batch_size=16, precision="fp32", optimizer="sgd", learning_rate=0.01, distillation=0.3, ema_decay=0.9
+    )
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8).cuda()  # the last batch is a smaller one
+    labels = torch.randint(0, 3, (40,)).cuda()
+    trained = []
+    for captures in (False, True):
+        own = copy.deepcopy(network)
+        trainer = Trainer(own, training, INFO)
+        trainer._can_capture = captures
+        losses = [trainer.run_epoch(images, labels, 1)]
+        assert (trainer._graph is not None) == captures
+        assert trainer._can_capture == captures, "nothing here needs the host"
+        trained.append((losses, own.state_dict()))
+    (plain_losses, plain), (losses, graphed) = trained
+    assert losses == pytest.approx(plain_losses, rel=1e-3)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(graphed[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
