@@ -81,9 +81,14 @@ class Trace:
         return np.asarray(self.answers == self.labels[:, None], dtype=np.int8)
 
     @cached_property
+    def exit_accuracies(self) -> Floats:
+        """``[E+1]``, share of right answers of each exit and of the classifier on all samples."""
+        return np.asarray(self.right.mean(axis=0))
+
+    @cached_property
     def classic_accuracy(self) -> float:
         """Share of right answers of the network without exits."""
-        return float(self.right[:, -1].mean())
+        return float(self.exit_accuracies[-1])
 
     def decision_table(self, max_jump: int) -> DecisionTable:
         """The ratios of the paper's criterion and of an engine with ``max_jump`` steps; the widest one is kept."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from results.intervals import Bootstrap, wilson_interval
 from results.pareto import non_dominated
 from results.tables import SCHEMAS, rows_of
 from study.costs.profile import MEASURES
-from study.layer_statistics import exit_statistics
+from study.layer_statistics import exit_columns
 from study.phases.candidates import COLUMNS, Candidate, OperatingPoint
 from study.phases.course import point_of
 from study.phases.yardstick import Yardstick
@@ -91,8 +93,8 @@ def front_on_test(
         if len(resampled) == _AT_ONCE or len(rows) == len(front):
             _add_intervals(rows[-len(resampled) :], resampled)
             resampled.clear()
-        statistics = exit_statistics(trace, walk, point.candidate.costs)
-        exit_rows += _exit_rows(statistics, point.candidate, "test", point.statistic, stored["number"])
+        columns = exit_columns(trace, walk, point.candidate.costs)
+        exit_rows += _exit_rows(columns, point.candidate, "test", point.statistic, stored["number"])
     yardstick = Yardstick.of(objectives, candidates)
     volumes = {f"{split}hypervolume": yardstick.hypervolume(rows, prefix=split) for split in ("", "test_")}
     return [{**row, **volumes} for row in rows], exit_rows
@@ -133,16 +135,16 @@ def network_exit_rows(candidate: Candidate) -> list[dict[str, Any]]:
     rows = []
     for statistic in STATISTICS:
         trace = candidate.trace(statistic)
-        statistics = exit_statistics(trace, replay(trace, Classic()), candidate.costs)
-        statistics[["share_stopped", "accuracy_stopped"]] = np.nan
-        rows += _exit_rows(statistics, candidate, "validation", statistic, None)
+        columns = exit_columns(trace, replay(trace, Classic()), candidate.costs)
+        nobody = np.full(candidate.exit_count + 1, np.nan)
+        columns |= {"share_stopped": nobody, "accuracy_stopped": nobody}
+        rows += _exit_rows(columns, candidate, "validation", statistic, None)
     return rows
 
 
 def _exit_rows(
-    statistics: pd.DataFrame, candidate: Candidate, split: str, statistic: str, point: int | None
+    columns: Mapping[str, NDArray[Any]], candidate: Candidate, split: str, statistic: str, point: int | None
 ) -> list[dict[str, Any]]:
-    costs, work = candidate.costs, candidate.work
     known: Mapping[str, Any] = {
         "trial_id": candidate.trial_id,
         "point": point,
@@ -151,19 +153,31 @@ def _exit_rows(
         "split": split,
         "statistic": statistic,
     }
+    whole = {**columns, **_costs_of_cuts(candidate)}
+    values = zip(*(column.tolist() for column in whole.values()), strict=True)
+    return [{**{name: _or_none(value) for name, value in zip(whole, row, strict=True)}, **known} for row in values]
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _costs_of_cuts(candidate: Candidate) -> dict[str, NDArray[Any]]:
+    """What the network costs, cut at each exit, ``[E+1]`` each; as far as it is known."""
+    costs, work, found = candidate.costs, candidate.work, dict[str, NDArray[Any]]()
     if costs.holds("energy"):
-        statistics["cumulative_energy_joules"] = candidate.cut_energies
+        found["cumulative_energy_joules"] = candidate.cut_energies
     if costs.holds("seconds"):
-        statistics["cumulative_seconds"] = _of_cuts(*costs.parts("seconds")[:2])
+        found["cumulative_seconds"] = _of_cuts(*costs.parts("seconds")[:2])
     if costs.holds("bitops"):
-        statistics["cumulative_bitops"] = _of_cuts(*costs.parts("bitops")[:2])
+        found["cumulative_bitops"] = _of_cuts(*costs.parts("bitops")[:2])
     if candidate.published is not None:
-        statistics["cumulative_flops_published"] = _of_cuts(*candidate.published)
+        found["cumulative_flops_published"] = _of_cuts(*candidate.published)
     if work is not None and candidate.memory is not None:
-        statistics["parameters"] = work.parameters_at_exits
-        statistics["peak_activation_bytes"] = candidate.memory.maps_of_cuts()
-        statistics["memory_bytes"] = candidate.memory.of_cuts()
-    return [{**row, **known} for row in rows_of(statistics)]
+        found["parameters"] = np.asarray(work.parameters_at_exits)
+        found["peak_activation_bytes"] = np.asarray(candidate.memory.maps_of_cuts())
+        found["memory_bytes"] = np.asarray(candidate.memory.of_cuts())
+    return found
 
 
 def _of_cuts(segments: Floats, heads: Floats) -> Floats:
