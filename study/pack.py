@@ -36,8 +36,7 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
         reporter: told the search.
 
     Raises:
-        UserError: the destination is there already, the study is not finished, has several data sets, or searches what
-            cannot be replayed without its weights.
+        UserError: the destination is there already, the study is not finished, or has several data sets.
         TableError: a table is missing or damaged.
     """
     spec = stored_study(folder)
@@ -63,9 +62,6 @@ def _refuse(spec: StudySpec, folder: Location, destination: Path) -> None:
     check_writable(destination)
     if len(spec.data.names) > 1:
         raise UserError(f"pack: {folder} has several data sets; pack studies of one")
-    points = spec.operating_points
-    if points.dvfs.values != ("none",) or points.constraints.memory is not None:
-        raise UserError(f"pack: {folder} simulates frequencies or limits memory, which takes weights to replay")
 
 
 def search_again(folder: Path, reporter: Reporter) -> None:

@@ -1,7 +1,4 @@
-"""The candidates of a run folder, from its stored traces and profiles: no image is read.
-
-Weights are read only where memory, frequency rules or another device table ask what the network consists of.
-"""
+"""The candidates of a run folder, from its stored traces, profiles and tables: neither images nor weights are read."""
 
 from __future__ import annotations
 
@@ -12,19 +9,23 @@ import numpy as np
 import torch
 
 from results.locations import Location
-from results.tables import of_data, part_count, read_table
+from results.tables import empty_table, of_data, part_count, read_table
 from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
 from study.costs.device_models import load_device
 from study.costs.flops import NetworkWork, count_work
 from study.costs.measured_profile import read_profile
 from study.costs.profile import Costs
+from study.data.settings import DATASETS
 from study.errors import UserError
+from study.networks.heads import HeadSettings
+from study.networks.multi_exit import NetworkSettings, build_network
 from study.phases.candidates import Candidate
 from study.phases.pricing import MEASURED, check_one_source, with_frequencies
 from study.precisions import Precision
 from study.run_folder import STUDY_FILE, read_study_file
 from study.storage import safe_name
-from study.stored_traces import SplitLogits, StoredTrace, load_best, stored_traces
+from study.stored_traces import SplitLogits, StoredTrace, stored_traces
+from study.strict_json import from_fields, parse_json
 
 
 def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
@@ -78,7 +79,7 @@ def stored_candidates(folder: Location, points: OperatingPointsSpec, data: str |
                 "give `run` again, which computes it"
             )
         if needs_work and weights not in works:
-            works[weights] = _work(folder, weights)
+            works[weights] = _work(folder, study, splits["validation"])
         if same_costs:
             name = f"{weights.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
             costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
@@ -132,13 +133,33 @@ def _newest(
     return dict(sorted(found.items()))
 
 
-def _work(folder: Location, weights: str) -> NetworkWork:
-    if not (folder / "checkpoints" / safe_name(weights.partition("@")[0], "trial")).exists():
+def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork:
+    """What the network of a trace consists of, from the settings in the table ``trials``.
+
+    Raises:
+        UserError: they are not there, or are of no network that this program builds.
+    """
+    where = folder / "tables" / "trials"
+    trials = read_table(where.parent, "trials") if part_count(where.parent, "trials") else empty_table("trials")
+    rows = trials[trials["trial_id"] == trace.trial_id]
+    if rows.empty:
         raise UserError(
-            f"{folder}: memory, frequency rules and another device table need the networks' checkpoints, which are not "
-            "there"
+            f"{where} does not tell what network {trace.trial_id} is, which memory and other costs depend on"
         )
-    return count_work(load_best(folder / "checkpoints", weights, torch.device("cpu"))[0])
+    facts = DATASETS[str(rows["data"].iloc[0])]
+    try:
+        raw = parse_json(rows["settings"].iloc[0])["network"]
+        settings = from_fields(NetworkSettings, {**raw, "head": from_fields(HeadSettings, raw["head"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: the settings of {trace.trial_id} are of no network: {error}") from None
+    with torch.device("meta"):  # shapes suffice
+        network = build_network(
+            settings,
+            classes=trace.read().logits.shape[2],
+            image_size=study.data.image_size or facts.image_size,
+            channels=study.data.channels or facts.channels,
+        )
+    return count_work(network)
 
 
 def _stored_costs(path: Location, *, measured: bool) -> Costs:

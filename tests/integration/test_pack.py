@@ -56,7 +56,15 @@ def test_its_tables_are_those_of_the_rounded_logits(finished_study: Path, packed
 
 
 @pytest.mark.parametrize(
-    "command", ["front", "front --exact --set operating_points.policy=predictive", "compare", "status"]
+    "command",
+    [
+        "front",
+        "front --exact --set operating_points.policy=predictive",
+        "front --exact --set operating_points.policy=predictive --set operating_points.constraints.memory=1e9",
+        "compare",
+        "compare --set operating_points.costs=jetson-tx2 --set operating_points.dvfs=[none,paper]",
+        "status",
+    ],
 )
 def test_commands_that_read_a_study_read_a_pack(packed: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     name, *options = command.split()

@@ -213,20 +213,20 @@ def refused(command: str, capsys) -> str:
     return lines[0]
 
 
-def test_memory_and_frequency_rules_need_the_checkpoints(tmp_path, capsys):
+def test_memory_and_frequency_rules_need_to_know_the_network(tmp_path, capsys):
     folder = run_folder(tmp_path / "run", ONE)
     for change in ("constraints={memory:1e6}", "dvfs=paper"):
-        with pytest.raises(UserError, match="checkpoints, which are not"):
+        with pytest.raises(UserError, match="does not tell what network"):
             key, _, value = change.partition("=")
             changes = [(f"operating_points.{key}", {"memory": 1e6} if key == "constraints" else value)]
             if key == "dvfs":
                 changes.append(("operating_points.costs", "jetson-tx2"))
             stored_candidates(folder, stored_study(folder, changes).operating_points)
-    assert "checkpoints" in refused(f"front {folder} --exact --set operating_points.constraints.memory=1e6", capsys)
+    assert "does not tell" in refused(f"front {folder} --exact --set operating_points.constraints.memory=1e6", capsys)
 
 
-@pytest.mark.usefixtures("with_checkpoints")
-def test_a_limit_on_memory_is_kept_where_there_are_checkpoints(tmp_path, capsys):
+@pytest.mark.usefixtures("with_networks")
+def test_a_limit_on_memory_is_kept_where_the_networks_are_known(tmp_path, capsys):
     folder = run_folder(tmp_path / "run", ONE)
     limit = "--set operating_points.constraints.memory=4600"
     printed = exact_json(folder, capsys, *limit.split())
@@ -365,19 +365,19 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED)
-def test_a_space_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, with_checkpoints, options, message):
+def test_a_space_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, with_networks, options, message):
     folder = run_folder(tmp_path / "run", [replace(one, costs=without_bitops(one)) for one in ONE])
-    with_checkpoints.chdir(tmp_path)
+    with_networks.chdir(tmp_path)
     before = files_of(tmp_path)
     assert message in refused(f"front {folder} --exact {options}", capsys)
     assert files_of(tmp_path) == before
 
 
 @pytest.fixture
-def with_checkpoints(monkeypatch):
+def with_networks(monkeypatch):
     """Run folders whose networks can be counted, without any."""
     works = {one.weights: with_work(one).work for one in FOUR}
-    monkeypatch.setattr(stored, "_work", lambda folder, weights: works[weights])
+    monkeypatch.setattr(stored, "_work", lambda folder, study, trace: works[trace.weights])
     return monkeypatch
 
 
@@ -385,7 +385,7 @@ def without_bitops(one: Candidate):
     return replace(one.costs, segment_bitops=None, head_bitops=None)
 
 
-@pytest.mark.usefixtures("with_checkpoints")
+@pytest.mark.usefixtures("with_networks")
 @pytest.mark.parametrize("change", ["costs=jetson-tx2", "costs=measured", "costs=jetson-tx2 dvfs=paper"])
 def test_costs_that_are_not_stored_are_not_passed_off_as_those_asked_for(tmp_path, capsys, change):
     """The profiles hold the study's own costs: another device's are priced anew, or refused."""
@@ -446,7 +446,7 @@ def test_a_search_of_a_larger_space_may_dominate(tmp_path, capsys):
     assert small["dominated_by_the_search"] == pytest.approx(beaten / len(small["front"]))
 
 
-@pytest.mark.usefixtures("with_checkpoints")
+@pytest.mark.usefixtures("with_networks")
 def test_points_that_break_a_constraint_and_other_networks_are_no_part_of_the_search(tmp_path, capsys):
     folder = run_folder(tmp_path / "run", ONE)
     point = {"state": "COMPLETE", "accuracy": 1.0, "flops": 0.0, "energy_joules": 0.0}
