@@ -69,7 +69,7 @@ def search_again(folder: Path, reporter: Reporter) -> None:
     spec = stored_study(folder)
     candidates = [
         replace(one, published=None if costs is None else costs.parts("flops")[:2])
-        for one in stored_candidates(folder, spec.operating_points)
+        for one in stored_candidates(folder, spec.operating_points, with_memory=True)
         for costs in [published_costs(folder, one)]
     ]
     tests = stored_test_logits(folder, candidates)

@@ -44,13 +44,16 @@ def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -
     return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
 
 
-def stored_candidates(folder: Location, points: OperatingPointsSpec, data: str | None = None) -> list[Candidate]:
+def stored_candidates(
+    folder: Location, points: OperatingPointsSpec, data: str | None = None, *, with_memory: bool = False
+) -> list[Candidate]:
     """The networks that phase 2 searched, or will search, at the precisions of a search space.
 
     Args:
         folder: run folder.
         points: of the folder's study, or changed; with another device table costs are modelled anew.
         data: the data set; may be left out where the study has one.
+        with_memory: know the memory of each even where the space does not ask for it.
 
     Raises:
         UserError: there is not one, or what belongs to one is missing or damaged. (While the study still runs, networks
@@ -68,7 +71,8 @@ def stored_candidates(folder: Location, points: OperatingPointsSpec, data: str |
     if points.costs == MEASURED and not same_costs:
         raise UserError("operating_points.costs: measured costs are those of a study: give `run` with another --name")
     works: dict[str, NetworkWork] = {}
-    needs_work = points.dvfs.values != ("none",) or points.constraints.memory is not None or not same_costs
+    rules, limit = points.dvfs.values != ("none",), points.constraints.memory is not None
+    needs_work = with_memory or rules or limit or not same_costs
     candidates = []
     for (weights, precision), splits in found.items():
         if missing := {"calibration", "validation"} - set(splits):
