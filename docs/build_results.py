@@ -1,0 +1,281 @@
+"""Write the figures of docs/results.md anew from the studies in results/reference.
+
+    python docs/build_results.py             # minutes: every policy on every network, with and without frequency rules
+    python docs/build_results.py --check     # changes nothing; exit code 1 and the names of what differs
+
+In the page, what stands between ``<!-- begin NAME STUDY ... -->`` and ``<!-- end -->`` is made by the function NAME
+from the study's tables and traces. Nothing there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.locations import location
+from results.tables import read_table, rows_of
+from study.comparison import Comparison, compare
+from study.phases.stored import published_costs, stored_candidates, stored_study, stored_test_logits
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+REFERENCE = ROOT / "results" / "reference"
+BLOCK = re.compile(r"(<!-- begin (?P<name>\w+) (?P<arguments>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+RULES = ("operating_points.costs", "jetson-tx2"), ("operating_points.dvfs", ["none", "paper", "deadline"])
+"""A device whose frequencies are known."""
+POINT = 0.01
+"""The drop of accuracy at which policies are shown in detail."""
+
+
+@cache
+def compared(study: str, *, rules: bool = False) -> Comparison:
+    """All policies on all networks of a study."""
+    folder = location(str(REFERENCE / study))
+    spec = stored_study(folder, RULES if rules else ()).operating_points
+    candidates = stored_candidates(folder, spec)
+    tests = stored_test_logits(folder, candidates)
+    if rules:  # frequency rules look at each image's whole walk, which takes long: of the best network alone
+        candidates = [one for one in candidates if one.trial_id == best_network(study)]
+    return compare(
+        spec,
+        candidates,
+        lambda one: tests[one.weights, one.precision],
+        published=lambda one: published_costs(folder, one),
+        rules=[str(rule) for rule in spec.dvfs.values if rule != "none"],
+    )
+
+
+def best_network(study: str) -> str:
+    """The network with the cheapest point, on validation, that loses at most one point."""
+    rows = compared(study).rows
+    rows = rows[(rows["drop"] == POINT) & (rows["precision"] == "fp32") & ~rows["contender"].str.contains("oracle")]
+    return str(rows.sort_values("flops_share")["trial_id"].iloc[0])
+
+
+def rows_of_best(study: str, precision: str, *, rules: bool = False) -> pd.DataFrame:
+    """What was compared on the best network."""
+    rows = compared(study, rules=rules).rows
+    return rows[(rows["trial_id"] == best_network(study)) & (rows["precision"] == precision)]
+
+
+def trials(study: str) -> str:
+    """What phase 1 trained, and how good it got on validation."""
+    table = read_table(REFERENCE / study / "tables", "trials")
+    curves = read_table(REFERENCE / study / "tables", "epochs")
+    rows = []
+    for row in rows_of(table):
+        settings = json.loads(row["settings"])
+        training, head = settings["training"], settings["network"]["head"]
+        curve = curves[(curves["trial_id"] == row["trial_id"]) & (curves["epoch"] == row["best_epoch"])]
+        exits = curve["exit_accuracies"].iloc[0]
+        heads = "" if row["phase"] == "backbones" else f"{row['head']}"
+        if row["head"] in ("conv", "separable"):
+            heads += f" {head['conv_channels']} x {head['conv_side']} x {head['conv_side']}"
+        both = row["phase"] == "exits"
+        rows.append(
+            {
+                "trial": row["trial_id"],
+                "trained": row["mode"],
+                "heads": heads,
+                "optimizer": f"{training['optimizer']} {training['learning_rate']:g}",
+                "weight decay": f"{training['weight_decay']:g}",
+                "loss of exit l": f"{training['exit_loss_base']:g} + {training['exit_loss_slope']:g} l / E"
+                if both
+                else "",
+                "distillation": f"{training['distillation']:g}" if both else "",
+                "epochs": row["epochs_done"],
+                "classifier": percent(row["classifier_accuracy"]),
+                **{f"exit {exit}": percent(exits[exit - 1]) if both else "" for exit in (2, 5, 8, 12)},
+                "minutes": f"{row['seconds'] / 60:.1f}",
+            }
+        )
+    return markdown(rows)
+
+
+def comparison(study: str, precision: str) -> str:
+    """The policies at equal accuracy on the best network."""
+    rows = []
+    for row in rows_of(rows_of_best(study, precision)):
+        rows.append(
+            {
+                "at most": f"{row['drop'] * 100:g}",
+                "policy": row["contender"],
+                "lost on test (95 %)": interval(row),
+                "FLOPs": percent(row["test_flops_share"]),
+                "published accounting": percent(row["test_flops_published_share"]),
+                "energy": percent(row["test_energy_share"]),
+                "heads run": f"{row['test_heads_run']:.1f}",
+                "engine right": percent(row.get("prediction_accuracy")),
+            }
+        )
+    return markdown(rows)
+
+
+def frequencies(study: str, precision: str) -> str:
+    """Energy with and without frequency rules, against the classic network at full speed."""
+    rows = rows_of_best(study, precision, rules=True)
+    shown = rows[rows["drop"].isin([0.0, POINT]) & ~rows["contender"].str.contains("oracle")]
+    return markdown(
+        {
+            "at most": f"{row['drop'] * 100:g}",
+            "policy": row["contender"],
+            "FLOPs": percent(row["test_flops_share"]),
+            "energy, full speed": percent(row["test_energy_share"]),
+            "`paper` rule": percent(row["test_energy_share_paper"]),
+            "`deadline` rule": percent(row["test_energy_share_deadline"]),
+        }
+        for row in rows_of(shown)
+    )
+
+
+def stops(study: str, precision: str) -> str:
+    """Where the images stop, at the points that lose at most one point."""
+    rows = rows_of_best(study, precision)
+    kept = list(rows_of(rows[(rows["drop"] == POINT) & (rows["contender"] != "static")]))
+    last = len(kept[0]["test_stopped"]) - 1
+    exits = [exit for exit in range(last + 1) if any(row["test_stopped"][exit] >= 5e-4 for row in kept)]
+    return markdown(
+        {
+            "policy": row["contender"],
+            **{
+                "classifier" if exit == last else f"exit {exit + 1}": percent(row["test_stopped"][exit])
+                for exit in exits
+            },
+        }
+        for row in kept
+    )
+
+
+def predictions(study: str, precision: str) -> str:
+    """How often the engine is right from each start layer, at the beta of the point that loses at most one point."""
+    found = compared(study).predictions
+    kept = found[
+        (found["trial_id"] == best_network(study)) & (found["precision"] == precision) & (found["drop"] == POINT)
+    ]
+    return markdown(
+        {
+            "start layer": f"{row['start_layer']:.0f}",
+            "right": percent(row["accuracy"]),
+            "predictions": f"{row['predictions']:,.0f}",
+        }
+        for row in rows_of(kept)
+    )
+
+
+def headline(*studies: str) -> str:
+    """What is saved at most one point of accuracy, beside the paper's largest figures."""
+    rows: list[dict[str, str]] = [
+        {
+            "": "Li et al. 2023, up to",
+            "computation against classic": "96.2 %",
+            "energy against classic": "72.9 %",
+            "computation against early exit": "12.8 %",
+            "energy against early exit": "37.6 %",
+        }
+    ]
+    for study in studies:
+        for drop in (POINT, 2 * POINT):
+            at = rows_of_best(study, "fp32")
+            at = at[at["drop"] == drop].set_index("contender")
+            for policy in ("predictive", "placed, max_softmax"):
+                for what, column in (("true FLOPs", "test_flops_share"), ("published", "test_flops_published_share")):
+                    flops, energy = at[column], at["test_energy_share"]
+                    rows.append(
+                        {
+                            "": f"{study}, {policy}, at most {drop * 100:g} lost, {what}",
+                            "computation against classic": percent(1 - flops[policy]),
+                            "energy against classic": percent(1 - energy[policy]),
+                            "computation against early exit": percent(1 - flops[policy] / flops["hierarchical"]),
+                            "energy against early exit": percent(1 - energy[policy] / energy["hierarchical"]),
+                        }
+                    )
+    return markdown(rows)
+
+
+def validation(study: str) -> str:
+    """The cheapest searched points of each network on validation, where no test trace is left."""
+    points = read_table(REFERENCE / study / "tables", "operating_points")
+    rows = []
+    for drop in (0.0, 0.005, POINT, 2 * POINT):
+        enough = points[points["accuracy"] >= points["classic_accuracy"] - drop - 1e-12]
+        cheapest = (
+            enough.sort_values("flops").drop_duplicates(["trial_id", "policy"]).sort_values(["trial_id", "policy"])
+        )
+        for best in rows_of(cheapest):
+            rows.append(
+                {
+                    "trial": best["trial_id"],
+                    "at most": f"{drop * 100:g}",
+                    "policy": best["policy"],
+                    "accuracy": percent(best["accuracy"]),
+                    "FLOPs": percent(best["flops"] / best["classic_flops"]),
+                    "energy": percent(best["energy_joules"] / best["classic_energy_joules"]),
+                }
+            )
+    return markdown(rows)
+
+
+def weight_of(training: dict[str, Any]) -> str:
+    """Of an exit in the loss."""
+    return f"{training['exit_loss_base']:g} + {training['exit_loss_slope']:g} l / E"
+
+
+def interval(row: dict[str, Any]) -> str:
+    """Points of accuracy lost, with their interval."""
+    return f"{row['test_drop'] * 100:.2f} ({row['test_drop_low'] * 100:.2f} to {row['test_drop_high'] * 100:.2f})"
+
+
+def percent(share: float | None) -> str:
+    """In percent, or nothing."""
+    return "" if share is None or pd.isna(share) else f"{share * 100:.1f} %"
+
+
+def markdown(rows: Any) -> str:
+    """A table."""
+    rows = list(rows)
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row.values())) + " |" for row in rows)])
+
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    made.__name__: made for made in (trials, comparison, frequencies, stops, predictions, headline, validation)
+}
+
+
+def build(text: str, only: Sequence[str] = tuple(BLOCKS)) -> str:
+    """The page with its blocks made anew; those that are not in ``only`` stay."""
+
+    def anew(match: re.Match[str]) -> str:
+        if match["name"] not in only:
+            return match[0]
+        return f"{match[1]}\n{BLOCKS[match['name']](*match['arguments'].split())}\n\n{match[4]}"
+
+    return BLOCK.sub(anew, text)
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a figure differs")
+    options = parser.parse_args()
+    text = PAGE.read_text("utf-8")
+    found = build(text)
+    if not options.check:
+        PAGE.write_text(found, "utf-8")
+        return 0
+    old, new = ([match[0] for match in BLOCK.finditer(page)] for page in (text, found))
+    different = [one.splitlines()[0] for one, other in zip(old, new, strict=True) if one != other]
+    print("\n".join(different) or "all figures are those of results/reference")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
