@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--batches", type=int, default=2, help="of one timed run")
     parser.add_argument("--head", default="bof")
+    parser.add_argument("--conv-channels", type=int, default=64, help="of conv and separable heads")
     parser.add_argument("--workers", type=int, default=2, help="of the conventional loop's DataLoader")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
@@ -174,7 +175,11 @@ def main() -> None:
         digest="",
         settings={},
     )
-    settings = NetworkSettings(backbone=options.backbone, width=options.width, head=HeadSettings(kind=options.head))
+    settings = NetworkSettings(
+        backbone=options.backbone,
+        width=options.width,
+        head=HeadSettings(kind=options.head, conv_channels=options.conv_channels),
+    )
     runs: dict[str, Callable[[], object]] = {}
     for mode in options.modes:
         training = TrainingSettings(mode=mode, batch_size=options.batch_size)

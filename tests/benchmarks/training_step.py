@@ -57,7 +57,11 @@ def make_trainer(options: argparse.Namespace, mode: str) -> tuple[Trainer, torch
         digest="",
         settings={},
     )
-    settings = NetworkSettings(backbone=options.backbone, width=options.width, head=HeadSettings(kind=options.head))
+    settings = NetworkSettings(
+        backbone=options.backbone,
+        width=options.width,
+        head=HeadSettings(kind=options.head, conv_channels=options.conv_channels),
+    )
     network = build_network(settings, classes=10, image_size=size, channels=3).to(device)
     training = TrainingSettings(mode=mode, batch_size=options.batch_size, optimizer="adamw")  # type: ignore[arg-type]
     count = options.batch_size * options.batches
@@ -138,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--batches", type=int, default=2, help="of an epoch")
     parser.add_argument("--head", default="bof")
+    parser.add_argument("--conv-channels", type=int, default=64, help="of conv and separable heads")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--modes", nargs="+", default=["original", "exits", "joint"])
     parser.add_argument("--trials", nargs="*", type=int, default=[], help="so many trials at once")
