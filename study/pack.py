@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from results.files import write_atomic
 from results.locations import Location
 from results.tables import of_data, read_table, rows_of, write_part
@@ -19,7 +21,7 @@ from study.phases.front import front_of, front_on_test, network_exit_rows
 from study.phases.operating_points import list_exact_points, search
 from study.phases.stored import published_costs, stored_candidates, stored_study, stored_test_logits
 from study.progress import Reporter
-from study.run_folder import STUDY_FILE
+from study.run_folder import STUDY_FILE, read_study_file, without_free_keys
 from study.storage import check_writable
 from study.stored_traces import stored_traces, write_trace
 
@@ -44,7 +46,10 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
     candidates = stored_candidates(folder, spec.operating_points)
     stored_test_logits(folder, candidates)  # refuses what is missing
     searched = {(one.weights, one.precision) for one in candidates}
-    write_atomic(destination / STUDY_FILE, (folder / STUDY_FILE).read_bytes())
+    stored = read_study_file(folder)
+    assert stored is not None, "its study was read above"
+    shared = {**stored, "study": without_free_keys(stored["study"])}  # where images lie is nobody else's
+    write_atomic(destination / STUDY_FILE, yaml.safe_dump(shared, sort_keys=False).encode())
     data = spec.data.names[0]
     for name in _KEPT:
         write_part(destination / "tables", name, list(rows_of(read_table(folder / "tables", name))), data)

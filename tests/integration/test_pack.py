@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from results.tables import SCHEMAS, read_table, rows_of
 from study.cli import main
@@ -36,6 +37,13 @@ def test_a_pack_holds_half_the_logits_and_no_weights(finished_study: Path, packe
         expected = other.validation.logits.astype(np.float16)
         np.testing.assert_array_equal(one.validation.logits, expected.astype(np.float32))
         assert (one.weights, one.costs.to_json()) == (other.weights, other.costs.to_json())
+
+
+def test_a_pack_does_not_tell_where_the_images_lie(finished_study: Path, packed: Path) -> None:
+    study = yaml.safe_load((packed / "study.yaml").read_text())["study"]
+    whole = yaml.safe_load((finished_study / "study.yaml").read_text())["study"]
+    assert "folder" not in study["data"] and "pretrained" not in study["backbones"] and "folder" in whole["data"]
+    assert {**whole["exits"], **whole["operating_points"]} == {**study["exits"], **study["operating_points"]}
 
 
 def test_its_tables_are_those_of_the_rounded_logits(finished_study: Path, packed: Path) -> None:
