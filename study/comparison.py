@@ -54,6 +54,7 @@ CONTENDERS = (
     Contender("predictive"),
     *(Contender("hierarchical", criterion) for criterion in ("max_softmax", "entropy", "margin", "patience")),
     Contender("placed", "max_softmax"),
+    Contender("placed", "margin"),
     Contender("hierarchical", "oracle"),
 )
 """The network without exits, the network cut, the paper's two policies and a chosen subset of exits by the paper's

@@ -38,8 +38,10 @@ class GraphedBackward:
             self.graph = torch.cuda.CUDAGraph()
             _forget_gradients(self.parameters)  # the capture then makes its own, which every replay overwrites
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.loss = loss_of(self.images, self.labels)
-                self.loss.backward()  # type: ignore[no-untyped-call]
+                loss = loss_of(self.images, self.labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+            # The loss alone: with its history, later plain steps would meet the capture's stream in it.
+            self.loss = loss.detach()
             self.gradients = [parameter.grad for parameter in self.parameters]
         finally:
             with torch.no_grad():
