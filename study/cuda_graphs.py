@@ -21,7 +21,7 @@ class GraphedBackward:
     Args:
         loss_of: the loss of a batch, from tensors of the shapes of ``images`` and ``labels``; must not ask the host.
         module: what it runs, in the mode that it is to run in; its weights must stay where they are in memory.
-        images, labels: a batch, on the device.
+        images, labels: a batch, on the current CUDA device.
 
     Raises:
         RuntimeError: an operation cannot be captured.
@@ -34,9 +34,12 @@ class GraphedBackward:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
         try:
-            self._warm_up(loss_of)
+            # The first real batch then draws what it would have drawn without a warm-up.
+            with torch.random.fork_rng(devices=[images.device]):
+                self._warm_up(loss_of)
             self.graph = torch.cuda.CUDAGraph()
             _forget_gradients(self.parameters)  # the capture then makes its own, which every replay overwrites
+            # What other threads of a worker do meanwhile is none of the capture's business.
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 loss = loss_of(self.images, self.labels)
                 loss.backward()  # type: ignore[no-untyped-call]

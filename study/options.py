@@ -113,7 +113,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--schedule", default="cosine", choices=("constant", "cosine"))
     parser.add_argument("--warmup-epochs", type=float, default=0.0)
-    parser.add_argument("--ema-decay", type=float, default=0.0, help="validate and keep an average of the weights")
+    parser.add_argument("--ema-decay", type=float, default=0.0, help="keep an average of the weights (0: none)")
     parser.add_argument("--patience", type=_positive, help="stop after so many epochs without a better score")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv", "separable"))

@@ -43,7 +43,7 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
     """
     spec = stored_study(folder)
     _refuse(spec, folder, destination)
-    candidates = stored_candidates(folder, spec.operating_points)
+    candidates = stored_candidates(folder, spec.operating_points, with_memory=True)
     stored_test_logits(folder, candidates)  # refuses what is missing
     searched = {(one.weights, one.precision) for one in candidates}
     stored = read_study_file(folder)

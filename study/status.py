@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from results.locations import Location
-from results.tables import SCHEMAS, part_count, read_table
+from results.tables import SCHEMAS, part_count, read_table, rows_of
 from search_spaces.spec import StudySpec, validate_space
 from study.failures import FailureLog
 from study.learning_curves import best_epoch, history_from_json
@@ -102,6 +102,8 @@ def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str
         folder: run folder.
         stored: its ``study.yaml``.
     """
+    if not (folder / "checkpoints").exists() and part_count(folder / "tables", "trials"):
+        return [_packed_status(row) for row in rows_of(read_table(folder / "tables", "trials"))]
     failures = FailureLog(folder / "failures.json").read()
     names = {digest: name for name, digest in _digests(stored).items()}
     folders = {path.name: path for path in (folder / "checkpoints").glob("*") if path.is_dir()}
@@ -117,6 +119,17 @@ def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str
         for key, row in failures.items()
         if key not in folders
     ]
+
+
+def _packed_status(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial of a pack, which has no checkpoints, as its table tells."""
+    names = ("trial_id", "status", "mode", "data", "parent", "head", "error", "score", "seconds")
+    return {
+        **{name: row[name] for name in names},
+        "weights": f"{row['trial_id']}@{row['weights_hash']}" if row["weights_hash"] else None,
+        "network": f"{row['backbone']} x {row['width']:g}",
+        "epochs": row["epochs_done"] or 0,
+    }
 
 
 def _is_trial(folder: Location) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from study.averaging import LIVE, WeightAverage
 from study.cuda_graphs import GraphedBackward
 from study.data import DataInfo, Dataset, ImageSet, augment, normalize, place
-from study.errors import UserError
+from study.errors import UserError, is_lack_of_memory
 from study.learning_curves import Epoch, best_epoch, outcome
 from study.losses import training_loss
 from study.networks.multi_exit import MultiExitNetwork
@@ -119,7 +120,8 @@ class Trainer:
         # The faster layout on CPUs too: without it oneDNN reorders each map on its way into a convolution, and back.
         network.to(memory_format=torch.channels_last)
         self.optimizer = _make_optimizer(_trainable(network, settings.mode), settings)
-        self._can_capture = self.device.type == "cuda"
+        self.captures = self.device.type == "cuda"
+        """Whether full batches run as a CUDA graph."""
         self._graph: GraphedBackward | None = None
         self.average = WeightAverage(_moving(network, settings.mode) if settings.ema_decay else {}, settings.ema_decay)
 
@@ -151,10 +153,13 @@ class Trainer:
         """
         self.set_mode()
         seed = epoch_seed(self.settings.seed, epoch)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        cuda = self.device.type == "cuda"
+        on_device = (
+            torch.cuda.device(self.device) if cuda else contextlib.nullcontext()
+        )  # streams and graphs are its own
+        with on_device, torch.random.fork_rng(devices=[self.device] if cuda else []), self.average.live():
             torch.manual_seed(seed)  # of random layers, should a backbone have any
-            with self.average.live():
-                return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
+            return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
 
     def _run_batches(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> float:
         order = torch.randperm(len(images), generator=generator).to(images.device)
@@ -176,16 +181,25 @@ class Trainer:
 
     def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave the gradients of a batch in the parameters; returns its loss."""
-        if self._can_capture and len(labels) == self.settings.batch_size:
-            try:
-                self._graph = self._graph or GraphedBackward(self._loss, self.network, images, labels)
+        if self.captures and len(labels) == self.settings.batch_size:
+            self._graph = self._graph or self._capture(images, labels)
+            if self._graph:
                 return self._graph(images, labels)
-            except RuntimeError:  # a backbone of the user's that asks the host
-                self._can_capture = False
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(images, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
+
+    def _capture(self, images: Tensor, labels: Tensor) -> GraphedBackward | None:
+        """None, and no further try, where an operation of a backbone from elsewhere cannot be captured."""
+        try:
+            return GraphedBackward(self._loss, self.network, images, labels)
+        except RuntimeError as error:
+            if is_lack_of_memory(error):
+                raise
+            self.captures = False
+            warnings.warn(f"training goes on without a CUDA graph, more slowly: {error}", stacklevel=2)
+            return None
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with autocast(self.device, self.settings.precision):

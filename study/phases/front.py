@@ -164,7 +164,8 @@ def _or_none(value: float) -> float | None:
 
 def _costs_of_cuts(candidate: Candidate) -> dict[str, NDArray[Any]]:
     """What the network costs, cut at each exit, ``[E+1]`` each; as far as it is known."""
-    costs, work, found = candidate.costs, candidate.work, dict[str, NDArray[Any]]()
+    costs, work = candidate.costs, candidate.work
+    found: dict[str, NDArray[Any]] = {}
     if costs.holds("energy"):
         found["cumulative_energy_joules"] = candidate.cut_energies
     if costs.holds("seconds"):

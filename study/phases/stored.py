@@ -150,19 +150,20 @@ def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork
         raise UserError(
             f"{where} does not tell what network {trace.trial_id} is, which memory and other costs depend on"
         )
-    facts = DATASETS[str(rows["data"].iloc[0])]
+    classes = trace.read().logits.shape[2]
     try:
+        facts = DATASETS[rows["data"].iloc[0]]
         raw = parse_json(rows["settings"].iloc[0])["network"]
         settings = from_fields(NetworkSettings, {**raw, "head": from_fields(HeadSettings, raw["head"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: the settings of {trace.trial_id} are of no network: {error}") from None
-    with torch.device("meta"):  # shapes suffice
-        network = build_network(
-            settings,
-            classes=trace.read().logits.shape[2],
-            image_size=study.data.image_size or facts.image_size,
-            channels=study.data.channels or facts.channels,
-        )
+        with torch.device("meta"):  # shapes suffice
+            network = build_network(
+                settings,
+                classes=classes,
+                image_size=study.data.image_size or facts.image_size,
+                channels=study.data.channels or facts.channels,
+            )
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: the settings of {trace.trial_id} are of no network known here: {error}") from None
     return count_work(network)
 
 

@@ -3,8 +3,9 @@
     python tests/benchmarks/training_step.py                              # VGG-19 at full width, 128 images a batch
     python tests/benchmarks/training_step.py --device cuda --trials 1 2 4
 
-For each mode: the share of each kind of operation in the time that the device computes (on a GPU: in its kernels, and
-beside it how much of the step's time any kernel runs). With ``--trials`` so many processes then train networks of their
+For each mode: the share of each kind of operation in the time that the device computes. On a GPU steps run as one CUDA
+graph; beside their rate stands that of plain steps, whose kernels the shares are of, and how much of a plain step's
+time any kernel runs. With ``--trials`` so many processes then train networks of their
 own at the same time, as trials of phase 1 do that share a device; images per second are those of all together.
 """
 
@@ -73,10 +74,14 @@ def anatomy(options: argparse.Namespace, mode: str) -> dict[str, object]:
     """Shares of the kinds of operations in an epoch."""
     trainer, images, labels = make_trainer(options, mode)
     cuda = images.device.type == "cuda"
-    trainer.run_epoch(images, labels, 1)
-    started = time.perf_counter()
-    trainer.run_epoch(images, labels, 2)  # ends with the loss on the host
-    seconds = time.perf_counter() - started
+    rates = {}
+    for captures in (True, False) if cuda else (False,):
+        trainer.captures = captures
+        trainer.run_epoch(images, labels, 1)
+        started = time.perf_counter()
+        trainer.run_epoch(images, labels, 2)  # ends with the loss on the host
+        rates[captures] = len(images) / (time.perf_counter() - started)
+    # Of the plain step: a graph is one operation to the profiler.
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         trainer.run_epoch(images, labels, 3)
     spent: Counter[str] = Counter()
@@ -85,9 +90,10 @@ def anatomy(options: argparse.Namespace, mode: str) -> dict[str, object]:
         if event.key.startswith("aten::"):
             spent[_kind(event.key)] += event.self_device_time_total if cuda else event.self_cpu_time_total
     total = sum(spent.values())
-    row: dict[str, object] = {"mode": mode, "images/s": len(images) / seconds}
+    row: dict[str, object] = {"mode": mode, "images/s": max(rates.values())}
     if cuda:
-        row["kernels run"] = f"{total / 1e6 / seconds:.0%}"
+        row["without a graph"] = rates[False]
+        row["kernels run then"] = f"{total / 1e6 * rates[False] / len(images):.0%}"
     return row | {kind: f"{spent[kind] / total:.0%}" for kind in (*KINDS, "other")}
 
 
@@ -126,8 +132,12 @@ def table_at_once(options: argparse.Namespace) -> list[dict[str, object]]:
     for mode in options.modes:
         row: dict[str, object] = {"mode": mode}
         rates = {trials: at_once(options, mode, trials) for trials in options.trials}
+        first = options.trials[0]
         for trials, rate in rates.items():
-            row |= {f"{trials} at once, images/s": rate, f"{trials}, times one": rate / rates[options.trials[0]]}
+            row |= {
+                f"{trials} at once, images/s": rate,
+                f"{trials} against {first}": rate / rates[first],
+            }
         rows.append(row)
     return rows
 

@@ -83,6 +83,19 @@ def test_commands_that_read_a_study_read_a_pack(packed: Path, command: str, caps
     assert "Traceback" not in capsys.readouterr().out
 
 
+def test_a_pack_knows_that_its_trials_are_finished(
+    finished_study: Path, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for folder in (finished_study, packed):
+        capsys.readouterr()
+        assert main(["status", str(folder), "--json"]) == 0
+        status = json.loads(capsys.readouterr().out)
+        trials = {trial["trial_id"]: {**trial, "seconds": None} for trial in status["trials"]}
+        found.append((trials, [{**phase, "seconds_per_epoch": None} for phase in status["phases"]], status["finished"]))
+    assert found[0] == found[1]
+
+
 def test_compare_writes_what_it_prints(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(packed), "--drop", "0.05", "--output", str(tmp_path / "c.csv"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
