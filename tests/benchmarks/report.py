@@ -18,6 +18,7 @@ from torch import Tensor
 
 from study.costs.measured_profile import Spread
 from study.costs.meters import device_name
+from study.data import DataInfo
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.registry import State
 from study.networks.runnable import InferenceNetwork
@@ -73,6 +74,34 @@ def register_tiny() -> str:
     from tiny_network import TINY
 
     return TINY
+
+
+def synthetic_info(image_size: int, classes: int) -> DataInfo:
+    """Of random colour images, augmented as CIFAR's are."""
+    return DataInfo(
+        name="synthetic",
+        image_size=image_size,
+        channels=3,
+        class_names=tuple(map(str, range(classes))),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        flip=True,
+        crop_padding=image_size // 8,
+        digest="",
+        settings={},
+    )
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Which network is trained, on which batches, where."""
+    parser.add_argument("--backbone", default="vgg19")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batches", type=int, default=2, help="of one timed run")
+    parser.add_argument("--head", default="bof")
+    parser.add_argument("--conv-channels", type=int, default=64, help="of conv and separable heads")
+    parser.add_argument("--device", default="auto")
 
 
 def run_classic(network: InferenceNetwork, images: Tensor) -> Tensor:

@@ -28,11 +28,13 @@ import numpy.typing as npt
 import torch
 from report import (
     add_common_options,
+    add_network_options,
     circumstances,
     interleaved,
     print_circumstances,
     print_table,
     start_quietly,
+    synthetic_info,
 )
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -141,15 +143,8 @@ def main() -> None:
     """Print images per second of each loop in each mode."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser, quick="a smoke run: VGG-11, an eighth of its width")
-    parser.add_argument("--backbone", default="vgg19")
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--batches", type=int, default=2, help="of one timed run")
-    parser.add_argument("--head", default="bof")
-    parser.add_argument("--conv-channels", type=int, default=64, help="of conv and separable heads")
+    add_network_options(parser)
     parser.add_argument("--workers", type=int, default=2, help="of the conventional loop's DataLoader")
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     options = parser.parse_args()
     if options.quick:
@@ -163,18 +158,7 @@ def main() -> None:
     size = options.image_size
     images = generator.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     labels = generator.integers(0, CLASSES, count)
-    info = DataInfo(
-        name="synthetic",
-        image_size=size,
-        channels=3,
-        class_names=tuple(map(str, range(CLASSES))),
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        flip=True,
-        crop_padding=size // 8,
-        digest="",
-        settings={},
-    )
+    info = synthetic_info(size, CLASSES)
     settings = NetworkSettings(
         backbone=options.backbone,
         width=options.width,

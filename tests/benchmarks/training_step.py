@@ -13,21 +13,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from report import add_common_options, circumstances, print_circumstances, print_table, start_quietly
+from report import (
+    add_common_options,
+    add_network_options,
+    circumstances,
+    print_circumstances,
+    print_table,
+    start_quietly,
+    synthetic_info,
+)
 from torch import multiprocessing
 from torch.profiler import ProfilerActivity, profile
 
-from study.data import DataInfo
 from study.networks import HeadSettings, NetworkSettings, build_network
 from study.recipes import TrainingSettings
 from study.training import Trainer, pick_device
 
+CLASSES = 10
 KINDS = {
     "convolution": ("conv",),
     "batch norm": ("batch_norm", "batchnorm"),
@@ -46,28 +55,17 @@ def make_trainer(options: argparse.Namespace, mode: str) -> tuple[Trainer, torch
     device = pick_device(options.device)
     torch.manual_seed(0)
     size = options.image_size
-    info = DataInfo(
-        name="synthetic",
-        image_size=size,
-        channels=3,
-        class_names=tuple(map(str, range(10))),
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        flip=True,
-        crop_padding=size // 8,
-        digest="",
-        settings={},
-    )
+    info = synthetic_info(size, CLASSES)
     settings = NetworkSettings(
         backbone=options.backbone,
         width=options.width,
         head=HeadSettings(kind=options.head, conv_channels=options.conv_channels),
     )
-    network = build_network(settings, classes=10, image_size=size, channels=3).to(device)
+    network = build_network(settings, classes=CLASSES, image_size=size, channels=3).to(device)
     training = TrainingSettings(mode=mode, batch_size=options.batch_size, optimizer="adamw")  # type: ignore[arg-type]
     count = options.batch_size * options.batches
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=device)
-    return Trainer(network, training, info), images, torch.randint(0, 10, (count,), device=device)
+    return Trainer(network, training, info), images, torch.randint(0, CLASSES, (count,), device=device)
 
 
 def anatomy(options: argparse.Namespace, mode: str) -> dict[str, object]:
@@ -106,7 +104,7 @@ def at_once(options: argparse.Namespace, mode: str, trials: int) -> float:
     """Images per second of so many processes together."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(trials), context.Queue()
-    processes = [context.Process(target=_train, args=(options, mode, barrier, results)) for _ in range(trials)]
+    processes = [context.Process(target=_train, args=(options, mode, trials, barrier, results)) for _ in range(trials)]
     for process in processes:
         process.start()
     rates = [results.get(timeout=300) for _ in processes]
@@ -115,7 +113,8 @@ def at_once(options: argparse.Namespace, mode: str, trials: int) -> float:
     return sum(rates)
 
 
-def _train(options: argparse.Namespace, mode: str, barrier: Any, results: Any) -> None:
+def _train(options: argparse.Namespace, mode: str, trials: int, barrier: Any, results: Any) -> None:
+    torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // trials))  # as trials share the cores
     trainer, images, labels = make_trainer(options, mode)
     trainer.run_epoch(images, labels, 1)
     barrier.wait()
@@ -146,14 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser, quick="a smoke run: VGG-11, an eighth of its width")
-    parser.add_argument("--backbone", default="vgg19")
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--batches", type=int, default=2, help="of an epoch")
-    parser.add_argument("--head", default="bof")
-    parser.add_argument("--conv-channels", type=int, default=64, help="of conv and separable heads")
-    parser.add_argument("--device", default="auto")
+    add_network_options(parser)
     parser.add_argument("--modes", nargs="+", default=["original", "exits", "joint"])
     parser.add_argument("--trials", nargs="*", type=int, default=[], help="so many trials at once")
     parser.add_argument("--seconds", type=float, default=5.0, help="of training several at once")
