@@ -175,6 +175,7 @@ class ExitsSpec(TrainingSpec):
     sharing: Name = _one("paper")
     conv_channels: Integer = _one(64)
     conv_side: Integer = _one(8)
+    conv_layers: Integer = _one(2)
     exit_loss_base: Number = _one(1.0)
     exit_loss_slope: Number = _one(0.0)
     exit_gradient: Number = _one(1.0)

@@ -134,7 +134,7 @@ def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: 
     return content_hash(
         {
             "format": FORMAT_VERSION,
-            "network": asdict(network),
+            "network": network.to_plain(),
             "training": training.to_plain(),
             "data": data_digest,
             "parent": parent,
@@ -170,7 +170,7 @@ def save(
     }
     description = {
         "format_version": FORMAT_VERSION,
-        "network": asdict(settings),
+        "network": settings.to_plain(),
         "training": training.to_plain(),
         "data": asdict(info),
         "history": history_to_json(state.history),

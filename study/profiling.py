@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def profile_network(
                 stored, other = getattr(settings, name), getattr(asked, name)
                 raise UserError(f"profile: {pretrained} holds a network of {name} {stored}, not {other}")
     # What is measured and where: nothing else may take the file's place.
-    identity = content_hash([asdict(settings), network.classes, network.input_shape, device_name(device)])[:6]
+    identity = content_hash([settings.to_plain(), network.classes, network.input_shape, device_name(device)])[:6]
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
     profiles = []
     for precision in known:

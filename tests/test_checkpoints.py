@@ -173,7 +173,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
     values = {field.name: getattr(TRAINING, field.name) for field in fields(TRAINING)}
     other |= {name: 0.5 * value + 0.25 for name, value in values.items() if name not in other}
     trainings = [replace(TRAINING, **{name: other[name]}) for name in values]
-    heads = {"kind": "conv", "codewords": 5, "sharing": "none", "conv_channels": 5, "conv_side": 5}
+    heads = {"kind": "conv", "codewords": 5, "sharing": "none", "conv_channels": 5, "conv_side": 5, "conv_layers": 5}
     networks = [
         replace(NETWORK, backbone="vgg13"),
         replace(NETWORK, width=0.25),
@@ -183,7 +183,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
     changes = [{}, {"data_digest": "e"}, {"parent": "mother@1234"}, {"parent": "mother@5678"}]
     changes += [{"training": training} for training in trainings] + [{"network": network} for network in networks]
     names = [trial_id(**{**whole, **changed}) for changed in changes]
-    assert len(set(names)) == len(names) == 4 + len(fields(TRAINING)) + 7
+    assert len(set(names)) == len(names) == 4 + len(fields(TRAINING)) + 8
 
 
 SEARCH = """

@@ -6,8 +6,8 @@ is registered once, under the key that its exits name.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,10 @@ HeadKind: TypeAlias = Literal["bof", "linear", "conv", "separable"]
 Sharing: TypeAlias = Literal["paper", "none"]
 MOST_UNITS = 2**16
 """Codewords or channels of a head."""
+MOST_LAYERS = 16
+"""Convolutions of a head."""
+_LATER = {"conv_layers": 2}
+"""Settings that came when there were run folders already, and what was built before."""
 Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of a feature map."""
 
@@ -31,10 +35,11 @@ class HeadSettings:
 
     Attributes:
         kind: `bof`: Bag-of-Features pooling and linear layers; `linear`: one linear layer after global average
-            pooling; `conv`: two small convolutions; `separable`: the same two, each a depthwise and a 1x1 convolution.
+            pooling; `conv`: a few small convolutions; `separable`: the same, each a depthwise and a 1x1 convolution.
         codewords: K, of `bof`.
         sharing: of `bof`: `paper`: as the exits' keys say; `none`: each exit has its own parts.
-        conv_channels: channels of both convolutions of `conv` and `separable`.
+        conv_layers: convolutions of `conv` and `separable`.
+        conv_channels: channels of the first two; after every second one, channels double where the map can halve.
         conv_side: maps larger than this are averaged down to it before those convolutions.
 
     Raises:
@@ -46,6 +51,7 @@ class HeadSettings:
     sharing: Sharing = "paper"
     conv_channels: int = 64
     conv_side: int = 8
+    conv_layers: int = 2
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(HeadKind):
@@ -55,6 +61,13 @@ class HeadSettings:
         for name in ("codewords", "conv_channels", "conv_side"):
             if not 1 <= getattr(self, name) <= MOST_UNITS:
                 raise UserError(f"head setting {name} must be from 1 to {MOST_UNITS}, got {getattr(self, name)}")
+        if not 1 <= self.conv_layers <= MOST_LAYERS:
+            raise UserError(f"head setting conv_layers must be from 1 to {MOST_LAYERS}, got {self.conv_layers}")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, for names and files; without later settings that change nothing, so that names and files of
+        earlier versions stay what they were."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
 
 class ExitHeads(nn.Module, ABC):
@@ -139,14 +152,21 @@ def linear_head(shape: Shape, *, classes: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes))
 
 
-def conv_head(shape: Shape, *, classes: int, channels: int, side: int, separable: bool = False) -> nn.Module:
-    """Average down to at most `side` x `side`, two 3x3 convolutions, global average pooling, linear layer.
+def conv_head(
+    shape: Shape, *, classes: int, channels: int, side: int, count: int = 2, separable: bool = False
+) -> nn.Module:
+    """Average down to at most `side` x `side`, `count` 3x3 convolutions, global average pooling, linear layer.
 
+    Before the third and every second one after it, max-pooling halves the map and the channels double, as in VGG
+    (Simonyan and Zisserman 2015), until the map has less than four pixels a side: as many operations, a larger view.
     With `separable` each convolution is a depthwise 3x3 and a 1x1 (Chollet 2017), some eight times cheaper.
     """
-    inputs, height, width = shape
-    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d((min(side, height), min(side, width)))]
-    for incoming in (inputs, channels):
+    incoming, height, width = shape[0], min(side, shape[1]), min(side, shape[2])
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d((height, width))]
+    for number in range(count):
+        if number and number % 2 == 0 and min(height, width) >= 4:
+            layers.append(nn.MaxPool2d(2))
+            height, width, channels = height // 2, width // 2, 2 * channels
         if separable:
             layers += [
                 nn.Conv2d(incoming, incoming, kernel_size=3, padding=1, groups=incoming, bias=False),
@@ -155,6 +175,7 @@ def conv_head(shape: Shape, *, classes: int, channels: int, side: int, separable
         else:
             layers.append(nn.Conv2d(incoming, channels, kernel_size=3, padding=1, bias=False))
         layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+        incoming = channels
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
@@ -165,7 +186,7 @@ def build_heads(
     if settings.kind == "linear":
         return SeparateHeads([linear_head(shape, classes=classes) for shape in shapes])
     if settings.kind in ("conv", "separable"):
-        size = {"channels": settings.conv_channels, "side": settings.conv_side}
+        size = {"channels": settings.conv_channels, "side": settings.conv_side, "count": settings.conv_layers}
         separable = settings.kind == "separable"
         return SeparateHeads([conv_head(shape, classes=classes, separable=separable, **size) for shape in shapes])
     if settings.sharing == "none":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ class NetworkSettings:
     backbone: str
     width: float = 1.0
     head: HeadSettings = field(default_factory=HeadSettings)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, for names and files."""
+        return {"backbone": self.backbone, "width": self.width, "head": self.head.to_plain()}
 
 
 class MultiExitNetwork(nn.Module):

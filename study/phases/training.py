@@ -114,7 +114,7 @@ def _plan(
         assert backbone is not None, "exit heads need a backbone"
         head = HeadSettings(
             kind=settings["head"],
-            **{name: settings[name] for name in ("codewords", "sharing", "conv_channels", "conv_side")},
+            **{name: settings[name] for name in ("codewords", "sharing", "conv_channels", "conv_side", "conv_layers")},
         )
         network = NetworkSettings(backbone=backbone.backbone, width=backbone.width, head=head)
     return TrialPlan(

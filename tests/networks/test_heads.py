@@ -94,9 +94,28 @@ def test_conv_head_pools_down_but_never_up():
     assert sides == [min(8, height) for _, height, _ in net.exit_shapes]
 
 
+@pytest.mark.parametrize("kind", ["conv", "separable"])
+def test_more_convolutions_see_a_coarser_map_of_more_channels(kind):
+    net = network("vgg11", kind=kind, conv_channels=8, conv_side=8, conv_layers=5).eval()
+    head = net.heads.exits[0]
+    seen = []
+    for norm in (layer for layer in head if isinstance(layer, torch.nn.BatchNorm2d)):
+        norm.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[1:])))
+    head(torch.rand(1, *net.exit_shapes[0]))
+    assert seen == [(8, 8, 8), (8, 8, 8), (16, 4, 4), (16, 4, 4), (32, 2, 2)]
+    for exit, shape in enumerate(net.exit_shapes, start=1):  # small maps are left as they are
+        assert net.heads(torch.rand(2, *shape), exit).shape == (2, 10)
+
+
+def test_two_convolutions_are_named_as_before_there_were_more():
+    assert "conv_layers" not in HeadSettings(kind="conv").to_plain()
+    assert HeadSettings(kind="conv", conv_layers=3).to_plain()["conv_layers"] == 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"conv_layers": 17}, "conv_layers must be from 1 to 16, got 17"),
         ({"kind": "fog"}, "unknown head kind 'fog'; known are bof, linear, conv"),
         ({"sharing": "all"}, "unknown head sharing 'all'; known are paper, none"),
         ({"codewords": 0}, "codewords must be from 1 to 65536, got 0"),
