@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +16,7 @@ from search_spaces.spec import SpecError
 from study import commands
 from study.errors import UserError, is_lack_of_memory
 from study.options import add_compare, add_evaluate, add_front, add_pack, add_profile, add_run, add_status, add_train
+from study.versions import version_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="predictive-exit", description="Early-exit image classifiers that predict where they will stop."
     )
-    parser.add_argument("--version", action="version", version=metadata.version("predictive-exit"))
+    parser.add_argument("--version", action="version", version=version_of("predictive-exit"))
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add, run, text in (
         ("run", add_run, commands.run, "run a study, or go on with it"),

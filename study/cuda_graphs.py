@@ -6,7 +6,9 @@ the kernels do. A graph asks for all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class GraphedBackward:
         images, labels: a batch, on the current CUDA device.
 
     Raises:
-        RuntimeError: an operation cannot be captured.
+        RuntimeError: an operation asks the host, or cannot be captured for another reason.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class GraphedBackward:
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
         try:
             # The first real batch then draws what it would have drawn without a warm-up.
-            with torch.random.fork_rng(devices=[images.device]):
+            with torch.random.fork_rng(devices=[images.device]), _asking_the_host_is_an_error():
                 self._warm_up(loss_of)
             self.graph = torch.cuda.CUDAGraph()
             _forget_gradients(self.parameters)  # the capture then makes its own, which every replay overwrites
@@ -68,6 +70,19 @@ class GraphedBackward:
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
         return self.loss
+
+
+@contextlib.contextmanager
+def _asking_the_host_is_an_error() -> Iterator[None]:
+    """Found in the warm-up, it leaves the device as it was; in a capture it would break the device's random numbers."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it does not find everything: the capture finds the rest
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _forget_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -14,14 +14,15 @@ def versions() -> dict[str, str]:
     """Of this program (``code``: a hash of its very sources), the libraries that compute, Python and the machine."""
     names = ("predictive-exit", "torch", "torchvision", "torchao", "numpy", "numba", "optuna", "ray")
     return {
-        **{name: _version(name) for name in names},
+        **{name: version_of(name) for name in names},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "code": _code_digest(),
     }
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """Of an installed distribution; this program runs from its bare sources too."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

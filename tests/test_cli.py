@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,18 @@ def documented_commands() -> list[str]:
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_commands_parse(command: str) -> None:
     build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_bare_sources_run_without_being_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nothing)
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and "not installed" in capsys.readouterr().out
 
 
 def test_int8_from_the_command_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
