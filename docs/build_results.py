@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,22 @@ RULES = (
     ("operating_points.dvfs", ["race_to_idle", "paper", "deadline"]),
 )
 """A device whose frequencies are known; it has no integer units."""
+DROPS = (0.0, 0.005, 0.01, 0.02)
 POINT = 0.01
 """The drop of accuracy at which policies are shown in detail."""
-EXITS = (2, 5, 8, 12)
-"""Of VGG-19, whose accuracies are shown."""
+SHOWN = (0.1, 0.25, 0.4, 0.6)
+"""Exits whose accuracies are shown, as shares of their number: 2, 5, 8 and 12 of VGG-19's twenty."""
+SETTINGS = {
+    "mode": "trained",
+    "kind": "heads",
+    "conv_channels": "channels",
+    "conv_layers": "convolutions",
+    "conv_side": "side",
+    "exit_loss_base": "least weight of an exit",
+    "exit_gradient": "gradient",
+    "distillation": "distillation",
+}
+"""What studies of exits vary, and what the columns are called."""
 
 
 @cache
@@ -76,6 +88,7 @@ def trials(study: str, phase: str = "", epoch: str = "") -> str:
     """What phase 1 trained, and how good it got on validation: at its best epoch, or at one that all have reached."""
     table = read_table(REFERENCE / study / "tables", "trials")
     curves = read_table(REFERENCE / study / "tables", "epochs")
+    exit_count = max((len(one) for one in curves["exit_accuracies"] if isinstance(one, Sized)), default=0)
     rows = []
     for row in rows_of(table[table["phase"] == phase] if phase else table):
         settings = json.loads(row["settings"])
@@ -85,6 +98,7 @@ def trials(study: str, phase: str = "", epoch: str = "") -> str:
         heads = row["head"] or ""
         if heads in ("conv", "separable"):
             heads += f" {head['conv_channels']} x {head['conv_side']} x {head['conv_side']}"
+            heads += f", {head.get('conv_layers', 2)} layers"
         columns = {
             "trial": row["trial_id"],
             "trained": row["mode"],
@@ -103,10 +117,42 @@ def trials(study: str, phase: str = "", epoch: str = "") -> str:
             columns["weight decay"] += f", average {training['ema_decay']:g}"
         columns |= {"epochs": epoch or row["epochs_done"], "classifier": percent(shown["classifier_accuracy"])}
         if phase != "backbones":
-            exits = shown["exit_accuracies"] if heads else {}
-            columns |= {f"exit {exit}": percent(exits[exit - 1]) if heads else "" for exit in EXITS}
+            columns |= some_exits(shown["exit_accuracies"] if heads else None, exit_count)
         rows.append({**columns, "minutes": f"{own.loc[: int(columns['epochs']), 'seconds'].sum() / 60:.1f}"})
     return markdown(rows)
+
+
+def some_exits(accuracies: Any, count: int) -> dict[str, str]:
+    """The accuracies of a few exits, spread over the network; nothing of a backbone."""
+    exits = [round(share * count) for share in SHOWN]
+    return {f"exit {exit}": "" if accuracies is None else percent(accuracies[exit - 1]) for exit in exits}
+
+
+def quality(study: str) -> str:
+    """Exit heads by what varies among them: accuracies, and the FLOPs of the cheapest point at two bounds, all on
+    validation. One bound is the network's own classifier, the other, common to all, the backbone trained alone."""
+    table = read_table(REFERENCE / study / "tables", "trials")
+    points = read_table(REFERENCE / study / "tables", "operating_points")
+    curves = read_table(REFERENCE / study / "tables", "epochs")
+    bar = table[table["phase"] == "backbones"]["score"].max() - POINT
+    trials = list(rows_of(table[table["phase"] == "exits"]))
+    settings = [json.loads(row["settings"]) for row in trials]
+    flat = [{**one["network"]["head"], **one["training"]} for one in settings]
+    varied = [name for name in SETTINGS if len({one.get(name) for one in flat}) > 1]
+    rows = []
+    for row, values in zip(trials, flat, strict=True):
+        own = points[points["trial_id"] == row["trial_id"]]
+        best = curves[(curves["trial_id"] == row["trial_id"]) & (curves["epoch"] == row["best_epoch"])].iloc[0]
+        flops = [
+            own[own["accuracy"] >= least - 1e-12]["flops"].min() / own["classic_flops"].iloc[0]
+            for least in (own["classic_accuracy"].iloc[0] - POINT, bar)
+        ]
+        columns = {SETTINGS[name]: values[name] for name in varied}
+        columns |= {"classifier": percent(best["classifier_accuracy"])}
+        columns |= some_exits(best["exit_accuracies"], len(best["exit_accuracies"]))
+        columns |= {"FLOPs, own classifier": percent(flops[0]), "FLOPs, common bound": percent(flops[1])}
+        rows.append((flops[1], columns))
+    return markdown(columns for _, columns in sorted(rows, key=lambda one: (pd.isna(one[0]), one[0])))
 
 
 def comparison(study: str, precision: str) -> str:
@@ -198,7 +244,7 @@ def headline(*studies: str) -> str:
     for study in studies:
         for drop in (POINT, 2 * POINT):
             at = {row["contender"]: row for row in rows_of(rows_of_best(study, "fp32")) if row["drop"] == drop}
-            for policy in ("predictive", "placed, max_softmax"):
+            for policy in ("predictive", "placed, margin"):
                 if policy not in at:
                     continue
                 rows.append(
@@ -216,6 +262,52 @@ def headline(*studies: str) -> str:
                     }
                 )
     return markdown(rows)
+
+
+def findings(study: str, published: str) -> str:
+    """What the tables of a jointly trained network say, beside those of the published heads on its backbone."""
+    at = {(row["drop"], row["contender"]): row for row in rows_of(rows_of_best(study, "fp32"))}
+    theirs = {(row["drop"], row["contender"]): row for row in rows_of(rows_of_best(published, "fp32"))}
+    tables = [read_table(REFERENCE / name / "tables", "trials").set_index("phase") for name in (published, study)]
+    alone, joint = tables[0].loc["backbones"], tables[1].loc["exits"]
+    epochs = int(alone["epochs_done"]), int(joint["epochs_done"])
+    costs = read_table(REFERENCE / study / "tables", "costs")
+    flops = costs[costs["precision"] == "fp32"].groupby("part")["flops"]
+    heads = flops.min()["head"] / flops.sum()["segment"], flops.max()["head"] / flops.sum()["segment"]
+
+    def share(contender: str, of: Mapping[tuple[float, str], dict[str, Any]] = at) -> float:
+        return float(of[POINT, contender]["test_flops_share"])
+
+    engine, cut, placed = share("predictive"), share("static"), share("placed, margin")
+    saves = [
+        1 - at[drop, "predictive"]["test_flops_share"] / at[drop, "hierarchical"]["test_flops_share"] for drop in DROPS
+    ]
+    figures = {
+        f"classifier, backbone trained alone ({epochs[0]} epochs): validation, test": (
+            alone["classifier_accuracy"],
+            theirs[0.0, "classic"]["test_accuracy"],
+        ),
+        f"classifier, trained on with its exits ({epochs[1]} epochs more)": (
+            joint["classifier_accuracy"],
+            at[0.0, "classic"]["test_accuracy"],
+        ),
+        "FLOPs of a head, least and most": heads,
+        "FLOPs at one point lost: engine with the published heads, frozen": (share("predictive", theirs),),
+        "engine": (engine,),
+        "passive exits (`hierarchical`) by the paper's criterion, by the margin": (
+            share("hierarchical"),
+            share("hierarchical, margin"),
+        ),
+        "placed exits, by the paper's criterion, by the margin": (share("placed"), placed),
+        "the network cut at its best exit": (cut,),
+        "the first exit that is right (oracle)": (share("hierarchical, oracle"),),
+        "engine, placed exits by the margin: below the cut by": (1 - engine / cut, 1 - placed / cut),
+        "engine below passive exits at 0, 0.5, 1, 2 points by": saves,
+        "most by which a loss on test exceeds its bound on validation": (
+            max(row["test_drop"] - row["drop"] for row in at.values()),
+        ),
+    }
+    return markdown({"what": what, "figures": ", ".join(map(percent, shares))} for what, shares in figures.items())
 
 
 def saved(at: dict[str, dict[str, Any]], policy: str, other: str, column: str) -> str:
@@ -261,7 +353,8 @@ def markdown(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 BLOCKS: dict[str, Callable[..., str]] = {
-    made.__name__: made for made in (trials, comparison, frequencies, stops, predictions, headline, validation)
+    made.__name__: made
+    for made in (trials, quality, comparison, frequencies, stops, predictions, headline, findings, validation)
 }
 
 

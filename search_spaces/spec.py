@@ -320,6 +320,8 @@ def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = 
 def _space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) -> StudySpec:
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
+    if raw.keys() == {"study", "provenance"}:  # a run folder's own, to do the study again
+        return _space_of(raw["study"], source, changes)
     return validate_space(raw, source, changes)
 
 

@@ -272,3 +272,14 @@ def test_schemas_know_nothing_of_the_program():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_study_of_a_run_folder_can_be_done_again(tmp_path: Path) -> None:
+    spec = load_space("quickstart")
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"study": spec.plain(), "provenance": {"created": "2026-01-01"}}))
+    assert load_space(str(path)) == spec
+    assert load_space(str(path), [("seed", 5)]).seed == 5
+    path.write_text("study: 3\nprovenance: {}\n")
+    with pytest.raises(SpecError, match="a study file is a mapping of keys, but this is int"):
+        load_space(str(path))
