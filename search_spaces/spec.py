@@ -320,8 +320,10 @@ def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = 
 def _space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) -> StudySpec:
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
-    if raw.keys() == {"study", "provenance"}:  # a run folder's own, to do the study again
-        return _space_of(raw["study"], source, changes)
+    if {"study", "provenance"} <= raw.keys():  # a run folder's own, to do the study again
+        raw = raw["study"]
+        if not isinstance(raw, dict):
+            raise SpecError(f"{source}: study is a mapping of keys, but this is {type(raw).__name__}")
     return validate_space(raw, source, changes)
 
 
@@ -379,6 +381,8 @@ def _first_problem(error: ValidationError) -> str:
 
 def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
     """A study from a file, or one that comes with the program by its bare name; ``changes`` as in :func:`parse_space`.
+
+    The ``study.yaml`` of a run folder or a pack is such a file too; what it says of its provenance is passed over.
 
     Raises:
         SpecError: neither exists, the file cannot be read, or :func:`parse_space` refuses it.

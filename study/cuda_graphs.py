@@ -56,11 +56,13 @@ class GraphedBackward:
     def _warm_up(self, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_STEPS):
-                _forget_gradients(self.parameters)
-                loss_of(self.images, self.labels).backward()  # type: ignore[no-untyped-call]
-        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP_STEPS):
+                    _forget_gradients(self.parameters)
+                    loss_of(self.images, self.labels).backward()  # type: ignore[no-untyped-call]
+        finally:  # whatever it was given by then still runs, and writes to the module's buffers
+            torch.cuda.current_stream().wait_stream(stream)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Leave the gradients of a batch in the parameters; returns its loss, which the next call overwrites."""
@@ -74,7 +76,10 @@ class GraphedBackward:
 
 @contextlib.contextmanager
 def _asking_the_host_is_an_error() -> Iterator[None]:
-    """Found in the warm-up, it leaves the device as it was; in a capture it would break the device's random numbers."""
+    """Found in the warm-up, it leaves the device as it was; in a capture it would break the device's random numbers.
+
+    The mode is that of the whole process: nothing else of it may use the GPU meanwhile.
+    """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it does not find everything: the capture finds the rest

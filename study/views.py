@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,8 @@ def _source(source: str, device: str | None) -> str:
 
 
 def _front_table(summary: FrontSummary) -> Table:
-    shown = thinned(summary.points)
+    named = [point["number"] for point in (summary.best_point, summary.thriftiest_point) if point is not None]
+    shown = thinned(summary.points, named)
     some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
     table = PlainTable(f"front: chosen on validation, reported on test{some}")
     texts = ["trial_id", "number", "policy", "statistic"]
@@ -168,10 +169,12 @@ def setting_text(row: Mapping[str, Any], name: str) -> str:
     return "" if value is None else str(value)
 
 
-def thinned(points: pd.DataFrame) -> pd.DataFrame:
-    """As many rows of a front as can be read, spread evenly; a file has all of them."""
-    places = np.linspace(0, len(points) - 1, min(SHOWN, len(points)))
-    return points.iloc[np.unique(places.astype(np.int64))]
+def thinned(points: pd.DataFrame, named: Sequence[int] = ()) -> pd.DataFrame:
+    """As many rows of a front as can be read, spread evenly, and those of these numbers; a file has all of them."""
+    places = np.linspace(0, len(points) - 1, min(SHOWN, len(points))).astype(np.int64)
+    if named:
+        places = np.concatenate([places, np.flatnonzero(points["number"].isin(named))])
+    return points.iloc[np.unique(places)]
 
 
 HEADINGS = {

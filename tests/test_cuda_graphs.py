@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -33,7 +34,7 @@ INFO = DataInfo(
 def test_a_graph_trains_as_the_plain_step_does(mode: Mode, head: str) -> None:
     torch.manual_seed(0)
     assert pick_device("cuda").type == "cuda"  # where fp32 is fp32, not TF32
-    settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind=head))  # type: ignore[arg-type]
+    settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind=head, conv_layers=4))  # type: ignore[arg-type]
     network = build_network(settings, classes=3, image_size=32, channels=3).cuda()
     training = TrainingSettings(
         mode=mode, batch_size=16, precision="fp32", optimizer="sgd", learning_rate=0.01, distillation=0.3, ema_decay=0.9
@@ -57,11 +58,21 @@ def test_a_graph_trains_as_the_plain_step_does(mode: Mode, head: str) -> None:
 
 
 def test_what_cannot_be_captured_trains_without_a_graph() -> None:
+    torch.manual_seed(0)
     network = build_network(NetworkSettings(backbone="vgg11", width=0.125), classes=3, image_size=32, channels=3).cuda()
-    network.segments[0].register_forward_hook(lambda module, inputs, output: output[0].sum().item() and None)
-    trainer = Trainer(network, TrainingSettings(mode="joint", batch_size=16), INFO)
-    images, labels = torch.zeros(32, 3, 32, 32, dtype=torch.uint8).cuda(), torch.zeros(32, dtype=torch.int64).cuda()
-    with pytest.warns(UserWarning, match="without a CUDA graph"):
-        loss = trainer.run_epoch(images, labels, 1)
-    assert not trainer.captures and loss > 0
+    images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8).cuda()
+    labels = torch.zeros(32, dtype=torch.int64).cuda()
+    trained = []
+    for captures in (True, False):
+        own = copy.deepcopy(network)
+        own.segments[0].register_forward_hook(lambda module, inputs, output: output[0].sum().item() and None)
+        trainer = Trainer(own, TrainingSettings(mode="joint", batch_size=16, precision="fp32"), INFO)
+        trainer.captures = captures
+        with pytest.warns(UserWarning, match="without a CUDA graph") if captures else contextlib.nullcontext():
+            trainer.run_epoch(images, labels, 1)
+        assert not trainer.captures
+        trained.append(own.state_dict())
+    assert torch.cuda.get_sync_debug_mode() == 0
     assert torch.rand(3, device="cuda").isfinite().all(), "the device goes on"
+    for name, tensor in trained[1].items():
+        torch.testing.assert_close(trained[0][name], tensor, rtol=1e-2, atol=1e-2, msg=name)

@@ -44,7 +44,7 @@ def one_thread():
 def case(request, one_thread) -> Case:
     backbone, kind = request.param
     torch.manual_seed(7)
-    head = HeadSettings(kind=kind, conv_channels=8)
+    head = HeadSettings(kind=kind, conv_channels=8, conv_layers=4)
     settings = NetworkSettings(backbone=backbone, width=0.125, head=head)
     network = build_network(settings, classes=CLASSES, image_size=32, channels=1).eval()
     # Contrast differs from image to image and no head has a bias, so that logits differ too.

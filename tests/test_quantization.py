@@ -24,7 +24,7 @@ def network(backbone: str = TINY, *, kind: str = "linear", image_size: int = 8, 
     """With statistics of batch norm that are not those of the start."""
     torch.manual_seed(3)
     settings = NetworkSettings(
-        backbone=backbone, width=width, head=HeadSettings(kind=kind, codewords=8, conv_channels=8)
+        backbone=backbone, width=width, head=HeadSettings(kind=kind, codewords=8, conv_channels=8, conv_layers=4)
     )
     net = build_network(settings, classes=5, image_size=image_size, channels=1)
     with torch.no_grad():

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from results.tables import read_table, rows_of
+from search_spaces import load_space
 from study.cli import main
+from study.phases.training import plan_trials
 
 ROOT = Path(__file__).parents[1]
-PACKS = sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/traces"))
+REFERENCE = ROOT / "results" / "reference"
+PACKS = sorted(path.parent for path in REFERENCE.glob("*/traces"))
+STUDIES = sorted(REFERENCE.glob("*/study.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,7 @@ def blocks(builder: ModuleType, text: str) -> dict[str, str]:
 
 def test_the_tables_of_training_are_those_of_the_studies(builder: ModuleType) -> None:
     text = builder.PAGE.read_text("utf-8")
-    found = builder.build(text, lambda name, arguments: name in ("trials", "validation"))
+    found = builder.build(text, lambda name, arguments: name in ("trials", "quality", "validation"))
     assert blocks(builder, found) == blocks(builder, text)
 
 
@@ -41,6 +48,30 @@ def test_policies_compare_as_the_page_says(builder: ModuleType) -> None:
     text = builder.PAGE.read_text("utf-8")
     found = builder.build(text, lambda name, arguments: arguments == "vgg19-quarter-fashion-mnist fp32")
     assert blocks(builder, found) == blocks(builder, text)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
+def test_trials_are_named_as_their_study_names_them_today(study: Path) -> None:
+    """So that run folders of earlier versions are gone on with."""
+    spec = load_space(str(study))
+    trials = read_table(study.parent / "tables", "trials")
+    digest = trials["data_digest"].iloc[0]
+    backbones = {plan.trial_id: plan for plan in plan_trials(spec, "backbones", digest)}
+    for trial in rows_of(trials):
+        if trial["phase"] == "backbones":
+            assert trial["trial_id"] in backbones
+        else:
+            own = backbones[trial["parent"].partition("@")[0]].network
+            exits = plan_trials(spec, "exits", digest, backbone=own, parent=trial["parent"])
+            assert trial["trial_id"] in {plan.trial_id for plan in exits}
+
+
+def test_every_reference_study_is_described() -> None:
+    text = (REFERENCE / "README.md").read_text("utf-8")
+    named = re.findall(r"^\| `([\w*-]+)` \|", text, re.MULTILINE)
+    folders = {path.name for path in REFERENCE.glob("*/")}
+    assert {one for name in named for one in fnmatch.filter(folders, name)} == folders
+    assert all(fnmatch.filter(folders, name) for name in named)
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """What is printed of a stranger's run folder is shown, not obeyed."""
 
+import pandas as pd
 import pytest
 
-from study.views import PlainTable, console_of, printable
+from study.views import SHOWN, PlainTable, console_of, printable, thinned
 
 
 def test_markup_and_control_characters_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,3 +21,10 @@ def test_markup_and_control_characters_are_shown(capsys: pytest.CaptureFixture[s
 
 def test_printable_keeps_what_people_write() -> None:
     assert printable("θ ≥ β, naïve 画像\n") == "θ ≥ β, naïve 画像\n"
+
+
+def test_points_that_are_named_are_among_those_shown() -> None:
+    points = pd.DataFrame({"number": range(1000)})
+    shown = thinned(points, [123, 457])["number"].tolist()
+    assert {0, 123, 457, 999} <= set(shown) and shown == sorted(shown) and len(shown) <= SHOWN + 2
+    assert len(thinned(points.head(5))) == 5

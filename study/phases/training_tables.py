@@ -40,7 +40,7 @@ def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[s
         "width": plan.network.width,
         "head": plan.network.head.kind if plan.phase == "exits" else None,
         "mode": plan.training.mode,
-        "settings": json.dumps({"network": plan.network.to_plain(), "training": asdict(plan.training)}),
+        "settings": json.dumps({"network": asdict(plan.network), "training": asdict(plan.training)}),
         "seed": plan.training.seed,
         "data_digest": plan.data_digest,
         "checkpoint": f"checkpoints/{plan.trial_id}",

@@ -18,8 +18,10 @@ from study.networks import (
 )
 
 
-def network(backbone: str, *, classes=10, image_size=32, channels=3, width=1.0, kind="bof") -> MultiExitNetwork:
-    settings = NetworkSettings(backbone=backbone, width=width, head=HeadSettings(kind=kind))
+def network(
+    backbone: str, *, classes=10, image_size=32, channels=3, width=1.0, kind="bof", layers=2
+) -> MultiExitNetwork:
+    settings = NetworkSettings(backbone=backbone, width=width, head=HeadSettings(kind=kind, conv_layers=layers))
     return build_network(settings, classes=classes, image_size=image_size, channels=channels)
 
 
@@ -58,6 +60,16 @@ def test_vgg19_segments_by_hand(vgg19):
     assert vgg19.segment_flops.tolist() == expected
     assert expected[:3] == [3_538_944, 75_497_472, 0]
     assert sum(expected[:-1]) == pytest.approx(0.796e9, rel=1e-3)
+
+
+def test_deeper_heads_by_hand():
+    """Two convolutions of 64 channels at 8 x 8 pixels, two of 128 at 4 x 4; at exit 16 four of 64 at 2 x 2."""
+    work = count_work(network("vgg19", kind="conv", layers=4))
+    expected = {
+        1: convolution(64, 64, 8) * 2 + convolution(64, 128, 4) + convolution(128, 128, 4) + linear(128, 10),
+        16: convolution(512, 64, 2) + convolution(64, 64, 2) * 3 + linear(64, 10),
+    }
+    assert {exit: work.head_flops[exit - 1] for exit in expected} == expected
 
 
 def test_vgg19_heads_by_hand(vgg19):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from study import recipes
 from study.errors import UserError
-from study.networks import ExitPoint, HeadSettings, MultiExitNetwork, NetworkSettings, build_heads, build_network
+from study.networks import ExitPoint, HeadSettings, MultiExitNetwork, NetworkSettings, build_heads, build_network, heads
+from study.recipes import TrainingSettings
 
 
 def network(backbone: str, *, width: float = 0.25, image_size: int = 32, **head: object) -> MultiExitNetwork:
@@ -105,6 +107,12 @@ def test_more_convolutions_see_a_coarser_map_of_more_channels(kind):
     assert seen == [(8, 8, 8), (8, 8, 8), (16, 4, 4), (16, 4, 4), (32, 2, 2)]
     for exit, shape in enumerate(net.exit_shapes, start=1):  # small maps are left as they are
         assert net.heads(torch.rand(2, *shape), exit).shape == (2, 10)
+
+
+def test_later_settings_stand_at_their_defaults_in_earlier_files():
+    """A file that lacks one is read as the default, and must mean what was done before."""
+    for settings, later in ((HeadSettings(), heads._LATER), (TrainingSettings(mode="joint"), recipes._LATER)):
+        assert {name: getattr(settings, name) for name in later} == later
 
 
 def test_two_convolutions_are_named_as_before_there_were_more():

@@ -280,6 +280,10 @@ def test_the_study_of_a_run_folder_can_be_done_again(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"study": spec.plain(), "provenance": {"created": "2026-01-01"}}))
     assert load_space(str(path)) == spec
     assert load_space(str(path), [("seed", 5)]).seed == 5
-    path.write_text("study: 3\nprovenance: {}\n")
-    with pytest.raises(SpecError, match="a study file is a mapping of keys, but this is int"):
-        load_space(str(path))
+    for text, message in (
+        ("study: 3\nprovenance: {}\n", "study is a mapping of keys, but this is int"),
+        ("study: {study: {name: x}, provenance: {}}\nprovenance: {}\n", "name: this key is required"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SpecError, match=message):
+            load_space(str(path))
