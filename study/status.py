@@ -234,11 +234,16 @@ def print_status(folder: Location, *, as_json: bool) -> None:
     console.print(left)
 
 
+def _epoch_span(seconds: float) -> str:
+    """Of short epochs with their fractions."""
+    return f"{seconds:.3g} s" if seconds < 100 else span(seconds)
+
+
 def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
     """What of phase 1 is done and left, a line a half."""
     return [
         f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
         f"{one['epochs_done']} epochs done, {one['epochs_left']} left"
-        + (f" at about {one['seconds_per_epoch']:.3g} s each" if one["seconds_per_epoch"] else "")
+        + (f" at about {_epoch_span(one['seconds_per_epoch'])} each" if one["seconds_per_epoch"] else "")
         for one in phases
     ]
