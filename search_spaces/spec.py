@@ -7,8 +7,6 @@ that the program resolves before any work starts, so that a new backbone needs n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -24,7 +22,7 @@ from pydantic import (
 )
 
 from search_spaces.choices import MOST_TRIALS, Choice, Kind, Scalar, parse_choice
-from search_spaces.strict_yaml import YamlError, parse_yaml, read_yaml, short
+from search_spaces.strict_yaml import YamlError, parse_yaml, short
 
 
 class SpecError(ValueError):
@@ -314,10 +312,11 @@ def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = 
         raw = parse_yaml(text)
     except YamlError as error:
         raise SpecError(f"{source}: {error}") from None
-    return _space_of(raw, source, changes)
+    return space_of(raw, source, changes)
 
 
-def _space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) -> StudySpec:
+def space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) -> StudySpec:
+    """A study from the content of a study file or a run folder's; ``changes`` and errors as in :func:`parse_space`."""
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
     if {"study", "provenance"} <= raw.keys():  # a run folder's own, to do the study again
@@ -377,31 +376,3 @@ def _first_problem(error: ValidationError) -> str:
         message = f"{message}, got {short(first['input'])!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{key}: {message}{more}"
-
-
-def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
-    """A study from a file, or one that comes with the program by its bare name; ``changes`` as in :func:`parse_space`.
-
-    The ``study.yaml`` of a run folder or a pack is such a file too; what it says of its provenance is passed over.
-
-    Raises:
-        SpecError: neither exists, the file cannot be read, or :func:`parse_space` refuses it.
-    """
-    if name_or_path in bundled():
-        text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
-        return parse_space(text, f"{name_or_path}.yaml", changes)
-    path = Path(name_or_path)
-    if not (name_or_path and path.exists()):
-        known = ", ".join(bundled())
-        raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")
-    try:
-        raw = read_yaml(path, "a study file")
-    except YamlError as error:
-        raise SpecError(f"{path}: {error}") from None
-    return _space_of(raw, str(path), changes)
-
-
-def bundled() -> list[str]:
-    """Names of the studies that come with the program."""
-    files = resources.files("search_spaces").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from search_spaces.spec import load_space, parse_change
+from search_spaces.spec import parse_change
+from search_spaces.study_files import load_space
 from study.errors import UserError
 
 

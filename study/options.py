@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from results.locations import Location, location
-from search_spaces.spec import bundled
+from search_spaces.study_files import bundled
 from study.criteria import CRITERIA
 from study.precisions import PRECISIONS
 

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from search_spaces.spec import load_space, parse_change
+from search_spaces.spec import parse_change
+from search_spaces.study_files import load_space
 from study.cli import build_parser
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import torch as safetensors
 
 from results.tables import write_part
-from search_spaces.spec import bundled
+from search_spaces.study_files import bundled
 from study import checkpoints
 from study.storage import content_hash, publish, read_published
 from study.stored_traces import SplitLogits, write_trace

@@ -1,0 +1,38 @@
+"""Study files: those that come with the program, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from search_spaces.spec import SpecError, StudySpec, parse_space, space_of
+from search_spaces.strict_yaml import YamlError, read_yaml
+
+
+def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+    """A study from a file, or one that comes with the program by its bare name; ``changes`` as in :func:`parse_space`.
+
+    The ``study.yaml`` of a run folder or a pack is such a file too; what it says of its provenance is passed over.
+
+    Raises:
+        SpecError: neither exists, the file cannot be read, or :func:`parse_space` refuses it.
+    """
+    if name_or_path in bundled():
+        text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
+        return parse_space(text, f"{name_or_path}.yaml", changes)
+    path = Path(name_or_path)
+    if not (name_or_path and path.exists()):
+        known = ", ".join(bundled())
+        raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")
+    try:
+        raw = read_yaml(path, "a study file")
+    except YamlError as error:
+        raise SpecError(f"{path}: {error}") from None
+    return space_of(raw, str(path), changes)
+
+
+def bundled() -> list[str]:
+    """Names of the studies that come with the program."""
+    files = resources.files("search_spaces").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
