@@ -155,10 +155,12 @@ def quality(study: str) -> str:
     return markdown(columns for _, columns in sorted(rows, key=lambda one: (pd.isna(one[0]), one[0])))
 
 
-def comparison(study: str, precision: str) -> str:
-    """The policies at equal accuracy on the best network."""
+def comparison(study: str, precision: str, *points: str) -> str:
+    """The policies at equal accuracy on the best network, each of which may lose so many points."""
     rows = []
     for row in rows_of(rows_of_best(study, precision)):
+        if f"{row['drop'] * 100:g}" not in points:
+            continue
         rows.append(
             {
                 "at most": f"{row['drop'] * 100:g}",
@@ -322,6 +324,33 @@ def saved(at: dict[str, dict[str, Any]], policy: str, other: str, column: str) -
     return percent(1 - at[policy][column] / at[other][column]) if other in at else ""
 
 
+def seeds(*studies: str) -> str:
+    """The cheapest points that lose at most one point, of studies that differ by their seed: mean, least and most."""
+    rows = []
+    for study in studies:
+        points = read_table(REFERENCE / study / "tables", "front")
+        points = points[points["accuracy"] >= points["classic_accuracy"] - POINT - 1e-12]
+        points["policy"] += points["criterion"].map(lambda one: "" if one == "logit" else f", {one}")
+        best = points.sort_values("flops").groupby("policy").first()
+        figures = {
+            "classifier on test": best["test_classic_accuracy"],
+            "lost on test": best["test_classic_accuracy"] - best["test_accuracy"],
+            "FLOPs": best["test_flops"] / best["classic_flops"],
+            "energy": best["test_energy_joules"] / best["classic_energy_joules"],
+        }
+        rows.append(pd.DataFrame(figures))
+    found = pd.concat(rows).groupby("policy")
+    least, mean, most = found.min(), found.mean(), found.max()
+    return markdown(
+        {"policy": policy}
+        | {
+            column: f"{percent(mean.at[policy, column])} ({percent(least.at[policy, column])} to {percent(most.at[policy, column])})"
+            for column in mean.columns
+        }
+        for policy in mean.sort_values("FLOPs").index
+    )
+
+
 def validation(study: str) -> str:
     """The cheapest points of a searched front on validation, of whichever network and policy they are."""
     points = read_table(REFERENCE / study / "tables", "operating_points")
@@ -361,7 +390,7 @@ def markdown(rows: Iterable[Mapping[str, object]]) -> str:
 
 BLOCKS: dict[str, Callable[..., str]] = {
     made.__name__: made
-    for made in (trials, quality, comparison, frequencies, stops, predictions, headline, findings, validation)
+    for made in (trials, quality, comparison, seeds, frequencies, stops, predictions, headline, findings, validation)
 }
 
 

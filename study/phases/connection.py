@@ -71,7 +71,8 @@ def _start_local() -> None:
 
 def _stop_local(folder: str) -> None:
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient would leave Ray's processes behind
+        for number in (signal.SIGINT, signal.SIGTERM):  # whoever is impatient would leave Ray's processes behind
+            signal.signal(number, signal.SIG_IGN)
     try:
         ray.shutdown()
     finally:
