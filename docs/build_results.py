@@ -244,6 +244,7 @@ def headline(*studies: str) -> str:
             "FLOPs against early exit": "12.8 % (published accounting)",
             "energy against early exit": "37.6 %",
             "FLOPs against the network cut": "",
+            "energy against the network cut": "",
         }
     ]
     for study in studies:
@@ -264,6 +265,7 @@ def headline(*studies: str) -> str:
                         "FLOPs against early exit": saved(at, policy, "hierarchical", "test_flops_share"),
                         "energy against early exit": saved(at, policy, "hierarchical", "test_energy_share"),
                         "FLOPs against the network cut": saved(at, policy, "static", "test_flops_share"),
+                        "energy against the network cut": saved(at, policy, "static", "test_energy_share"),
                     }
                 )
     return markdown(rows)
@@ -325,30 +327,21 @@ def saved(at: dict[str, dict[str, Any]], policy: str, other: str, column: str) -
 
 
 def seeds(*studies: str) -> str:
-    """The cheapest points that lose at most one point, of studies that differ by their seed: mean, least and most."""
-    rows = []
-    for study in studies:
-        points = read_table(REFERENCE / study / "tables", "front")
-        points = points[points["accuracy"] >= points["classic_accuracy"] - POINT - 1e-12]
-        points["policy"] += points["criterion"].map(lambda one: "" if one == "logit" else f", {one}")
-        best = points.sort_values("flops").groupby("policy").first()
-        figures = {
-            "classifier on test": best["test_classic_accuracy"],
-            "lost on test": best["test_classic_accuracy"] - best["test_accuracy"],
-            "FLOPs": best["test_flops"] / best["classic_flops"],
-            "energy": best["test_energy_joules"] / best["classic_energy_joules"],
-        }
-        rows.append(pd.DataFrame(figures))
-    found = pd.concat(rows).groupby("policy")
-    least, mean, most = found.min(), found.mean(), found.max()
-    return markdown(
-        {"policy": policy}
-        | {
-            column: f"{percent(mean.at[policy, column])} ({percent(least.at[policy, column])} to {percent(most.at[policy, column])})"
-            for column in mean.columns
-        }
-        for policy in mean.sort_values("FLOPs").index
-    )
+    """The points that lose at most one point, of studies that differ by their seed: mean, least and most."""
+    tables = [pd.read_csv(REFERENCE / study / "comparison.csv") for study in studies]
+    rows = pd.concat(table[table["drop"].isin([POINT]) | (table["contender"] == "classic")] for table in tables)
+    shown = {
+        "accuracy on test": rows["test_accuracy"],
+        "lost on test": rows["test_drop"],
+        "FLOPs": rows["test_flops_share"],
+        "energy": rows["test_energy_share"],
+    }
+    found = pd.DataFrame(shown).groupby(rows["contender"])
+    assert (found.size() == len(studies)).all(), "each policy has a point with each seed"
+    least, mean, most = (table.map(percent) for table in (found.min(), found.mean(), found.max()))
+    texts = mean + " (" + least + " to " + most + ")"
+    order = found["FLOPs"].mean().sort_values(ascending=False).index
+    return markdown({"policy": policy, **texts.loc[policy]} for policy in order)
 
 
 def validation(study: str) -> str:

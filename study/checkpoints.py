@@ -47,7 +47,7 @@ class Checkpoint:
     data: DataInfo
     history: tuple[Epoch, ...]
     parent: str | None
-    """Trial id, or hash of the weights, of the backbone that heads were trained on."""
+    """Whose backbone the heads are on: ``<trial id>@<weights hash>``, or ``weights@<fingerprint>`` of a user's own."""
     versions: Mapping[str, str]
     """Of what trained the last epoch."""
     made_by: MadeBy

@@ -1,13 +1,13 @@
 """Policies against each other at equal accuracy: each one's cheapest point on validation, reported on test.
 
 For every traced network and precision, and for every contender (a policy with an exit criterion), all operating points
-over every beta and start layer are computed exactly on validation; of those that lose at most so much accuracy against
-the network without exits, the cheapest is chosen. Test images only report.
+over every beta and start layer are computed exactly on validation, whatever the study searched; of those that lose at
+most so much accuracy against the network without exits, the cheapest is chosen. Test images only report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast
@@ -22,7 +22,7 @@ from study.costs.profile import Costs
 from study.errors import UserError
 from study.forecasts import prediction_accuracies, prediction_accuracy
 from study.phases.candidates import Candidate, OperatingPoint
-from study.phases.exact import ExactPoint, exact_points
+from study.phases.exact import ExactPoint, exact_points, keeps_deadline
 from study.policies import Floats, Predictive
 from study.stored_traces import SplitLogits
 from study.walks import replay, tally
@@ -58,7 +58,8 @@ CONTENDERS = (
     Contender("hierarchical", "oracle"),
 )
 """The network without exits, the network cut, the paper's two policies and a chosen subset of exits by the paper's
-criterion; confidence rules; and what nobody can know, the first exit that is right."""
+criterion; confidence rules; and what nobody can know, the first exit that is right (more accurate than the network, it
+bounds what loses nothing: a policy that may lose accuracy can be cheaper)."""
 
 
 def compare(
@@ -74,18 +75,25 @@ def compare(
     """Compare all contenders on each network at each precision.
 
     Args:
-        spec: statistics, jumps and overshoots that the paper's policies may take; limits of the space count as well.
+        spec: statistics, jumps and overshoots that the paper's policies may take; of its constraints all count but the
+            one on accuracy.
         candidates: networks at precisions. What is lost is counted from a network's own classifier in fp32, or in the
             highest precision that is there.
         test_logits: of a candidate.
         published: FLOPs of a candidate as the published program accounts for them, where they are known.
-        drops: shares of accuracy that may be lost on validation. The classic network stands at the first alone.
+        drops: shares of accuracy that may be lost on validation. The classic network stands at the first that it keeps
+            to alone.
         objective: what is to be least.
         rules: of frequency scaling, under which the energy of each point is simulated as well.
 
     Raises:
-        UserError: a cost is not known.
+        UserError: a cost is not known, a constraint is on a percentile of latencies, or nothing keeps to them.
     """
+    for name in ("latency_p50", "latency_p99"):
+        if name in spec.constraints.limits:
+            raise UserError(
+                f"compare: constraints.{name} is no mean over images: --set operating_points.constraints.{name}=null"
+            )
     if objective == "energy" and not all(one.costs.holds("energy") for one in candidates):
         raise UserError("compare: energies are not known of these networks")
     rows: list[dict[str, Any]] = []
@@ -96,10 +104,8 @@ def compare(
         test, classic_test = test_logits(candidate), test_logits(reference)
         for contender in CONTENDERS:
             choose = context.greedy if contender.policy == "placed" else context.cheapest
-            for drop in drops[:1] if contender.policy == "classic" else drops:
-                found = choose(contender, drop)
-                if found is None:
-                    continue
+            chosen = [(drop, found) for drop in drops if (found := choose(contender, drop))]
+            for drop, found in chosen[:1] if contender.policy == "classic" else chosen:
                 where = {"trial_id": candidate.trial_id, "precision": candidate.precision, "drop": drop}
                 rows.append(
                     {
@@ -115,6 +121,8 @@ def compare(
                     trace = candidate.trace(found.point.statistic, test)
                     forecast = prediction_accuracies(trace, [cast(float, policy.beta)], max_jump=policy.max_jump)
                     predictions.append(pd.DataFrame(where, index=forecast.index).join(forecast))
+    if not rows:
+        raise UserError("compare: no operating point keeps to the constraints of this study")
     table = pd.DataFrame(rows).sort_values(["trial_id", "precision", "drop"], kind="stable", ignore_index=True)
     return Comparison(table, pd.concat(predictions, ignore_index=True) if predictions else pd.DataFrame())
 
@@ -126,7 +134,8 @@ class Comparison:
     rows: pd.DataFrame
     """One for each network, precision, drop and contender that has a point: what was chosen; on test its accuracy, what
     it lost (with the 95 % interval of the paired difference), its shares of the classic network's FLOPs (true and
-    published) and energy; shares of the images that stop at each exit; how often the engine was right."""
+    published) and energy; shares of the images that stop at each exit; how often the engine was right. Energy under a
+    frequency rule is left out where a walk of the policy could miss its deadline."""
     predictions: pd.DataFrame
     """On test, how often the engine is right from each start layer, at the beta of each chosen predictive point;
     columns as of :func:`study.forecasts.prediction_accuracies`."""
@@ -136,6 +145,10 @@ def reference_of(candidate: Candidate, candidates: Sequence[Candidate]) -> Candi
     """The same network at the precision from which losses are counted."""
     same = [one for one in candidates if one.weights == candidate.weights]
     return next((one for one in same if one.precision == "fp32"), same[0])
+
+
+_Chosen = tuple[float, tuple[int, ...], ExactPoint]
+"""What a subset of exits costs at least, the subset, and the point that does."""
 
 
 class _Context:
@@ -155,19 +168,25 @@ class _Context:
         return found[0] if found else None
 
     def greedy(self, contender: Contender, drop: float) -> ExactPoint | None:
-        """The same for a subset of exits that grows by the exit that saves most, as long as one does."""
-        best: tuple[ExactPoint, float] | None = None
-        placed: tuple[int, ...] = ()
-        while True:
-            better = best
-            for exit in sorted(set(range(1, self.candidate.exit_count + 1)) - set(placed)):
-                subset = tuple(sorted((*placed, exit)))
-                found = self._best(contender, subset, drop)
-                if found and (better is None or found[1] < better[1]):
-                    better, grown = found, subset
-            if better is best:
-                return best[0] if best else None
-            best, placed = better, grown
+        """The same for a subset of exits: the best that is reached from none of them, or from all behind the best first
+        one, by adding or leaving out whichever exit saves most, as long as one does."""
+        exits = range(1, self.candidate.exit_count + 1)
+
+        def cheapest(subsets: Iterable[tuple[int, ...]]) -> _Chosen | None:
+            found = [(one[1], subset, one[0]) for subset in subsets if (one := self._best(contender, subset, drop))]
+            return min(found, key=lambda one: one[0], default=None)
+
+        ends = []
+        for start in (None, cheapest(tuple(exits[first:]) for first in range(len(exits)))):
+            best = start
+            while True:
+                placed = set(best[1]) if best else set()
+                better = cheapest(tuple(sorted(subset)) for exit in exits if (subset := placed ^ {exit}))
+                if better is None or (best and better[0] >= best[0]):
+                    break
+                best = better
+            ends += [best] if best else []
+        return min(ends, key=lambda one: one[0])[2] if ends else None
 
     def _best(
         self, contender: Contender, subset: tuple[int, ...] | None, drop: float
@@ -190,6 +209,7 @@ class _Context:
                     "placements": [list(subset)] if subset else "auto",
                     "dvfs": Choice(values=("none",)),
                     "beta": "auto",
+                    "start_layer": "auto",
                     "constraints": self.spec.constraints.model_copy(update={"accuracy_drop": self.most + _ROUNDING}),
                 }
             )
@@ -202,13 +222,16 @@ def _validation_row(found: ExactPoint, reference: Candidate) -> dict[str, Any]:
     names = ("policy", "criterion", "beta", "beta_low", "beta_high", "start_layer", "exits", "max_jump", "overshoot")
     metrics = found.point.evaluate()
     compares = settings["policy"] not in ("classic", "static") and settings["criterion"] == "logit"
-    return {
+    row = {
         **{name: settings.get(name) for name in names},
         "statistic": settings["statistic"] if compares else None,
         "accuracy": metrics["accuracy"],
         "accuracy_drop": reference.classic_accuracy - metrics["accuracy"],
         "flops_share": metrics["flops"] / reference.costs.classic("flops"),
     }
+    if found.point.candidate.costs.holds("energy"):
+        row["energy_share"] = metrics["energy_joules"] / reference.costs.classic("energy")
+    return row
 
 
 def _test_row(
@@ -252,6 +275,8 @@ def _under_rules(
     """Energy with frequency scaling, as a share of the classic network's over the same period at f_max."""
     row: dict[str, float] = {}
     for rule in rules:
+        if not keeps_deadline(point.candidate, point.policy, rule):
+            continue
         scaled = OperatingPoint(point.candidate, point.statistic, point.policy, dvfs=rule)
         _, joules, _ = scaled.of_samples(replay(point.candidate.trace(point.statistic, test), point.policy))
         assert joules is not None, "frequency levels have energies"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
+import torch
 
 from results.locations import Location
 from results.tables import rows_of
 from study.comparison import DROPS, Comparison, Objective, compare
 from study.criteria import CRITERIA
 from study.phases.checks import check_names
+from study.phases.pricing import check_costs
 from study.phases.stored import published_costs, stored_candidates, stored_study, stored_test_logits
 from study.views import PlainTable, console_of, write_points
 
@@ -39,10 +41,12 @@ def show_comparison(
         as_json: print JSON in place of tables.
 
     Raises:
-        UserError: something stored is missing.
+        UserError: something stored is missing, or as of :func:`study.comparison.compare`.
     """
     spec = stored_study(folder, changes).operating_points
     check_names(spec, criteria=CRITERIA)
+    if changes:  # what is stored was checked before it was computed
+        check_costs(spec, cast(Any, spec.quantization.values), torch.device("cpu"), stored_will_do=True)
     candidates = stored_candidates(folder, spec, data)
     tests = stored_test_logits(folder, candidates)
     found = compare(
@@ -64,7 +68,7 @@ def show_comparison(
     for (trial, precision), rows in found.rows.groupby(["trial_id", "precision"], sort=False):
         title = f"{trial} at {precision}: chosen on validation for the least {objective}, reported on test"
         console.print(_table(title, rows))
-    for line in _lines(found):
+    for line in _lines(found, objective):
         console.print(line, soft_wrap=True)
 
 
@@ -114,13 +118,13 @@ def _setting(row: dict[str, Any]) -> str:
     return ", ".join([*parts, *([row["statistic"]] if row["statistic"] else [])])
 
 
-def _lines(found: Comparison) -> list[str]:
-    """What the table says, in sentences."""
+def _lines(found: Comparison, objective: Objective) -> list[str]:
+    """What the table says, in sentences: who wins on validation, and what that is worth on test."""
     lines = []
     for (trial, precision, drop), rows in found.rows.groupby(["trial_id", "precision", "drop"], sort=False):
-        share = rows.set_index("contender")["test_flops_share"]
-        real = share.drop(labels=["hierarchical, oracle"], errors="ignore")
-        least = str(real.idxmin())
+        rows = rows.set_index("contender")
+        least = str(rows[f"{objective}_share"].drop(labels=["hierarchical, oracle"], errors="ignore").idxmin())
+        share = rows[f"test_{objective}_share"]
         told = ", ".join(
             f"{(1 - share[least] / share[name]):+.1%} against {name}"
             for name in ("static", "predictive", "hierarchical")
@@ -128,7 +132,10 @@ def _lines(found: Comparison) -> list[str]:
         )
         points = float(str(drop)) * 100
         lines.append(
-            f"{trial} {precision}, at most {points:g} points: fewest FLOPs by {least}, {real.min():.1%} of classic"
-            + (f" (saves {told})" if told else "")
+            f"{trial} {precision}, at most {points:g} points: least {_NAMES[objective]} by {least}, "
+            f"{share[least]:.1%} of classic on test" + (f" (saves {told})" if told else "")
         )
     return lines
+
+
+_NAMES: dict[Objective, str] = {"flops": "FLOPs", "energy": "energy"}

@@ -8,7 +8,7 @@ where ``score >= beta``. ``logit`` is the paper's. The others are the usual base
 - ``entropy``: 1 - H(p) / ln C, 0 for a uniform answer and 1 for a certain one (Teerapittayanon et al. 2016).
 - ``margin``: p of the first class - p of the second (Scheffer et al. 2001).
 - ``patience``: how many of the exits tried last, this one included, give the same answer (Zhou et al. 2020).
-- ``oracle``: infinite where the exit is right, else 0. No program knows that: it bounds what can be won.
+- ``oracle``: infinite where the exit is right, else 0. No program knows that: it bounds what can be won at no loss.
 """
 
 from __future__ import annotations

@@ -87,6 +87,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
                 raise UserError(f"training setting {name} is {value}, but must be {'above 0' if positive else '>= 0'}")
+        if self.batch_size < 2:
+            raise UserError("training setting batch_size is 1, but must be at least 2: batch norm needs two images")
         for name in _BELOW_ONE:
             if getattr(self, name) >= 1:
                 raise UserError(f"training setting {name} is {getattr(self, name)}, but must be below 1")

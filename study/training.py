@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from study.averaging import LIVE, WeightAverage
 from study.cuda_graphs import GraphedBackward
-from study.data import DataInfo, Dataset, ImageSet, augment, normalize, place
+from study.data import DataInfo, Dataset, ImageSet, augment, normalize, place, to_device
 from study.errors import UserError, is_lack_of_memory
 from study.learning_curves import Epoch, best_epoch, outcome
 from study.losses import training_loss
@@ -171,7 +171,7 @@ class Trainer:
             if len(chosen) == 1:  # batch norm has no statistics of a single image
                 continue
             self._set_rate(epoch - 1 + number / len(starts))
-            pixels = augment(images[chosen].to(self.device, non_blocking=True), self.info, generator)
+            pixels = augment(to_device(images[chosen], self.device), self.info, generator)
             loss = self._backward(normalize(pixels, self.info), labels[chosen.to(labels.device)])
             self.optimizer.step()
             self.average.update((epoch - 1) * len(starts) + number + 1)
@@ -216,7 +216,8 @@ class SplitResult:
     """Loss and accuracies of a network on a split."""
 
     loss: float
-    """Cross-entropy of the classifier, or the sum over the exits where the heads are evaluated."""
+    """Cross-entropy of the classifier, or the sum over all that is trained where the heads are evaluated: in ``exits``
+    over the exits, in ``joint`` over exits and classifier."""
     accuracies: tuple[float, ...]
     """``[E+1]``, or ``[1]`` (the classifier alone)."""
 
@@ -234,7 +235,7 @@ def evaluate_split(
         for batch in batches(len(labels), 512):
             target = labels[batch]
             with autocast(device, settings.precision):
-                pixels = normalize(images[batch].to(device), info)
+                pixels = normalize(to_device(images[batch], device), info)
                 logits = network(pixels) if heads else network.classify(pixels)[:, None]
             logits = logits.float()
             right += (logits.argmax(dim=2) == target[:, None]).sum(dim=0).cpu()
@@ -327,8 +328,12 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:  # files know no memory layout; a step is fast where all have the same
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

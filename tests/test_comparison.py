@@ -13,7 +13,10 @@ from search_spaces.spec import OperatingPointsSpec, parse_space
 from study import Costs, exact_front
 from study.cli import main
 from study.comparison import CONTENDERS, Comparison, compare, reference_of
-from study.phases.candidates import Candidate
+from study.comparison_view import _lines
+from study.costs.levels import LevelCosts
+from study.errors import UserError
+from study.phases.candidates import Candidate, Frequencies
 from study.policies import Hierarchical, Predictive
 from study.stored_traces import SplitLogits
 
@@ -89,6 +92,17 @@ def test_more_loss_costs_less_and_no_policy_loses_to_a_cut(rows: pd.DataFrame) -
     able = table.dropna(subset=["static"])
     for name in ("hierarchical", "placed", "predictive", "hierarchical, margin"):
         assert (able[name] <= able["static"] + 1e-12).all(), f"{name} can stop everybody where the cut does"
+    for rule in ("", ", margin", ", max_softmax"):
+        trying_all = table[f"hierarchical{rule}"].dropna()
+        placed = table[f"placed{rule}"][trying_all.index]
+        assert (placed <= trying_all + 1e-12).all(), "all from a layer on is a choice too"
+
+
+def test_the_network_itself_stands_where_it_keeps_to_the_bound(rows: pd.DataFrame) -> None:
+    lost = FULL.classic_accuracy - INT8.classic_accuracy
+    classic = rows[rows["contender"] == "classic"].set_index("precision")["drop"]
+    assert classic["fp32"] == 0
+    assert classic.get("int8") == next((drop for drop in DROPS if lost <= drop + 1e-9), None)
 
 
 def test_test_images_choose_nothing_and_report_everything(rows: pd.DataFrame) -> None:
@@ -121,9 +135,41 @@ def test_the_least_energy_can_be_asked_for() -> None:
     by_flops = comparison().rows.set_index(["precision", "drop", "contender"])
     name = ("fp32", 0.1, "hierarchical")
     assert by_energy.loc[name, "flops_share"] >= by_flops.loc[name, "flops_share"]
+    whose = by_energy.loc["fp32", 0.1]["energy_share"].drop("hierarchical, oracle").idxmin()
+    assert _lines(comparison(objective="energy"), "energy")[2].startswith(
+        f"one fp32, at most 10 points: least energy by {whose}, "
+    )
     poor = replace(FULL, costs=Costs(segment_flops=np.ones(EXITS + 1), head_flops=np.ones(EXITS)))
     with pytest.raises(ValueError, match="energies are not known"):
         compare(spec(), [poor], lambda one: TESTS["fp32"], objective="energy")
+
+
+def test_a_start_layer_of_the_study_does_not_favour_anybody(rows: pd.DataFrame) -> None:
+    fixed = compare(spec(", start_layer: 4"), [FULL, INT8], lambda one: TESTS[one.precision], drops=DROPS).rows
+    pd.testing.assert_frame_equal(fixed, rows)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "told"),
+    [("energy: 0.001", "no operating point keeps to"), ("latency_p99: 1", r"--set .*latency_p99=null$")],
+)
+def test_constraints_that_leave_nothing_are_told(constraints: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        compare(spec(f", constraints: {{{constraints}}}"), [FULL], lambda one: TESTS["fp32"])
+
+
+def test_whoever_may_miss_a_deadline_has_no_energy_under_it() -> None:
+    speeds = (2.0, 1.0)
+    levels = tuple(
+        replace(FULL.costs, segment_seconds=slow * np.ones(EXITS + 1), head_seconds=slow * np.full(EXITS, 0.1))
+        for slow in speeds
+    )
+    plan = LevelCosts([500, 1000], levels, idle_watts=1.0, switch_seconds=0.1)
+    one = replace(FULL, costs=levels[-1], frequencies=Frequencies(levels=plan, slack=0.0, period=64.0))
+    found = compare(spec(), [one], lambda one: TESTS["fp32"], drops=[0.1], rules=["race_to_idle", "deadline"]).rows
+    late = found.set_index("contender")["test_energy_share_deadline"].isna()
+    assert late["predictive"] and not late["static"] and not late["hierarchical"]
+    assert found["test_energy_share_race_to_idle"].notna().all()
 
 
 def test_the_command_refuses_what_is_no_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

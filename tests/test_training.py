@@ -121,6 +121,20 @@ def test_going_on_from_any_epoch_repeats_an_uninterrupted_run(optimizer, precisi
     assert not same(saved[0][0], saved[-1][0])
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_what_an_optimizer_is_given_back_lies_in_memory_as_its_weights_do(optimizer):
+    net = network("conv").to(memory_format=torch.channels_last)
+    trainer = Trainer(net, settings("joint", optimizer=optimizer), DATASET.info)
+    images, labels = torch.from_numpy(DATASET.train.images), torch.from_numpy(DATASET.train.labels)
+    trainer.run_epoch(images, labels, 1)
+    stored = {name: value.contiguous() for name, value in trainer.state().items()}
+    trainer.load_state(stored)
+    for parameter, state in trainer.optimizer.state.items():
+        moments = [value for value in state.values() if isinstance(value, torch.Tensor) and value.ndim]
+        assert moments and all(value.stride() == parameter.stride() for value in moments)
+    assert same(trainer.state(), stored)
+
+
 def moving(net) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensors(net, "").items() if value.is_floating_point()}
 
@@ -262,7 +276,8 @@ def test_evaluation_equals_a_plain_count():
     assert alone.accuracies == result.accuracies[-1:]
 
 
-WRONG = [("mode", "frozen"), ("optimizer", "lion"), ("schedule", "step"), ("precision", "fp16"), ("batch_size", 0)]
+WRONG = [("mode", "frozen"), ("optimizer", "lion"), ("schedule", "step"), ("precision", "fp16")]
+WRONG += [("batch_size", 0), ("batch_size", 1)]
 WRONG += [("ema_decay", 1.0), ("ema_decay", -0.1), ("ema_decay", math.nan), ("label_smoothing", 1.0)]
 WRONG += [("learning_rate", 0.0), ("learning_rate", math.nan), ("weight_decay", -1.0), ("momentum", 1.0)]
 

@@ -77,7 +77,9 @@ def result(trial: TrialPlan, folder) -> dict[str, object]:
     left: dict[str, object] = {}
     for generation in ("last", "best"):
         manifest = json.loads((folder / trial.trial_id / generation / "manifest.json").read_bytes())
-        left |= {f"{generation} {name}": entry["sha256"] for name, entry in manifest.items() if "tensors" in name}
+        files = manifest["files"]
+        left |= {f"{generation} {name}": files[name]["sha256"] for name in files if "tensors" in name}
+        assert f"{generation} weights.safetensors" in left
         history = read_description(folder / trial.trial_id / generation).history
         left[f"{generation} history"] = [replace(row, seconds=0.0) for row in history]
     return left

@@ -15,17 +15,23 @@ def place(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
     """The images as a uint8 tensor of the same shape, as near to `device` as they fit.
 
     CPU: shares the array's memory, read-only arrays included (Ray's object store): never write to it.
-    GPU: in its memory if they take at most half of what is free there, else in pinned host memory.
+    GPU: in its memory if they take at most half of what is free there, else where they are, as on a CPU; batches then
+    travel by :func:`to_device`.
     """
     with warnings.catch_warnings():
         # torch warns that writing to a read-only array is undefined; nothing here writes.
         warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
         tensor = torch.from_numpy(np.ascontiguousarray(images))
-    if device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        if images.nbytes > free_bytes // 2:
-            return tensor.pin_memory()
+    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return tensor
     return tensor.to(device)
+
+
+def to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device; from the host to a GPU by pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and batch.device.type == "cpu":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
 
 
 def normalize(images: Tensor, info: DataInfo) -> Tensor:

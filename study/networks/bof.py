@@ -62,5 +62,9 @@ class Codebook(nn.Module):
 def _cells(height: int, width: int, grid: int, *, device: torch.device) -> Tensor:
     """``[H * W, g * g]``: what each pixel counts in the mean over each cell of adaptive average pooling."""
     with torch.inference_mode(False):
-        pixels = torch.eye(height * width).reshape(-1, 1, height, width)
-        return functional.adaptive_avg_pool2d(pixels, grid).flatten(1).to(device)
+        # Made where it is needed: a copy from the host would wait for the device. The mean over a cell is one over its
+        # rows and one over its columns.
+        rows, columns = (
+            functional.adaptive_avg_pool1d(torch.eye(side, device=device)[None], grid)[0] for side in (height, width)
+        )
+        return torch.kron(rows, columns)

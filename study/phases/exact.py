@@ -173,6 +173,11 @@ def _possible(spec: OperatingPointsSpec, candidate: Candidate, policy: Policy, d
     memory = spec.constraints.memory
     if memory is not None and candidate.memory is not None and candidate.memory.of_policy(policy) > memory:
         return False
+    return keeps_deadline(candidate, policy, dvfs)
+
+
+def keeps_deadline(candidate: Candidate, policy: Policy, dvfs: str) -> bool:
+    """Whether no walk of a policy is late under a frequency rule."""
     plan = candidate.frequencies
     if dvfs != "deadline" or plan is None or not isinstance(policy, Classic | Static | Predictive):
         return True

@@ -31,9 +31,10 @@ LAYOUTS: dict[str, torch.memory_format] = {
 """Where the channels of a map lie in memory: each in one piece, or those of a pixel side by side."""
 
 
-def add_common_options(parser: argparse.ArgumentParser, *, quick: str) -> None:
-    """Options of every benchmark; ``quick`` says what a smoke run is."""
-    parser.add_argument("--repeats", type=int, default=5)
+def add_common_options(parser: argparse.ArgumentParser, *, quick: str, repeats: bool = True) -> None:
+    """Options of every benchmark; ``quick`` says what a smoke run is, ``repeats`` whether anything is repeated."""
+    if repeats:
+        parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch (default: as many as it takes by itself)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end as well")
     parser.add_argument("--quick", action="store_true", help=quick)

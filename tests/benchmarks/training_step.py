@@ -144,7 +144,7 @@ def table_at_once(options: argparse.Namespace) -> list[dict[str, object]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_options(parser, quick="a smoke run: VGG-11, an eighth of its width")
+    add_common_options(parser, quick="a smoke run: VGG-11, an eighth of its width", repeats=False)
     add_network_options(parser)
     parser.add_argument("--modes", nargs="+", default=["original", "exits", "joint"])
     parser.add_argument("--trials", nargs="*", type=int, default=[], help="so many trials at once")

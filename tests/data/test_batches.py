@@ -16,6 +16,7 @@ from study.data import (
     load_dataset,
     normalize,
     place,
+    to_device,
 )
 
 NOWHERE = Path("nowhere")  # digits need no files
@@ -105,7 +106,8 @@ def test_a_gpu_gives_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(normalize(here, info), normalize(there, info).cpu())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes, images.nbytes))
     in_host_memory = place(images, gpu)
-    assert in_host_memory.device.type == "cpu" and in_host_memory.is_pinned()
+    assert in_host_memory.data_ptr() == images.ctypes.data, "no copy of what others may share"
+    assert torch.equal(to_device(in_host_memory, gpu), placed)
 
 
 def test_image_set_digest_names_its_images() -> None:

@@ -51,6 +51,13 @@ def test_equals_the_plain_twin(seed, channels, codewords, grid, cell, slope, shi
     np.testing.assert_allclose(pooled.numpy(), plain_bof(codebook, feature, grid), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width", "grid"), [(7, 5, 2), (32, 32, 1), (3, 3, 2), (2, 6, 3)])
+def test_training_and_inference_average_the_same_cells(height, width, grid):
+    torch.manual_seed(0)
+    codebook, feature = Codebook(3, 8), torch.randn(2, 3, height, width)
+    torch.testing.assert_close(codebook.train()(feature, grid), codebook.eval()(feature, grid))
+
+
 def test_starts_at_the_papers_values_and_sums_to_the_number_of_codewords():
     codebook = Codebook(3, 64)
     assert (codebook.slope.item(), codebook.shift.item(), codebook.scale.item()) == (1.0, 0.0, 64.0)
