@@ -344,26 +344,6 @@ def seeds(*studies: str) -> str:
     return markdown({"policy": policy, **texts.loc[policy]} for policy in order)
 
 
-def validation(study: str) -> str:
-    """The cheapest points of a searched front on validation, of whichever network and policy they are."""
-    points = read_table(REFERENCE / study / "tables", "operating_points")
-    rows = []
-    for drop in DROPS:
-        enough = points[points["accuracy"] >= points["classic_accuracy"] - drop - 1e-12]
-        best = next(iter(rows_of(enough.sort_values("flops").head(1))))
-        rows.append(
-            {
-                "at most": f"{drop * 100:g}",
-                "trial": best["trial_id"],
-                "policy": best["policy"],
-                "accuracy": percent(best["accuracy"]),
-                "FLOPs": percent(best["flops"] / best["classic_flops"]),
-                "energy": percent(best["energy_joules"] / best["classic_energy_joules"]),
-            }
-        )
-    return markdown(rows)
-
-
 def interval(row: dict[str, Any]) -> str:
     """Points of accuracy lost, with their interval."""
     return f"{row['test_drop'] * 100:.2f} ({row['test_drop_low'] * 100:.2f} to {row['test_drop_high'] * 100:.2f})"
@@ -383,7 +363,7 @@ def markdown(rows: Iterable[Mapping[str, object]]) -> str:
 
 BLOCKS: dict[str, Callable[..., str]] = {
     made.__name__: made
-    for made in (trials, quality, comparison, seeds, frequencies, stops, predictions, headline, findings, validation)
+    for made in (trials, quality, comparison, seeds, frequencies, stops, predictions, headline, findings)
 }
 
 

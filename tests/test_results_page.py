@@ -39,7 +39,7 @@ def blocks(builder: ModuleType, text: str) -> dict[str, str]:
 
 def test_the_tables_of_training_are_those_of_the_studies(builder: ModuleType) -> None:
     text = builder.PAGE.read_text("utf-8")
-    found = builder.build(text, lambda name, arguments: name in ("trials", "quality", "validation"))
+    found = builder.build(text, lambda name, arguments: name in ("trials", "quality", "seeds"))
     assert blocks(builder, found) == blocks(builder, text)
 
 
