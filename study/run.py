@@ -324,8 +324,10 @@ def finish(
     """
     objectives, data = spec.operating_points.objectives, strand.settings.name
 
+    stamp = strand.stamp
+
     def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        write_part(where.tables, name, [{**row, **strand.stamp} for row in rows], data)
+        write_part(where.tables, name, [{**row, **stamp} for row in rows], data)
 
     own_exit_rows = [row for candidate in candidates for row in network_exit_rows(candidate)]
     write("costs", [row for candidate in candidates for row in cost_rows(candidate)])
