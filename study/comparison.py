@@ -81,7 +81,7 @@ def compare(
             highest precision that is there.
         test_logits: of a candidate.
         published: FLOPs of a candidate as the published program accounts for them, where they are known.
-        drops: shares of accuracy that may be lost on validation. The classic network stands at the first that it keeps
+        drops: shares of accuracy that may be lost on validation. The classic network stands at the least that it keeps
             to alone.
         objective: what is to be least.
         rules: of frequency scaling, under which the energy of each point is simulated as well.
@@ -96,6 +96,7 @@ def compare(
             )
     if objective == "energy" and not all(one.costs.holds("energy") for one in candidates):
         raise UserError("compare: energies are not known of these networks")
+    drops = sorted(set(drops))
     rows: list[dict[str, Any]] = []
     predictions: list[pd.DataFrame] = []
     for candidate in candidates:
@@ -135,7 +136,7 @@ class Comparison:
     """One for each network, precision, drop and contender that has a point: what was chosen; on test its accuracy, what
     it lost (with the 95 % interval of the paired difference), its shares of the classic network's FLOPs (true and
     published) and energy; shares of the images that stop at each exit; how often the engine was right. Energy under a
-    frequency rule is left out where a walk of the policy could miss its deadline."""
+    frequency rule is left out where it slows a walk down, or may, that then misses its deadline."""
     predictions: pd.DataFrame
     """On test, how often the engine is right from each start layer, at the beta of each chosen predictive point;
     columns as of :func:`study.forecasts.prediction_accuracies`."""
@@ -160,7 +161,7 @@ class _Context:
         self.spec, self.candidate, self.objective = spec, candidate, objective
         self.accuracy = reference.classic_accuracy
         self.most = most
-        self._points: dict[object, tuple[list[ExactPoint], Floats]] = {}
+        self._points: dict[tuple[Contender, tuple[int, ...] | None], tuple[list[ExactPoint], Floats]] = {}
 
     def cheapest(self, contender: Contender, drop: float) -> ExactPoint | None:
         """The cheapest point of a contender that loses at most ``drop``."""
@@ -168,17 +169,17 @@ class _Context:
         return found[0] if found else None
 
     def greedy(self, contender: Contender, drop: float) -> ExactPoint | None:
-        """The same for a subset of exits: the best that is reached from none of them, or from all behind the best first
-        one, by adding or leaving out whichever exit saves most, as long as one does."""
+        """The same for a subset of exits: the best reached by adding or leaving out whichever exit saves most, as long
+        as one does, from none of them, from all behind the best first one, and from the best that was tried before."""
         exits = range(1, self.candidate.exit_count + 1)
 
         def cheapest(subsets: Iterable[tuple[int, ...]]) -> _Chosen | None:
             found = [(one[1], subset, one[0]) for subset in subsets if (one := self._best(contender, subset, drop))]
             return min(found, key=lambda one: one[0], default=None)
 
+        tried = [subset for whose, subset in self._points if whose == contender and subset]
         ends = []
-        for start in (None, cheapest(tuple(exits[first:]) for first in range(len(exits)))):
-            best = start
+        for best in (None, cheapest(tuple(exits[first:]) for first in range(len(exits))), cheapest(tried)):
             while True:
                 placed = set(best[1]) if best else set()
                 better = cheapest(tuple(sorted(subset)) for exit in exits if (subset := placed ^ {exit}))

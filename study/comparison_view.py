@@ -14,6 +14,7 @@ from results.locations import Location
 from results.tables import rows_of
 from study.comparison import DROPS, Comparison, Objective, compare
 from study.criteria import CRITERIA
+from study.errors import UserError
 from study.phases.checks import check_names
 from study.phases.pricing import check_costs
 from study.phases.stored import published_costs, stored_candidates, stored_study, stored_test_logits
@@ -43,6 +44,9 @@ def show_comparison(
     Raises:
         UserError: something stored is missing, or as of :func:`study.comparison.compare`.
     """
+    for key, _ in changes:
+        if key.removeprefix("operating_points.") in _ALL_TAKEN:
+            raise UserError(f"compare: --set {key} has no say: every policy is tried, with all its exits and betas")
     spec = stored_study(folder, changes).operating_points
     check_names(spec, criteria=CRITERIA)
     if changes:  # what is stored was checked before it was computed
@@ -72,6 +76,7 @@ def show_comparison(
         console.print(line, soft_wrap=True)
 
 
+_ALL_TAKEN = ("policy", "criterion", "beta", "start_layer", "placements", "constraints.accuracy_drop")
 _SHARES = {
     "test_flops_share": "FLOPs",
     "test_flops_published_share": "published",
@@ -123,7 +128,10 @@ def _lines(found: Comparison, objective: Objective) -> list[str]:
     lines = []
     for (trial, precision, drop), rows in found.rows.groupby(["trial_id", "precision", "drop"], sort=False):
         rows = rows.set_index("contender")
-        least = str(rows[f"{objective}_share"].drop(labels=["hierarchical, oracle"], errors="ignore").idxmin())
+        real = rows[f"{objective}_share"].drop(labels=["hierarchical, oracle"], errors="ignore")
+        if real.empty:
+            continue
+        least = str(real.idxmin())
         share = rows[f"test_{objective}_share"]
         told = ", ".join(
             f"{(1 - share[least] / share[name]):+.1%} against {name}"

@@ -225,7 +225,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         help="accuracy that may be lost against the network without exits, on validation (default: 0 0.005 0.01 0.02)",
     )
     parser.add_argument("--objective", default="flops", choices=("flops", "energy"), help="what is to be least")
-    _add_stored_space(parser, "another space, as --set operating_points.statistic=mean_max")
+    _add_stored_space(parser, "other costs, precisions, jumps, constraints, as operating_points.statistic=mean_max")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all rows as .csv or .parquet")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

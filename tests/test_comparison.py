@@ -53,6 +53,10 @@ def spec(text: str = "") -> OperatingPointsSpec:
     return parse_space(f"name: x\noperating_points: {section}", "test").operating_points
 
 
+def alone_of(**asked: object) -> Comparison:
+    return compare(spec(), [FULL], lambda one: TESTS["fp32"], **asked)  # type: ignore[arg-type]
+
+
 def comparison(tests: dict[str, SplitLogits] | None = None, **asked: object) -> Comparison:
     chosen = TESTS if tests is None else tests
     return compare(spec(), [FULL, INT8], lambda one: chosen[one.precision], drops=DROPS, **asked)  # type: ignore[arg-type]
@@ -144,6 +148,22 @@ def test_the_least_energy_can_be_asked_for() -> None:
         compare(spec(), [poor], lambda one: TESTS["fp32"], objective="energy")
 
 
+@pytest.mark.parametrize("objective", ["flops", "energy"])
+def test_a_larger_loss_never_costs_more_in_whatever_order_it_is_asked_for(objective: str) -> None:
+    drops = [0.1, 0.02, 0.05, 0.02, 0.0, 0.15]
+    found = alone_of(drops=drops, objective=objective).rows.pivot_table(
+        index="drop", columns="contender", values=f"{objective}_share"
+    )
+    assert list(found.index) == sorted(set(drops)) and found["classic"].dropna().index.tolist() == [0.0]
+    assert (found.drop(columns="classic").diff().iloc[1:].fillna(0) <= 1e-12).all(axis=None)
+
+
+def test_nothing_is_said_where_the_oracle_is_alone() -> None:
+    found = alone_of(drops=[0.0])
+    alone = replace(found, rows=found.rows[found.rows["contender"] == "hierarchical, oracle"])
+    assert len(alone.rows) == 1 and _lines(alone, "flops") == [] and len(_lines(found, "flops")) == 1
+
+
 def test_a_start_layer_of_the_study_does_not_favour_anybody(rows: pd.DataFrame) -> None:
     fixed = compare(spec(", start_layer: 4"), [FULL, INT8], lambda one: TESTS[one.precision], drops=DROPS).rows
     pd.testing.assert_frame_equal(fixed, rows)
@@ -175,6 +195,8 @@ def test_whoever_may_miss_a_deadline_has_no_energy_under_it() -> None:
 def test_the_command_refuses_what_is_no_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(tmp_path)]) == 2
     assert "is no run folder" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path), "--set", "operating_points.start_layer=99"]) == 2
+    assert "start_layer has no say" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["compare", str(tmp_path), "--drop", "1.5"])
     assert "expected a share" in capsys.readouterr().err

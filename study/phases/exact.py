@@ -177,7 +177,7 @@ def _possible(spec: OperatingPointsSpec, candidate: Candidate, policy: Policy, d
 
 
 def keeps_deadline(candidate: Candidate, policy: Policy, dvfs: str) -> bool:
-    """Whether no walk of a policy is late under a frequency rule."""
+    """Whether no walk is late for being slowed down; what a frequency rule has no say in runs as fast as can be."""
     plan = candidate.frequencies
     if dvfs != "deadline" or plan is None or not isinstance(policy, Classic | Static | Predictive):
         return True
