@@ -60,7 +60,7 @@ def _end_on_sigterm() -> None:
     """A cluster ends a job by SIGTERM: it is to end as by Ctrl-C, with what was computed on disk."""
 
     def end(number: int, frame: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)  # it is obeyed; another one would fall on the way out
+        signal.signal(number, signal.SIG_IGN)  # it is obeyed; another one would only add a traceback
         _ended_by.append(number)
         raise KeyboardInterrupt
 

@@ -324,7 +324,7 @@ def finish(
     """
     objectives, data = spec.operating_points.objectives, strand.settings.name
 
-    stamp = strand.stamp
+    stamp = strand.stamp  # once: it asks the disk for versions
 
     def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         write_part(where.tables, name, [{**row, **stamp} for row in rows], data)

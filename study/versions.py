@@ -21,9 +21,8 @@ def versions() -> dict[str, str]:
     }
 
 
-@cache
 def version_of(name: str) -> str:
-    """Of an installed distribution, as it was when first asked; this program runs from its bare sources too."""
+    """Of an installed distribution; this program runs from its bare sources too."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -271,6 +273,18 @@ def documented_commands() -> list[str]:
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_commands_parse(command: str) -> None:
     build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_a_second_sigterm_is_quiet() -> None:
+    program = (
+        "import os, signal, time\n"
+        "from study.cli import _end_on_sigterm\n"
+        "_end_on_sigterm()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)\n"
+        "except KeyboardInterrupt:\n    os.kill(os.getpid(), signal.SIGTERM); print('went on')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("went on\n", "")
 
 
 def test_bare_sources_run_without_being_installed(

@@ -71,8 +71,7 @@ def _start_local() -> None:
 
 def _stop_local(folder: str) -> None:
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):  # whoever is impatient would leave Ray's processes behind
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient would leave Ray's processes behind
     try:
         ray.shutdown()
     finally:

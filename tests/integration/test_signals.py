@@ -23,9 +23,7 @@ def ctrl_c(command: Command) -> None:
 
 
 def terminate(command: Command) -> None:
-    for _ in range(3):  # as one who is impatient
-        os.kill(command.process.pid, signal.SIGTERM)
-        time.sleep(0.5)
+    os.kill(command.process.pid, signal.SIGTERM)
 
 
 def test_sigterm_ends_phase_1_in_one_line_and_leaves_nothing_behind(study_file: Path, tmp_path: Path) -> None:
