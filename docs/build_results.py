@@ -157,23 +157,20 @@ def quality(study: str) -> str:
 
 def comparison(study: str, precision: str, *points: str) -> str:
     """The policies at equal accuracy on the best network, each of which may lose so many points."""
-    rows = []
-    for row in rows_of(rows_of_best(study, precision)):
-        if f"{row['drop'] * 100:g}" not in points:
-            continue
-        rows.append(
-            {
-                "at most": f"{row['drop'] * 100:g}",
-                "policy": row["contender"],
-                "lost on test (95 %)": interval(row),
-                "FLOPs": percent(row["test_flops_share"]),
-                "published accounting": percent(row["test_flops_published_share"]),
-                "energy": percent(row["test_energy_share"]),
-                "heads run": f"{row['test_heads_run']:.1f}",
-                "engine right": percent(row.get("prediction_accuracy")),
-            }
-        )
-    return markdown(rows)
+    return markdown(
+        {
+            "at most": f"{row['drop'] * 100:g}",
+            "policy": row["contender"],
+            "lost on test (95 %)": interval(row),
+            "FLOPs": percent(row["test_flops_share"]),
+            "published accounting": percent(row["test_flops_published_share"]),
+            "energy": percent(row["test_energy_share"]),
+            "heads run": f"{row['test_heads_run']:.1f}",
+            "engine right": percent(row.get("prediction_accuracy")),
+        }
+        for row in rows_of(rows_of_best(study, precision))
+        if f"{row['drop'] * 100:g}" in points
+    )
 
 
 def frequencies(study: str, precision: str) -> str:
@@ -340,8 +337,7 @@ def seeds(*studies: str) -> str:
     least, mean, most = found.min(), found.mean(), found.max()
 
     def text(policy: str, column: str, form: Callable[[float], str] = percent) -> str:
-        values = (form(table[column][policy]) for table in (mean, least, most))
-        return "{} ({} to {})".format(*values)
+        return "{} ({} to {})".format(*(form(table[column][policy]) for table in (mean, least, most)))
 
     return markdown(
         {

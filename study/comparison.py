@@ -104,7 +104,7 @@ def compare(
         context = _Context(spec, candidate, reference, objective, max(drops))
         test, classic_test = test_logits(candidate), test_logits(reference)
         for contender in CONTENDERS:
-            choose = context.greedy if contender.policy == "placed" else context.cheapest
+            choose = context.cheapest_subset if contender.policy == "placed" else context.cheapest
             chosen = [(drop, found) for drop in drops if (found := choose(contender, drop))]
             for drop, found in chosen[:1] if contender.policy == "classic" else chosen:
                 where = {"trial_id": candidate.trial_id, "precision": candidate.precision, "drop": drop}
@@ -168,7 +168,7 @@ class _Context:
         found = self._best(contender, None, drop)
         return found[0] if found else None
 
-    def greedy(self, contender: Contender, drop: float) -> ExactPoint | None:
+    def cheapest_subset(self, contender: Contender, drop: float) -> ExactPoint | None:
         """The same for a subset of exits: the best reached by adding or leaving out whichever exit saves most, as long
         as one does, from none of them, from all behind the best first one, and from the best that was tried before."""
         exits = range(1, self.candidate.exit_count + 1)

@@ -46,7 +46,7 @@ def show_comparison(
     """
     for key, _ in changes:
         if key.removeprefix("operating_points.") in _ALL_TAKEN:
-            raise UserError(f"compare: --set {key} has no say: every policy is tried, with all its exits and betas")
+            raise UserError(f"compare: --set {key} has no say: all policies, exits and betas are tried, up to --drop")
     spec = stored_study(folder, changes).operating_points
     check_names(spec, criteria=CRITERIA)
     if changes:  # what is stored was checked before it was computed
@@ -77,6 +77,7 @@ def show_comparison(
 
 
 _ALL_TAKEN = ("policy", "criterion", "beta", "start_layer", "placements", "constraints.accuracy_drop")
+"""Settings of a study that a comparison goes through, or bounds, by itself."""
 _SHARES = {
     "test_flops_share": "FLOPs",
     "test_flops_published_share": "published",

@@ -25,7 +25,7 @@ from study.costs.device_models import FALLBACK, LevelDevice, load_device
 from study.costs.dvfs import LevelCosts, Rule, simulate, smallest_slack
 from study.costs.measured_profile import check_same_device, read_profile
 from study.costs.profile import Costs, Measure, same_flops
-from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place
+from study.data import Dataset, DataSettings, ImageSet, load_dataset, load_test_set, normalize, place, to_device
 from study.errors import UserError
 from study.forecasts import prediction_accuracies, prediction_confusion
 from study.inference import run_policy
@@ -248,11 +248,11 @@ def evaluate_one(
     thresholds = calibrate(loaded, statistic) if compares or each_layer else np.zeros(network.exit_count)
     pixels = place(images.images, network.device)
     if network.compiled:  # the compiler works at the first batch; its time is not the network's
-        run_policy(network, normalize(pixels[:batch_size].to(network.device), info), policy, thresholds)
+        run_policy(network, normalize(to_device(pixels[:batch_size], network.device), info), policy, thresholds)
     walks, started = [], time.perf_counter()
     with reporter.task("evaluate", len(images.labels)) as task:
         for batch in batches(len(images.labels), batch_size):
-            inputs = normalize(pixels[batch].to(network.device), info)
+            inputs = normalize(to_device(pixels[batch], network.device), info)
             walks.append(run_policy(network, inputs, policy, thresholds))
             task.advance(batch.stop)
     seconds = time.perf_counter() - started

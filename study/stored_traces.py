@@ -16,7 +16,7 @@ from safetensors import numpy as safetensors
 
 from results.locations import Location, modified
 from study.checkpoints import read_best
-from study.data import DataInfo, ImageSet, normalize, place
+from study.data import DataInfo, ImageSet, normalize, place, to_device
 from study.errors import UserError, short
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.runnable import InferenceNetwork, Int8Execution, RunnableNetwork
@@ -258,7 +258,7 @@ def trace_images(
     logits = collect_logits(
         network,
         place(images.images, network.device),
-        lambda batch: normalize(batch.to(network.device), info),
+        lambda batch: normalize(to_device(batch, network.device), info),
         on_batch=on_batch,
     )
     return SplitLogits(logits, np.asarray(images.labels), getattr(network, "int8_execution", None))
