@@ -15,20 +15,41 @@ from exit E back to exit 1 so gives the functions of all start layers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from platformdirs import user_cache_path
+
+
+def _cache_folder() -> str | None:
+    """The folder of compiled code: NUMBA_CACHE_DIR, else the user's cache folder; None where it cannot be written.
+
+    numba's default is a folder beside this file. There the compiled code would outlive an uninstallation of the
+    package, and the folder that stays would hide an editable installation from Python.
+    """
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("predictive-exit") / "numba")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return str(folder) if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+_CACHE_FOLDER = _cache_folder()
 
 
 def _compiled(function: Any) -> Callable[..., Any]:
-    """Compile at the first call; kept on disk for the next process where a folder for it can be written."""
+    """Compile at the first call, and keep the result on disk for the next process if a folder can be written."""
+    usual = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _CACHE_FOLDER or usual  # numba reads it while it decorates a function
     try:
-        compiled = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder for the cache: neither beside this file nor in the user's home
-        compiled = numba.njit(nogil=True)(function)
-    return compiled  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, cache=_CACHE_FOLDER is not None)(function)  # type: ignore[no-any-return]
+    finally:
+        numba.config.CACHE_DIR = usual
 
 
 @_compiled

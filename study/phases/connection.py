@@ -96,7 +96,7 @@ def _connect(address: str) -> None:
     # For "auto" Ray takes RAY_ADDRESS where it is set.
     _refuse_unreachable((os.environ.get("RAY_ADDRESS") or address) if address == "auto" else address)
     # Folders, not modules: in a job, or under uv run, Ray makes a deep copy of what it is given, and a module has none.
-    packages = [package.__path__[0] for package in (study, search_spaces, results)]
+    packages = [str(Path(str(package.__file__)).parent) for package in (study, search_spaces, results)]
     # An attempt takes a second where the token is wrong and half a minute where nothing answers; Ray makes twenty.
     attempts = "RAY_gcs_server_port_wait_time_s"
     usual = os.environ.get(attempts)
