@@ -20,10 +20,10 @@ from typing import Any
 
 import pandas as pd
 
-from results.locations import location
-from results.tables import read_table, rows_of
-from study.comparison import DROPS, Comparison, compare
-from study.phases.stored import published_costs, stored_candidates, stored_study, stored_test_logits
+from results.parts import read_table, rows_of
+from results.storage.paths import location
+from study.run.reader import published_costs, stored_candidates, stored_study, stored_test_logits
+from study.search.compare import DROPS, Comparison, compare
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.files import write_atomic
-from results.locations import Location
 from results.pareto import non_dominated
+from results.parts import of_data, read_table
+from results.storage.atomic import write_atomic
+from results.storage.paths import Location
 from results.summary import summarize_front
-from results.tables import of_data, read_table
 
 _WIDE = 50
 """A range of costs this wide is drawn on a logarithmic scale: int8 and early exits multiply what they save."""

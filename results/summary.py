@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.locations import Location
-from results.tables import TableError, data_names, of_data, read_table
+from results.parts import data_names, of_data, read_table
+from results.schemas import TableError
+from results.storage.paths import Location
 
 
 @dataclass(frozen=True)

@@ -7,40 +7,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from study.costs.profile import Costs as Costs
+    from study.costs.costs import Costs as Costs
     from study.errors import UserError as UserError
-    from study.forecasts import prediction_accuracies as prediction_accuracies
-    from study.forecasts import prediction_accuracy as prediction_accuracy
-    from study.forecasts import prediction_confusion as prediction_confusion
-    from study.fronts import exact_front as exact_front
-    from study.grids import replay_grid as replay_grid
-    from study.policies import Classic as Classic
-    from study.policies import Hierarchical as Hierarchical
-    from study.policies import Placed as Placed
-    from study.policies import Predictive as Predictive
-    from study.policies import Static as Static
-    from study.trace import Trace as Trace
-    from study.walks import Walk as Walk
-    from study.walks import replay as replay
-    from study.walks import tally as tally
+    from study.fronts.engine_accuracy import prediction_accuracies as prediction_accuracies
+    from study.fronts.engine_accuracy import prediction_accuracy as prediction_accuracy
+    from study.fronts.engine_accuracy import prediction_confusion as prediction_confusion
+    from study.fronts.exact import exact_front as exact_front
+    from study.fronts.grid import replay_grid as replay_grid
+    from study.policies.policies import Classic as Classic
+    from study.policies.policies import Hierarchical as Hierarchical
+    from study.policies.policies import Placed as Placed
+    from study.policies.policies import Predictive as Predictive
+    from study.policies.policies import Static as Static
+    from study.policies.replay import Walk as Walk
+    from study.policies.replay import replay as replay
+    from study.policies.replay import tally as tally
+    from study.traces.trace import Trace as Trace
 
 _HOME = {
-    "Costs": "costs.profile",
+    "Costs": "costs.costs",
     "UserError": "errors",
-    "Classic": "policies",
-    "Hierarchical": "policies",
-    "Placed": "policies",
-    "Predictive": "policies",
-    "Static": "policies",
-    "Walk": "walks",
-    "exact_front": "fronts",
-    "prediction_accuracies": "forecasts",
-    "prediction_accuracy": "forecasts",
-    "prediction_confusion": "forecasts",
-    "replay": "walks",
-    "replay_grid": "grids",
-    "tally": "walks",
-    "Trace": "trace",
+    "Classic": "policies.policies",
+    "Hierarchical": "policies.policies",
+    "Placed": "policies.policies",
+    "Predictive": "policies.policies",
+    "Static": "policies.policies",
+    "Walk": "policies.replay",
+    "exact_front": "fronts.exact",
+    "prediction_accuracies": "fronts.engine_accuracy",
+    "prediction_accuracy": "fronts.engine_accuracy",
+    "prediction_confusion": "fronts.engine_accuracy",
+    "replay": "policies.replay",
+    "replay_grid": "fronts.grid",
+    "tally": "policies.replay",
+    "Trace": "traces.trace",
 }
 __all__ = sorted(_HOME)
 

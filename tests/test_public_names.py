@@ -50,7 +50,8 @@ import importlib, sys, types
 from itertools import permutations
 
 names = {names}
-modules = ["study.costs.profile", "study.errors", "study.fronts", "study.policies", "study.trace", "study.walks"]
+modules = ["study.costs.costs", "study.fronts.exact", "study.policies.policies", "study.policies.replay"]
+modules += ["study.traces.trace", "study.errors"]
 
 def forget():
     for name in [name for name in sys.modules if name.split(".")[0] == "study"]:
@@ -118,16 +119,18 @@ def test_names_cost_only_what_they_need(code, allowed):
 
 def test_a_machine_with_only_torch_runs_all_but_the_search():
     """Neither Ray nor Optuna, of which a submodule is enough to fail."""
-    modules = "study.training, study.inference, study.trace, study.walks, study.fronts, study.costs.device_models"
+    modules = "study.training.loop, study.policies.live, study.traces.trace, study.policies.replay"
+    modules += ", study.fronts.exact, study.costs.model.devices"
     assert loaded(f"import {modules}", ["torch", "ray", "optuna"]) == ["torch"]
 
 
 def test_training_tracing_and_profiling_need_torch_and_little_else():
-    modules = "study.training, study.trace, study.networks, study.quantization, study.costs.flops, study.costs.measure"
+    modules = "study.training.loop, study.traces.trace, study.networks.multi_exit, study.networks.quantization"
+    modules += ", study.costs.flops, study.costs.measure.bench"
     suspects = ["ray", "optuna", "pandas", "pydantic", "yaml", "torchao", "scipy", "pyarrow"]
     assert loaded(f"import {modules}", suspects) == []
 
 
 def test_results_and_search_spaces_use_nothing_of_study():
-    code = "import results.pareto, results.tables, results.files, search_spaces, search_spaces.spec"
+    code = "import results.pareto, results.parts, results.storage.atomic, search_spaces, search_spaces.spec"
     assert loaded(code, ["study", "ray", "optuna", "torch"]) == []

@@ -1,1 +1,1 @@
-"""What a network costs: FLOPs counted, energy modelled or measured, per segment and per exit head."""
+"""What each part of a network costs: counted, modelled on a device, or measured."""

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from study.arrays import Floats
 from study.networks.multi_exit import MultiExitNetwork
-from study.policies import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

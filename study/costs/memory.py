@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from study.arrays import Floats
 from study.costs.flops import NetworkWork, Work
-from study.costs.levels import may_try
-from study.policies import Floats, Policy, Static
-from study.precisions import FORMATS, NumberFormat, Precision
+from study.costs.model.levels import may_try
+from study.networks.precisions import FORMATS, NumberFormat, Precision
+from study.policies.policies import Policy, Static
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

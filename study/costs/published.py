@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
+from study.arrays import Floats
 from study.networks.multi_exit import MultiExitNetwork
-from study.policies import Floats
 
 
 def published_flops(network: MultiExitNetwork) -> tuple[Floats, Floats]:

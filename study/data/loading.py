@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from results.locations import expanded
+from results.storage.paths import expanded
 from study.data.array_sources import array_part
 from study.data.image_folder import folder_part
 from study.data.pixels import Pixels, mean_and_std

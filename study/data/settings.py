@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from study.errors import UserError
-from study.strict_json import from_fields
+from study.storage.strict_json import from_fields
 
 LARGEST_IMAGE = 4096
 SMALLEST_IMAGE = 8  # pixels a side: below it, a crop padding of an eighth of the side would be nothing

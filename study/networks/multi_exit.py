@@ -1,29 +1,15 @@
 """A backbone with exit heads: the network that is trained, traced, quantized and run exit by exit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from study.errors import UserError
-from study.networks.heads import HeadSettings, Shape, build_heads
+from study.networks.heads import Shape, build_heads
+from study.networks.inference_network import all_logits
 from study.networks.registry import ExitPoint, Segmented, build_backbone
-from study.networks.runnable import all_logits
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
-    """Which network to build: a registered backbone, the factor on its channel counts, its exit heads."""
-
-    backbone: str
-    width: float = 1.0
-    head: HeadSettings = field(default_factory=HeadSettings)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values, for names and files."""
-        return {"backbone": self.backbone, "width": self.width, "head": self.head.to_plain()}
+from study.networks.settings import HeadSettings, NetworkSettings
 
 
 class MultiExitNetwork(nn.Module):

@@ -163,6 +163,7 @@ def register_backbone(name: str) -> Callable[[_Builder], _Builder]:
 
 def backbone_names() -> list[str]:
     """Names that `build_backbone` knows, sorted: registered ones and entry points of other distributions."""
+    _import_built_in()
     return sorted(_builders.keys() | entry_points(group=ENTRY_POINT_GROUP).names)
 
 
@@ -185,7 +186,13 @@ def scale_channels(channels: int, width: float) -> int:
     return max(8, 8 * round(channels * width / 8))
 
 
+def _import_built_in() -> None:
+    """Import the modules whose backbones register themselves."""
+    from study.networks import resnet, vgg  # noqa: F401
+
+
 def _find(name: str) -> BackboneBuilder:
+    _import_built_in()
     if name in _builders:
         return _builders[name]
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from corpus import TRAIN, Workplace
+from support.corpus import TRAIN, Workplace
+from support.shelf import finish_study
 
-from results.tables import read_table
-from search_spaces.spec import validate_space
-from study.checkpoints import read_description
-from study.cli import main
-from study.data import DataSettings, load_dataset, load_test_set
-from study.phases.training import plan_trials
-from study.progress import Reporter
-from study.run import Surroundings, run_study
-from study.stored_traces import TraceStore
-from study.trials import run_trial
-
-STUDY = {
-    "name": "small",
-    "data": {"name": "digits", "limit": 240, "test_limit": 60, "calibration": 0.2, "validation": 0.2},
-    "backbones": {"epochs": 6, "backbone": "vgg11", "width": 0.125, "batch_size": 32, "precision": "fp32"},
-    "exits": {"epochs": 2, "head": "linear", "batch_size": 32, "precision": "fp32", "learning_rate": 0.01},
-    "operating_points": {"trials": 12, "batch": 6, "sampler": "random", "policy": ["predictive", "static"]},
-}
+from study.cli.main import main
 
 
 @pytest.fixture(scope="session")
@@ -39,26 +21,6 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main([*heads.split(), "--pretrained", str(models / "original")]) == 0
     finish_study(shelf / "run")
     return shelf
-
-
-def finish_study(folder: Path) -> None:
-    """Train and trace the networks of a small study here, so that its run finds nothing left for Ray to do."""
-    spec, cpu = validate_space(STUDY, "small"), torch.device("cpu")
-    settings = DataSettings(seed=0, **spec.data.model_dump())
-    dataset, test = load_dataset(settings, folder), load_test_set(settings, folder)
-    parent: dict[str, Any] = {}
-    for phase in ("backbones", "exits"):
-        (plan,) = plan_trials(spec, phase, dataset.info.digest, **parent)
-        run_trial(plan, dataset, folder / "checkpoints", epochs=STUDY[phase]["epochs"], device=cpu)
-        best = read_description(folder / "checkpoints" / plan.trial_id / "best")
-        assert best is not None
-        parent = {"backbone": plan.network, "parent": f"{plan.trial_id}@{best.weights_hash}"}
-    traces = TraceStore(folder / "traces", folder / "checkpoints", dataset.calibration, cpu)
-    for split, images in (("calibration", dataset.calibration), ("validation", dataset.validation)):
-        traces.get(parent["parent"], "fp32", split, images, dataset.info.digest)
-    traces.get(parent["parent"], "fp32", "test", test, test.digest)
-    run_study(spec, Surroundings(folder=folder, data_root=folder, reporter=Reporter(quiet=True)))
-    assert len(read_table(folder / "tables", "front")) > 2, "some mistakes take several points"
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 hooks: Any = contextlib.nullcontext()
 if "atheris" in sys.argv:  # coverage is known only of what is imported from here on
     import atheris
 
     hooks = atheris.instrument_imports(include=["search_spaces", "study", "results", "yaml"])
 with hooks:
-    from fuzz_targets import TARGETS, check
+    from support.fuzz_targets import TARGETS, check
 
 
 def by_hypothesis(name: str, seconds: float) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from corpus import (
+from support.corpus import (
     CODE,
     EVALUATE,
     NETWORK,
@@ -25,7 +25,7 @@ from corpus import (
 )
 from torch import Tensor
 
-from study.storage import MANIFEST, content_hash
+from study.storage.publish import MANIFEST, content_hash
 
 FILE = f"train --mode exits {NETWORK} --data digits --limit 240 --epochs 1 --no-save --pretrained"
 

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from corpus import CODE, TRAIN, Case, Workplace, each
 from PIL import Image
+from support.corpus import CODE, TRAIN, Case, Workplace, each
 
 ONE = f"{TRAIN} --data image_folder --image-size 32 --no-save --folder pets"
 STUDY = (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from corpus import EVALUATE, TRAIN, Case, Workplace, each, nothing
+from support.corpus import EVALUATE, TRAIN, Case, Workplace, each, nothing
 
 EXITS = f"{EVALUATE} --pretrained models/exits"
 

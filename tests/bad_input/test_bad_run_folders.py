@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpus import Case, Workplace, cut, each, flipped
+from support.corpus import Case, Workplace, cut, each, flipped
 
 Change = Callable[[Workplace], object]
 

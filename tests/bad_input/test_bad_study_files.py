@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from corpus import Case, Workplace, each, nothing
+from support.corpus import Case, Workplace, each, nothing
 
 
 def bad(id: str, why: str, arrange: Callable[[Workplace], object], *told: str) -> Case:

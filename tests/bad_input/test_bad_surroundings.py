@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import STUDY
-from corpus import EVALUATE, TRAIN, Case, Workplace, each, snapshot
-from surroundings import apart, bound_by_permissions, full_disk, largest_file
+from support.corpus import EVALUATE, TRAIN, Case, Workplace, each, snapshot
+from support.permissions import apart, bound_by_permissions, full_disk, largest_file
+from support.shelf import STUDY
 
-from study.cli import main
+from study.cli.main import main
 
 EXITS = f"{EVALUATE} --pretrained models/exits"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import Case, Workplace, cut, each, edit_json, flipped, republish
 from safetensors import numpy as safetensors
+from support.corpus import Case, Workplace, cut, each, edit_json, flipped, republish
 
-from study.storage import read_published
+from study.storage.publish import read_published
 
 Change = Callable[[Workplace], object]
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from corpus import (
+from safetensors import torch as safetensors
+from support.corpus import (
     CODE,
     EVALUATE,
     NETWORK,
@@ -19,10 +20,9 @@ from corpus import (
     first_weight,
     one_value,
 )
-from safetensors import torch as safetensors
 from torch import Tensor
 
-from study.storage import read_published
+from study.storage.publish import read_published
 
 FILE = f"train --mode exits {NETWORK} --data digits --limit 240 --epochs 1 --no-save --pretrained"
 

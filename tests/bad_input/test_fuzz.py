@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fuzz_targets import TARGETS, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fuzz_targets import TARGETS, check
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from synthetic_trace import RULE, synthetic
 
-from study.trace import Trace, batches
-from study.walks import replay, tally
+from study.arrays import batches
+from study.policies.decision_table import table_for
+from study.policies.replay import replay, tally
+from study.traces.trace import Trace
 
 STATUS = Path("/proc/self/status")
 MEGABYTE = 1e6
@@ -32,8 +34,8 @@ def first_calls() -> dict[str, float]:
     """Seconds of the first call of everything that is compiled, on a trace that needs no time by itself."""
     subject = synthetic(16, 4)
     steps: dict[str, Callable[[], object]] = {
-        "import of the kernels": lambda: import_module("study.kernels"),
-        "table of ratios": lambda: subject.trace.table_for(RULE),
+        "import of the kernels": lambda: import_module("study.policies.kernels"),
+        "table of ratios": lambda: table_for(subject.trace, RULE),
         "replay": lambda: replay(subject.trace, RULE),
         "tally": lambda: tally(subject.trace, RULE),
         "replay_grid": lambda: subject.grid(np.array([1.0, 2.0])),
@@ -67,7 +69,7 @@ def memory_of_replay(file: str) -> tuple[float, list[dict[str, object]]]:
     made: list[Trace] = []
     steps: dict[str, Callable[[], object]] = {
         "Trace, every logit checked": lambda: made.append(Trace(logits, labels, thresholds)),
-        "table of ratios": lambda: made[0].table_for(RULE),
+        "table of ratios": lambda: table_for(made[0], RULE),
         "answers, and which are right": lambda: made[0].right,
         "tally": lambda: tally(made[0], RULE),
     }

@@ -37,24 +37,28 @@ from report import (
 )
 from torch import Tensor
 
-import study.inference
+import study.policies.live
 from study import Hierarchical, Predictive, Trace, Walk, exact_front
-from study.costs.device_models import modelled_costs
-from study.costs.profile import Costs
-from study.data import Dataset, DataSettings, load_dataset, load_test_set, normalize, place
-from study.evaluation import load_network
-from study.inference import run_policy
-from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
+from study.arrays import Floats, batches
+from study.costs.costs import Costs
+from study.costs.model.devices import modelled_costs
+from study.data.batches import normalize, place
+from study.data.loading import load_dataset, load_test_set
+from study.data.settings import Dataset, DataSettings
+from study.networks.inference_network import RunnableNetwork
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.precisions import Precision
 from study.networks.registry import State
-from study.networks.runnable import RunnableNetwork
-from study.policies import Floats, Policy, thresholds_from_logits
-from study.precisions import Precision
-from study.recipes import TrainingSettings
-from study.single import ImageSource, resolve_request
-from study.stored_traces import ready, trace_images
-from study.trace import batches
-from study.training import train
-from study.walks import join_walks
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.policies.live import run_policy
+from study.policies.policies import Policy
+from study.policies.replay import join_walks
+from study.policies.thresholds import thresholds_from_logits
+from study.run.evaluate import load_network
+from study.run.train_one import ImageSource, resolve_request
+from study.traces.collect import ready, trace_images
+from study.training.loop import train
+from study.training.settings import TrainingSettings
 
 TOLERANCE = 0.01
 """Accuracy on the validation split that an operating point may lose."""
@@ -276,8 +280,8 @@ def watched(contestant: Contestant, watch: Stopwatch) -> Iterator[Contestant]:
     )
     with ExitStack() as stack:
         for name in ("stop_ratios", "jump_ratios"):
-            timed = watch.timed("criterion and engine", getattr(study.inference, name))
-            stack.enter_context(patch.object(study.inference, name, timed))
+            timed = watch.timed("criterion and engine", getattr(study.policies.live, name))
+            stack.enter_context(patch.object(study.policies.live, name, timed))
         yield replace(contestant, network=parts)
 
 

@@ -33,11 +33,12 @@ from report import (
 )
 from torch import Tensor, nn
 
-from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
+from study.networks.inference_network import RunnableNetwork
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.precisions import Precision
+from study.networks.quantization import integer_operations, prepare
 from study.networks.registry import State
-from study.networks.runnable import RunnableNetwork
-from study.precisions import Precision
-from study.quantization import integer_operations, prepare
+from study.networks.settings import HeadSettings, NetworkSettings
 
 CLASSES = 10
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")

@@ -40,13 +40,17 @@ from report import (
 from synthetic_trace import MEASURES, RULE, synthetic
 from torch import Tensor
 
-from study.costs.measured_profile import Spread
-from study.inference import run_policy
-from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
-from study.policies import Floats, Predictive, thresholds_from_logits
-from study.threads import thread_count
-from study.trace import DecisionTable, Trace, batches, collect_logits
-from study.walks import Walk, join_walks, replay, tally
+from study.arrays import Floats, batches, thread_count
+from study.costs.measure.profile import Spread
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.policies.decision_table import DecisionTable, table_for
+from study.policies.live import run_policy
+from study.policies.policies import Predictive
+from study.policies.replay import Walk, join_walks, replay, tally
+from study.policies.thresholds import thresholds_from_logits
+from study.traces.collect import collect_logits
+from study.traces.trace import Trace
 
 Row: TypeAlias = dict[str, object]
 TARGET_POINTS = 6.6e6
@@ -269,7 +273,7 @@ def most_spread(trace: Trace) -> Predictive:
         shares = tally(trace, policy).stopped / len(trace.labels)
         return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
-    betas = np.quantile(trace.table_for(RULE).stop, np.linspace(0.02, 0.98, 97))
+    betas = np.quantile(table_for(trace, RULE).stop, np.linspace(0.02, 0.98, 97))
     return max((Predictive(float(beta)) for beta in betas), key=evenness)
 
 

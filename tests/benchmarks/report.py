@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from study.costs.measured_profile import Spread
-from study.costs.meters import device_name
-from study.data import DataInfo
+from study.costs.measure.meters import device_name
+from study.costs.measure.profile import Spread
+from study.data.settings import DataInfo
+from study.networks.inference_network import InferenceNetwork
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.registry import State
-from study.networks.runnable import InferenceNetwork
-from study.versions import versions
+from study.storage.versions import versions
 
 LAYOUTS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
@@ -72,7 +72,7 @@ def print_circumstances(facts: Mapping[str, object]) -> None:
 def register_tiny() -> str:
     """Register the tests' network of two convolutions, and give its name."""
     sys.path.append(str(Path(__file__).parents[1]))
-    from tiny_network import TINY
+    from support.tiny_network import TINY
 
     return TINY
 

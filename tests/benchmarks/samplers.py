@@ -23,12 +23,13 @@ from report import circumstances, print_circumstances, print_table
 
 from results.pareto import non_dominated
 from search_spaces.spec import OperatingPointsSpec, validate_space
-from study.phases.candidates import COLUMNS, Candidate
-from study.phases.constraints import reference_accuracy
-from study.phases.exact import exact_points
-from study.phases.stored import stored_candidates, stored_study
-from study.phases.suggestions import make_sampler, suggest
-from study.phases.yardstick import Yardstick
+from study.run.reader import stored_candidates, stored_study
+from study.search.constraints import reference_accuracy
+from study.search.exact_search import exact_points
+from study.search.hypervolume import HypervolumeIndicator
+from study.search.operating_point import COLUMNS
+from study.search.suggest import make_sampler, suggest
+from study.search.traced_network import TracedNetwork
 
 SPACE = {
     "policy": ["predictive", "hierarchical"],
@@ -85,10 +86,10 @@ def main() -> None:
         print(json.dumps({"circumstances": facts, "results": results}))
 
 
-def compare(candidate: Candidate, objectives: list[str], options: argparse.Namespace) -> list[dict[str, object]]:
+def compare(candidate: TracedNetwork, objectives: list[str], options: argparse.Namespace) -> list[dict[str, object]]:
     """One row for each sampler: mean and standard deviation over seeds of the ratio, early and at the end."""
     spec = space(objectives)
-    yardstick = Yardstick.of(objectives, [candidate])
+    yardstick = HypervolumeIndicator.of(objectives, [candidate])
     truth = yardstick.of_values(exact_points(spec, [candidate], reference_accuracy([candidate]))[1])
     rows: list[dict[str, object]] = []
     for name in options.samplers:
@@ -116,11 +117,11 @@ def compare(candidate: Candidate, objectives: list[str], options: argparse.Names
     return rows
 
 
-def compare_larger(candidate: Candidate) -> list[dict[str, object]]:
+def compare_larger(candidate: TracedNetwork) -> list[dict[str, object]]:
     """One row for each space: its hypervolume against the exact front's, and the share of that front it dominates."""
     objectives = OBJECTIVES[3]
     spec = space(objectives)
-    yardstick = Yardstick.of(objectives, [candidate])
+    yardstick = HypervolumeIndicator.of(objectives, [candidate])
     truth = exact_points(spec, [candidate], reference_accuracy([candidate]))[1]
     signs = np.array([-1.0, 1.0, 1.0])
     rows: list[dict[str, object]] = []

@@ -29,21 +29,25 @@ import psutil
 from ray import tune
 from report import circumstances, print_circumstances, print_table
 
-from results.tables import part_count, read_table
+from results.parts import part_count, read_table
 from search_spaces.spec import validate_space
 from study import Costs
-from study.checkpoints import FORMAT_VERSION
-from study.phases import operating_points, training, tuning
-from study.phases.candidates import Candidate, OperatingPoint
-from study.phases.operating_points import search
-from study.phases.training import plan_trials, run_phase
-from study.phases.training_tables import write_trials
-from study.phases.tuning import Workshop
+from study.checkpoints.description import FORMAT_VERSION
+from study.execution.ray import tuning
+from study.execution.ray.tuning import Workshop
 from study.progress import Reporter
-from study.provenance import Provenance
-from study.storage import publish
-from study.stored_traces import SplitLogits
-from study.versions import versions
+from study.run import halving as training
+from study.run.halving import run_phase
+from study.run.plan import plan_trials
+from study.run.provenance import Provenance
+from study.run.tables import write_trials
+from study.search import optuna_search as operating_points
+from study.search.operating_point import OperatingPoint
+from study.search.optuna_search import search
+from study.search.traced_network import TracedNetwork
+from study.storage.publish import publish
+from study.storage.versions import versions
+from study.traces.trace import SplitLogits
 
 QUARTERS = 4
 
@@ -163,7 +167,7 @@ def phase_2(points: int, sampler: str) -> list[dict[str, Any]]:
     splits = [SplitLogits(logits, labels)] * 2
     segments, heads = np.linspace(1.0, 2.0, exits + 1), np.full(exits, 0.05)
     costs = Costs(segment_flops=segments, head_flops=heads, engine_step_flops=0.01)
-    candidates = [Candidate("one@w", costs, *splits)]
+    candidates = [TracedNetwork("one@w", costs, *splits)]
     section = {"trials": points, "sampler": sampler, "batch": 100, "objectives": ["accuracy", "flops"]}
     spec = validate_space({"name": "many", "operating_points": section}, "x").operating_points
     watch, marks = Stopwatch(), []

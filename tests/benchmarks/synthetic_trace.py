@@ -9,13 +9,15 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from study.costs.profile import Costs
-from study.fronts import exact_front
-from study.grids import replay_grid
-from study.policies import Floats, Predictive
-from study.sweeps import Sweep, changes, changes_by_walking
-from study.trace import Trace
-from study.walks import Tally, Walk, tally, walk_samples
+from study.arrays import Floats
+from study.costs.costs import Costs
+from study.fronts.exact import exact_front
+from study.fronts.grid import replay_grid
+from study.fronts.sweep import Sweep, changes, changes_by_walking
+from study.policies.decision_table import table_for
+from study.policies.policies import Predictive
+from study.policies.replay import Tally, Walk, tally, walk_samples
+from study.traces.trace import Trace
 
 RULE = Predictive(beta=1.0)
 MEASURES = ("flops", "energy")
@@ -34,7 +36,7 @@ class Subject:
 
     def betas(self, quantiles: float | Floats) -> Floats:
         """Quantiles of the criterion's ratios."""
-        return np.asarray(np.quantile(self.trace.table_for(RULE).stop, quantiles))
+        return np.asarray(np.quantile(table_for(self.trace, RULE).stop, quantiles))
 
     def policy(self, quantile: float) -> Predictive:
         """From exit 1 on, with a quantile of the ratios as beta."""
@@ -48,7 +50,7 @@ class Subject:
     def walk_plainly(self, policy: Predictive) -> Walk:
         """What `replay` gives, in array operations."""
         everyone = np.arange(len(self.trace.labels))
-        table = self.trace.table_for(policy).up_to(policy.max_jump)
+        table = table_for(self.trace, policy).up_to(policy.max_jump)
         return walk_samples(self.trace, table, policy, everyone, np.full_like(everyone, policy.start_layer))
 
     def grid(self, betas: Floats) -> pd.DataFrame:

@@ -7,7 +7,7 @@ In each mode (backbone, exit heads on the frozen backbone, both at once) the sam
 
 - *bare*: forward, backward and update on one batch of tensors that is on the device already, nothing else. In the
   number format and memory layout that the program picks here.
-- *program*: what ``study.training`` runs, from uint8 images: shuffle, augment, normalise, loss, backward, update.
+- *program*: what ``study.training.loop`` runs, from uint8 images: shuffle, augment, normalise, loss, backward, update.
 - *conventional*: ``DataLoader`` with workers, PIL transforms for each image, fp32, contiguous maps, the loss read after
   each batch. Heads train as they do when only their optimizer is told so: the backbone in train mode, with gradients.
 
@@ -40,11 +40,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from study.data import DataInfo
-from study.losses import training_loss
-from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
-from study.recipes import Mode, TrainingSettings
-from study.training import Trainer, autocast, pick_device
+from study.data.settings import DataInfo
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.training.loop import Trainer, autocast, pick_device
+from study.training.loss import training_loss
+from study.training.settings import Mode, TrainingSettings
 
 MODES: tuple[Mode, ...] = ("original", "exits", "joint")
 CLASSES = 10

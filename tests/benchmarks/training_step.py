@@ -32,9 +32,10 @@ from report import (
 from torch import multiprocessing
 from torch.profiler import ProfilerActivity, profile
 
-from study.networks import HeadSettings, NetworkSettings, build_network
-from study.recipes import TrainingSettings
-from study.training import Trainer, pick_device
+from study.networks.multi_exit import build_network
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.training.loop import Trainer, pick_device
+from study.training.settings import TrainingSettings
 
 CLASSES = 10
 KINDS = {

@@ -7,11 +7,12 @@ import pytest
 import yaml
 
 from study import Trace, UserError, exact_front
-from study.costs.device_models import LevelDevice, OperationDevice, device_names, load_device, modelled_costs
-from study.costs.device_tables import parse_table
 from study.costs.flops import NetworkWork, Work
-from study.networks import HeadSettings, NetworkSettings, build_network
-from study.precisions import BF16, FP32, INT8
+from study.costs.model.devices import LevelDevice, OperationDevice, device_names, load_device, modelled_costs
+from study.costs.model.tables import parse_table
+from study.networks.multi_exit import build_network
+from study.networks.precisions import BF16, FP32, INT8
+from study.networks.settings import HeadSettings, NetworkSettings
 
 PJ = 1e-12
 MULTIPLY, ADD = 3.7 * PJ, 0.9 * PJ  # Horowitz 2014, 32-bit floating point

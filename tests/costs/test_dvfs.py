@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from plain_twins import engine, stops
-from random_traces import policies, traces
+from support.plain_twins import engine, stops
+from support.random_traces import policies, traces
 
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, UserError, Walk, replay
-from study.costs.device_models import load_device
-from study.costs.dvfs import RULES, LevelCosts, nearest_level, simulate, smallest_slack
 from study.costs.flops import NetworkWork, Work
+from study.costs.model.devices import load_device
+from study.costs.model.dvfs import RULES, LevelCosts, nearest_level, simulate, smallest_slack
 
 E = 4
 MEGAHERTZ, WATTS = (100.0, 200.0, 300.0, 400.0), (1.0, 3.0, 6.0, 10.0)

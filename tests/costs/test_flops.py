@@ -7,15 +7,9 @@ from torch import nn
 
 from study.costs.flops import NetworkWork, count_work
 from study.costs.memory import Memory
-from study.networks import (
-    ExitPoint,
-    FeatureClassifier,
-    HeadSettings,
-    MultiExitNetwork,
-    NetworkSettings,
-    Segmented,
-    build_network,
-)
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.registry import ExitPoint, FeatureClassifier, Segmented
+from study.networks.settings import HeadSettings, NetworkSettings
 
 
 def network(

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from study.costs import measure, measured_profile, meters
-from study.costs.measure import measure_profile
-from study.costs.measured_profile import MeasureSettings, Profile, Spread, check_same_device
-from study.costs.meters import RaplMeter, device_name
-from study.costs.profile import Costs
+from study.costs.costs import Costs
+from study.costs.measure import bench as measure
+from study.costs.measure import meters
+from study.costs.measure import profile as measured_profile
+from study.costs.measure.bench import measure_profile
+from study.costs.measure.meters import RaplMeter, device_name
+from study.costs.measure.profile import MeasureSettings, Profile, Spread, check_same_device
 from study.errors import UserError
-from study.networks import HeadSettings, NetworkSettings, build_network
-from study.networks.runnable import RunnableNetwork, in_fp32
-from study.versions import versions
+from study.networks.inference_network import RunnableNetwork, in_fp32
+from study.networks.multi_exit import build_network
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.storage.versions import versions
 
 BATCH = 4
 ENGINE = 0.004

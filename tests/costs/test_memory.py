@@ -5,7 +5,8 @@ import pytest
 from study import Classic, Hierarchical, Placed, Predictive, Static
 from study.costs.flops import NetworkWork, Work, count_work
 from study.costs.memory import Memory
-from study.networks import HeadSettings, NetworkSettings, build_network
+from study.networks.multi_exit import build_network
+from study.networks.settings import HeadSettings, NetworkSettings
 
 
 def part(parameters: float, peak: float, **shared: float) -> Work:

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from study import profiling
-from study.cli import main
-from study.costs import meters
-from study.costs.meters import NoMeterError, NvmlMeter, RaplMeter, device_name, find_meter, take_window
+from study.cli.main import main
+from study.costs.measure import meters
+from study.costs.measure.meters import NoMeterError, NvmlMeter, RaplMeter, device_name, find_meter, take_window
 from study.errors import UserError
+from study.run import profile as profiling
 
 # --- NVML
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from study import Costs, UserError, Walk
-from study.costs.profile import MEASURES, UNITS
+from study.costs.costs import MEASURES, UNITS
 
 
 def fields(**changes) -> dict:

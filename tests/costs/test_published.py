@@ -6,7 +6,8 @@ import torch
 
 from study.costs.flops import NetworkWork, count_work
 from study.costs.published import published_flops
-from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.settings import HeadSettings, NetworkSettings
 
 
 def network(backbone: str, *, image_size=32, width=1.0, kind="bof") -> MultiExitNetwork:

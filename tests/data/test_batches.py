@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from study.data import (
-    DataInfo,
-    DataSettings,
-    ImageSet,
-    augment,
-    load_dataset,
-    normalize,
-    place,
-    to_device,
-)
+from study.data.batches import augment, normalize, place, to_device
+from study.data.loading import load_dataset
+from study.data.settings import DataInfo, DataSettings, ImageSet
 
 NOWHERE = Path("nowhere")  # digits need no files
 

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from refusals import one_line
+from support.refusals import one_line
 
-from study.data import (
-    DataSettings,
-    load_dataset,
-    load_test_set,
-    read_image,
-)
+from study.data.image_folder import read_image
+from study.data.loading import load_dataset, load_test_set
+from study.data.settings import DataSettings
 from study.errors import UserError
 
 NOWHERE = Path("nowhere")  # digits need no files

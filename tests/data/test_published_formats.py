@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from refusals import one_line
 from scipy.io import savemat
+from support.refusals import one_line
 from torchvision import datasets
 
-from study.data import (
-    DataSettings,
-    load_dataset,
-    load_test_set,
-)
+from study.data.loading import load_dataset, load_test_set
 from study.data.pixels import convert_channels, resize
+from study.data.settings import DataSettings
 from study.errors import UserError
 
 # The five data sets of torchvision, in their true formats

@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusals import one_line
+from support.refusals import one_line
 
-from study.data import (
-    DataInfo,
-    DataSettings,
-    load_dataset,
-    load_test_set,
-    resolve,
-)
+from study.data.loading import load_dataset, load_test_set
 from study.data.pixels import mean_and_std
+from study.data.settings import DataInfo, DataSettings, resolve
 from study.data.splits import apportion, cut
 from study.errors import UserError
 

@@ -15,10 +15,10 @@ from typing import Any
 import ray
 
 from search_spaces.spec import validate_space
-from study.phases import tuning
-from study.phases.training import plan_trials
-from study.phases.tuning import Workshop, run_trials
+from study.execution.ray import tuning
+from study.execution.ray.tuning import Workshop, run_trials
 from study.progress import Reporter
+from study.run.plan import plan_trials
 
 TRIALS = 4
 LIMIT_SECONDS = 300.0

@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from commands import STUDY, checkpointed, started  # type: ignore[import-not-found]
-from faults import ROOT, different_tables  # type: ignore[import-not-found]
-from ray_nodes import CREDENTIALS, Cluster, cluster  # type: ignore[import-not-found]
+from support.commands import STUDY, checkpointed, started
+from support.faults import ROOT, different_tables
+from support.ray_nodes import CREDENTIALS, Cluster, cluster
 
-from results.tables import part_count, read_table
-from study.checkpoints import read_description
+from results.parts import part_count, read_table
+from study.checkpoints.description import read_description
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs many loopback addresses and /proc")
 

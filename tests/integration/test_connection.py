@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_nodes import TOKEN, free_port  # type: ignore[import-not-found]
+from support.ray_nodes import TOKEN, free_port
 
 import results
 from study.errors import UserError
-from study.phases.connection import _refuse_unreachable
+from study.execution.ray.connection import _refuse_unreachable
 
 # Connects, and tells which code a worker imports.
 CLIENT = """

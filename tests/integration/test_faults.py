@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from faults import (  # type: ignore[import-not-found]
+from support.faults import (
     ANY,
     KEYS,
     SEARCH,

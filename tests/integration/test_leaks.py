@@ -11,13 +11,14 @@ from statistics import median
 import psutil
 import pytest
 import torch
-from conftest import tiny_study  # type: ignore[import-not-found]
+from support.studies import tiny_study
 
-from study.data import load_dataset
-from study.phases.training import plan_trials, run_phase
-from study.phases.tuning import Workshop
+from study.data.loading import load_dataset
+from study.execution.ray.tuning import Workshop
 from study.progress import Reporter, Task
-from study.run import check
+from study.run.halving import run_phase
+from study.run.plan import plan_trials
+from study.run.run import check
 
 FEW = 3
 """More than so many files or processes is growth: Ray opens and ends some of its own now and then."""

@@ -95,7 +95,7 @@ def test_it_runs_nothing_of_the_working_directory_and_leaves_nothing_behind(tmp_
     script = tmp_path / "script.py"
     script.write_text(
         "import ray\n"
-        "from study.phases.connection import start_ray\n"
+        "from study.execution.ray.connection import start_ray\n"
         "start_ray(None)\n"
         "@ray.remote\n"
         "def place():\n"

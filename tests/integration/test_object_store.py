@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-from commands import checkpointed, held_locks, started  # type: ignore[import-not-found]
-from conftest import surroundings, tiny_study  # type: ignore[import-not-found]
-from faults import comparable_tables, different_tables  # type: ignore[import-not-found]
+from support.commands import checkpointed, held_locks, started
+from support.faults import comparable_tables, different_tables
+from support.studies import surroundings, tiny_study
 
-from results.locations import Location, location
-from results.tables import part_count
-from study.run import mend, run_study
+from results.parts import part_count
+from results.storage.paths import Location, location
+from study.run.run import mend, run_study
 
 if TYPE_CHECKING:
-    from s3_server import S3Server
+    from support.s3_server import S3Server
 
-pytest_plugins = ["s3_server"]
+pytest_plugins = ["support.s3_server"]
 
 BAD_LINE = {"500": 0.01, "503": 0.02, "lost request": 0.02, "lost answer": 0.02}
 
@@ -96,7 +96,7 @@ def test_a_network_folder_without_locks_is_as_good(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     for name in ("rename", "replace", "link"):
         monkeypatch.setattr(os, name, within_one_folder(getattr(os, name)))
-    monkeypatch.setattr("study.run.mend", mend_under_a_lease)
+    monkeypatch.setattr("study.run.run.mend", mend_under_a_lease)
     run_study(tiny_study(), surroundings(folder))
     assert different_tables(comparable_tables(finished_study), folder) == {}
     assert damaged.with_name(f"{damaged.name}.damaged").exists()

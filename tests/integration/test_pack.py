@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from results.tables import SCHEMAS, read_table, rows_of
-from study.cli import main
-from study.phases.course import point_of
-from study.phases.stored import stored_candidates, stored_study, stored_test_logits
+from results.parts import read_table, rows_of
+from results.schemas import SCHEMAS
+from study.cli.main import main
+from study.run.reader import stored_candidates, stored_study, stored_test_logits
+from study.search.state import point_of
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import TINY, surroundings, tiny_study  # type: ignore[import-not-found]
-from faults import KEYS, differences  # type: ignore[import-not-found]
 from PIL import Image
+from support.faults import KEYS, differences
+from support.studies import TINY, surroundings, tiny_study
 
-from results.tables import read_table
-from study.cli import main
+from results.parts import read_table
+from study.cli.main import main
 from study.errors import UserError
-from study.run import run_study
+from study.run.run import run_study
 
 
 def tables_of(folder: Path) -> dict[str, pd.DataFrame]:
@@ -212,7 +212,7 @@ def test_status_of_a_study_that_has_not_grown_up_yet(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("study.run._train", stop)  # before the first of the new epochs
+    monkeypatch.setattr("study.run.run._train", stop)  # before the first of the new epochs
     with pytest.raises(KeyboardInterrupt):
         run_study(tiny_study(backbones={"epochs": 5}), surroundings(folder), extend=True)
     status = status_of(folder)

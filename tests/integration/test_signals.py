@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import Command, checkpointed, held_locks, started  # type: ignore[import-not-found]
-from faults import different_tables  # type: ignore[import-not-found]
+from support.commands import Command, checkpointed, held_locks, started
+from support.faults import different_tables
 
-from results.tables import part_count
+from results.parts import part_count
 
 STOPPED = "predictive-exit: stopped; the same command goes on from here"
 

@@ -10,17 +10,19 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import surroundings, tiny_study  # type: ignore[import-not-found]
+from support.studies import surroundings, tiny_study
 
-import study.phases.training as training_phase
+import study.run.halving as training_phase
+from results.parts import read_table
+from results.schemas import SCHEMAS
 from results.summary import summarize_front
-from results.tables import SCHEMAS, read_table
 from study import Costs, Hierarchical, Placed, Predictive, Static, Trace, replay
-from study.cli import main
+from study.cli.main import main
 from study.errors import UserError
-from study.policies import Classic, thresholds_from_logits
-from study.run import run_study
-from study.stored_traces import read_trace
+from study.policies.policies import Classic
+from study.policies.thresholds import thresholds_from_logits
+from study.run.run import run_study
+from study.traces.store import read_trace
 
 TIMES = {"seconds"}
 
@@ -116,7 +118,7 @@ def test_front_is_what_no_other_point_dominates(finished_study: Path) -> None:
 def test_a_finished_study_starts_nothing_again(finished_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
     monkeypatch.setattr(training_phase, "run_trials", lambda *_, **__: pytest.fail("a trial was started"))
-    monkeypatch.setattr("study.stored_traces.collect_logits", lambda *_, **__: pytest.fail("a network ran"))
+    monkeypatch.setattr("study.traces.store.collect_logits", lambda *_, **__: pytest.fail("a network ran"))
     run_study(tiny_study(), surroundings(finished_study))
     assert before == {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
 
@@ -132,9 +134,9 @@ def test_stopped_at_any_table_write_and_run_again_gives_the_same_tables(
     """The checkpoints are those of the finished study; everything after phase 1 is done in two halves."""
     folder = tmp_path / "tiny"
     shutil.copytree(finished_study / "checkpoints", folder / "checkpoints")
-    import results.tables
+    import results.parts
 
-    original, left = results.tables.write_atomic, writes
+    original, left = results.parts.write_atomic, writes
 
     def dying(path: Path, data: bytes) -> None:
         nonlocal left
@@ -143,10 +145,10 @@ def test_stopped_at_any_table_write_and_run_again_gives_the_same_tables(
         left -= 1
         original(path, data)
 
-    monkeypatch.setattr(results.tables, "write_atomic", dying)
+    monkeypatch.setattr(results.parts, "write_atomic", dying)
     with pytest.raises(Killed):
         run_study(tiny_study(), surroundings(folder))
-    monkeypatch.setattr(results.tables, "write_atomic", original)
+    monkeypatch.setattr(results.parts, "write_atomic", original)
     run_study(tiny_study(), surroundings(folder))
     assert_same_tables(finished_study, folder)
 
@@ -195,7 +197,7 @@ def test_failed_trials_are_told_and_retried(ray_instance: None, tmp_path: Path) 
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("study.run.plan_trials", sabotage)
+        patch.setattr("study.run.run.plan_trials", sabotage)
         run_study(spec, surroundings(folder))
     trials = tables_of(folder)["trials"]
     failed = trials[trials["status"] == "failed"]

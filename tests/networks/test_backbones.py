@@ -6,7 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from study.errors import UserError
-from study.networks import HeadSettings, NetworkSettings, Segmented, build_backbone, build_network, scale_channels
+from study.networks.multi_exit import build_network
+from study.networks.registry import Segmented, build_backbone, scale_channels
+from study.networks.settings import HeadSettings, NetworkSettings
 
 VGG19_CHANNELS = [64] * 3 + [128] * 3 + [256] * 5 + [512] * 9
 VGG19_SIDES_AT_32 = [32] * 2 + [16] * 3 + [8] * 5 + [4] * 5 + [2] * 5

@@ -3,10 +3,14 @@
 import pytest
 import torch
 
-from study import recipes
 from study.errors import UserError
-from study.networks import ExitPoint, HeadSettings, MultiExitNetwork, NetworkSettings, build_heads, build_network, heads
-from study.recipes import TrainingSettings
+from study.networks import heads
+from study.networks.heads import build_heads
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.registry import ExitPoint
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.training import settings as recipes
+from study.training.settings import TrainingSettings
 
 
 def network(backbone: str, *, width: float = 0.25, image_size: int = 32, **head: object) -> MultiExitNetwork:

@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models.vgg import VGG, cfgs, make_layers
 
 from study.errors import UserError
-from study.networks import HeadSettings, MultiExitNetwork, NetworkSettings, build_network, load_backbone_weights
+from study.networks.multi_exit import MultiExitNetwork, build_network, load_backbone_weights
+from study.networks.settings import HeadSettings, NetworkSettings
 
 KINDS = ("bof", "linear", "conv", "separable")
 

@@ -7,20 +7,19 @@ import torch
 from torch import nn
 
 from study.errors import UserError
-from study.networks import (
+from study.networks import registry
+from study.networks.multi_exit import build_network
+from study.networks.registry import (
     ExitPoint,
     FeatureClassifier,
     FeatureSegment,
-    HeadSettings,
-    NetworkSettings,
     Segmented,
     backbone_names,
     build_backbone,
-    build_network,
     register_backbone,
-    registry,
     scale_channels,
 )
+from study.networks.settings import HeadSettings, NetworkSettings
 
 
 @pytest.fixture(autouse=True)

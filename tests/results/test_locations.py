@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 import pytest
 from pyarrow import fs
 
-from results import object_stores
-from results.files import write_atomic
-from results.locations import RemotePath, as_local_file, location, modified, set_aside, size_of
+from results.storage import object_store as object_stores
+from results.storage.atomic import write_atomic
+from results.storage.paths import RemotePath, as_local_file, location, modified, set_aside, size_of
 
-pytest_plugins = ["s3_server"]
+pytest_plugins = ["support.s3_server"]
 
 BAD_LINE = {"500": 0.05, "503": 0.05, "lost request": 0.05, "lost answer": 0.05}
 ODD_NAMES = [
@@ -454,7 +454,7 @@ def test_nothing_is_renamed_from_one_folder_to_another(tmp_path, monkeypatch):
 def test_copies_are_removed_at_the_end_of_the_process(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     program = (
-        "import sys; from pathlib import PurePosixPath; from results.locations import RemotePath, as_local_file\n"
+        "import sys; from pathlib import PurePosixPath; from results.storage.paths import RemotePath, as_local_file\n"
         "copy = as_local_file(RemotePath('file://' + sys.argv[1], PurePosixPath('file')))\n"
         "assert copy.read_bytes() == b'x'; print(copy)"
     )
@@ -466,5 +466,5 @@ def test_copies_are_removed_at_the_end_of_the_process(tmp_path):
 
 
 def test_local_files_need_no_pyarrow():
-    program = "import sys; import results.files, results.locations; assert 'pyarrow' not in sys.modules"
+    program = "import sys; import results.storage.atomic, results.storage.paths; assert 'pyarrow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from results.files import write_atomic
-from results.tables import SCHEMAS, TableError, part_count, read_table, rows_of, write_part
+from results.parts import part_count, read_table, rows_of, write_part
+from results.schemas import SCHEMAS, TableError
+from results.storage.atomic import write_atomic
 
 SAMPLES = {pa.string(): "text", pa.int64(): 2**40 + 1, pa.float64(): 0.1, pa.list_(pa.int64()): [3, 1]}
 SAMPLES |= {pa.list_(pa.float64()): [0.5, 0.25], pa.bool_(): True}

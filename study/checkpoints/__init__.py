@@ -1,0 +1,1 @@
+"""Trained networks on disk: their descriptions, their tensors, and weights from elsewhere."""

@@ -1,0 +1,98 @@
+"""Checkpoints: a trained network as safetensors and JSON, published whole or not at all.
+
+``<folder>/best`` holds weights and metadata of the best epoch; ``<folder>/last`` the optimizer's state as well, to go
+on from. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from results.storage.paths import Location
+from study.data.settings import DataInfo
+from study.errors import UserError, short
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.storage.publish import DamagedError, Published, content_hash, read_published
+from study.storage.strict_json import from_fields, parse_json
+from study.storage.versions import versions
+from study.training.learning_curves import Epoch, history_from_json
+from study.training.settings import TrainingSettings
+
+FORMAT_VERSION = 1
+MadeBy: TypeAlias = tuple[tuple[int, Mapping[str, str]], ...]
+"""First epoch and versions, of each run that trained a trial with other versions than the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint says of itself; the weights are read by :func:`load_weights`."""
+
+    network: NetworkSettings
+    training: TrainingSettings
+    data: DataInfo
+    history: tuple[Epoch, ...]
+    parent: str | None
+    """Whose backbone the heads are on: ``<trial id>@<weights hash>``, or ``weights@<fingerprint>`` of a user's own."""
+    versions: Mapping[str, str]
+    """Of what trained the last epoch."""
+    made_by: MadeBy
+    weights_hash: str
+    """sha256 of the weights file, shortened."""
+
+
+def made_by_now(earlier: MadeBy, epoch: int) -> MadeBy:
+    """Which versions trained what, if those that run now go on with an epoch."""
+    now = versions()
+    return earlier if earlier and earlier[-1][1] == now else (*earlier, (epoch, now))
+
+
+def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: str, parent: str | None) -> str:
+    """Name of a training run, known before it starts: a hash of all that decides its result but the epoch budget."""
+    return content_hash(
+        {
+            "format": FORMAT_VERSION,
+            "network": network.to_plain(),
+            "training": training.to_plain(),
+            "data": data_digest,
+            "parent": parent,
+        }
+    )
+
+
+def read_description(folder: Location) -> Checkpoint | None:
+    """The checkpoint without its tensors; of those only the sizes are compared with the manifest."""
+    published = read_published(folder, names={"checkpoint.json"})
+    return _parse(folder, published) if published else None
+
+
+def _parse(folder: Location, published: Published) -> Checkpoint:
+    none = f"{folder} is no checkpoint of this program"
+    try:
+        raw: dict[str, Any] = parse_json(published.files["checkpoint.json"])
+        version, weights_hash = raw["format_version"], published.digests["weights.safetensors"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{none} ({short(error)})") from None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{folder} has checkpoint format {version!r}, but this program reads format {FORMAT_VERSION}")
+    try:
+        head = from_fields(HeadSettings, raw["network"]["head"])
+        history = history_from_json(raw["history"])
+        if not history:
+            raise ValueError("it has no epoch")
+        return from_fields(
+            Checkpoint,
+            {
+                "network": from_fields(NetworkSettings, {**raw["network"], "head": head}),
+                "training": from_fields(TrainingSettings, raw["training"]),
+                "data": DataInfo.from_json(raw["data"]),
+                "history": history,
+                "parent": raw["parent"],
+                "versions": raw["versions"],
+                "made_by": tuple((epoch, made_by) for epoch, made_by in raw.get("made_by", [[1, raw["versions"]]])),
+                "weights_hash": weights_hash[:16],
+            },
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{none} ({short(error, 200)})") from None

@@ -1,0 +1,109 @@
+"""Checkpoints: a trained network as safetensors and JSON, published whole or not at all.
+
+``<folder>/best`` holds weights and metadata of the best epoch; ``<folder>/last`` the optimizer's state as well, to go
+on from. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from study.checkpoints.description import Checkpoint
+from study.checkpoints.tensors import build_trained, read
+from study.data.settings import DataInfo, DataSettings, resolve
+from study.errors import UserError
+from study.networks.construction import meta_network
+from study.networks.multi_exit import MultiExitNetwork, matching_weights
+from study.networks.settings import NetworkSettings
+from study.storage.strict_json import from_fields
+
+
+def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
+    """Weights that a user points at: a checkpoint folder of this program, a ``.safetensors`` file, or a torch
+    state_dict (read with ``weights_only=True``: nothing in it is executed).
+
+    Returns:
+        The checkpoint (None for a bare file) and the tensors.
+
+    Raises:
+        UserError: nothing is there, or it is none of these.
+    """
+    if path.is_dir():
+        folder = path / "best" if (path / "best").is_dir() else path
+        found = read(folder)
+        if found is None:
+            raise UserError(f"{path} holds no checkpoint: expected {folder / 'manifest.json'}")
+        try:
+            resolve(from_fields(DataSettings, found[0].data.settings))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: the checkpoint's data settings cannot be: {error}") from None
+        _refuse_no_weights(path, found[1])
+        return found[0], found[1]
+    if not path.is_file():
+        problem = "is no regular file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}: give a checkpoint folder, a .safetensors file or a torch state_dict")
+    try:
+        if path.suffix == ".safetensors":
+            loaded = safetensors.load_file(path)
+        else:
+            with warnings.catch_warnings(action="ignore"):
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load and safetensors raise many kinds for a file that is none
+        raise UserError(
+            f"{path} cannot be read as weights: only tensors are accepted, as a .safetensors file or a torch state_dict"
+        ) from None
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
+        raise UserError(f"{path} is no state_dict: expected a mapping of names to tensors")
+    tensors = cast(dict[str, Tensor], loaded)
+    _refuse_no_weights(path, tensors)
+    return None, tensors
+
+
+def _refuse_no_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors of the right names and shapes may still be none that a network can compute with."""
+    for name, tensor in tensors.items():
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name} is no dense tensor with a number of its own in each place")
+        if name.endswith(".num_batches_tracked"):  # a counter of batch norm, of whole numbers
+            continue
+        if not tensor.is_floating_point():
+            raise UserError(f"{path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights")
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{path}: {name} holds a value that is not finite: its training diverged")
+
+
+def build_pretrained(
+    path: Path, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: torch.device
+) -> MultiExitNetwork:
+    """The network of a checkpoint that a user points at.
+
+    Raises:
+        UserError: it cannot be built, or the weights are not its own.
+    """
+    try:
+        return build_trained(checkpoint, tensors, device)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def check_fit(path: Path, tensors: Mapping[str, Tensor], settings: NetworkSettings, info: DataInfo) -> None:
+    """Refuse weights that are of another backbone or other images, before anything is made from them.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, or of another shape.
+    """
+    try:
+        matching_weights(meta_network(settings, info), tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

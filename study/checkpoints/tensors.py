@@ -1,0 +1,162 @@
+"""Checkpoints: a trained network as safetensors and JSON, published whole or not at all.
+
+``<folder>/best`` holds weights and metadata of the best epoch; ``<folder>/last`` the optimizer's state as well, to go
+on from. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from results.storage.paths import Location
+from study.checkpoints.description import FORMAT_VERSION, Checkpoint, MadeBy, _parse, made_by_now
+from study.data.settings import DataInfo
+from study.errors import UserError
+from study.networks.construction import meta_network, new_network
+from study.networks.multi_exit import MultiExitNetwork
+from study.networks.settings import NetworkSettings
+from study.storage.publish import (
+    DamagedError,
+    publish,
+    read_published,
+    set_aside,
+)
+from study.storage.versions import versions
+from study.training.learning_curves import history_to_json
+from study.training.loop import TrainingState
+from study.training.settings import TrainingSettings
+
+
+def load_best(checkpoints: Location, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
+    """The network of a trial's best checkpoint, in eval mode; ``weights`` and errors as in :func:`read_best`."""
+    checkpoint, tensors = read_best(checkpoints, weights)
+    return build_trained(checkpoint, tensors, device), checkpoint.data
+
+
+def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, partial: bool = False) -> None:
+    """Load a network's own weights; ``partial`` allows the exit heads to be absent.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, or of another shape.
+    """
+    for name, tensor in network.state_dict().items():
+        if name in weights and weights[name].shape != tensor.shape:
+            shapes = f"{list(weights[name].shape)}, this network's is {list(tensor.shape)}"
+            raise UserError(f"weights do not fit the network: {name} has shape {shapes}")
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not (partial and name.startswith("heads."))]
+    if missing or unexpected:
+        odd = (missing or unexpected)[0]
+        raise UserError(f"weights do not fit the network: {odd} is {'missing' if missing else 'unexpected'}")
+
+
+def save(
+    folder: Location,
+    network: MultiExitNetwork,
+    state: TrainingState,
+    *,
+    settings: NetworkSettings,
+    training: TrainingSettings,
+    info: DataInfo,
+    parent: str | None,
+    made_by: MadeBy = (),
+) -> None:
+    """Publish ``last``, and ``best`` before it if this epoch is the best.
+
+    Args:
+        folder: of the trial.
+        network: holds the weights of the last epoch.
+        state: history and optimizer.
+        settings, training, info, parent: what the trial is.
+        made_by: from :func:`made_by_now`; by default what runs now trained all epochs.
+    """
+    now = versions()
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+        if not (training.mode == "normal" and name.startswith("heads."))
+    }
+    description = {
+        "format_version": FORMAT_VERSION,
+        "network": settings.to_plain(),
+        "training": training.to_plain(),
+        "data": asdict(info),
+        "history": history_to_json(state.history),
+        "parent": parent,
+        "versions": now,
+        "made_by": made_by or made_by_now((), 1),
+    }
+    files = {
+        "weights.safetensors": safetensors.save(tensors),
+        "checkpoint.json": json.dumps(description, indent=1, allow_nan=False).encode(),
+    }
+    if state.is_best:
+        publish(folder / "best", files)
+    optimizer = {name: value.detach().cpu().contiguous() for name, value in state.optimizer.items()}
+    publish(folder / "last", {**files, "optimizer.safetensors": safetensors.save(optimizer)})
+
+
+def read(folder: Location) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Tensor]] | None:
+    """Checkpoint, weights and optimizer tensors (empty in ``best``) of a published folder; None where it is empty.
+
+    Raises:
+        DamagedError: files that do not match their manifest, or that cannot be parsed.
+    """
+    published = read_published(folder)
+    if published is None:
+        return None
+    checkpoint = _parse(folder, published)
+    try:
+        weights = safetensors.load(published.files["weights.safetensors"])
+        optimizer = safetensors.load(published.files.get("optimizer.safetensors", safetensors.save({})))
+    except SafetensorError as error:
+        raise DamagedError(f"{folder} holds no readable tensors ({error})") from None
+    return checkpoint, weights, optimizer
+
+
+def read_best(checkpoints: Location, weights: str) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """Checkpoint and weights of ``<trial id>@<weights hash>``.
+
+    Raises:
+        UserError: the trial's ``best`` holds other weights, none, or damaged ones (the trial is then set aside, so that
+            the next start trains it again).
+    """
+    identity, _, weights_hash = weights.partition("@")
+    folder = checkpoints / identity
+    try:
+        found = read(folder / "best")
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        raise UserError(f"{error}; run the same command again to train trial {identity} anew") from None
+    if found is None or found[0].weights_hash != weights_hash:
+        raise UserError(f"{folder / 'best'} does not hold the weights {weights_hash}")
+    return found[0], found[1]
+
+
+def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Names weights by their values, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def build_trained(checkpoint: Checkpoint, weights: Mapping[str, Tensor], device: torch.device) -> MultiExitNetwork:
+    """The network of a checkpoint with these weights, in eval mode.
+
+    A checkpoint of the mode ``normal`` holds no heads: the heads of the network stay untrained.
+    """
+    meta_network(checkpoint.network, checkpoint.data)
+    network = new_network(checkpoint.network, checkpoint.data, checkpoint.training.seed)
+    load_weights(network, weights, partial=checkpoint.training.mode == "normal")
+    # Convolutions run in the memory layout of training, which is the faster one on CPUs and GPUs.
+    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,1 @@
+"""The command ``predictive-exit``: options, calls, and what is printed."""

@@ -1,0 +1,123 @@
+"""The command ``predictive-exit``: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from results.schemas import TableError
+from search_spaces.spec import SpecError
+from study.cli import commands
+from study.cli.options import (
+    add_compare,
+    add_evaluate,
+    add_front,
+    add_pack,
+    add_profile,
+    add_run,
+    add_status,
+    add_train,
+)
+from study.errors import UserError, is_lack_of_memory
+from study.storage.versions import version_of
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, or 2 for a user's mistake, told in one line on stderr."""
+    _replace_closed_streams()
+    options = build_parser().parse_args(arguments)
+    try:
+        if options.run is commands.run:
+            _end_on_sigterm()
+        options.run(options)
+        sys.stdout.flush()
+    except (UserError, SpecError, TableError) as error:
+        return _refuse(str(error))
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{place}{error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        return _refuse(f"not enough memory: {str(error) or 'take smaller batches, fewer or smaller images'}")
+    except KeyboardInterrupt:
+        print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
+        return 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
+    return 0
+
+
+_ended_by: list[int] = []
+"""Signals other than Ctrl-C. The exception cannot carry them: of one raised while Ray waits, Ray makes a new one."""
+
+
+def _replace_closed_streams() -> None:
+    """A stream that was closed before the start is None; what goes there is wanted by nobody."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (as long as the process)
+
+
+def _end_on_sigterm() -> None:
+    """A cluster ends a job by SIGTERM: it is to end as by Ctrl-C, with what was computed on disk."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # it is obeyed; another one would only add a traceback
+        _ended_by.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
+
+
+def _refuse(message: str) -> int:
+    print(f"predictive-exit: {_one_line(message)}", file=sys.stderr)
+    return 2
+
+
+def _one_line(message: str) -> str:
+    """A message that may quote anything: in one line of bearable length, without what a terminal would obey."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE - 200]} ... {line[-200:]}"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+
+
+_LONGEST_LINE = 1000
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = _Parser(
+        prog="predictive-exit", description="Early-exit image classifiers that predict where they will stop."
+    )
+    parser.add_argument("--version", action="version", version=version_of("predictive-exit"))
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, add, run, text in (
+        ("run", add_run, commands.run, "run a study, or go on with it"),
+        ("train", add_train, commands.train, "train one network, without Ray"),
+        ("evaluate", add_evaluate, commands.evaluate, "evaluate one network, without Ray"),
+        ("profile", add_profile, commands.profile, "measure what a network costs on this device"),
+        ("front", add_front, commands.front, "print, write or draw the front of a study"),
+        ("compare", add_compare, commands.compare, "compare policies at equal accuracy on the networks of a study"),
+        ("pack", add_pack, commands.pack, "make a small copy of a study without weights, to share"),
+        ("status", add_status, commands.status, "what of a study is done and what is left"),
+    ):
+        command = parsers.add_parser(name, help=text)
+        add(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong option in one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")

@@ -1,0 +1,159 @@
+"""Cost profiles: what each segment, exit head and engine step of one network costs per image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from study.arrays import Floats
+from study.errors import UserError, short
+from study.policies.replay import Tally, Walk
+from study.storage.strict_json import parse_json
+
+Measure = Literal["flops", "bitops", "energy", "seconds"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+UNITS: Mapping[str, str] = {
+    "flops": "2 x multiply-accumulates per image",
+    "bitops": "multiply-accumulates x bits of both operands, per image",
+    "energy": "J per image",
+    "seconds": "s per image",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Costs:
+    """Cost of every part of a network with E exits, per image.
+
+    Args:
+        segment_flops: ``[E+1]``; the last entry is the classifier's.
+        head_flops: ``[E]``.
+        engine_step_flops: one smoothing step of the prediction engine.
+        segment_energy, head_energy, engine_step_energy: joules, or None where no model and no meter gave them.
+        segment_seconds, head_seconds, engine_step_seconds: likewise.
+        energy_source: ``nvml``, ``rapl`` or ``modelled:<profile>``; required with energies.
+        segment_bitops, head_bitops, engine_step_bitops: multiply-accumulates x bits of weight x bits of operand.
+        seconds_source: ``measured`` or ``modelled:<profile>``.
+        device: what the seconds and energies are of.
+        batch_size: images a batch that seconds and energies hold for.
+
+    Raises:
+        UserError: lengths do not fit, a cost is negative or not finite, or energies come without a source.
+    """
+
+    segment_flops: ArrayLike
+    head_flops: ArrayLike
+    engine_step_flops: float = 0.0
+    segment_energy: ArrayLike | None = None
+    head_energy: ArrayLike | None = None
+    engine_step_energy: float = 0.0
+    segment_seconds: ArrayLike | None = None
+    head_seconds: ArrayLike | None = None
+    engine_step_seconds: float = 0.0
+    energy_source: str | None = None
+    segment_bitops: ArrayLike | None = None
+    head_bitops: ArrayLike | None = None
+    engine_step_bitops: float = 0.0
+    seconds_source: str | None = None
+    device: str | None = None
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        exits = _numbers("head_flops", self.head_flops).size
+        for measure in MEASURES:
+            for part, length in (("segment", exits + 1), ("head", exits)):
+                name = f"{part}_{measure}"
+                value = getattr(self, name)
+                if value is None:
+                    continue
+                array = _numbers(name, value)
+                if array.shape != (length,):
+                    raise UserError(f"costs: {name} has shape {array.shape}, but {exits} exits need ({length},)")
+                if not (np.isfinite(array).all() and (array >= 0).all()):
+                    raise UserError(f"costs: {name} holds a negative or non-finite value")
+                object.__setattr__(self, name, array)
+            step = getattr(self, f"engine_step_{measure}")
+            if not (isinstance(step, int | float) and np.isfinite(step) and step >= 0):
+                raise UserError(f"costs: engine_step_{measure} is {short(step)!r}, but must be finite and >= 0")
+            if (getattr(self, f"segment_{measure}") is None) != (getattr(self, f"head_{measure}") is None):
+                raise UserError(f"costs: segment_{measure} and head_{measure} belong together, but one is missing")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise UserError(f"costs: batch_size is {self.batch_size!r}, but must be a whole number from 1")
+        if self.segment_energy is not None and not self.energy_source:
+            raise UserError("costs: energies come without an energy_source (nvml, rapl or modelled:<profile>)")
+
+    @property
+    def exit_count(self) -> int:
+        """E."""
+        return len(cast(Floats, self.head_flops))
+
+    def holds(self, measure: Measure) -> bool:
+        """Whether this profile has a measure."""
+        return getattr(self, f"segment_{measure}") is not None
+
+    def parts(self, measure: str) -> tuple[Floats, Floats, float]:
+        """``(segments [E+1], heads [E], engine step)`` of one measure.
+
+        Raises:
+            UserError: the measure is unknown, or this profile does not hold it.
+        """
+        if measure not in MEASURES:
+            raise UserError(f"cost {measure!r} is unknown: use one of {', '.join(MEASURES)}")
+        segments, heads = getattr(self, f"segment_{measure}"), getattr(self, f"head_{measure}")
+        if segments is None:
+            raise UserError(f"objective {measure}: this cost profile has no {measure}; profile the network first")
+        return segments, heads, getattr(self, f"engine_step_{measure}")
+
+    def per_sample(self, walk: Walk, measure: str) -> Floats:
+        """What each sample of a walk cost, ``[N]``: segments up to its exit, heads tried, engine steps run."""
+        segments, heads, step = self.parts(measure)
+        return segments.cumsum()[walk.exit_index - 1] + walk.tried @ heads + walk.engine_steps * step
+
+    def mean(self, tally: Tally, measure: str) -> float:
+        """What a sample of a counted walk cost in the mean: that of :meth:`per_sample`, from E sums."""
+        segments, heads, step = self.parts(measure)
+        total = tally.stopped @ segments.cumsum() + tally.tried @ heads + tally.engine_steps * step
+        return float(total / tally.samples)
+
+    def classic(self, measure: str) -> float:
+        """Cost of the network without exits."""
+        return float(self.parts(measure)[0].sum())
+
+    def to_json(self) -> str:
+        """All fields as JSON text."""
+        values = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in asdict(self).items()
+        }
+        return json.dumps(values, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Costs:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            UserError: the text is no cost profile.
+        """
+        try:
+            values: dict[str, Any] = parse_json(text)
+            return cls(**values)
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise UserError(f"costs: this is no cost profile ({short(error, 200)})") from None
+
+
+def _numbers(name: str, value: ArrayLike) -> Floats:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise UserError(f"costs: {name} holds something that is no number") from None
+
+
+def same_flops(one: Costs, other: Costs) -> bool:
+    """Whether two profiles count the same FLOPs in every part: a sign that they are of the same network."""
+    mine, its = one.parts("flops"), other.parts("flops")
+    return all(np.array_equal(mine[part], its[part]) for part in range(3))

@@ -1,0 +1,1 @@
+"""Seconds and joules measured on the device at hand."""

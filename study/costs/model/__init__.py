@@ -1,0 +1,1 @@
+"""Costs modelled from device tables, and the simulation of frequency scaling."""

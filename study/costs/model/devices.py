@@ -1,0 +1,267 @@
+"""Modelled costs: what a network costs on a device that is known by a table, not by a meter.
+
+A table of *operations* prices multiplications, additions and memory traffic: it has energies but no time. A table of
+*levels* describes a device with frequency levels: time follows from a roofline, energy is busy power times that time.
+Absolute values are those of the model, never a measurement; `modelled:<name>` says so wherever they appear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from study.arrays import Floats
+from study.costs.costs import Costs
+from study.costs.flops import NetworkWork, Work, count_work
+from study.costs.model.levels import LevelCosts
+from study.costs.model.tables import LevelTable, OperationTable, read_table
+from study.errors import UserError
+from study.networks.multi_exit import MultiExitNetwork
+from study.networks.precisions import FORMATS, FP32, PRECISIONS, NumberFormat, PartFormats
+
+PICO, NANO, MICRO, MEGA, GIGA = 1e-12, 1e-9, 1e-6, 1e6, 1e9
+PartPrice: TypeAlias = Callable[[Work, NumberFormat], float]
+"""What one part costs one image when it computes in one format."""
+
+
+@dataclass(frozen=True)
+class OperationDevice:
+    """Energies from the prices of operations and memory traffic; no time, no frequency."""
+
+    table: OperationTable
+
+    @property
+    def name(self) -> str:
+        """Of the table."""
+        return self.table.name
+
+    def costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> Costs:
+        """FLOPs, bit operations and energy per image.
+
+        Raises:
+            UserError: the device has no such precision, or the batch is empty.
+        """
+        formats = _formats(precision, self.name, list(self.table.formats))
+        work = _counted(network, batch_size)
+        return Costs(
+            **_operations(work, formats),
+            **_each_part(
+                "energy",
+                work,
+                formats,
+                partial(self.joules, batch_size=batch_size),
+                self.engine_joules(work.engine_step),
+            ),
+            energy_source=f"modelled:{self.name}",
+            device=self.name,
+            batch_size=batch_size,
+        )
+
+    def joules(self, part: Work, number_format: NumberFormat, *, batch_size: int) -> float:
+        """Energy of one part for one image.
+
+        One product and one addition for each multiply-accumulate; each element of the part's input and output moves
+        once on the chip; each weight comes from DRAM once a batch.
+        """
+        prices = self.table.formats[number_format.name]
+        operations = part.flops / 2 * (prices.multiply_picojoules.value + prices.add_picojoules.value)
+        activations = part.activation_elements * number_format.map_bytes * self.table.on_chip_picojoules_per_byte.value
+        weights = part.weight_elements * number_format.weight_bytes * self.table.dram_picojoules_per_byte.value
+        return (operations + activations + weights / batch_size) * PICO
+
+    def engine_joules(self, step: Work) -> float:
+        """Energy of one engine step: it only adds, in fp32, and its few numbers are on the chip."""
+        additions = step.flops * self.table.formats[FP32.name].add_picojoules.value
+        moved = step.activation_elements * FP32.map_bytes * self.table.on_chip_picojoules_per_byte.value
+        return (additions + moved) * PICO
+
+
+@dataclass(frozen=True)
+class LevelDevice:
+    """Time and energy at each frequency level of a device."""
+
+    table: LevelTable
+
+    @property
+    def name(self) -> str:
+        """Of the table."""
+        return self.table.name
+
+    @cached_property
+    def megahertz(self) -> Floats:
+        """``[L]``, rising."""
+        return np.array(self.table.levels.megahertz.values)
+
+    @cached_property
+    def busy_watts(self) -> Floats:
+        """``[L]``: the table's own, or static power + effective capacitance x V^2 x f (dynamic power of CMOS)."""
+        watts, volts = self.table.levels.watts, self.table.levels.volts
+        if watts is not None:
+            return np.array(watts.values)
+        static, capacitance = self.table.static_watts, self.table.effective_capacitance_nanofarad
+        assert volts is not None and static is not None and capacitance is not None, "the table was checked"
+        return static.value + capacitance.value * NANO * np.array(volts.values) ** 2 * self.megahertz * MEGA
+
+    def costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> Costs:
+        """FLOPs, bit operations, seconds and energy per image at the highest level.
+
+        Raises:
+            UserError: the device has no such precision, or the batch is empty.
+        """
+        return self.level_costs(network, precision=precision, batch_size=batch_size).costs[-1]
+
+    def level_costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> LevelCosts:
+        """The same at every level, with what a simulation of frequency scaling needs besides.
+
+        Raises:
+            UserError: the device has no such precision, or the batch is empty.
+        """
+        formats = _formats(precision, self.name, list(self.table.formats))
+        work = _counted(network, batch_size)
+        return LevelCosts(
+            megahertz=self.megahertz,
+            costs=tuple(self._costs_at(level, work, formats, batch_size) for level in range(len(self.megahertz))),
+            idle_watts=self.table.idle_watts.value,
+            switch_seconds=self.table.switch_microseconds.value * MICRO,
+        )
+
+    def seconds(self, part: Work, number_format: NumberFormat, *, level: int, batch_size: int) -> float:
+        """Time of one part for one image of a full batch: the roofline model, and a launch for each part.
+
+        A batch takes max(operations / (operations per cycle x f x utilisation), bytes / bandwidth) + launch. Only the
+        first term depends on the frequency f. Bytes are the weights once and the activations of all images.
+        """
+        launch = self.table.launch_microseconds.value * MICRO / batch_size
+        return self._roofline(part, number_format, level=level, batch_size=batch_size) + launch
+
+    def _roofline(self, part: Work, number_format: NumberFormat, *, level: int, batch_size: int) -> float:
+        throughput = self.table.formats[number_format.name]
+        per_second = throughput.operations_per_cycle.value * self.megahertz[level] * MEGA * throughput.utilisation.value
+        weights = part.weight_elements * number_format.weight_bytes
+        moved = weights + part.activation_elements * number_format.map_bytes * batch_size
+        computing = part.flops * batch_size / per_second
+        moving = moved / (self.table.memory_gigabytes_per_second.value * GIGA)
+        return float(max(computing, moving)) / batch_size
+
+    def _costs_at(self, level: int, work: NetworkWork, formats: PartFormats, batch_size: int) -> Costs:
+        price = partial(self.seconds, level=level, batch_size=batch_size)
+        # All steps behind a head are one small loop over its logits: they are part of the head's launch.
+        engine_step = self._roofline(work.engine_step, FP32, level=level, batch_size=batch_size)
+        seconds = _each_part("seconds", work, formats, price, engine_step)
+        energy = {
+            name.replace("seconds", "energy"): np.asarray(value) * self.busy_watts[level]
+            for name, value in seconds.items()
+        }
+        source = f"modelled:{self.name}"
+        return Costs(
+            **_operations(work, formats),
+            **seconds,
+            **energy,
+            energy_source=source,
+            seconds_source=source,
+            device=self.name,
+            batch_size=batch_size,
+        )
+
+
+Device: TypeAlias = OperationDevice | LevelDevice
+
+
+FALLBACK = "horowitz-2014-45nm"
+"""Prices operations where nothing is known of the device."""
+
+
+def modelled_costs(
+    network: MultiExitNetwork, *, precision: str = "fp32", batch_size: int = 1, device: str = FALLBACK
+) -> Costs:
+    """FLOPs counted and costs modelled, for a network on a device at a precision and batch size.
+
+    Raises:
+        UserError: there is no such device, or it has no such precision.
+    """
+    return load_device(device).costs(network, precision=precision, batch_size=batch_size)
+
+
+def load_device(name_or_path: str) -> Device:
+    """A device by the bare name of a bundled table, or by the path of a YAML file.
+
+    Raises:
+        UserError: there is neither, or the file is no device table.
+    """
+    if name_or_path in device_names():
+        return _device(_bundled_table(name_or_path))
+    path = Path(name_or_path)
+    if not (name_or_path and path.exists()):
+        known = ", ".join(device_names())
+        raise UserError(f"{name_or_path}: no such device table, and no bundled device of that name (there are {known})")
+    table = read_table(path)
+    if table.name in device_names() and table != _bundled_table(table.name):
+        # Costs of both would carry the same source, and a front would mix them.
+        raise UserError(f"{path}: name: {table.name} is a bundled device with other numbers; choose another name")
+    return _device(table)
+
+
+def _bundled_table(name: str) -> OperationTable | LevelTable:
+    with resources.as_file(resources.files("study.costs").joinpath("devices", f"{name}.yaml")) as path:
+        return read_table(path)
+
+
+def device_names() -> list[str]:
+    """Names of the bundled devices."""
+    files = resources.files("study.costs").joinpath("devices").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def _device(table: OperationTable | LevelTable) -> Device:
+    return OperationDevice(table) if isinstance(table, OperationTable) else LevelDevice(table)
+
+
+def _formats(precision: str, device: str, known: list[str]) -> PartFormats:
+    """The formats of a precision, all of which the device has."""
+    formats = {str(name): value for name, value in FORMATS.items()}.get(precision)
+    if formats is None:
+        raise UserError(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+    for part in (formats.backbone, formats.heads):
+        if part.name not in known:
+            raise UserError(
+                f"device {device} has no {part.name}, which precision {precision} needs: it has {', '.join(known)}"
+            )
+    return formats
+
+
+def _counted(network: MultiExitNetwork | NetworkWork, batch_size: int) -> NetworkWork:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, but must be at least 1")
+    return network if isinstance(network, NetworkWork) else count_work(network)
+
+
+def _operations(work: NetworkWork, formats: PartFormats) -> dict[str, Any]:
+    """The fields of :class:`Costs` that are the same on every device."""
+    return {
+        **_each_part("flops", work, formats, lambda part, _: part.flops, work.engine_step.flops),
+        **_each_part(
+            "bitops",
+            work,
+            formats,
+            lambda part, number_format: part.flops / 2 * number_format.bits**2,
+            # An addition of two fp32 numbers counts its bits once: there is no product.
+            work.engine_step.flops * FP32.bits,
+        ),
+    }
+
+
+def _each_part(
+    measure: str, work: NetworkWork, formats: PartFormats, price: PartPrice, engine_step: float
+) -> dict[str, Any]:
+    """The fields of :class:`Costs` of one measure: segments ``[E+1]``, heads ``[E]``, one engine step."""
+    return {
+        f"segment_{measure}": np.array([price(part, formats.backbone) for part in work.segments]),
+        f"head_{measure}": np.array([price(part, formats.heads) for part in work.heads]),
+        f"engine_step_{measure}": engine_step,
+    }

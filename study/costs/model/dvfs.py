@@ -1,0 +1,204 @@
+"""Frequency scaling per image: a simulation over a device's levels, from walks alone.
+
+After a failed exit the prediction engine says how far the next exit is. From that follows the frequency of the next
+segments (Li et al., AAAI 2023). Nothing here touches a clock: levels, their costs and the latency of a switch come from
+a :class:`LevelCosts`, of a modelled device or of measurements at each level.
+
+A walk is a row of *legs*. A leg runs from behind one tried exit (or the input) to the next one tried: its segments, the
+head there, and the engine's steps behind that head. A leg runs at one level, for the next one is known only when the
+engine has answered.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from study.arrays import Floats, Integers
+from study.costs.model.levels import LevelCosts as LevelCosts
+from study.costs.model.levels import PathCosts, may_try, most_steps, worst_seconds
+from study.errors import UserError
+from study.policies.policies import Classic, Policy, Predictive, Static
+from study.policies.replay import Walk
+
+Rule = Literal["race_to_idle", "paper", "deadline"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+ROUNDING = 1e-12
+"""Relative; sums of the same seconds in another order differ by less."""
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """What N samples took under a rule."""
+
+    seconds: Floats
+    """``[N]``, until the answer."""
+    joules: Floats
+    """``[N]``, over the whole period: busy, switching and idle."""
+    switches: Integers
+    """``[N]``, changes of the level, the one back to f_max behind the answer included."""
+    smallest_slack: float
+    """Below it the rule ``deadline`` would have been refused."""
+
+
+def smallest_slack(levels: LevelCosts, policy: Policy, exit_count: int) -> float:
+    """The share of the classic network's time at f_max by which a policy's worst walk may exceed it; at least 0.
+
+    The worst walk runs at f_max, tries every exit that the policy may try, stops at none and runs K_max engine steps
+    behind each. (With a prediction engine that is the walk of jumps of 1: any other one leaves out heads.)
+
+    Raises:
+        UserError: the network has another number of exits than the levels, or not those of the policy.
+    """
+    if exit_count != levels.exit_count:
+        raise UserError(f"levels: costs of {levels.exit_count} exits do not fit a network with {exit_count}")
+    worst = worst_seconds(levels.costs[-1], policy)[0]
+    exceeding = float(worst) / levels.costs[-1].classic("seconds") - 1.0
+    return exceeding if exceeding > ROUNDING else 0.0
+
+
+def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slack: float, period: float) -> Simulated:
+    """Latency and energy of each sample of a walk when the frequency follows a rule.
+
+    Each sample starts at f_max. ``race_to_idle`` stays there. ``paper``: a leg behind a failed exit l whose engine
+    predicted a jump of k runs at f_max * min(1, k / max(1, E - l)), rounded to the nearest level, ties upwards; all
+    others run at f_max. ``deadline``: such a leg runs at the lowest level at which the sample still answers within
+    (1 + slack) x the classic network's time at f_max, even if the predicted exit fails, its engine needs K_max steps,
+    and the worst walk follows at f_max. That level always exists: f_max itself is one, as long as the worst walk from
+    the start fits, which ``slack >= smallest_slack`` grants; each leg then hands on the same promise to the next. The
+    leg from exit E to the classifier has a known end and is treated so too; so is the only leg of :class:`Classic` and
+    :class:`Static`. Policies that predict nothing stay at f_max.
+
+    A switch takes ``switch_seconds`` at the power of the higher of its two levels. The one back to f_max, for the next
+    image, happens behind the answer: it costs energy, not latency.
+
+    Energy is that of a whole *period*, in which the device idles when it is not busy. Without that, a level that
+    saves power by taking longer would be compared with a device that vanishes when it has answered, and idling, the
+    price of racing, would be free. All points of one front need the same period.
+
+    Args:
+        walk: of N samples, by ``policy``.
+        levels: costs of each level.
+        rule: how the frequency is chosen.
+        policy: the one that walked.
+        slack: of the deadline, as a share of the classic network's time at f_max.
+        period: seconds from one image to the next, at least the deadline.
+
+    Raises:
+        UserError: the slack is smaller than the smallest one, the period shorter than the deadline, or walk, policy and
+            levels do not belong together.
+    """
+    if rule not in RULES:
+        raise UserError(f"frequency rule {rule!r} is unknown: use one of {', '.join(RULES)}")
+    if not (math.isfinite(slack) and slack >= 0):
+        raise UserError(f"slack is {slack}, but must be finite and >= 0")
+    exit_count = walk.tried.shape[1]
+    smallest = smallest_slack(levels, policy, exit_count)
+    deadline = (1 + slack) * levels.costs[-1].classic("seconds")
+    if rule == "deadline" and slack < smallest:
+        raise UserError(f"slack is {slack}, but the worst walk of this policy needs at least {smallest!r}")
+    if not (math.isfinite(period) and period >= deadline * (1 - ROUNDING)):
+        raise UserError(f"period is {period} s, but must be finite and at least the deadline of {deadline!r} s")
+    _check_walk(walk, policy)
+
+    seconds, energy = PathCosts.of(levels, "seconds"), PathCosts.of(levels, "energy")
+    choice = _Choice(rule, policy, levels, seconds, worst_seconds(levels.costs[-1], policy), deadline)
+    top, watts, samples = len(levels.costs) - 1, levels.busy_watts, len(walk.exit_index)
+    start, level = np.zeros(samples, dtype=np.int64), np.full(samples, top, dtype=np.int64)
+    elapsed, joules, switches = np.zeros(samples), np.zeros(samples), np.zeros(samples, dtype=np.int64)
+    for end in range(1, exit_count + 2):
+        here = np.flatnonzero(walk.tried[:, end - 1] if end <= exit_count else walk.exit_index == end)
+        chosen = choice.levels_of(start[here], end, level[here], elapsed[here])
+        steps = _engine_steps(walk, here, end, policy)
+        switched = chosen != level[here]
+        power = watts[np.maximum(chosen, level[here])]
+        elapsed[here] += switched * levels.switch_seconds + seconds.cost(chosen, start[here], end, steps)
+        joules[here] += switched * levels.switch_seconds * power + energy.cost(chosen, start[here], end, steps)
+        switches[here] += switched
+        start[here], level[here] = end, chosen
+
+    back = level != top
+    idle = np.maximum(0.0, period - elapsed - back * levels.switch_seconds)
+    joules += back * levels.switch_seconds * watts[top] + idle * levels.idle_watts
+    return Simulated(elapsed, joules, switches + back, smallest)
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """How the level of a leg is chosen."""
+
+    rule: Rule
+    policy: Policy
+    levels: LevelCosts
+    seconds: PathCosts
+    worst_after: Floats
+    """``[E+2]``, of :func:`worst_seconds`."""
+    deadline: float
+
+    def levels_of(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
+        """``[B]``: for legs from ``start`` to ``end``, of samples now at ``level`` after ``elapsed`` seconds."""
+        top = np.full(len(start), len(self.levels.costs) - 1, dtype=np.int64)
+        if self.rule == "deadline" and isinstance(self.policy, Classic | Static):
+            return self._lowest_in_time(start, end, level, elapsed)
+        if self.rule == "race_to_idle" or not isinstance(self.policy, Predictive):
+            return top
+        paper = self.rule == "paper"
+        aimed = self._of_the_paper(start, end) if paper else self._lowest_in_time(start, end, level, elapsed)
+        return np.where(start == 0, top, aimed)  # nothing is predicted before the first exit
+
+    def _of_the_paper(self, start: Integers, end: int) -> Integers:
+        """f_max * min(1, k / max(1, E - l)).
+
+        The way stands for the jump: the two differ only where a jump overshoots, and then both give f_max or more, to
+        which f_max is the nearest level.
+        """
+        return nearest_level(self.levels, end - start, np.maximum(1, self.levels.exit_count - start))
+
+    def _lowest_in_time(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
+        """The lowest level whose leg leaves time for the worst walk behind it."""
+        every = np.arange(len(self.levels.costs))
+        top, switch = every[-1], self.levels.switch_seconds
+        leg = self.seconds.cost(every, start[:, None], end, most_steps(self.policy, end, self.levels.exit_count))
+        needed = elapsed[:, None] + (every != level[:, None]) * switch + leg
+        if end <= self.levels.exit_count and not isinstance(self.policy, Static):
+            needed += self.worst_after[end] + (every != top) * switch
+        in_time = needed <= self.deadline * (1 + ROUNDING)
+        in_time[:, top] = True  # it is, but for rounding
+        return np.asarray(in_time.argmax(axis=1), dtype=np.int64)
+
+
+def nearest_level(levels: LevelCosts, numerator: ArrayLike, denominator: ArrayLike) -> Integers:
+    """``[B]``, the levels nearest to f_max * numerator / denominator (each ``[B]``), the upper one of a tie."""
+    megahertz = np.asarray(levels.megahertz)
+    wanted = megahertz[-1] * np.asarray(numerator) / np.asarray(denominator)
+    distance = np.abs(megahertz - wanted[:, None])
+    nearest = distance <= distance.min(axis=1, keepdims=True) + ROUNDING * megahertz[-1]
+    return np.asarray(len(megahertz) - 1 - nearest[:, ::-1].argmax(axis=1), dtype=np.int64)
+
+
+def _check_walk(walk: Walk, policy: Policy) -> None:
+    exit_count = walk.tried.shape[1]
+    steps = 0 if not isinstance(policy, Predictive) else policy.max_jump * exit_count
+    if (walk.tried & ~may_try(policy, exit_count)).any() or (walk.engine_steps > steps).any():
+        raise UserError(f"this walk is not one of {policy}")
+
+
+def _engine_steps(walk: Walk, samples: Integers, exit: int, policy: Policy) -> Integers:
+    """``[B]``, what the engine ran behind an exit: the jump that it predicted, 0 where the sample stopped.
+
+    A jump is the difference of two exits, unless it may have overshot. What was predicted then, only the sum of all
+    steps tells: those before sum to the way from the first exit. Where the sample stopped, nothing is left of that sum.
+    """
+    exit_count = walk.tried.shape[1]
+    if not isinstance(policy, Predictive) or exit >= exit_count:
+        return np.zeros(len(samples), dtype=np.int64)
+    ahead = walk.tried[samples, exit:].copy()
+    ahead[:, -1] = True
+    jump = ahead.argmax(axis=1) + 1
+    last = walk.engine_steps[samples] - (exit - policy.first_exit(exit_count))
+    return np.where(exit + jump < exit_count, jump, last)

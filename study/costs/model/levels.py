@@ -1,0 +1,121 @@
+"""Costs at each frequency level of a device, and the walks that take longest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from study.arrays import Booleans, Floats, Integers
+from study.costs.costs import Costs
+from study.errors import UserError
+from study.policies.policies import Placed, Policy, Static
+
+
+@dataclass(frozen=True, eq=False)
+class LevelCosts:
+    """What a network costs at each of L frequency levels of one device.
+
+    Args:
+        megahertz: ``[L]``, rising; the last one is f_max.
+        costs: L profiles with seconds and energies, of a busy device.
+        idle_watts: power of the device while it waits.
+        switch_seconds: how long a change of the level delays the image.
+
+    Raises:
+        UserError: the levels do not rise, or the profiles do not fit.
+    """
+
+    megahertz: ArrayLike
+    costs: tuple[Costs, ...]
+    idle_watts: float
+    switch_seconds: float
+
+    def __post_init__(self) -> None:
+        megahertz = np.asarray(self.megahertz, dtype=np.float64)
+        if megahertz.shape != (len(self.costs),) or not len(megahertz):
+            raise UserError(
+                f"levels: megahertz has shape {megahertz.shape}, but there are {len(self.costs)} cost profiles"
+            )
+        if not (np.isfinite(megahertz).all() and megahertz[0] > 0 and (np.diff(megahertz) > 0).all()):
+            raise UserError("levels: megahertz must be positive and rise from level to level")
+        if len({costs.exit_count for costs in self.costs}) > 1:
+            raise UserError("levels: the cost profiles have different numbers of exits")
+        if min(costs.classic("seconds") for costs in self.costs) <= 0:
+            raise UserError("levels: a cost profile gives the whole network no time")
+        for name in ("idle_watts", "switch_seconds"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UserError(f"levels: {name} is {getattr(self, name)}, but must be finite and >= 0")
+        for costs in self.costs:
+            costs.parts("energy")
+        object.__setattr__(self, "megahertz", megahertz)
+
+    @property
+    def exit_count(self) -> int:
+        """E."""
+        return self.costs[0].exit_count
+
+    @property
+    def busy_watts(self) -> Floats:
+        """``[L]``, the mean power of the whole network at each level."""
+        return np.array([costs.classic("energy") / costs.classic("seconds") for costs in self.costs])
+
+
+@dataclass(frozen=True, eq=False)
+class PathCosts:
+    """One measure of every leg at every level.
+
+    A leg runs from behind one tried exit, or the input, to the next one tried: its segments, the head there, and the
+    engine's steps behind that head.
+    """
+
+    segments: Floats
+    """``[L, E+2]``, all segments up to l = 0..E+1."""
+    heads: Floats
+    """``[L, E+2]``, the head of exit l; 0 where there is none."""
+    engine_step: Floats
+    """``[L]``."""
+
+    @classmethod
+    def of(cls, levels: LevelCosts, measure: str) -> PathCosts:
+        """Of ``seconds`` or ``energy``."""
+        parts = [costs.parts(measure) for costs in levels.costs]
+        return cls(
+            segments=np.array([[0.0, *segments.cumsum()] for segments, _, _ in parts]),
+            heads=np.array([[0.0, *heads, 0.0] for _, heads, _ in parts]),
+            engine_step=np.array([step for _, _, step in parts]),
+        )
+
+    def cost(self, level: Integers, start: Integers, end: int, engine_steps: Integers | int) -> Floats:
+        """Of legs from behind exit ``start`` (0: the input) up to ``end``, broadcast over all but ``end``."""
+        segments = self.segments[level, end] - self.segments[level, start]
+        result: Floats = segments + self.heads[level, end] + engine_steps * self.engine_step[level]
+        return result
+
+
+def may_try(policy: Policy, exit_count: int) -> Booleans:
+    """``[E]``: exits whose heads some walk of the policy runs."""
+    exits = np.arange(1, exit_count + 1)
+    first = policy.first_exit(exit_count)
+    if isinstance(policy, Placed):
+        return np.isin(exits, list(policy.exits))
+    return exits == first if isinstance(policy, Static) else exits >= first
+
+
+def most_steps(policy: Policy, exit: int, exit_count: int) -> int:
+    """Engine steps that may run behind an exit: none behind the last one, which has nowhere to jump."""
+    return policy.max_jump if exit < exit_count else 0
+
+
+def worst_seconds(costs: Costs, policy: Policy) -> Floats:
+    """``[E+2]``: the longest walk that is left behind a failed exit l = 0..E+1; l = 0 is the input, E + 1 the end."""
+    segments, heads, step = costs.parts("seconds")
+    exits = costs.exit_count
+    tried = may_try(policy, exits)
+    steps = np.array([most_steps(policy, exit, exits) for exit in range(1, exits + 1)])
+    worst = segments + np.array([*(tried * (heads + steps * step)), 0.0])
+    if isinstance(policy, Static):
+        worst[policy.exit :] = 0.0  # no image fails there
+    return np.array([*np.cumsum(worst[::-1])[::-1], 0.0])

@@ -1,0 +1,191 @@
+"""Device tables: what a YAML file says of a device, checked before anything is computed from it.
+
+Every number comes with a text that says where it is from; ``docs/devices.md`` describes the format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from search_spaces.strict_yaml import YamlError, read_yaml, short
+from study.errors import UserError
+from study.networks.precisions import BF16, FP32, INT8
+
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Source: TypeAlias = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    # Strict, so that a quoted number or a yes/no is a mistake and not a 1.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class Quantity(_Section):
+    """A number and where it is from."""
+
+    value: Positive
+    source: Source
+
+
+class Overhead(_Section):
+    """A number that may be 0, and where it is from."""
+
+    value: float = Field(ge=0)
+    source: Source
+
+
+class Share(_Section):
+    """A part of a whole, and where it is from."""
+
+    value: float = Field(gt=0, le=1)
+    source: Source
+
+
+class Column(_Section):
+    """One number a frequency level, and where they are from."""
+
+    values: list[Positive] = Field(min_length=1)
+    source: Source
+
+
+class OperationPrices(_Section):
+    """Energies of the operations of one number format."""
+
+    multiply_picojoules: Quantity
+    """Of one product."""
+    add_picojoules: Quantity
+    """Of its addition to the sum, in the format of the sum."""
+
+
+class Throughput(_Section):
+    """What the whole device computes in one number format."""
+
+    operations_per_cycle: Quantity
+    """2 x multiply-accumulates per clock cycle, at most."""
+    utilisation: Share
+    """Share of that which a network reaches."""
+
+
+class Levels(_Section):
+    """Frequency levels, with busy power or with supply voltage."""
+
+    megahertz: Column
+    watts: Column | None = None
+    volts: Column | None = None
+
+    @model_validator(mode="after")
+    def _matching(self) -> Levels:
+        second = self.watts or self.volts
+        if second is None or (self.watts and self.volts):
+            raise ValueError("levels need either watts or volts")
+        if len(second.values) != len(self.megahertz.values):
+            raise ValueError(f"{len(self.megahertz.values)} values of megahertz, but {len(second.values)} of the other")
+        if any(after <= before for before, after in pairwise(self.megahertz.values)):
+            raise ValueError("megahertz must rise from level to level")
+        if any(after < before for before, after in pairwise(second.values)):
+            raise ValueError("watts or volts must not fall from level to level")
+        return self
+
+
+class _Table(_Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")
+    device: Source
+    """In words."""
+
+
+class OperationTable(_Table):
+    """A device that is known only by the energies of its operations and of its memory traffic."""
+
+    kind: Literal["operations"]
+    on_chip_picojoules_per_byte: Quantity
+    dram_picojoules_per_byte: Quantity
+    formats: dict[str, OperationPrices]
+
+    @model_validator(mode="after")
+    def _formats(self) -> OperationTable:
+        _check_formats(self.formats)
+        return self
+
+
+class LevelTable(_Table):
+    """A device with frequency levels."""
+
+    kind: Literal["levels"]
+    idle_watts: Quantity
+    switch_microseconds: Overhead
+    memory_gigabytes_per_second: Quantity
+    launch_microseconds: Overhead
+    formats: dict[str, Throughput]
+    levels: Levels
+    static_watts: Overhead | None = None
+    effective_capacitance_nanofarad: Quantity | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> LevelTable:
+        _check_formats(self.formats)
+        given = [part is not None for part in (self.static_watts, self.effective_capacitance_nanofarad)]
+        if any(given) != all(given) or all(given) != (self.levels.volts is not None):
+            raise ValueError(
+                "static_watts and effective_capacitance_nanofarad belong to levels with volts, and to those"
+            )
+        return self
+
+
+def _check_formats(names: Iterable[str]) -> None:
+    known = [FP32.name, BF16.name, INT8.name]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"formats: {short(unknown[0])} is unknown: use {', '.join(known)}")
+    if FP32.name not in names:
+        raise ValueError("formats: fp32 is missing, in which heads and the prediction engine compute")
+
+
+_KINDS: dict[str, type[OperationTable | LevelTable]] = {"operations": OperationTable, "levels": LevelTable}
+
+
+def read_table(path: Path) -> OperationTable | LevelTable:
+    """A device table from a YAML file.
+
+    Raises:
+        UserError: the file cannot be read, or says something that is no device table.
+    """
+    try:
+        raw = read_yaml(path, "a device table")
+    except YamlError as error:
+        raise UserError(f"{path}: {error}") from None
+    return parse_table(raw, str(path))
+
+
+def parse_table(raw: object, source: str) -> OperationTable | LevelTable:
+    """A device table from plain values; ``source`` names it in errors.
+
+    Raises:
+        UserError: a key is missing, unknown or of a wrong type, or a number is impossible.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"{source}: a device table is a mapping of keys, but this is {type(raw).__name__}")
+    kind = raw.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise UserError(f"{source}: kind: expected one of {', '.join(_KINDS)}, got {short(kind)!r}")
+    try:
+        return _KINDS[kind].model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if first["type"] in ("model_type", "model_attributes_type"):
+        first = {**first, "msg": "expected a mapping, as {value: 1.0, source: '...'}"}
+    key = ".".join(short(part) for part in first["loc"])
+    message = {"extra_forbidden": "unknown key", "missing": "this key is required"}.get(first["type"])
+    if message is None:
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "value_error":
+            message += f", got {short(first['input'])!r}"
+    return f"{key}: {message}" if key else message

@@ -1,0 +1,1 @@
+"""Where trials, traces and measurements run."""

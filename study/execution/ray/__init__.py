@@ -1,0 +1,1 @@
+"""Trials, traces and measurements on Ray. No other folder imports Ray."""

@@ -1,0 +1,103 @@
+"""The nodes of a Ray cluster: what they offer, and whether they see the run folder."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from results.storage.atomic import write_atomic
+from results.storage.paths import Location, location
+from search_spaces.spec import ResourcesSpec
+from study.errors import UserError
+from study.execution.ray.connection import start_ray
+
+
+def check_shared(folder: Location, address: str | None) -> None:
+    """Refuse a run folder that not every node of the cluster sees: a local folder is the commonest mistake.
+
+    Raises:
+        UserError: a node does not find the marker that is written here.
+    """
+    if address is None:
+        return
+    start_ray(address)
+    marker, is_new = folder / f".marker.{uuid.uuid4().hex}", not folder.exists()
+    write_atomic(marker, marker.name.encode())
+    try:
+        nodes = _alive()
+        look = ray.remote(num_cpus=0)(_sees)
+        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        answers = [look.options(scheduling_strategy=one).remote(str(marker)) for one in there]
+        for node, answer in zip(nodes, answers, strict=True):
+            try:
+                reason = ray.get(answer, timeout=_MARKER_SECONDS)
+            except RayError as error:
+                # A node that died a moment ago is asked too, until Ray finds out.
+                reason = last_line(str(error)) if node["NodeID"] in {one["NodeID"] for one in _alive()} else ""
+            if reason:
+                address = node["NodeManagerAddress"]
+                raise UserError(
+                    f"{folder}: node {address} of the cluster does not see this folder ({reason}): --storage must be "
+                    "one that all nodes share under this name, as a network folder or s3://bucket/folder"
+                )
+    finally:
+        marker.unlink(missing_ok=True)
+        if is_new and isinstance(folder, Path):
+            with suppress(OSError):  # somebody else works in it by now
+                folder.rmdir()
+
+
+_MARKER_SECONDS = 120.0
+"""A node may have to unpack the program first."""
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _sees(marker: str) -> str:
+    """Why this node does not see a marker; empty where it does."""
+    path = location(marker)
+    try:
+        return "" if path.read_bytes() == path.name.encode() else "it finds another file there"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def slots_of(address: str | None, resources: ResourcesSpec) -> int:
+    """How many trials run at once on a cluster."""
+    start_ray(address)
+    slots = 0.0
+    for node in (node["Resources"] for node in _alive()):
+        fitting = node.get("CPU", 0) // resources.cpus_per_trial
+        if resources.gpus_per_trial:
+            fitting = min(fitting, node.get("GPU", 0) // resources.gpus_per_trial)
+        slots += fitting
+    return max(1, int(slots))
+
+
+def refuse_impossible(resources: ResourcesSpec) -> None:
+    """Trials that fit on no node would wait for ever."""
+    nodes = [node["Resources"] for node in _alive()]
+    if not any(
+        node.get("CPU", 0) >= resources.cpus_per_trial and node.get("GPU", 0) >= resources.gpus_per_trial
+        for node in nodes
+    ):
+        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
+        raise UserError(
+            f"resources: a trial asks for {resources.cpus_per_trial:g} CPUs and {resources.gpus_per_trial:g} GPUs, but "
+            f"the largest node has {most[0]:g} and {most[1]:g}; lower resources.cpus_per_trial or "
+            "resources.gpus_per_trial (0: train on CPUs), as in --set resources.gpus_per_trial=0"
+        )
+
+
+def last_line(error: str) -> str:
+    """What an error says in the end, in one line of at most 300 characters."""
+    lines = [line for line in error.strip().splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "unknown error"

@@ -1,0 +1,182 @@
+"""A trial: one training run with its own folder of checkpoints. Knows nothing of Ray.
+
+A trial is named before it starts by a hash of everything that decides its result but the epoch budget, so that whoever
+runs it again finds what was done and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from results.storage.paths import Location
+from study.checkpoints.description import Checkpoint, MadeBy, made_by_now, read_description, trial_id
+from study.checkpoints.tensors import load_weights, read, read_best, save
+from study.data.settings import Dataset
+from study.networks.construction import new_network
+from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.storage.locks import exclusive
+from study.storage.publish import DamagedError, set_aside, sweep
+from study.training.learning_curves import Epoch
+from study.training.loop import TrainingState, train
+from study.training.settings import TrainingSettings
+
+PATIENCE_SECONDS = 60.0
+"""A worker whose driver was killed ends within seconds; as long, whoever trains its trial next waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """What a trial will compute."""
+
+    phase: str
+    network: NetworkSettings
+    training: TrainingSettings
+    data_digest: str
+    parent: str | None = None
+    """``<trial id>@<hash of its best weights>`` of the backbone that exit heads are trained on."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The values that the search chose, for the table."""
+
+    @property
+    def trial_id(self) -> str:
+        """The trial's name."""
+        return trial_id(self.network, self.training, self.data_digest, self.parent)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, to travel in a trial's configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, raw: Mapping[str, Any]) -> TrialPlan:
+        """The inverse of :meth:`to_plain`."""
+        network = dict(raw["network"])
+        head = HeadSettings(**network.pop("head"))
+        return cls(
+            **{
+                **raw,
+                "network": NetworkSettings(head=head, **network),
+                "training": TrainingSettings(**raw["training"]),
+            }
+        )
+
+
+def run_trial(
+    plan: TrialPlan,
+    dataset: Dataset,
+    checkpoints: Location,
+    *,
+    epochs: int,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None] = lambda row: None,
+) -> tuple[Epoch, ...]:
+    """Train a trial up to ``epochs`` epochs in all, from its own last checkpoint where it has one.
+
+    Args:
+        plan: what to train.
+        dataset: must be the one that the plan names by its digest.
+        checkpoints: the run folder's ``checkpoints``; the trial writes ``<trial id>/{last,best}``.
+        epochs: the budget, counted from the trial's very first start.
+        device: to train on.
+        on_epoch: told each epoch after its checkpoint is safe.
+
+    Returns:
+        The trial's whole history.
+
+    Raises:
+        HeldError: another process trains it, and has not ended within a minute.
+    """
+    parent, folder = plan.parent, checkpoints / plan.trial_id
+    with exclusive(trial_lock(checkpoints, plan.trial_id), folder.name, patience_seconds=PATIENCE_SECONDS):
+        sweep(folder / "last")
+        sweep(folder / "best")
+        return train_in_folder(
+            plan,
+            dataset,
+            folder,
+            epochs=epochs,
+            device=device,
+            backbone_weights=None if parent is None else lambda: read_best(checkpoints, parent)[1],
+            on_epoch=on_epoch,
+        )
+
+
+def trial_lock(checkpoints: Location, trial_id: str) -> Location:
+    """The lock of whoever trains a trial."""
+    return checkpoints.parent / "locks" / f"{trial_id}.lock"
+
+
+def train_in_folder(
+    plan: TrialPlan,
+    dataset: Dataset,
+    folder: Location | None,
+    *,
+    epochs: int,
+    device: torch.device,
+    backbone_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda row: None,
+) -> tuple[Epoch, ...]:
+    """Like :func:`run_trial`, with a folder of any name (None: nothing is saved) and the backbone's weights given.
+
+    Args:
+        backbone_weights: called for a new start only; None: the backbone starts from the seed.
+    """
+    assert plan.data_digest == dataset.info.digest, "the plan was made for other images"
+    network = new_network(plan.network, dataset.info, plan.training.seed)
+    found = _last_state(folder, network, partial=plan.training.mode == "normal") if folder else None
+    resume, earlier = found or (None, ())
+    made_by = made_by_now(earlier, len(resume.history) + 1 if resume else 1)
+    if resume is None and backbone_weights is not None:
+        load_backbone_weights(network, backbone_weights())
+    network.to(device)
+
+    def save_then_report(state: TrainingState) -> None:
+        if folder:
+            save(
+                folder,
+                network,
+                state,
+                settings=plan.network,
+                training=plan.training,
+                info=dataset.info,
+                parent=plan.parent,
+                made_by=made_by,
+            )
+        on_epoch(state.history[-1])
+
+    return train(network, dataset, plan.training, epochs=epochs, resume=resume, on_epoch=save_then_report)
+
+
+def _last_state(folder: Location, network: MultiExitNetwork, *, partial: bool) -> tuple[TrainingState, MadeBy] | None:
+    """Load the trial's last checkpoint into the network; a damaged one is set aside and the trial starts anew.
+
+    Returns:
+        Where it stands, and which versions trained its epochs.
+    """
+    try:
+        found = read(folder / "last")
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        return None
+    if found is None:
+        return None
+    checkpoint, weights, optimizer = found
+    load_weights(network, weights, partial=partial)
+    return TrainingState(checkpoint.history, optimizer), checkpoint.made_by
+
+
+def read_trial(plan: TrialPlan, checkpoints: Location) -> Checkpoint | None:
+    """The description of a trial's last checkpoint; None before its first epoch, or when damage was set aside."""
+    folder = checkpoints / plan.trial_id
+    try:
+        last = read_description(folder / "last")
+        if last is not None and read_description(folder / "best") is None:
+            raise DamagedError(f"{folder / 'best'} is missing beside {folder / 'last'}")
+        return last
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        return None

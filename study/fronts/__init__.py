@@ -1,0 +1,1 @@
+"""Policies times costs: grids of operating points, sweeps over all betas, exact fronts."""

@@ -1,0 +1,69 @@
+"""Accuracy forward: how often the prediction engine names the exit at which the passive walk would stop.
+
+Over the samples that do not stop at L_0, the predicted jump is compared with the distance to the exit where the
+hierarchical walk from L_0 stops (E + 1 - L_0 where none does). A prediction of K_max is right when the true distance is
+K_max or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from study.arrays import Integers
+from study.policies.decision_table import ratio_table
+from study.policies.engine import predicted_jumps
+from study.policies.policies import Hierarchical, Predictive
+from study.policies.replay import replay
+from study.traces.trace import Trace
+
+
+def prediction_confusion(trace: Trace, beta: float, start_layer: int, max_jump: int = 8) -> Integers:
+    """``[K_max, K_max]``: samples by predicted (rows) and true distance (columns), each from 1; the last means K_max or
+    more.
+
+    Raises:
+        UserError: the trace has no such exit, or beta is not above 0.
+    """
+    Predictive(beta, start_layer, max_jump).first_exit(trace.exit_count)
+    table = ratio_table(trace, max_jump)
+    asked = np.flatnonzero(table.stop[:, start_layer - 1] < beta)
+    confusion = np.zeros((max_jump, max_jump), dtype=np.int64)
+    predicted = predicted_jumps(table.jump[asked, start_layer - 1], beta)
+    true = replay(trace, Hierarchical(beta, start_layer)).exit_index[asked] - start_layer
+    np.add.at(confusion, (predicted - 1, np.minimum(true, max_jump) - 1), 1)
+    return confusion
+
+
+def prediction_accuracy(trace: Trace, beta: float, start_layer: int, max_jump: int = 8) -> tuple[float, int]:
+    """Share of right predictions at one beta and start layer.
+
+    Returns:
+        ``(share right, number of predictions)``; the share is NaN without predictions.
+    """
+    confusion = prediction_confusion(trace, beta, start_layer, max_jump)
+    count = int(confusion.sum())
+    return (float(confusion.trace() / count) if count else float("nan")), count
+
+
+def prediction_accuracies(
+    trace: Trace, betas: Sequence[float], start_layers: Sequence[int] | None = None, max_jump: int = 8
+) -> pd.DataFrame:
+    """:func:`prediction_accuracy` for each beta and start layer (all exits but the last by default).
+
+    Returns:
+        Columns beta, start_layer, predictions, accuracy (NaN without predictions), too_short (share of predictions
+        short of the true distance: heads run in vain) and too_long (segments run in vain).
+    """
+    layers = range(1, max(2, trace.exit_count)) if start_layers is None else start_layers
+    rows = []
+    for beta in betas:
+        for layer in layers:
+            confusion = prediction_confusion(trace, beta, layer, max_jump)
+            count = confusion.sum()
+            shares = [np.trace(confusion), np.triu(confusion, 1).sum(), np.tril(confusion, -1).sum()]
+            shares = [share / count if count else float("nan") for share in shares]
+            rows.append((beta, layer, int(count), *map(float, shares)))
+    return pd.DataFrame(rows, columns=["beta", "start_layer", "predictions", "accuracy", "too_short", "too_long"])

@@ -1,0 +1,164 @@
+"""The exact front: the non-dominated ones among all operating points, over every beta and start layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from results.pareto import non_dominated
+from study.arrays import Booleans, concurrently
+from study.costs.costs import Costs
+from study.errors import UserError
+from study.fronts.sweep import Changes, Points, Sweep, changes
+from study.policies.criteria import Criterion
+from study.policies.policies import Hierarchical, Overshoot, Placed, Policy, Predictive
+from study.traces.trace import Trace
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a point must keep to before it may enter the front."""
+
+    beta: tuple[float, float] = (0.0, np.inf)
+    """Some beta of its interval must lie in this one, ends included."""
+    least_accuracy: float = 0.0
+    most: Mapping[str, float] = field(default_factory=dict)
+    """Measure -> the largest mean per image that is allowed."""
+
+
+def exact_front(
+    trace: Trace | Mapping[str, tuple[Trace, Costs]],
+    costs: Costs | None = None,
+    policy: type[Predictive] | type[Hierarchical] | type[Placed] = Predictive,
+    objectives: Sequence[str] = ("accuracy", "flops"),
+    *,
+    start_layers: Sequence[int] | None = None,
+    max_jump: int = 8,
+    overshoot: Overshoot = "last_exit",
+    criterion: Criterion = "logit",
+    exits: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """All non-dominated operating points over every beta > 0 and every start layer.
+
+    Args:
+        trace: N samples; or several networks at once (checkpoints, precisions), name -> (trace, costs), traced on the
+            same images.
+        costs: of the network that made the trace.
+        policy: ``Predictive``, ``Hierarchical`` or ``Placed``.
+        objectives: ``accuracy`` (maximised) and any of ``flops``, ``bitops``, ``energy``, ``seconds`` (minimised).
+        start_layers: those to sweep; all exits by default.
+        max_jump, overshoot: of ``Predictive``.
+        criterion: of ``Hierarchical`` and ``Placed``; beta is its threshold.
+        exits: of ``Placed``.
+
+    Returns:
+        Columns network (where there are several), start_layer, beta_low, beta_high and the objectives (accuracy as a
+        share, costs as the mean per image). A point holds for every beta in (beta_low, beta_high]. Sorted by the first
+        cost; of points that are equal in every objective the first network's with the lowest start layer and the
+        highest beta is kept.
+
+    Raises:
+        UserError: traces, costs and policy do not belong together, or an objective is none.
+    """
+    if isinstance(trace, Trace):
+        if costs is None:
+            raise UserError("the exact front of a trace needs its costs")
+        networks: Mapping[str, tuple[Trace, Costs]] = {"": (trace, costs)}
+    else:
+        networks = trace
+    rule: Policy
+    if policy is Predictive:
+        if criterion != "logit":
+            raise UserError(f"criterion {criterion}: the engine of Predictive knows logit only")
+        rule = Predictive(1.0, max_jump=max_jump, overshoot=overshoot)
+    elif policy is Placed:
+        rule = Placed(1.0, exits or (), criterion)
+    elif policy is Hierarchical:
+        rule = Hierarchical(1.0, criterion=criterion)
+    else:
+        raise UserError("the exact front is known for the policies Predictive, Hierarchical and Placed")
+    sweeps = [Sweep(one, its, rule, start_layers) for one, its in networks.values()]
+    _check_comparable([its for _, its in networks.values()])
+    front = front_of_sweeps(sweeps, objectives)
+    columns = ["start_layer", "beta_low", "beta_high", *objectives]
+    if not isinstance(trace, Trace):
+        front["network"] = front["sweep"].map(dict(enumerate(networks)))
+        columns = ["network", *columns]
+    return front[columns]
+
+
+def _check_comparable(networks: Sequence[Costs]) -> None:
+    """Refuse to compare what does not compare.
+
+    Raises:
+        UserError: costs are of several sources, devices or batch sizes.
+    """
+    for costs in networks[1:]:
+        its = networks[0]
+        for name in ("energy_source", "seconds_source", "device", "batch_size"):
+            if getattr(costs, name) != getattr(its, name):
+                raise UserError(f"the costs have several {name}s: {getattr(its, name)}, {getattr(costs, name)}")
+
+
+def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: Limits | None = None) -> pd.DataFrame:
+    """The non-dominated ones among all operating points of some sweeps.
+
+    Each start layer is filtered by itself, then what is left of all of them together.
+
+    Args:
+        sweeps: networks and rules.
+        objectives: as in :func:`exact_front`; a sweep with ``values`` of its own gives them in this order.
+        limits: on the points; None: none.
+
+    Returns:
+        Columns sweep (its place), start_layer, beta_low, beta_high and the objectives, as of :func:`exact_front`.
+    """
+    limits = Limits() if limits is None else limits
+    wanted = [name for name in objectives if name != "accuracy"]
+    if "accuracy" not in objectives or not wanted:
+        raise UserError(f"objectives are {list(objectives)}, but must be accuracy and at least one cost")
+    if not sweeps:
+        raise UserError("the exact front needs at least one network")
+    measures = list(dict.fromkeys([*wanted, *limits.most]))
+    parts = []
+    for place, sweep in enumerate(sweeps):
+        samples = len(sweep.trace.labels)
+        for group in changes(sweep, measures):  # sorting is most of the work, and each start layer's is its own
+            fronts = concurrently(lambda one: _front_of(one, samples, measures, len(wanted), limits), group)  # noqa: B023
+            parts += [part.assign(sweep=place) for part in fronts]
+    table = pd.concat(parts, ignore_index=True).drop_duplicates(subset=["accuracy", *wanted], ignore_index=True)
+    values = table[["accuracy", *wanted]].to_numpy() * np.array([-1.0] + [1.0] * len(wanted))
+    front = table[non_dominated(values)].sort_values([wanted[0], "accuracy"], ignore_index=True)
+    return front[["sweep", "start_layer", "beta_low", "beta_high", *objectives]]
+
+
+def _front_of(found: Changes, samples: int, measures: Sequence[str], wanted: int, limits: Limits) -> pd.DataFrame:
+    """The points of one start layer that may be part of the front: few more than those that are."""
+    from study.policies.kernels import keep_promising
+
+    points = found.add_up()
+    kept = np.zeros(len(points.right), dtype=np.bool_)
+    objectives = np.ascontiguousarray(points.sums[:, :wanted])
+    keep_promising(points.right, objectives, samples, _allowed(points, samples, measures, limits), kept)
+    columns = {
+        "start_layer": points.start_layer,
+        "beta_low": points.beta_low[kept],
+        "beta_high": points.beta_high[kept],
+        "accuracy": points.right[kept] / samples,
+    }
+    means = points.sums[kept] * points.units / samples
+    return pd.DataFrame(columns | {name: means[:, place] for place, name in enumerate(measures)})
+
+
+def _allowed(points: Points, samples: int, measures: Sequence[str], limits: Limits) -> Booleans:
+    """``[P]``: the points that keep to the limits; a limit is kept where rounding alone exceeds it."""
+    low, high = limits.beta
+    allowed = (points.beta_high >= low) & (points.beta_low < high)
+    allowed &= points.right >= limits.least_accuracy * samples - 1e-9
+    for name, most in limits.most.items():
+        place = measures.index(name)
+        allowed &= points.sums[:, place] * points.units[place] / samples <= most * (1 + 1e-12)
+    return np.asarray(allowed, dtype=np.bool_)

@@ -1,0 +1,42 @@
+"""Statistics of each layer: who stops at an exit, how right they are, how right the exit is on all samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from study.costs.costs import Costs
+from study.policies.replay import Walk
+from study.traces.trace import Trace
+
+
+def exit_statistics(trace: Trace, walk: Walk, costs: Costs) -> pd.DataFrame:
+    """Statistics of each layer: one row for each exit and for the classifier (the last).
+
+    Returns:
+        Columns exit, share_stopped, accuracy_stopped (of the samples that stop there; NaN without any),
+        accuracy_all (of the exit on all samples), threshold (NaN for the classifier) and cumulative_flops (the
+        network cut there: its segments and its one head).
+    """
+    return pd.DataFrame(exit_columns(trace, walk, costs))
+
+
+def exit_columns(trace: Trace, walk: Walk, costs: Costs) -> dict[str, NDArray[Any]]:
+    """The columns of :func:`exit_statistics`, ``[E+1]`` each: making thousands of frames would take longer."""
+    columns = trace.exit_count + 1
+    stopped = np.bincount(walk.exit_index - 1, minlength=columns)
+    right = np.bincount(walk.exit_index - 1, weights=walk.predictions == trace.labels, minlength=columns)
+    segments, heads, _ = costs.parts("flops")
+    with np.errstate(invalid="ignore"):
+        accuracy_stopped = right / stopped
+    return {
+        "exit": np.arange(1, columns + 1),
+        "share_stopped": stopped / len(trace.labels),
+        "accuracy_stopped": accuracy_stopped,
+        "accuracy_all": trace.exit_accuracies,
+        "threshold": np.append(trace.thresholds, np.nan),
+        "cumulative_flops": segments.cumsum() + np.append(heads, 0.0),
+    }

@@ -1,0 +1,56 @@
+"""Networks for a data set: with weights from a seed, or with shapes alone."""
+
+from __future__ import annotations
+
+import torch
+
+from study.data.settings import DataInfo, DataSettings
+from study.errors import UserError
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.settings import NetworkSettings
+
+MOST_PARAMETERS = 10**10
+"""With gradients and Adam's state 160 GB: no device that trains one network holds more."""
+
+
+def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiExitNetwork:
+    """A network for a data set with weights drawn from a seed, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_network(
+            settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels
+        )
+
+
+def check_network(settings: NetworkSettings, data: DataSettings) -> int:
+    """Refuse what cannot be built, before any image is read.
+
+    Returns:
+        The network's number of exits.
+
+    Raises:
+        UserError: an unknown backbone, a size that it cannot take, or more parameters than can be trained.
+    """
+    assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
+    return _meta_network(settings, classes=2, image_size=data.image_size, channels=data.channels).exit_count
+
+
+def meta_network(settings: NetworkSettings, info: DataInfo) -> MultiExitNetwork:
+    """A network for a data set without its numbers: shapes only, which take neither memory nor time.
+
+    Raises:
+        UserError: as :func:`check_network`.
+    """
+    return _meta_network(settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels)
+
+
+def _meta_network(settings: NetworkSettings, *, classes: int, image_size: int, channels: int) -> MultiExitNetwork:
+    with torch.device("meta"):
+        network = build_network(settings, classes=classes, image_size=image_size, channels=channels)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"{settings.backbone} of width {settings.width:g} with {settings.head.kind} heads has {parameters:.2g} "
+            f"parameters, more than {MOST_PARAMETERS:.2g}: lower the width, or codewords and channels of the heads"
+        )
+    return network

@@ -1,0 +1,118 @@
+"""The ratios and scores of a trace that policies compare with beta, computed once for each trace and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.arrays import Floats, batches, share
+from study.errors import UserError
+from study.policies.criteria import Criterion, agreement, confidence
+from study.policies.policies import Hierarchical, Placed, Policy, Ratios, tried_exits
+from study.traces.trace import Trace
+
+_PUBLISHED_MAX_JUMP = 8
+_LOGIT = ("logit", ())
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionTable:
+    """What the policies of a trace compare with beta, so that a policy is comparisons only.
+
+    8 N E (K_max + 1) bytes: 180 MB for 50,000 samples, 50 exits and K_max = 8, however many classes there are.
+    """
+
+    scores: Floats
+    """``[N, E, K_max + 1]``: the criterion's at place 0, r^k of the engine at place k; K_max may be 0."""
+
+    @property
+    def max_jump(self) -> int:
+        """K_max."""
+        return int(self.scores.shape[2]) - 1
+
+    def up_to(self, max_jump: int) -> DecisionTable:
+        """The same for an engine of fewer steps; a view."""
+        return DecisionTable(self.scores[:, :, : max_jump + 1])
+
+    @property
+    def stop(self) -> Floats:
+        """``[N, E]``, r_l, or the scores of another criterion."""
+        return self.scores[:, :, 0]
+
+    @property
+    def jump(self) -> Floats:
+        """``[N, E, K_max]``, r^k at exit l."""
+        return self.scores[:, :, 1:]
+
+    @classmethod
+    def from_trace(cls, trace: Trace, max_jump: int) -> DecisionTable:
+        """Compute all ratios of the paper's criterion and engine in float64.
+
+        One pass over the logits in chunks: a memory-mapped trace may be larger than the memory.
+        """
+        from study.policies.kernels import fill_ratios  # numba takes a second to import
+
+        table = np.empty((len(trace.labels), trace.exit_count, max_jump + 1))
+        share(lambda chunk: fill_ratios(trace.logits[chunk], trace.thresholds, table[chunk]), len(table))
+        return cls(table)
+
+    def at(self, samples: NDArray[np.int64], exit: int) -> Ratios:
+        """The ratios of some samples at one exit."""
+        rows = self.scores[samples, exit - 1]
+        return Ratios(rows[:, 0], rows[:, 1:])
+
+
+_TABLES: WeakKeyDictionary[Trace, dict[tuple[str, tuple[int, ...]], DecisionTable]] = WeakKeyDictionary()
+"""Trace -> (criterion, exits that patience tries) -> table."""
+
+
+def table_for(trace: Trace, policy: Policy) -> DecisionTable:
+    """A table with at least the scores that a policy compares; the policy's beta does not matter.
+
+    Raises:
+        UserError: the policy's criterion is patience, and the policy has no fixed list of exits.
+    """
+    tables, criterion = _TABLES.setdefault(trace, {}), policy.criterion
+    if criterion == "logit":
+        return _widest_table(trace, policy.max_jump)
+    tried: tuple[int, ...] = ()
+    if criterion == "patience":  # its scores depend on which exits were tried before
+        if not isinstance(policy, Hierarchical | Placed):
+            raise UserError("patience is known for the policies Hierarchical and Placed")
+        tried = tried_exits(policy, trace.exit_count)
+    if (criterion, tried) not in tables:
+        for other in [key for key in tables if key[0] == "patience"]:
+            del tables[other]  # there are as many tables as placements
+        tables[criterion, tried] = DecisionTable(_scores(trace, criterion, tried)[:, :, None])
+    return tables[criterion, tried]
+
+
+def ratio_table(trace: Trace, max_jump: int) -> DecisionTable:
+    """The ratios of the paper's criterion and of an engine with ``max_jump`` steps."""
+    return _widest_table(trace, max_jump).up_to(max_jump)
+
+
+def _widest_table(trace: Trace, max_jump: int) -> DecisionTable:
+    """The widest table of ratios so far; one table serves all engines up to the published K_max."""
+    tables = _TABLES.setdefault(trace, {})
+    widest = tables.get(_LOGIT)
+    if widest is None or widest.max_jump < max_jump:
+        tables[_LOGIT] = widest = DecisionTable.from_trace(trace, max_jump and max(max_jump, _PUBLISHED_MAX_JUMP))
+    return widest
+
+
+def _scores(trace: Trace, criterion: Criterion, tried: tuple[int, ...]) -> Floats:
+    """``[N, E]``; 0 at an exit that patience does not try."""
+    scores = np.zeros((len(trace.labels), trace.exit_count))
+    if criterion == "oracle":
+        scores[trace.right[:, :-1] == 1] = np.inf
+    elif criterion == "patience":
+        columns = np.asarray(tried) - 1
+        scores[:, columns] = agreement(trace.answers[:, columns])
+    elif criterion != "logit":
+        for chunk in batches(len(scores), max(1, trace.chunk_samples // 4)):  # several arrays in float64
+            scores[chunk] = confidence(trace.logits[chunk, :-1], criterion)
+    return scores

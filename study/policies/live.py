@@ -1,0 +1,80 @@
+"""Policies on a live network: samples that stopped leave the batch, and no head runs that the policy does not try."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from study.arrays import Floats, Integers
+from study.errors import UserError
+from study.networks.inference_network import InferenceNetwork
+from study.policies.criteria import Agreement, confidence
+from study.policies.engine import jump_ratios, stop_ratios
+from study.policies.policies import Policy, Ratios
+from study.policies.replay import Walk
+
+
+def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresholds: Floats) -> Walk:
+    """Classify one batch, exit by exit.
+
+    Args:
+        network: at any precision; a ``MultiExitNetwork`` in eval mode.
+        images: ``[B, C, H, W]``, normalised, on the network's device. B may be 1.
+        policy: decides who stops and which exit is tried next.
+        thresholds: ``[E]``.
+
+    Returns:
+        The same walk that the replay of these images' trace gives.
+
+    Raises:
+        UserError: the policy or the thresholds do not fit the network, or the criterion is that of the oracle.
+    """
+    exit_count, count = network.exit_count, len(images)
+    if policy.criterion == "oracle":
+        raise UserError("the oracle knows the labels: it can be replayed, but no network can run it")
+    if thresholds.shape != (exit_count,):
+        raise UserError(f"thresholds have shape {thresholds.shape}, but the network has {exit_count} exits")
+    assert not getattr(network, "training", False), "batch statistics would make an answer depend on its batch"
+    target = np.full(count, policy.first_exit(exit_count), dtype=np.int64)
+    predictions = np.zeros(count, dtype=np.int64)
+    tried = np.zeros((count, exit_count), dtype=np.bool_)
+    engine_steps = np.zeros(count, dtype=np.int64)
+    agreement = Agreement(count)
+    running = np.arange(count)  # the samples still in the batch, in its order
+    state: tuple[Tensor, ...] = (images,)
+    with torch.inference_mode():
+        for exit in range(1, exit_count + 1):
+            state = network.segments[exit - 1](state)
+            trying = np.flatnonzero(target[running] == exit)
+            if not len(trying):
+                continue
+            everyone = len(trying) == len(running)
+            feature = state[0] if everyone else state[0][_index(trying, images)]
+            logits = network.heads(feature, exit).float().cpu().numpy()
+            who, answers = running[trying], logits.argmax(axis=1)
+            if policy.criterion == "logit":
+                scores = stop_ratios(logits, float(thresholds[exit - 1]))
+            elif policy.criterion == "patience":
+                scores = agreement.after(who, answers)
+            else:
+                scores = confidence(logits, policy.criterion)
+            ratios = Ratios(scores, jump_ratios(logits, thresholds, exit, policy.max_jump))
+            decision = policy.decide(ratios, exit=exit, exit_count=exit_count)
+            tried[who, exit - 1] = True
+            engine_steps[who] += decision.engine_steps
+            predictions[who] = answers
+            target[who] = np.where(decision.stop, exit, decision.next_exit)
+            if decision.stop.any():
+                staying = np.delete(np.arange(len(running)), trying[decision.stop])
+                running = running[staying]
+                if not len(running):
+                    break
+                state = tuple(part[_index(staying, images)] for part in state)
+        if len(running):
+            predictions[running] = network.classifier(state).float().cpu().numpy().argmax(axis=1)
+    return Walk(target, predictions, tried, engine_steps)
+
+
+def _index(positions: Integers, like: Tensor) -> Tensor:
+    return torch.from_numpy(positions).to(like.device)

@@ -1,0 +1,176 @@
+"""What ``run`` would do, and about how long it would take: ``run --dry-run``. Nothing is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from search_spaces.spec import StudySpec
+from study.cli.printing import PlainTable, console_of
+from study.costs.flops import count_work
+from study.data.loading import load_dataset
+from study.data.settings import Dataset, ImageSet
+from study.execution.ray.nodes import slots_of
+from study.execution.ray.tuning import device_of
+from study.execution.trial import TrialPlan
+from study.networks.construction import new_network
+from study.run.folder import read_study_file, refuse_other_images, refuse_other_study
+from study.run.own_weights import check_pretrained
+from study.run.plan import plan_trials
+from study.run.planned import planned_trials
+from study.run.preflight import check, check_deadlines
+from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here, span
+from study.run.run import RunContext
+from study.run.status import outline_lines, trial_statuses
+from study.storage.publish import check_writable
+from study.training.loop import pick_device, train
+from study.training.settings import Mode
+
+SHOWN = 20
+"""Trials that are printed."""
+_PROBED_BATCHES = 3
+
+
+def show_dry_run(spec: StudySpec, where: RunContext, *, extend: bool, as_json: bool) -> None:
+    """Check a study as ``run`` would, and print what it would train and about how long that takes.
+
+    Epochs that were trained tell how long others take; where there are none, the largest network of each half of phase
+    1, in each mode, is trained for a few batches on this machine, and the others are reckoned by their FLOPs.
+
+    Raises:
+        UserError: as ``run``.
+    """
+    all_settings = check(spec)
+    grown = refuse_other_study(spec, where.folder, extend=extend)
+    check_writable(where.folder)
+    datasets = {one.name: load_dataset(one, where.data_root, download=where.download) for one in all_settings}
+    for dataset in datasets.values():
+        check_deadlines(spec, dataset.info)
+        check_pretrained(spec, dataset.info)
+    digests = {name: dataset.info.digest for name, dataset in datasets.items()}
+    stored = read_study_file(where.folder)
+    refuse_other_images(where.folder, stored, digests)
+    trials = planned_trials(spec, digests, trial_statuses(where.folder, stored)) if stored else []
+    plans = {name: _plans(spec, dataset) for name, dataset in datasets.items()}
+    phases = outline(spec, trials)
+    measured: dict[tuple[str, str], float] = {}
+    for phase in phases:
+        if phase.seconds_per_epoch is None and phase.epochs_left:
+            probed = plans[phase.data][phase.phase]
+            measured[phase.data, phase.phase] = _seconds_per_epoch(probed, datasets[phase.data], spec)
+    phases = outline(spec, trials, measured)
+    slots = slots_here(spec.resources) if where.address is None else slots_of(where.address, spec.resources)
+    left = seconds_left(phases, slots)
+    started = {trial["trial_id"] for trial in trials}
+    rows = [
+        {
+            "trial_id": plan.trial_id,
+            "data": name,
+            "started": plan.trial_id in started,
+            **{key: value for key, value in plan.settings.items() if _varies(key, own["backbones"])},
+        }
+        for name, own in plans.items()
+        for plan in own["backbones"]
+    ]
+    points = spec.operating_points
+    result = {
+        "folder": str(where.folder),
+        "new": stored is None,
+        "grows": [str(one) for one in grown],
+        "trials_at_once": slots,
+        "phases": [phase.plain() for phase in phases],
+        "backbones": rows,
+        "searched": {
+            "networks": points.networks,
+            "precisions": [str(name) for name in points.quantization.values],
+            "operating_points": "all of the exact front" if points.search == "exact" else points.trials,
+        },
+        "training_seconds_left": left,
+    }
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        _print(result, phases)
+
+
+def _plans(spec: StudySpec, dataset: Dataset) -> dict[str, list[TrialPlan]]:
+    """Backbones, and the exit heads as they would stand on the first of them."""
+    backbones = plan_trials(spec, "backbones", dataset.info.digest)
+    networks = dict.fromkeys(plan.network for plan in backbones)
+    exits = [plan for one in networks for plan in plan_trials(spec, "exits", dataset.info.digest, backbone=one)]
+    return {"backbones": backbones, "exits": exits}
+
+
+def _varies(key: str, plans: Sequence[TrialPlan]) -> bool:
+    return len({plan.settings[key] for plan in plans}) > 1
+
+
+def _seconds_per_epoch(plans: Sequence[TrialPlan], dataset: Dataset, spec: StudySpec) -> float:
+    """Of the mean trial: in each mode the largest network is timed, the others cost as their FLOPs."""
+    flops = {
+        plan.network: float(count_work(new_network(plan.network, dataset.info, 0)).segment_flops.sum())
+        for plan in plans
+    }
+    largest: dict[Mode, TrialPlan] = {}
+    for plan in sorted(plans, key=lambda plan: flops[plan.network]):
+        largest[plan.training.mode] = plan
+    device = device_of(spec.resources)
+    device = pick_device(device.type) if device.type == "cpu" or torch.cuda.is_available() else pick_device("cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+    try:
+        rates = {mode: _probe(plan, dataset, device) / flops[plan.network] for mode, plan in largest.items()}
+    finally:
+        torch.set_num_threads(threads)
+    return float(np.mean([rates[plan.training.mode] * flops[plan.network] for plan in plans]))
+
+
+def _probe(plan: TrialPlan, dataset: Dataset, device: torch.device) -> float:
+    """Seconds of a whole epoch by those of a short one."""
+    size = min(len(dataset.train.labels), _PROBED_BATCHES * plan.training.batch_size)
+    part = dataclasses.replace(
+        dataset, train=_first(dataset.train, size), validation=_first(dataset.validation, max(1, size // 4))
+    )
+    network = new_network(plan.network, dataset.info, 0).to(device)
+    history = train(network, part, dataclasses.replace(plan.training, patience=None), epochs=2)
+    # The first epoch pays for what happens once. Validation costs a third of training an image.
+    images = size + len(part.validation.labels) / 3
+    whole = len(dataset.train.labels) + len(dataset.validation.labels) / 3
+    return history[-1].seconds * whole / images
+
+
+def _first(images: ImageSet, count: int) -> ImageSet:
+    return ImageSet(images=images.images[:count], labels=images.labels[:count])
+
+
+def _print(result: Mapping[str, Any], phases: Sequence[PhaseOutline]) -> None:
+    console = console_of()
+    rows = result["backbones"]
+    table = PlainTable(f"backbones of {result['folder']} (settings that vary)")
+    columns = list(rows[0])
+    for name in columns:
+        table.add_column(name)
+    for row in rows[:SHOWN]:
+        table.add_row(*(str(row[name]) for name in columns))
+    console.print(table)
+    if len(rows) > SHOWN:
+        console.print(f"and {len(rows) - SHOWN} more")
+    for line in outline_lines(result["phases"]):
+        console.print(line)
+    searched = result["searched"]
+    console.print(
+        f"then {searched['networks']} networks at {', '.join(searched['precisions'])} are traced, and "
+        f"{searched['operating_points']} operating points searched",
+    )
+    for change in result["grows"]:
+        console.print(f"extends the study: {change}")
+    left = result["training_seconds_left"]
+    about = "nothing is left to train" if left == 0 else "how long it takes is not known"
+    if left:
+        about = f"training takes about {span(left)}, with {result['trials_at_once']} trials at once"
+    console.print(f"{about}; nothing was started or written")

@@ -1,0 +1,241 @@
+"""The run folder's own file, ``study.yaml``: which study it holds, and where that came from."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from results.parts import read_table
+from results.schemas import TableError
+from results.storage.atomic import write_atomic
+from results.storage.paths import Location, location
+from search_spaces.spec import SpecError, StudySpec, validate_space
+from search_spaces.strict_yaml import parse_yaml
+from study.errors import UserError
+from study.storage.publish import safe_name, set_aside
+from study.storage.versions import versions
+
+STUDY_FILE = "study.yaml"
+_FREE = ("resources", "data.folder", "backbones.pretrained")
+"""Keys that may change between two starts: where images lie and what a trial may use do not change its result, and the
+user's own weights are known by their values."""
+_GROWING = (
+    "backbones.trials",
+    "backbones.epochs",
+    "exits.trials",
+    "exits.epochs",
+    "exits.parents",
+    "operating_points.trials",
+    "operating_points.networks",
+)
+"""Numbers that ``--extend`` lets rise: all that was computed for less stays a part of the study."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key on which two studies differ."""
+
+    key: str
+    stored: object
+    asked: object
+
+    @property
+    def grows(self) -> bool:
+        """Whether what is asked for contains what is stored."""
+        old, new = self.stored, self.asked
+        if self.key == "data.name":
+            return isinstance(new, list) and set(_listed(old)) < set(new)
+        return self.key in _GROWING and isinstance(old, int) and isinstance(new, int) and old < new
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.stored!r} there and {self.asked!r} here"
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def run_folder(storage: str, name: str) -> Location:
+    """``<storage>/<name>``."""
+    return storage_root(storage) / safe_name(name, "the study's name")
+
+
+def storage_root(storage: str) -> Location:
+    """A folder, or a place on an object store, as a command names it.
+
+    Raises:
+        UserError: it is none that can be used.
+    """
+    try:
+        return location(storage)
+    except ValueError as error:
+        raise UserError(f"storage {error}") from None
+
+
+def read_study_file(folder: Location) -> dict[str, Any] | None:
+    """The content of ``study.yaml``: ``study`` and ``provenance``; None in a new folder.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = folder / STUDY_FILE
+    if not path.exists():
+        return None
+    try:
+        if not path.is_file():  # a pipe could be waited for without end
+            raise ValueError
+        stored = parse_yaml(path.read_bytes().decode("utf-8"))
+        if isinstance(stored["study"], dict) and isinstance(stored["provenance"], dict):
+            return dict(stored)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} cannot be read: the study's own `run` command sets it aside and writes it anew")
+
+
+def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = False) -> list[Difference]:
+    """Check that a run folder is new, or holds this very study or (``extend``) a smaller one.
+
+    Where ``study.yaml`` is damaged or gone, the table ``provenance`` tells what the folder holds: the study, and what
+    it has grown from.
+
+    Returns:
+        In what the study asked for is larger.
+
+    Raises:
+        UserError: it holds another study; the differences are named.
+    """
+    differences = min((_differences(stored, spec) for stored in _stored_studies(folder)), key=len, default=[])
+    grown = [difference for difference in differences if difference.grows]
+    if not differences or (extend and len(grown) == len(differences)):
+        return differences
+    shown = "; ".join(map(str, differences[:_SHOWN]))
+    more = f" (and {len(differences) - _SHOWN} more)" if len(differences) > _SHOWN else ""
+    way_out = "run under another --name"
+    if len(grown) == len(differences):
+        way_out = f"--extend makes it grow, or {way_out}"
+    elif extend:
+        what = next(difference.key for difference in differences if not difference.grows)
+        way_out = f"--extend only adds trials, epochs, parents, networks and data sets, which {what} is not: {way_out}"
+    raise UserError(f"{folder / STUDY_FILE} holds another study: {shown}{more}; {way_out}")
+
+
+def _stored_studies(folder: Location) -> list[dict[str, Any]]:
+    try:
+        stored = read_study_file(folder)
+    except UserError:
+        stored = None
+    if stored is not None:
+        return [stored["study"]]
+    rows = _rows(folder, "provenance")
+    studies = [] if rows is None else [json.loads(text) for text in rows["study"].drop_duplicates()]
+    return [one for one in studies if not any(_grows_into(one, other) for other in studies)]
+
+
+def _grows_into(stored: dict[str, Any], other: dict[str, Any]) -> bool:
+    found = list(differences_of(settings_of(stored), settings_of(other)))
+    return bool(found) and all(difference.grows for difference in found)
+
+
+def _rows(folder: Location, table: str) -> pd.DataFrame | None:
+    """A table, as far as it is there and can be read."""
+    with contextlib.suppress(TableError):
+        return read_table(folder / "tables", table)
+    return None
+
+
+def _digests_of_tables(folder: Location) -> dict[str, str]:
+    """Data set -> digest of its images, as the trained trials say."""
+    rows = _rows(folder, "trials")
+    return {} if rows is None else dict(zip(rows["data"], rows["data_digest"], strict=True))
+
+
+def _differences(stored: dict[str, Any], spec: StudySpec) -> list[Difference]:
+    return list(differences_of(settings_of(stored), settings_of(spec.plain())))
+
+
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored study with the defaults of keys that its version did not know: they say what that version did."""
+    try:
+        return validate_space(stored, STUDY_FILE).plain()
+    except SpecError:
+        return stored
+
+
+def settings_of(stored: dict[str, Any]) -> dict[str, Any]:
+    """What decides the results of a stored study, with the defaults of keys that its version did not know."""
+    return without_free_keys(_completed(stored))
+
+
+def without_free_keys(study: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a study that decide its results."""
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in study.items() if key not in _FREE}
+    for section, _, key in (free.partition(".") for free in _FREE if "." in free):
+        if isinstance(kept.get(section), dict):
+            kept[section].pop(key, None)
+    return kept
+
+
+def differences_of(stored: object, asked: object, key: str = "") -> Iterator[Difference]:
+    """All places where two nested mappings differ."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for name in dict.fromkeys([*stored, *asked]):
+            yield from differences_of(stored.get(name), asked.get(name), f"{key}.{name}" if key else str(name))
+    elif stored != asked:
+        yield Difference(key, stored, asked)
+
+
+def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, digests: Mapping[str, str]) -> None:
+    """Check that the images of a study are those of its run folder.
+
+    Args:
+        folder: run folder.
+        stored: its ``study.yaml``; None: the table ``trials`` tells.
+        digests: data set -> digest of its images now.
+
+    Raises:
+        UserError: they are others.
+    """
+    known = stored["provenance"].get("data_digest", {}) if stored else _digests_of_tables(folder)
+    if isinstance(known, str):  # of the one data set of an earlier version
+        known = {next(iter(digests)): known}
+    for name, digest in digests.items():
+        if known.get(name, digest) != digest:
+            raise UserError(
+                f"{folder} holds results of other images: those of {name} have changed since; run under another --name"
+            )
+
+
+def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], grown: Sequence[Difference] = ()) -> None:
+    """Write the resolved study with its provenance into a run folder that is new, extended, or lost its file.
+
+    Args:
+        spec: the study.
+        folder: run folder.
+        digests: data set -> digest of its images.
+        grown: in what it is larger than the one stored.
+
+    Raises:
+        UserError: the folder's results are of other images.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    try:
+        stored = read_study_file(folder)
+    except UserError as error:
+        set_aside(folder / STUDY_FILE, str(error))
+        stored = None
+    provenance: dict[str, Any] = stored["provenance"] if stored else {"created": now, "versions": versions()}
+    refuse_other_images(folder, stored, digests)
+    if stored is None or grown:
+        provenance["data_digest"] = digests
+        if grown:
+            provenance.setdefault("extended", []).append({"on": now, "changes": [str(one) for one in grown]})
+        text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
+        write_atomic(folder / STUDY_FILE, text.encode())

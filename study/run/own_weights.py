@@ -1,0 +1,66 @@
+"""The user's own weights in place of phase 1's backbones."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+from search_spaces.spec import StudySpec
+from study.checkpoints.pretrained import check_fit, load_pretrained
+from study.checkpoints.tensors import save, weights_fingerprint
+from study.data.settings import DataInfo
+from study.execution.ray.tuning import Workshop
+from study.execution.trial import read_trial
+from study.execution.trial_record import TrialRecord, make_record
+from study.networks.construction import new_network
+from study.networks.multi_exit import load_backbone_weights
+from study.run.plan import plan_trials
+from study.training.learning_curves import Epoch
+from study.training.loop import TrainingState, evaluate_split
+
+
+def check_pretrained(spec: StudySpec, info: DataInfo) -> None:
+    """Refuse weights that are of another backbone or other images, before a run folder is made.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if spec.backbones.pretrained:
+        path = Path(spec.backbones.pretrained)
+        (plan,) = plan_trials(spec, "backbones", info.digest)
+        check_fit(path, load_pretrained(path)[1], plan.network, info)
+
+
+def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
+    """The user's own backbone as the one trial of phase 1a, with its validation accuracy."""
+    assert spec.backbones.pretrained is not None
+    path, info = Path(spec.backbones.pretrained), workshop.dataset.info
+    (plan,) = plan_trials(spec, "backbones", info.digest)
+    _, tensors = load_pretrained(path)
+    plan = dataclasses.replace(plan, parent=f"weights@{weights_fingerprint(tensors)}")
+    folder = workshop.checkpoints / plan.trial_id
+    if read_trial(plan, workshop.checkpoints) is None:
+        network = new_network(plan.network, info, spec.seed)
+        load_backbone_weights(network, tensors)
+        result = evaluate_split(network, workshop.dataset.validation, info, plan.training, heads=False)
+        row = Epoch(
+            epoch=0,
+            learning_rate=0.0,
+            train_loss=math.nan,
+            validation_loss=result.loss,
+            classifier_accuracy=result.accuracies[-1],
+            exit_accuracies=(),
+            score=result.accuracies[-1],
+            seconds=0.0,
+        )
+        save(
+            folder,
+            network,
+            TrainingState((row,), {}),
+            settings=plan.network,
+            training=plan.training,
+            info=info,
+            parent=plan.parent,
+        )
+    return make_record(plan, "pretrained", workshop.checkpoints)

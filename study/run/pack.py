@@ -1,0 +1,99 @@
+"""A small copy of a study, to share: tables, costs and traces at half precision, no weights.
+
+What it holds can be replayed, searched and compared anywhere in seconds. Logits are rounded to float16, which moves
+some of them past a beta; so the search and the front are computed again from the rounded logits, and a pack is
+consistent in itself. Test images still only report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from results.parts import of_data, read_table, rows_of, write_part
+from results.storage.atomic import write_atomic
+from results.storage.paths import Location
+from search_spaces.spec import StudySpec
+from study.errors import UserError
+from study.progress import Reporter
+from study.run.folder import STUDY_FILE, read_study_file, without_free_keys
+from study.run.reader import published_costs, stored_candidates, stored_study, stored_test_logits
+from study.search.optuna_search import list_exact_points, search
+from study.search.test_front import front_of, front_on_test, network_exit_rows
+from study.storage.publish import check_writable
+from study.traces.store import stored_traces, write_trace
+
+_KEPT = ("provenance", "trials", "epochs", "costs")
+"""Tables that do not follow from the traces."""
+
+
+def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
+    """Write the pack of a finished study.
+
+    Args:
+        folder: its run folder.
+        destination: a new folder.
+        reporter: told the search.
+
+    Raises:
+        UserError: the destination is there already, the study is not finished, or has several data sets.
+        TableError: a table is missing or damaged.
+    """
+    spec = stored_study(folder)
+    _refuse(spec, folder, destination)
+    candidates = stored_candidates(folder, spec.operating_points, with_memory=True)
+    stored_test_logits(folder, candidates)  # refuses what is missing
+    searched = {(one.weights, one.precision) for one in candidates}
+    stored = read_study_file(folder)
+    assert stored is not None, "its study was read above"
+    shared = {**stored, "study": without_free_keys(stored["study"])}  # where images lie is nobody else's
+    write_atomic(destination / STUDY_FILE, yaml.safe_dump(shared, sort_keys=False).encode())
+    data = spec.data.names[0]
+    for name in _KEPT:
+        write_part(destination / "tables", name, list(rows_of(read_table(folder / "tables", name))), data)
+    for path in (folder / "profiles").glob("*.json"):
+        write_atomic(destination / "profiles" / path.name, path.read_bytes())
+    for trace in stored_traces(folder / "traces"):
+        if (trace.weights, trace.precision) in searched:
+            write_trace(destination / "traces" / trace.folder.name, trace.read(), trace.description, half=True)
+    search_again(destination, reporter)
+
+
+def _refuse(spec: StudySpec, folder: Location, destination: Path) -> None:
+    if destination.exists():
+        raise UserError(f"{destination} is there already: name a new folder")
+    check_writable(destination)
+    if len(spec.data.names) > 1:
+        raise UserError(f"pack: {folder} has several data sets; pack studies of one")
+
+
+def search_again(folder: Path, reporter: Reporter) -> None:
+    """Search and evaluate the networks of a pack from its traces; its tables of both are written anew."""
+    spec = stored_study(folder)
+    candidates = [
+        replace(one, published=None if costs is None else costs.parts("flops")[:2])
+        for one in stored_candidates(folder, spec.operating_points, with_memory=True)
+        for costs in [published_costs(folder, one)]
+    ]
+    tests = stored_test_logits(folder, candidates)
+    data = spec.data.names[0]
+    stamp = {"data": data, "provenance": str(read_table(folder / "tables", "trials")["provenance"].iloc[0])}
+    points, tables = spec.operating_points, folder / "tables"
+    for name in ("operating_points", "exits", "front"):
+        for part in (tables / name).glob("part-*.parquet"):
+            part.unlink()
+    if points.search == "exact":
+        list_exact_points(points, candidates, tables, name="pack", reporter=reporter, stamp=stamp)
+    else:
+        search(points, candidates, tables, seed=spec.seed, name="pack", reporter=reporter, stamp=stamp)
+    found = of_data(read_table(tables, "operating_points"), data)
+    front = front_of(found, points.objectives)
+    digest = next(trace.images_digest for trace in stored_traces(folder / "traces") if trace.split == "test")
+    rows, exit_rows = front_on_test(
+        front, candidates, points.objectives, lambda one: tests[one.weights, one.precision], digest
+    )
+    own = [row for candidate in candidates for row in network_exit_rows(candidate)]
+    write_part(tables, "exits", [{**row, **stamp} for row in own + exit_rows], data)
+    write_part(tables, "front", [{**row, **stamp} for row in rows], data)

@@ -1,0 +1,159 @@
+"""Measured cost profiles of a network on this machine: behind the command ``profile``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from results.storage.atomic import write_atomic
+from study.checkpoints.pretrained import build_pretrained, load_pretrained
+from study.costs.measure.bench import measure_profile
+from study.costs.measure.meters import device_name, find_meter
+from study.costs.measure.profile import MeasureSettings, Profile
+from study.costs.model.devices import load_device
+from study.data.loading import load_dataset
+from study.data.settings import DataSettings
+from study.errors import UserError
+from study.networks.construction import check_network
+from study.networks.inference_network import RunnableNetwork
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.precisions import FORMATS, INT8, Precision
+from study.networks.quantization import check_precision, prepare
+from study.networks.settings import NetworkSettings
+from study.progress import Reporter
+from study.run.train_one import ImageSource
+from study.storage.publish import check_writable, content_hash, safe_name
+from study.traces.collect import ready
+
+NOISE_IMAGES = 128
+"""Random images that show an untrained network's int8 some ranges: its costs do not depend on which."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A profile and where it was written."""
+
+    profile: Profile
+    path: Path
+
+    def summary(self) -> dict[str, Any]:
+        """Its figures in one row, per image."""
+        profile, costs = self.profile, self.profile.costs
+        seconds = profile.end_to_end_seconds
+        return {
+            "precision": profile.precision,
+            "int8": profile.int8_execution,
+            "batch_size": costs.batch_size,
+            "ms": seconds.median * 1e3,
+            "ms_min": seconds.minimum * 1e3,
+            "ms_max": seconds.maximum * 1e3,
+            "segments_off": profile.relative_error_seconds,
+            "mJ": costs.classic("energy") * 1e3 if costs.holds("energy") else None,
+            "energy_source": costs.energy_source,
+            "energy_off": profile.relative_error_energy,
+        }
+
+
+def profile_network(
+    settings: NetworkSettings,
+    data: DataSettings,
+    source: ImageSource,
+    *,
+    pretrained: Path | None,
+    classes: int,
+    precisions: Sequence[str],
+    batch_sizes: Sequence[int],
+    device: torch.device,
+    compiled: bool,
+    model: str,
+    metered: bool,
+    measuring: MeasureSettings,
+    output: Path,
+    reporter: Reporter,
+) -> list[Profiled]:
+    """Measure a network at each precision and batch size, and write each profile as JSON.
+
+    Args:
+        settings, data: of the network, from :func:`study.run.train_one.resolve_request`.
+        source: of the images that int8 finds its ranges on.
+        pretrained: trained weights, or None: costs do not depend on them.
+        classes: of an untrained network.
+        precisions, batch_sizes: all pairs are measured.
+        device: to measure.
+        compiled: let ``torch.compile`` make the kernels.
+        model: a device table; prices joules that no energy meter measures.
+        metered: read the device's energy meter where it has one.
+        measuring: how long and how often.
+        output: folder of the profiles.
+        reporter: told what is being measured.
+
+    Raises:
+        UserError: an unknown name, a device without the precision, or a window too short for its counter.
+    """
+    known = [check_precision(precision, device) for precision in precisions]
+    check_network(settings, data)
+    table = load_device(model)
+    meter = find_meter(device) if metered else None
+    check_writable(output)
+    if pretrained is None:
+        network, make = _untrained(settings, data, classes, device)
+    else:
+        asked = settings
+        settings, network, make = _trained(pretrained, data, source, device)
+        for name in ("backbone", "width"):
+            if getattr(settings, name) != getattr(asked, name):
+                stored, other = getattr(settings, name), getattr(asked, name)
+                raise UserError(f"profile: {pretrained} holds a network of {name} {stored}, not {other}")
+    # What is measured and where: nothing else may take the file's place.
+    identity = content_hash([settings.to_plain(), network.classes, network.input_shape, device_name(device)])[:6]
+    name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
+    profiles = []
+    for precision in known:
+        counted = {size: table.costs(network, precision=precision, batch_size=size) for size in batch_sizes}
+        runnable = make(precision, compiled)
+        for size, costs in counted.items():
+            reporter.line(f"measuring {name} {precision}, {size} images a batch")
+            profile = measure_profile(runnable, counted=costs, batch_size=size, meter=meter, settings=measuring)
+            kind = f"{name}-{precision}{'-compiled' if compiled else ''}-batch{size}"
+            path = output / f"{safe_name(kind, 'the profile')}.json"
+            write_atomic(path, profile.to_json().encode())
+            profiles.append(Profiled(profile, path))
+    return profiles
+
+
+Make = Callable[[Precision, bool], RunnableNetwork]
+"""From a precision, and whether to compile, to a network that is ready."""
+
+
+def _untrained(
+    settings: NetworkSettings, data: DataSettings, classes: int, device: torch.device
+) -> tuple[MultiExitNetwork, Make]:
+    assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
+    torch.manual_seed(data.seed)
+    network = build_network(settings, classes=classes, image_size=data.image_size, channels=data.channels)
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    noise = torch.randn(NOISE_IMAGES, *network.input_shape)
+    return network, lambda precision, compiled: prepare(network, precision, calibration=noise, compiled=compiled)
+
+
+def _trained(
+    pretrained: Path, data: DataSettings, source: ImageSource, device: torch.device
+) -> tuple[NetworkSettings, MultiExitNetwork, Make]:
+    checkpoint, tensors = load_pretrained(pretrained)
+    if checkpoint is None:
+        raise UserError(
+            f"profile: {pretrained} holds bare weights: give a checkpoint folder, or leave --pretrained out"
+        )
+    network = build_pretrained(pretrained, checkpoint, tensors, device)
+
+    def make(precision: Precision, compiled: bool) -> RunnableNetwork:
+        if FORMATS[precision].backbone is not INT8:
+            return prepare(network, precision, compiled=compiled)
+        dataset = load_dataset(data, source.data_root, download=source.download)
+        return ready(network, precision, dataset.calibration, dataset.info, compiled=compiled)
+
+    return checkpoint.network, network, make

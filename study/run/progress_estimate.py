@@ -1,0 +1,124 @@
+"""What of a study is done, what is left, and about how long that takes."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from search_spaces.choices import draw
+from search_spaces.spec import ResourcesSpec, StudySpec
+from study.run.plan import epochs_of
+from study.training.settings import HEAD_MODES
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseOutline:
+    """One half of phase 1 on one data set."""
+
+    data: str
+    phase: str
+    trials: int
+    """That the study asks for."""
+    started: int
+    failed: int
+    epochs: int
+    """Of all trials, as the scheduler hands them out; patience may end some earlier."""
+    epochs_done: int
+    seconds_per_epoch: float | None
+    """The median of what was measured; None before the first epoch."""
+
+    @property
+    def epochs_left(self) -> int:
+        """At most so many."""
+        return max(0, self.epochs - self.epochs_done)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """On one trial's share of the machine, one trial after the other; None where no epoch was measured."""
+        if not self.epochs_left:
+            return 0.0
+        return None if self.seconds_per_epoch is None else self.epochs_left * self.seconds_per_epoch
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {**asdict(self), "epochs_left": self.epochs_left, "seconds_left": self.seconds_left}
+
+
+def outline(
+    spec: StudySpec,
+    trials: Sequence[Mapping[str, Any]],
+    measured: Mapping[tuple[str, str], float] | None = None,
+) -> list[PhaseOutline]:
+    """The halves of phase 1 on each data set.
+
+    Args:
+        spec: the study.
+        trials: that were started: ``data``, ``mode``, ``status``, ``epochs``, ``seconds``.
+        measured: (data, phase) -> seconds of an epoch, where no trial tells.
+    """
+    phases = []
+    for data in spec.data.names:
+        backbones = 1 if spec.backbones.pretrained else _drawn(spec, "backbones")
+        parents = min(spec.exits.parents, backbones)
+        for phase, section, count, keep in (
+            ("backbones", spec.backbones, backbones, spec.exits.parents),
+            ("exits", spec.exits, parents * _drawn(spec, "exits"), spec.operating_points.networks),
+        ):
+            own = [one for one in trials if one["data"] == data and (one["mode"] in HEAD_MODES) == (phase == "exits")]
+            seconds = [one["seconds"] / one["epochs"] for one in own if one["epochs"] and one["seconds"]]
+            pretrained = phase == "backbones" and spec.backbones.pretrained
+            phases.append(
+                PhaseOutline(
+                    data=data,
+                    phase=phase,
+                    trials=count,
+                    started=len(own),
+                    failed=sum(one["status"] == "failed" for one in own),
+                    epochs=0 if pretrained else epochs_of(section, count, keep=keep),
+                    epochs_done=sum(one["epochs"] for one in own),
+                    seconds_per_epoch=(statistics.median(seconds) if seconds else (measured or {}).get((data, phase))),
+                )
+            )
+    return phases
+
+
+def _drawn(spec: StudySpec, phase: Any) -> int:
+    return len(draw(spec.choices(phase), getattr(spec, phase).trials, spec.seed))
+
+
+def slots_here(resources: ResourcesSpec) -> int:
+    """How many trials run at once on this machine."""
+    fitting = (os.cpu_count() or 1) // resources.cpus_per_trial
+    if resources.gpus_per_trial:
+        import torch  # slow, and of no use to a study on CPUs
+
+        fitting = min(fitting, torch.cuda.device_count() // resources.gpus_per_trial)
+    return max(1, int(fitting))
+
+
+def seconds_left(phases: Sequence[PhaseOutline], slots: int) -> float | None:
+    """Of phase 1, with so many trials at once; None where a phase with work left was never measured.
+
+    Traces, the search and the front are left out: they take seconds to minutes.
+    """
+    parts = [phase.seconds_left for phase in phases]
+    if any(part is None for part in parts):
+        return None
+    total = 0.0
+    for phase, part in zip(phases, parts, strict=True):
+        total += (part or 0.0) / max(1, min(slots, phase.trials))
+    return total
+
+
+def span(seconds: float) -> str:
+    """A duration as people say it."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{math.ceil(seconds)} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes / 60:.1f} h"

@@ -1,0 +1,58 @@
+"""What a row of a table was computed by: settings, images and versions, under one short name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from results.parts import write_part
+from results.storage.paths import Location
+from search_spaces.spec import StudySpec
+from study.run.folder import without_free_keys
+from study.storage.publish import content_hash
+from study.storage.versions import versions
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The settings and images of a study; with versions they name what computes its rows."""
+
+    spec: StudySpec
+    data_digest: str
+
+    @cached_property
+    def _study(self) -> str:
+        return json.dumps(without_free_keys(self.spec.plain()))
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {}
+
+    def row(self, made_by: Mapping[str, str]) -> dict[str, Any]:
+        """The row of the table ``provenance`` for some versions."""
+        values = {
+            "study": self._study,
+            "seed": self.spec.seed,
+            "data_digest": self.data_digest,
+            "code_version": made_by["predictive-exit"],
+            "code_digest": made_by.get("code"),
+            "versions": json.dumps(dict(made_by)),
+        }
+        return {"provenance": content_hash(values), **values}
+
+    def name(self, made_by: Mapping[str, str] | None = None) -> str:
+        """What the rows of other tables carry; by default of what runs now."""
+        made_by = versions() if made_by is None else made_by
+        key = json.dumps(dict(made_by))
+        if key not in self._names:
+            self._names[key] = str(self.row(made_by)["provenance"])
+        return self._names[key]
+
+    def record(self, tables: Location, all_versions: Iterable[Mapping[str, str]] = ()) -> None:
+        """Write the rows of what runs now, and of other versions that computed something."""
+        for made_by in (versions(), *all_versions):
+            row = self.row(made_by)
+            write_part(tables, "provenance", [row], row["provenance"])

@@ -1,0 +1,212 @@
+"""The candidates of a run folder, from its stored traces, profiles and tables: neither images nor weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast, get_args
+
+import numpy as np
+import torch
+
+from results.parts import empty_table, of_data, part_count, read_table
+from results.storage.paths import Location
+from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
+from study.costs.costs import Costs
+from study.costs.flops import NetworkWork, count_work
+from study.costs.measure.profile import read_profile
+from study.costs.model.devices import load_device
+from study.data.settings import DATASETS
+from study.errors import UserError
+from study.networks.multi_exit import build_network
+from study.networks.precisions import Precision
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.run.folder import STUDY_FILE, read_study_file
+from study.search.cost_source import MEASURED, check_one_source, with_frequencies
+from study.search.traced_network import TracedNetwork
+from study.storage.publish import safe_name
+from study.storage.strict_json import from_fields, parse_json
+from study.traces.store import StoredTrace, stored_traces
+from study.traces.trace import SplitLogits
+
+
+def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+    """The study of a run folder; ``changes`` to its search space as those of ``run --set``.
+
+    Raises:
+        UserError: there is no study, it cannot be read, or a change is of something else.
+        SpecError: with the changes it is none.
+    """
+    for key, _ in changes:
+        if not key.startswith("operating_points."):
+            raise UserError(f"--set {key}: the networks of {folder} are trained; change keys of operating_points only")
+    stored = read_study_file(folder)
+    if stored is None:
+        raise UserError(f"{folder} is no run folder: it has no {STUDY_FILE}")
+    return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
+
+
+def stored_candidates(
+    folder: Location, points: OperatingPointsSpec, data: str | None = None, *, with_memory: bool = False
+) -> list[TracedNetwork]:
+    """The networks that phase 2 searched, or will search, at the precisions of a search space.
+
+    Args:
+        folder: run folder.
+        points: of the folder's study, or changed; with another device table costs are modelled anew.
+        data: the data set; may be left out where the study has one.
+        with_memory: know the memory of each even where the space does not ask for it.
+
+    Raises:
+        UserError: there is not one, or what belongs to one is missing or damaged. (While the study still runs, networks
+            that are not traced yet are left out.)
+    """
+    finished = bool(part_count(folder / "tables", "costs"))
+    study = stored_study(folder)
+    if data is None and len(study.data.names) > 1:
+        raise UserError(f"{folder} has several data sets: name one of {', '.join(study.data.names)} with --data")
+    if data is not None and data not in study.data.names:
+        raise UserError(f"{folder} has no data set {data}: it has {', '.join(study.data.names)}")
+    found = _newest(folder, [trace for trace in stored_traces(folder / "traces") if _wanted(trace, points)], data)
+    own = study.operating_points
+    same_costs = (points.costs, points.batch_size) == (own.costs, own.batch_size)
+    if points.costs == MEASURED and not same_costs:
+        raise UserError("operating_points.costs: measured costs are those of a study: give `run` with another --name")
+    works: dict[str, NetworkWork] = {}
+    rules, limit = points.dvfs.values != ("none",), points.constraints.memory is not None
+    needs_work = with_memory or rules or limit or not same_costs
+    candidates = []
+    for (weights, precision), splits in found.items():
+        if missing := {"calibration", "validation"} - set(splits):
+            if not finished:
+                continue  # the study is about to trace it
+            raise UserError(
+                f"{folder / 'traces'} holds no {' and no '.join(sorted(missing))} trace of {weights} at {precision}: "
+                "give `run` again, which computes it"
+            )
+        if needs_work and weights not in works:
+            works[weights] = _work(folder, study, splits["validation"])
+        if same_costs:
+            name = f"{weights.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
+            costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
+        else:
+            device = load_device(points.costs)
+            costs = device.costs(works[weights], precision=precision, batch_size=points.batch_size)
+        calibration, validation = splits["calibration"].read(), splits["validation"].read()
+        shapes = {one.logits.shape[1:] for one in (calibration, validation)}
+        if len(shapes) > 1 or costs.exit_count + 1 != validation.logits.shape[1]:
+            raise UserError(
+                f"{splits['validation'].folder}: its exits or classes are not those of the calibration trace and of "
+                "the costs: remove these traces and give `run` again"
+            )
+        candidates.append(
+            TracedNetwork(
+                weights,
+                costs,
+                calibration,
+                validation,
+                precision=precision,
+                work=works.get(weights),
+            )
+        )
+    if not candidates:
+        asked = ", ".join(map(str, points.quantization.values))
+        raise UserError(f"{folder / 'traces'} holds no traces of a network at {asked}")
+    check_one_source(candidates)
+    return with_frequencies(points, candidates)
+
+
+def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
+    return trace.precision in get_args(Precision) and trace.precision in points.quantization.values
+
+
+def _newest(
+    folder: Location, traces: Sequence[StoredTrace], data: str | None
+) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
+    """The traces of each network and precision by split: of the weights that the study has now, the last written."""
+    current = None
+    if part_count(folder / "tables", "trials"):
+        trials = of_data(read_table(folder / "tables", "trials"), data)
+        current = set(trials["trial_id"] + "@" + trials["weights_hash"])
+    searched = None
+    if part_count(folder / "tables", "costs"):
+        searched = set(read_table(folder / "tables", "costs")["trial_id"])
+    found: dict[tuple[str, Precision], dict[str, StoredTrace]] = {}
+    for trace in sorted(traces, key=lambda one: one.written):
+        if (current is None or trace.weights in current) and (searched is None or trace.trial_id in searched):
+            splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
+            splits[trace.split] = trace
+    return dict(sorted(found.items()))
+
+
+def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork:
+    """What the network of a trace consists of, from the settings in the table ``trials``.
+
+    Raises:
+        UserError: they are not there, or are of no network that this program builds.
+    """
+    where = folder / "tables" / "trials"
+    trials = read_table(where.parent, "trials") if part_count(where.parent, "trials") else empty_table("trials")
+    rows = trials[trials["trial_id"] == trace.trial_id]
+    if rows.empty:
+        raise UserError(
+            f"{where} does not tell what network {trace.trial_id} is, which memory and other costs depend on"
+        )
+    classes = trace.read().logits.shape[2]
+    try:
+        facts = DATASETS[rows["data"].iloc[0]]
+        raw = parse_json(rows["settings"].iloc[0])["network"]
+        settings = from_fields(NetworkSettings, {**raw, "head": from_fields(HeadSettings, raw["head"])})
+        with torch.device("meta"):  # shapes suffice
+            network = build_network(
+                settings,
+                classes=classes,
+                image_size=study.data.image_size or facts.image_size,
+                channels=study.data.channels or facts.channels,
+            )
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: the settings of {trace.trial_id} are of no network known here: {error}") from None
+    return count_work(network)
+
+
+def _stored_costs(path: Location, *, measured: bool) -> Costs:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: give `run` again, which writes it")
+    if measured:
+        return read_profile(path).costs
+    try:
+        return Costs.from_json(path.read_bytes())
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give `run` again, which writes it") from None
+
+
+def stored_test_logits(
+    folder: Location, candidates: Sequence[TracedNetwork]
+) -> dict[tuple[str, Precision], SplitLogits]:
+    """The test traces of some candidates, by weights and precision.
+
+    Raises:
+        UserError: one is missing.
+    """
+    found: dict[tuple[str, Precision], SplitLogits] = {}
+    wanted = {(one.weights, one.precision) for one in candidates}
+    for trace in sorted(stored_traces(folder / "traces"), key=lambda one: one.written):
+        key = trace.weights, cast(Precision, trace.precision)
+        if trace.split == "test" and key in wanted:
+            found[key] = trace.read()
+    for weights, precision in sorted(wanted - set(found)):
+        raise UserError(
+            f"{folder / 'traces'} holds no test trace of {weights} at {precision}: give `run` again, which computes it"
+        )
+    return found
+
+
+def published_costs(folder: Location, candidate: TracedNetwork) -> Costs | None:
+    """FLOPs of a candidate as the published program accounts for them; None where the table ``costs`` has none."""
+    if not part_count(folder / "tables", "costs"):
+        return None
+    table = read_table(folder / "tables", "costs").sort_values("number")
+    own = table[(table["trial_id"] == candidate.trial_id) & (table["precision"] == candidate.precision)]
+    segments, heads = (own.loc[own["part"] == part, "flops_published"].to_numpy() for part in ("segment", "head"))
+    if len(heads) != candidate.exit_count or len(segments) != len(heads) + 1 or np.isnan([*segments, *heads]).any():
+        return None
+    return Costs(segment_flops=segments, head_flops=heads)

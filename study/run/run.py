@@ -1,0 +1,361 @@
+"""A study from its file to its front.
+
+Run and resume are one act: what is done is derived from what is there and whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+
+from results.parts import damaged_parts, empty_table, part_count, read_table, write_part
+from results.schemas import SCHEMAS
+from results.storage.paths import Location
+from search_spaces.spec import StudySpec
+from study.checkpoints.tensors import load_best
+from study.costs.flops import count_work
+from study.costs.measure.profile import read_profile
+from study.costs.published import published_flops
+from study.data.loading import load_dataset, load_test_set
+from study.data.settings import Dataset, DataSettings
+from study.errors import UserError
+from study.execution.ray.nodes import check_shared
+from study.execution.ray.tracing import NamedImages, Network, measure_network, trace_networks
+from study.execution.ray.tuning import Workshop, device_of
+from study.execution.trial import trial_lock
+from study.execution.trial_record import TrialRecord, set_aside_if_damaged
+from study.networks.precisions import Precision
+from study.progress import Reporter
+from study.run.folder import claim_folder, refuse_other_study
+from study.run.halving import run_phase
+from study.run.own_weights import adopt_pretrained, check_pretrained
+from study.run.plan import Phase, plan_trials
+from study.run.preflight import check, check_deadlines
+from study.run.provenance import Provenance
+from study.run.tables import write_trials
+from study.search.cost_source import MEASURED, SUSPECT, check_one_source, price, with_frequencies
+from study.search.optuna_search import list_exact_points, search
+from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows
+from study.search.traced_network import TracedNetwork
+from study.storage.locks import exclusive, is_held
+from study.storage.publish import check_writable, content_hash, set_aside, sweep, sweep_drafts
+from study.traces.store import TraceStore
+from study.traces.trace import SplitLogits
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Where a study runs: nothing of this changes its results."""
+
+    folder: Location
+    data_root: Path
+    download: bool = False
+    address: str | None = None
+    reporter: Reporter
+
+    @property
+    def tables(self) -> Location:
+        """The tables of the run folder."""
+        return self.folder / "tables"
+
+    @property
+    def checkpoints(self) -> Location:
+        """The checkpoints of the run folder."""
+        return self.folder / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRun:
+    """A study on one of its data sets: strands share the settings and the run folder, nothing else."""
+
+    settings: DataSettings
+    dataset: Dataset
+    workshop: Workshop
+    traces: TraceStore
+    provenance: Provenance
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """Columns of all rows that are computed now."""
+        return {"data": self.settings.name, "provenance": self.provenance.name()}
+
+
+def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> None:
+    """Run a study, or go on with it, until its tables are complete.
+
+    Args:
+        spec: the study.
+        where: to run it.
+        extend: the folder may hold a smaller study, with fewer trials, epochs, parents, networks or data sets.
+
+    Raises:
+        UserError: the study names something that does not exist, the folder holds another study, or all trials of a
+            phase failed.
+    """
+    where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
+    all_settings = check(spec)
+    refuse_other_study(spec, where.folder, extend=extend)
+    check_writable(where.folder)
+    check_shared(where.folder, where.address)  # a cluster that is not there is told before a folder is made
+    datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
+    for dataset in datasets:
+        check_deadlines(spec, dataset.info)
+        check_pretrained(spec, dataset.info)
+    # `status` looks at the lock by taking it for an instant.
+    with exclusive(where.folder / ".lock", str(where.folder), patience_seconds=1):
+        grown = refuse_other_study(spec, where.folder, extend=extend)  # another driver may have been here meanwhile
+        claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
+        mend(where.folder)
+        strands = [
+            _strand(spec, where, settings, dataset) for settings, dataset in zip(all_settings, datasets, strict=True)
+        ]
+        networks = [_train(spec, where, strand) for strand in strands]
+        for strand, records in zip(strands, networks, strict=True):
+            candidates = trace_candidates(spec, where, strand, records)
+            points = search_operating_points(spec, where, strand, candidates)
+            finish(spec, where, strand, candidates, points)
+
+
+def mend(folder: Location) -> None:
+    """Remove what killed writers left, and set damaged parts of tables aside: their rows will be computed again.
+
+    On object stores nothing is ever half written, and folders of trials are not listed for the rare old generation.
+    """
+    tables = folder / "tables"
+    for place in (folder, folder / "profiles", folder / "optuna", *(tables / name for name in SCHEMAS)):
+        sweep_drafts(place)
+    if isinstance(folder, Path):
+        for place in (folder / "traces").glob("*"):
+            sweep_drafts(place)
+        for trial in (folder / "checkpoints").glob("*"):
+            if trial.suffix != ".damaged" and not is_held(trial_lock(folder / "checkpoints", trial.name)):
+                sweep(trial / "last")
+                sweep(trial / "best")
+    for part, error in damaged_parts(tables):
+        set_aside(part, str(error))
+
+
+def _strand(spec: StudySpec, where: RunContext, settings: DataSettings, dataset: Dataset) -> DatasetRun:
+    workshop = Workshop(
+        checkpoints=where.checkpoints,
+        dataset=dataset,
+        resources=spec.resources,
+        reporter=where.reporter,
+        address=where.address,
+    )
+    provenance = Provenance(spec, dataset.info.digest)
+    provenance.record(where.tables)
+    traces = TraceStore(where.folder / "traces", where.checkpoints, dataset.calibration, device_of(spec.resources))
+    return DatasetRun(settings=settings, dataset=dataset, workshop=workshop, traces=traces, provenance=provenance)
+
+
+def _train(spec: StudySpec, where: RunContext, strand: DatasetRun) -> list[TrialRecord]:
+    """Phase 1; returns the trials of exit heads, best first."""
+    data = strand.settings.name
+    backbones = _readable(lambda: train_backbones(spec, strand.workshop), spec.exits.parents, where)
+    write_trials(where.tables, backbones, strand.provenance, data=data, part=f"{data}-backbones")
+    exits = _readable(lambda: train_exits(spec, strand.workshop, backbones), spec.operating_points.networks, where)
+    write_trials(where.tables, exits, strand.provenance, data=data, part=f"{data}-exits")
+    return exits
+
+
+def _readable(train: Callable[[], list[TrialRecord]], most: int, where: RunContext) -> list[TrialRecord]:
+    """The trials of a phase, of which the best can be read; what is damaged is set aside and trained again.
+
+    Raises:
+        UserError: again and again.
+    """
+    for _ in range(3):
+        records = train()
+        best = [record for record in records if record.usable][:most]
+        damaged = [record for record in best if set_aside_if_damaged(record, where.checkpoints)]
+        if not damaged:
+            return records
+    raise UserError(f"{where.checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
+
+
+def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
+    """Phase 1a, or the user's own weights in its place."""
+    if spec.backbones.pretrained:
+        return [adopt_pretrained(spec, workshop)]
+    plans = plan_trials(spec, "backbones", workshop.dataset.info.digest)
+    return _any_usable(run_phase(plans, spec.backbones, workshop, keep=spec.exits.parents), "backbones")
+
+
+def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Phase 1b: exit heads on the best backbones; the usable trials, best first."""
+    parents = [record for record in backbones if record.usable][: spec.exits.parents]
+    plans = [
+        plan
+        for parent in parents
+        for plan in plan_trials(
+            spec,
+            "exits",
+            workshop.dataset.info.digest,
+            backbone=parent.plan.network,
+            parent=parent.weights,
+        )
+    ]
+    return _any_usable(run_phase(plans, spec.exits, workshop, keep=spec.operating_points.networks), "exits")
+
+
+def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
+    if not any(record.usable for record in records):
+        error = next((record.error for record in records if record.error), "every trial diverged")
+        raise UserError(f"no trial of phase {phase} could be trained: {error}")
+    return records
+
+
+def trace_candidates(
+    spec: StudySpec, where: RunContext, strand: DatasetRun, records: Sequence[TrialRecord]
+) -> list[TracedNetwork]:
+    """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
+    points, dataset = spec.operating_points, strand.dataset
+    splits = {
+        "calibration": NamedImages(images=dataset.calibration, digest=dataset.info.digest),
+        "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
+    }
+    best = [record for record in records if record.usable][: points.networks]
+    weights = [str(record.weights) for record in best]
+    networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
+    logits = trace_networks(networks, splits, strand.traces, strand.workshop)
+    candidates = [
+        _priced(spec, where, strand, network, {split: logits[network, split] for split in splits})
+        for network in networks
+    ]
+    check_one_source(candidates)
+    return with_frequencies(points, candidates)
+
+
+def _priced(
+    spec: StudySpec, where: RunContext, strand: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
+) -> TracedNetwork:
+    points, (name, precision) = spec.operating_points, network
+    trained, _ = load_best(where.checkpoints, name, torch.device("cpu"))
+    work = count_work(trained)
+    file = f"{name.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
+    profile_path = where.folder / "profiles" / file
+    if points.costs == MEASURED and not profile_path.exists():
+        measure_network(network, points, profile_path, strand.traces, strand.workshop)
+        error = read_profile(profile_path).relative_error_seconds
+        doubt = "; was the machine busy?" if abs(error) > SUSPECT else ""
+        where.reporter.line(f"measured {profile_path.stem}: sum of segments {error:+.1%} off an end-to-end run{doubt}")
+    costs = price(
+        points,
+        work,
+        precision,
+        lambda: strand.traces.network(name, precision),
+        profile_path,
+        device_here=strand.traces.device,
+        # Of which device a profile is, its node has seen to; that of the driver may be another.
+        other_device=spec.resources.profiles_of_other_device or where.address is not None,
+        reporter=where.reporter,
+    )
+    return TracedNetwork(
+        name,
+        costs,
+        logits["calibration"],
+        logits["validation"],
+        precision=precision,
+        work=work,
+        published=published_flops(trained),
+    )
+
+
+def search_groups(spec: StudySpec, candidates: Sequence[TracedNetwork]) -> dict[str, list[TracedNetwork]]:
+    """The searches of phase 2, by name: one across the networks, or one for each.
+
+    The name follows from the weights that are searched, from their costs and from the frequency plan: where a retried
+    trial brings other networks, or a device table other numbers, another search begins, and the old one stays in the
+    table.
+    """
+    if spec.operating_points.scope == "across":
+        groups = [list(candidates)]
+    else:
+        weights = dict.fromkeys(candidate.weights for candidate in candidates)
+        groups = [[candidate for candidate in candidates if candidate.weights == one] for one in weights]
+    return {content_hash(sorted(candidate.identity for candidate in group)): group for group in groups}
+
+
+def search_operating_points(
+    spec: StudySpec, where: RunContext, strand: DatasetRun, candidates: Sequence[TracedNetwork]
+) -> pd.DataFrame:
+    """Phase 2; returns the rows of its searches in the table ``operating_points``.
+
+    Raises:
+        UserError: not one trial could be evaluated.
+    """
+    points, groups = spec.operating_points, search_groups(spec, candidates)
+    for name, group in groups.items():
+        if points.search == "exact":
+            list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=strand.stamp)
+        else:
+            search(points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter, stamp=strand.stamp)
+    there = part_count(where.tables, "operating_points")
+    table = read_table(where.tables, "operating_points") if there else empty_table("operating_points")
+    table = table[table["search"].isin(list(groups))]
+    if table.empty:
+        raise UserError(f"{spec.name}: no operating point of the exact front keeps to the constraints; loosen them")
+    failed = table[table["state"] == "FAIL"]
+    if len(failed):
+        where.reporter.line(f"{len(failed)} of {len(table)} operating points failed; first: {failed['error'].iloc[0]}")
+    if len(failed) == len(table):
+        raise UserError(f"{spec.name}: no operating point could be evaluated: {failed['error'].iloc[0]}")
+    return table
+
+
+def finish(
+    spec: StudySpec,
+    where: RunContext,
+    strand: DatasetRun,
+    candidates: Sequence[TracedNetwork],
+    points: pd.DataFrame,
+) -> None:
+    """Evaluate the front once on the test split and write the last tables. Here the test images are read first.
+
+    Raises:
+        UserError: no operating point keeps to the constraints.
+    """
+    objectives, data = spec.operating_points.objectives, strand.settings.name
+
+    stamp = strand.stamp  # once: it asks the disk for versions
+
+    def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_part(where.tables, name, [{**row, **stamp} for row in rows], data)
+
+    own_exit_rows = [row for candidate in candidates for row in network_exit_rows(candidate)]
+    write("costs", [row for candidate in candidates for row in cost_rows(candidate)])
+    front = front_of(points, objectives)
+    if front.empty:
+        write("exits", own_exit_rows)
+        raise UserError(f"{spec.name}: {_closest(points)}")
+    where.reporter.line(f"test: {len(front)} points of the front")
+    test_set = load_test_set(strand.settings, where.data_root, download=where.download)
+    # Those without a point on the front too: `compare` reports what else could have been made of them.
+    networks: list[Network] = [(one.weights, one.precision) for one in candidates]
+    test = NamedImages(images=test_set, digest=test_set.digest)
+    logits = trace_networks(networks, {"test": test}, strand.traces, strand.workshop)
+    rows, exit_rows = front_on_test(
+        front, candidates, objectives, lambda one: logits[(one.weights, one.precision), "test"], test.digest
+    )
+    write("exits", own_exit_rows + exit_rows)
+    write("front", rows)
+
+
+def _closest(points: pd.DataFrame) -> str:
+    """Which constraint the point that comes nearest to all of them still breaks."""
+    done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna()]
+    exceeded = done["constraints"].map(json.loads)
+    nearest = min(exceeded, key=lambda values: max(values.values()))
+    name = max(nearest, key=nearest.get)
+    unit = "of all images" if name == "accuracy_drop" else "times the limit"
+    return (
+        f"none of {len(exceeded)} operating points keeps to the constraints; the nearest exceeds {name} by "
+        f"{nearest[name]:.3g} {unit}; loosen it under another --name"
+    )

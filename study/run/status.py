@@ -1,0 +1,250 @@
+"""What of a study is done, running, failed and left, from the files of its run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from results.parts import part_count, read_table, rows_of
+from results.schemas import SCHEMAS
+from results.storage.paths import Location
+from search_spaces.spec import StudySpec, validate_space
+from study.cli.printing import PlainTable, console_of, no_run_folder
+from study.execution.failures import FailureLog
+from study.run.folder import STUDY_FILE, read_study_file, settings_of
+from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here, span
+from study.storage.locks import is_held
+from study.storage.publish import DamagedError, read_published
+from study.storage.strict_json import parse_json
+from study.training.learning_curves import best_epoch, history_from_json
+
+
+def study_status(folder: Location) -> dict[str, Any]:
+    """What of a study is there, derived from the files of its run folder.
+
+    Raises:
+        UserError, SpecError, TableError: the study or a table cannot be read.
+    """
+    stored = read_study_file(folder)
+    if stored is None:
+        raise no_run_folder(folder)
+    spec = validate_space(stored["study"], str(folder / STUDY_FILE))
+    trials, names = trial_statuses(folder, stored), list(_digests(stored))
+    tables = folder / "tables"
+    present = [name for name in SCHEMAS if part_count(tables, name)]
+    if "trials" in present:
+        known = read_table(tables, "trials").set_index("trial_id")
+        for trial in trials:
+            if trial["trial_id"] in known.index and trial["status"] == "under way":
+                row = known.loc[trial["trial_id"]]
+                trial |= {
+                    "status": str(row["status"]),
+                    "error": row["error"] if isinstance(row["error"], str) else None,
+                }
+    exact = spec.operating_points.search == "exact"
+    points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
+    done = points[points["state"] == "COMPLETE"]
+    own = _of_study(spec, stored, trials)
+    phases, left = _left(spec, own)
+    return {
+        "study": spec.name,
+        "created": stored["provenance"].get("created"),
+        "versions": stored["provenance"].get("versions"),
+        "driver_running": is_held(folder / ".lock"),
+        "trials": trials,
+        "phases": [phase.plain() for phase in phases],
+        "seconds_left": left,
+        "operating_points": len(points),
+        "operating_points_failed": int((points["state"] == "FAIL").sum()),
+        "asked": {
+            "backbones": spec.backbones.trials,
+            "exits for each of the best backbones": spec.exits.trials,
+            "parents": spec.exits.parents,
+            "operating_points for each search": "all of the exact front" if exact else spec.operating_points.trials,
+        },
+        "tables": present,
+        "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
+        "finished": set(present) == set(SCHEMAS)
+        # It is written last, and again by each start that changes anything.
+        and _fronts(tables, spec, names) >= set(names),
+        "failed": sum(trial["status"] == "failed" for trial in own),
+    }
+
+
+def _fronts(tables: Location, spec: StudySpec, names: Sequence[str]) -> set[str]:
+    """The data sets whose front, which is written last, is of the study as it stands, and not of a smaller one."""
+    front, provenance = read_table(tables, "front"), read_table(tables, "provenance").set_index("provenance")
+    wanted = settings_of(spec.plain())
+    mine = [settings_of(json.loads(provenance["study"].get(name, "{}"))) == wanted for name in front["provenance"]]
+    if not any(front["provenance"].isin(provenance.index)):  # of an earlier version
+        mine = [True] * len(front)
+    return set(front.loc[mine, "data"].fillna(names[0]))
+
+
+def _of_study(
+    spec: StudySpec, stored: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """The trials that count: where a study has grown there may be others."""
+    if not stored["provenance"].get("extended"):
+        return trials
+    from study.run.planned import planned_trials
+
+    return planned_trials(spec, _digests(stored), trials)
+
+
+def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each trial that was started, or failed before its first epoch.
+
+    Args:
+        folder: run folder.
+        stored: its ``study.yaml``.
+    """
+    if not (folder / "checkpoints").exists() and part_count(folder / "tables", "trials"):
+        return [_packed_status(row) for row in rows_of(read_table(folder / "tables", "trials"))]
+    failures = FailureLog(folder / "failures.json").read()
+    names = {digest: name for name, digest in _digests(stored).items()}
+    folders = {path.name: path for path in (folder / "checkpoints").glob("*") if path.is_dir()}
+    trials = [_trial_status(path, failures, names) for _, path in sorted(folders.items()) if _is_trial(path)]
+    return trials + [
+        {
+            **_NOT_STARTED,
+            **{name: row[name] for name in ("mode", "parent", "error")},
+            "data": names.get(str(row["digest"])),
+            "trial_id": key,
+            "status": "failed",
+        }
+        for key, row in failures.items()
+        if key not in folders
+    ]
+
+
+def _packed_status(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial of a pack, which has no checkpoints, as its table tells."""
+    names = ("trial_id", "status", "mode", "data", "parent", "head", "error", "score", "seconds")
+    return {
+        **{name: row[name] for name in names},
+        "weights": f"{row['trial_id']}@{row['weights_hash']}" if row["weights_hash"] else None,
+        "network": f"{row['backbone']} x {row['width']:g}",
+        "epochs": row["epochs_done"] or 0,
+    }
+
+
+def _is_trial(folder: Location) -> bool:
+    return not folder.name.endswith(".damaged")
+
+
+_NOT_STARTED: dict[str, Any] = {
+    **{"mode": None, "data": None, "parent": None, "weights": None},
+    **{"epochs": 0, "seconds": 0.0, "score": None, "error": None},
+}
+
+
+def _digests(stored: Mapping[str, Any]) -> dict[str, str]:
+    """Data set -> digest of its images, as ``study.yaml`` says."""
+    known = stored["provenance"].get("data_digest") or {}
+    names = stored["study"].get("data", {}).get("name", "digits")
+    first = names if isinstance(names, str) else names[0]
+    return {first: known} if isinstance(known, str) else dict(known)
+
+
+def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[PhaseOutline], float | None]:
+    """The halves of phase 1, and the seconds that they still take on this machine."""
+    phases = outline(spec, trials)
+    return phases, seconds_left(phases, slots_here(spec.resources))
+
+
+def _trial_status(
+    folder: Location, failures: Mapping[str, Mapping[str, str | None]], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """A trial as its last checkpoint tells; read as plain JSON, because parsing it in full would import torch."""
+    row = {**_NOT_STARTED, "trial_id": folder.name, "status": "under way"}
+    if is_held(folder.parent.parent / "locks" / f"{folder.name}.lock"):
+        row["status"] = "running"
+    elif folder.name in failures:
+        row |= {"status": "failed", "error": failures[folder.name]["error"]}
+    try:
+        published = read_published(folder / "last", names={"checkpoint.json"})
+    except DamagedError as error:
+        return {**row, "status": "damaged", "error": str(error)}
+    if published is None:
+        return row if row["status"] != "under way" else {**row, "status": "no epoch yet"}
+    try:
+        description = parse_json(published.files["checkpoint.json"])
+        network, mode = description["network"], description["training"]["mode"]
+        history = history_from_json(description["history"])
+        score = math.nan if history[-1].diverged else best_epoch(history).score
+        best = read_published(folder / "best", names=())
+        return {
+            **row,
+            "mode": mode,
+            "parent": description["parent"],
+            "weights": f"{folder.name}@{best.digests['weights.safetensors'][:16]}" if best else None,
+            "data": names.get(description["data"]["digest"], description["data"]["name"]),
+            "network": f"{network['backbone']} x {network['width']:g}",
+            "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
+            "epochs": history[-1].epoch,
+            "seconds": sum(epoch.seconds for epoch in history),
+            "score": None if math.isnan(score) else score,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):  # a DamagedError is a ValueError
+        return {**row, "status": "damaged", "error": f"{folder / 'last'} is no checkpoint of this program"}
+
+
+def print_status(folder: Location, *, as_json: bool) -> None:
+    """Print the status of a run folder."""
+    status = study_status(folder)
+    if as_json:
+        print(json.dumps(status, indent=1))
+        return
+    console = console_of()
+    table = PlainTable(f"study {status['study']}, created {status['created']}")
+    columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
+    columns += ["data"] if len(status["phases"]) > 2 else []
+    columns += ["error"] if any(trial["error"] for trial in status["trials"]) else []
+    for name in columns:
+        table.add_column(name)
+    for trial in status["trials"]:
+        score = trial.get("score")
+        shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
+        table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
+    console.print(table)
+    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()))
+    failed = status["operating_points_failed"]
+    console.print(f"operating points: {status['operating_points']}, {failed} of them failed")
+    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}")
+    for line in outline_lines(status["phases"]):
+        console.print(line)
+    left = "not finished: the same `run` command goes on"
+    if status["finished"]:
+        again = status["failed"]
+        left = "finished"
+        if again:
+            left += (
+                f", but for {again} failed {'trial' if again == 1 else 'trials'}: the same `run` command tries again"
+            )
+    if status["driver_running"]:
+        left = "running now"
+    elif not status["constraints_kept"]:
+        left = "not finished: no operating point so far keeps to the constraints"
+    if status["seconds_left"] and not status["finished"]:
+        left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
+    console.print(left)
+
+
+def _epoch_span(seconds: float) -> str:
+    """Of short epochs with their fractions."""
+    return f"{seconds:.3g} s" if seconds < 100 else span(seconds)
+
+
+def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What of phase 1 is done and left, a line a half."""
+    return [
+        f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
+        f"{one['epochs_done']} epochs done, {one['epochs_left']} left"
+        + (f" at about {_epoch_span(one['seconds_per_epoch'])} each" if one["seconds_per_epoch"] else "")
+        for one in phases
+    ]

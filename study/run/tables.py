@@ -1,0 +1,87 @@
+"""Phase 1's tables, written anew from the checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from results.parts import write_part
+from results.schemas import SCHEMAS
+from results.storage.paths import Location
+from study.checkpoints.description import Checkpoint
+from study.execution.trial_record import TrialRecord, rank_records
+from study.run.provenance import Provenance
+from study.training.learning_curves import best_epoch
+
+
+def write_trials(
+    tables: Location, records: Sequence[TrialRecord], provenance: Provenance, *, data: str, part: int | str = 0
+) -> None:
+    """Write a part of the tables ``trials`` and ``epochs``, best trials first, and of ``provenance`` what they name."""
+    ranked = rank_records(records)
+    checkpoints = [record.checkpoint for record in ranked if record.checkpoint]
+    distinct = {json.dumps(dict(made_by)): made_by for checkpoint in checkpoints for _, made_by in checkpoint.made_by}
+    provenance.record(tables, distinct.values())
+    write_part(tables, "trials", [_trial_row(record, provenance, data) for record in ranked], part)
+    write_part(tables, "epochs", [row for record in ranked for row in _epoch_rows(record, provenance)], part)
+
+
+def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[str, Any]:
+    plan, checkpoint = record.plan, record.checkpoint
+    row: dict[str, Any] = {
+        "trial_id": plan.trial_id,
+        "phase": plan.phase,
+        "data": data,
+        "parent": plan.parent,
+        "status": record.status,
+        "error": record.error,
+        "backbone": plan.network.backbone,
+        "width": plan.network.width,
+        "head": plan.network.head.kind if plan.phase == "exits" else None,
+        "mode": plan.training.mode,
+        "settings": json.dumps({"network": asdict(plan.network), "training": asdict(plan.training)}),
+        "seed": plan.training.seed,
+        "data_digest": plan.data_digest,
+        "checkpoint": f"checkpoints/{plan.trial_id}",
+        "provenance": provenance.name(checkpoint.versions if checkpoint else None),
+    }
+    if checkpoint:
+        best = best_epoch(checkpoint.history)
+        row |= {
+            "epochs_done": checkpoint.history[-1].epoch,
+            "best_epoch": best.epoch,
+            "split": "validation",
+            "score": best.score,
+            "classifier_accuracy": best.classifier_accuracy,
+            "mean_exit_accuracy": sum(best.exit_accuracies) / len(best.exit_accuracies)
+            if best.exit_accuracies
+            else None,
+            "seconds": sum(epoch.seconds for epoch in checkpoint.history),
+            "weights_hash": record.weights.partition("@")[2] if record.weights else None,
+            "code_version": checkpoint.versions["predictive-exit"],
+        }
+    return row
+
+
+def _epoch_rows(record: TrialRecord, provenance: Provenance) -> list[dict[str, Any]]:
+    names = set(SCHEMAS["epochs"].names)
+    checkpoint = record.checkpoint
+    if checkpoint is None:
+        return []
+    return [
+        {
+            "trial_id": record.plan.trial_id,
+            "phase": record.plan.phase,
+            "split": "validation",
+            **{name: value for name, value in asdict(epoch).items() if name in names},
+            "provenance": provenance.name(_versions_at(checkpoint, epoch.epoch)),
+        }
+        for epoch in checkpoint.history
+    ]
+
+
+def _versions_at(checkpoint: Checkpoint, epoch: int) -> Mapping[str, str]:
+    earlier = [made_by for first, made_by in checkpoint.made_by if first <= epoch]
+    return earlier[-1] if earlier else checkpoint.versions

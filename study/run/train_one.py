@@ -1,0 +1,158 @@
+"""One network, without Ray: what a command asks for, and its training."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.checkpoints.description import read_description
+from study.checkpoints.pretrained import check_fit, load_pretrained
+from study.checkpoints.tensors import weights_fingerprint
+from study.data.loading import load_dataset
+from study.data.settings import DataSettings, resolve
+from study.errors import UserError
+from study.execution.trial import TrialPlan, train_in_folder
+from study.networks.construction import check_network
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.progress import Reporter
+from study.storage.publish import check_writable, safe_name
+from study.training.learning_curves import Epoch, best_epoch
+from study.training.loop import pick_device
+from study.training.settings import TrainingSettings
+
+
+def resolve_request(
+    pretrained: Path | None,
+    *,
+    backbone: str | None,
+    width: float | None,
+    head: HeadSettings,
+    data: dict[str, Any],
+) -> tuple[NetworkSettings, DataSettings]:
+    """What a command asks for: what it leaves open (None) comes from the checkpoint it starts from, then from defaults.
+
+    Args:
+        pretrained: a checkpoint folder of this program is read for its settings; anything else knows none.
+        backbone, width: of the network.
+        head: of the network.
+        data: fields of :class:`DataSettings`, None where left open.
+    """
+    known_network, known_data = NetworkSettings(backbone="vgg19"), dict[str, Any](name="digits")
+    if pretrained is not None and pretrained.is_dir():
+        checkpoint, _ = load_pretrained(pretrained)
+        if checkpoint is not None:
+            known_network = checkpoint.network
+            if data["name"] in (None, checkpoint.data.name):
+                known_data = dict(checkpoint.data.settings)
+    network = NetworkSettings(
+        backbone=known_network.backbone if backbone is None else backbone,
+        width=known_network.width if width is None else width,
+        head=head,
+    )
+    asked = {name: value for name, value in data.items() if value is not None}
+    return network, resolve(DataSettings(**{**known_data, **asked}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Where the images are."""
+
+    data_root: Path
+    download: bool = False
+
+
+def train_one(
+    network: NetworkSettings,
+    training: TrainingSettings,
+    data: DataSettings,
+    source: ImageSource,
+    *,
+    epochs: int,
+    device: str,
+    folder: Path | None,
+    pretrained: Path | None,
+    reporter: Reporter,
+) -> Epoch:
+    """Train one network; goes on where ``folder`` holds an unfinished run of the same settings.
+
+    Args:
+        network: for mode ``exits`` and ``joint`` with ``pretrained``, its backbone must fit those weights.
+        training, data, source: what to compute, on which images.
+        epochs: the budget, from the very first start.
+        device: ``auto``, ``cpu``, ``cuda``.
+        folder: for ``last`` and ``best``; None: nothing is saved.
+        pretrained: backbone weights to start from; required by mode ``exits``.
+        reporter: told each epoch.
+
+    Returns:
+        The best epoch.
+
+    Raises:
+        UserError: mode ``exits`` without weights, or a folder that holds another run.
+    """
+    if training.mode == "exits" and pretrained is None:
+        raise UserError("train: mode exits trains heads on a trained backbone: name one with --pretrained")
+    where = pick_device(device)
+    check_network(network, data)
+    if folder:
+        check_writable(folder)
+    checkpoint, tensors = load_pretrained(pretrained) if pretrained else (None, None)
+    parent = None if tensors is None else f"weights@{weights_fingerprint(tensors)}"
+    dataset = load_dataset(data, source.data_root, download=source.download)
+    if checkpoint and checkpoint.data.name == data.name and checkpoint.data.digest != dataset.info.digest:
+        raise UserError(
+            f"{pretrained} was trained on other splits of {data.name}: its training images would be validation images "
+            "here; use the same image settings and seed"
+        )
+    if pretrained and tensors is not None:
+        check_fit(pretrained, tensors, network, dataset.info)
+    plan = TrialPlan(phase="train", network=network, training=training, data_digest=dataset.info.digest, parent=parent)
+    if folder:
+        _refuse_other_run(folder, plan)
+    with reporter.task(f"train {training.mode}", epochs) as task:
+        history = train_in_folder(
+            plan,
+            dataset,
+            folder,
+            epochs=epochs,
+            device=where,
+            backbone_weights=None if tensors is None else lambda: tensors,
+            on_epoch=lambda row: task.advance(
+                row.epoch, f"loss {row.train_loss:.4f}  validation score {row.score:.4f}  {row.seconds:.1f} s"
+            ),
+        )
+    return best_epoch(history)
+
+
+def _refuse_other_run(folder: Path, plan: TrialPlan) -> None:
+    found = read_description(folder / "last")
+    if found is None:
+        return
+    for what, stored, asked in (
+        ("network", found.network, plan.network),
+        ("training", found.training, plan.training),
+        ("images", found.data.digest, plan.data_digest),
+        ("pretrained weights", found.parent, plan.parent),
+    ):
+        if stored != asked:
+            raise UserError(
+                f"{folder} holds a run with other {what}: {_difference(stored, asked)}; "
+                "choose another --suffix or --output"
+            )
+
+
+def _difference(stored: object, asked: object) -> str:
+    if dataclasses.is_dataclass(stored) and dataclasses.is_dataclass(asked):
+        for field in dataclasses.fields(stored):
+            old, new = getattr(stored, field.name), getattr(asked, field.name)
+            if old != new:
+                return f"{field.name} is {old!r} there and {new!r} here"
+    return f"{stored!r} there and {asked!r} here"
+
+
+def default_folder(network: NetworkSettings, mode: str, data: DataSettings, suffix: str | None) -> Path:
+    """``models/<backbone>-<mode>-<data>[-<suffix>]``."""
+    parts = [network.backbone, mode, data.name, *([suffix] if suffix else [])]
+    return Path("models") / safe_name("-".join(parts), "the model's name")

@@ -1,0 +1,218 @@
+"""Where a study's costs come from: a device table, or measurements on the machine that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import torch
+
+from results.storage.atomic import write_atomic
+from results.storage.paths import Location
+from search_spaces.choices import Choice
+from search_spaces.spec import OperatingPointsSpec
+from study.costs.costs import Costs, same_flops
+from study.costs.flops import NetworkWork
+from study.costs.measure.bench import measure_profile
+from study.costs.measure.meters import find_meter
+from study.costs.measure.profile import check_same_device, read_profile
+from study.costs.model.devices import FALLBACK, LevelDevice, load_device
+from study.costs.model.dvfs import RULES, LevelCosts, smallest_slack
+from study.errors import UserError
+from study.networks.inference_network import RunnableNetwork
+from study.networks.precisions import FORMATS, Precision
+from study.networks.quantization import int8_execution
+from study.policies.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
+from study.progress import Reporter
+from study.search.traced_network import Frequencies, TracedNetwork
+
+MEASURED = "measured"
+"""The name of the costs that are measured where the study runs."""
+SUSPECT = 0.15
+"""A profile whose parts add up worse than this is pointed out."""
+
+
+def check_costs(
+    points: OperatingPointsSpec,
+    precisions: Sequence[Precision],
+    device_here: torch.device,
+    *,
+    stored_will_do: bool = False,
+) -> None:
+    """Refuse costs that cannot give what the study asks of them.
+
+    Args:
+        points: names the costs and what is asked of them.
+        precisions: to be priced.
+        device_here: the one that measured costs would be of.
+        stored_will_do: profiles may have been measured elsewhere, so that this device need not be able to.
+
+    Raises:
+        UserError: there is no such device table, it lacks a precision, or it knows no time or no frequency levels and
+            latency or frequency scaling is asked for; or costs are to be measured, and int8 is only simulated here or
+            the energy counter cannot be read.
+    """
+    rules = points.dvfs.values
+    for rule in rules:
+        if rule not in ("none", *RULES):
+            raise UserError(f"operating_points.dvfs: {rule!r} is unknown: use none, {', '.join(RULES)}")
+    if "none" in rules and len(rules) > 1:
+        raise UserError(
+            "operating_points.dvfs: none leaves idle energy out, so it cannot stand beside rules; race_to_idle is f_max"
+        )
+    device = None if points.costs == MEASURED else load_device(points.costs)
+    if device is None and not stored_will_do:
+        try:  # a counter that is there but cannot be read is told now, not after hours of training
+            find_meter(device_here)
+        except UserError as error:
+            raise UserError(f"{error}; a study goes on with operating_points.costs set to a device table") from None
+        if int8_execution(device_here) == "simulated" and any("int8" in precision for precision in precisions):
+            raise UserError(
+                f"operating_points.costs: int8 is only simulated on this {device_here.type}, so its time cannot be "
+                "measured: leave int8 out of quantization, or set costs to a device table"
+            )
+    if device is not None:
+        known = device.table.formats
+        for precision in precisions:
+            for number in (FORMATS[precision].backbone.name, FORMATS[precision].heads.name):
+                if number not in known:
+                    raise UserError(
+                        f"operating_points.costs: device {device.name} has no {number}, which quantization {precision} "
+                        f"needs: it has {', '.join(known)}"
+                    )
+    if rules != ("none",) and not isinstance(device, LevelDevice):
+        raise UserError(
+            f"operating_points.dvfs: {points.costs} has no frequency levels: set operating_points.costs to a device "
+            "table with levels, as jetson-tx2"
+        )
+    timed = [name for name in (*points.objectives, *points.constraints.limits) if name.startswith("latency")]
+    if timed and device is not None and not isinstance(device, LevelDevice):
+        raise UserError(
+            f"operating_points: {timed[0]} needs seconds, and {points.costs} knows none: set operating_points.costs to "
+            f"{MEASURED}, or to a device table with levels, as jetson-tx2"
+        )
+
+
+def price(
+    points: OperatingPointsSpec,
+    work: NetworkWork,
+    precision: Precision,
+    network: Callable[[], RunnableNetwork],
+    profile_path: Location,
+    *,
+    device_here: torch.device,
+    other_device: bool,
+    reporter: Reporter,
+) -> Costs:
+    """The costs of a network at a precision.
+
+    Args:
+        points: names the costs and the batch size.
+        work: counted, of the network.
+        precision: of the network.
+        network: called only to measure it.
+        profile_path: where the profile or costs are kept; a measured one that is there is read.
+        device_here: the device that runs.
+        other_device: whether a measured profile may be of another one.
+        reporter: told how well the parts of a new profile add up.
+
+    Raises:
+        UserError: a stored profile cannot be read, or is of another device or network.
+    """
+    table = load_device(FALLBACK if points.costs == MEASURED else points.costs)
+    costs = table.costs(work, precision=precision, batch_size=points.batch_size)
+    if points.costs != MEASURED:
+        write_atomic(profile_path, costs.to_json().encode())
+        return costs
+    if not profile_path.exists():
+        meter = find_meter(device_here)
+        profile = measure_profile(network(), counted=costs, batch_size=points.batch_size, meter=meter)
+        write_atomic(profile_path, profile.to_json().encode())
+        error = profile.relative_error_seconds
+        doubt = "; was the machine busy?" if abs(error) > SUSPECT else ""
+        reporter.line(f"measured {profile_path.stem}: sum of segments {error:+.1%} off an end-to-end run{doubt}")
+        return profile.costs
+    profile = read_profile(profile_path)
+    if not other_device:
+        check_same_device(profile, device_here)
+    if (profile.precision, profile.costs.batch_size) != (precision, points.batch_size) or not same_flops(
+        profile.costs, costs
+    ):
+        raise UserError(f"{profile_path} is a profile of another network, precision or batch size: remove it")
+    return profile.costs
+
+
+def check_one_source(candidates: Sequence[TracedNetwork]) -> None:
+    """Refuse to compare costs that do not compare.
+
+    Raises:
+        UserError: profiles of several devices or sources came together.
+    """
+    for name in ("energy_source", "seconds_source", "device", "batch_size"):
+        values = sorted({str(getattr(candidate.costs, name)) for candidate in candidates})
+        if len(values) > 1:
+            raise UserError(f"the profiles of this study have several {name}s ({', '.join(values)}): measure them anew")
+
+
+def with_frequencies(points: OperatingPointsSpec, candidates: Sequence[TracedNetwork]) -> list[TracedNetwork]:
+    """Candidates with the levels, the slack and the common period that the simulation needs.
+
+    The slack ``auto`` is the smallest that every policy of the space can keep.
+    """
+    if points.dvfs.values == ("none",):
+        return list(candidates)
+    device = load_device(points.costs)
+    assert isinstance(device, LevelDevice), "checked before the study started"
+    plans = []
+    for candidate in candidates:
+        assert candidate.work is not None, "the work is counted for every traced network"
+        levels = device.level_costs(candidate.work, precision=candidate.precision, batch_size=points.batch_size)
+        slack = points.dvfs_slack
+        if slack == "auto":
+            slack = max(_smallest_slacks(points, levels))
+        # The clock goes back to f_max behind the answer, and must be there when the next image comes.
+        period = (1 + float(slack)) * levels.costs[-1].classic("seconds") + levels.switch_seconds
+        plans.append(Frequencies(levels=levels, slack=float(slack), period=period))
+    period = max(plan.period for plan in plans)
+    return [
+        replace(candidate, frequencies=replace(plan, period=period))
+        for candidate, plan in zip(candidates, plans, strict=True)
+    ]
+
+
+def check_slack(points: OperatingPointsSpec, works: Iterable[NetworkWork], precisions: Sequence[Precision]) -> None:
+    """Refuse a slack within which no policy of the search can keep its deadline, for any of some networks.
+
+    Raises:
+        UserError: it is too small; the smallest that would do is named.
+    """
+    if points.dvfs_slack == "auto" or "deadline" not in points.dvfs.values:
+        return
+    device = load_device(points.costs)
+    assert isinstance(device, LevelDevice), "checked before"
+    least = min(
+        min(_smallest_slacks(points, device.level_costs(work, precision=precision, batch_size=points.batch_size)))
+        for work in works
+        for precision in precisions
+    )
+    if points.dvfs_slack < least:
+        raise UserError(
+            f"operating_points.dvfs_slack: with {points.dvfs_slack:g} no policy of this search keeps its deadline; the "
+            f"least that one needs is {least:.4g}"
+        )
+
+
+def _smallest_slacks(points: OperatingPointsSpec, levels: LevelCosts) -> list[float]:
+    """Of the policies of each kind that is searched: those that need the most slack, and those that need the least."""
+    exits = levels.exit_count
+    start, jump = points.start_layer, points.max_jump
+    first, last = (int(start.smallest), int(start.largest)) if isinstance(start, Choice) else (1, exits)
+    kinds: dict[str, list[Policy]] = {
+        "classic": [Classic()],
+        "static": [Static(exit) for exit in range(1, exits + 1)],
+        # A placement tries at most what the hierarchical walk from exit 1 does, and at least one exit.
+        "placed": [Hierarchical(1.0, 1), Placed(1.0, (exits,))],
+        "hierarchical": [Hierarchical(1.0, first), Hierarchical(1.0, last)],
+        "predictive": [Predictive(1.0, first, int(jump.largest)), Predictive(1.0, last, int(jump.smallest))],
+    }
+    return [smallest_slack(levels, policy, exits) for kind in points.policy.values for policy in kinds[str(kind)]]

@@ -1,0 +1,134 @@
+"""Phase 2's candidates: traced networks, and what an operating point of one of them is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from study.arrays import Floats
+from study.costs.model.dvfs import Rule
+from study.policies.policies import Classic, Placed, Policy, Predictive, Static
+from study.policies.replay import Walk, replay, tally
+from study.policies.thresholds import Statistic
+from study.search.traced_network import TracedNetwork
+from study.traces.trace import SplitLogits
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "flops": "flops",
+    "bitops": "bitops",
+    "energy": "energy_joules",
+    "latency_mean": "latency_mean_seconds",
+    "latency_p50": "latency_p50_seconds",
+    "latency_p99": "latency_p99_seconds",
+    "memory": "memory_bytes",
+}
+"""Objective or constraint -> column of the tables."""
+
+
+@dataclass(frozen=True, eq=False)
+class OperatingPoint:
+    """A network at a precision, the statistic of its thresholds, a policy, and the rule that sets the frequency."""
+
+    candidate: TracedNetwork
+    statistic: Statistic
+    policy: Policy
+    beta_quantile: float | None = None
+    dvfs: str = "none"
+    """``none`` or a :data:`study.costs.model.dvfs.Rule`; ``race_to_idle`` where the policy gives a rule nothing."""
+
+    def __post_init__(self) -> None:
+        knows_its_end = isinstance(self.policy, Classic | Static) and self.dvfs == "deadline"
+        if self.dvfs != "none" and not (knows_its_end or isinstance(self.policy, Predictive)):
+            object.__setattr__(self, "dvfs", "race_to_idle")
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for points that are the same: thresholds do not matter to a policy that compares nothing."""
+        compares = not isinstance(self.policy, Classic | Static) and self.policy.criterion == "logit"
+        statistic = self.statistic if compares else ""
+        return self.candidate.weights, self.candidate.precision, statistic, self.policy, self.dvfs
+
+    def settings(self) -> dict[str, Any]:
+        """The point's columns in the tables."""
+        policy, candidate = self.policy, self.candidate
+        beta = getattr(policy, "beta", None)
+        row: dict[str, Any] = {
+            "policy": type(policy).__name__.lower(),
+            "criterion": policy.criterion,
+            "beta": None if isinstance(beta, tuple) else beta,
+            "betas": list(beta) if isinstance(beta, tuple) else None,
+            "beta_quantile": self.beta_quantile,
+            "start_layer": getattr(policy, "start_layer", None),
+            "statistic": self.statistic,
+            "precision": candidate.precision,
+            "int8_execution": candidate.validation.int8_execution,
+            "dvfs": self.dvfs,
+            "dvfs_slack": candidate.frequencies.slack if candidate.frequencies else None,
+        }
+        if isinstance(policy, Placed):
+            row["exits"] = list(policy.exits)
+        if isinstance(policy, Static):
+            row["exits"] = [policy.exit]
+        if isinstance(policy, Predictive):
+            row |= {"max_jump": policy.max_jump, "overshoot": policy.overshoot}
+        return row
+
+    def evaluate(self, split: SplitLogits | None = None) -> dict[str, Any]:
+        """Replay the point on the validation split, or on another.
+
+        Returns:
+            Its metrics as columns of the tables (without the split's name; those that the cost profile does not hold
+            are None).
+
+        Raises:
+            UserError: ``deadline`` cannot keep its deadline within the slack.
+        """
+        candidate, costs = self.candidate, self.candidate.costs
+        trace = candidate.trace(self.statistic, split)
+        counted = tally(trace, self.policy)
+        metrics = {
+            "samples": counted.samples,
+            "accuracy": counted.accuracy,
+            "flops": costs.mean(counted, "flops"),
+            "bitops": costs.mean(counted, "bitops") if costs.holds("bitops") else None,
+            "energy_joules": costs.mean(counted, "energy") if costs.holds("energy") else None,
+            "energy_source": costs.energy_source,
+            "latency_source": costs.seconds_source,
+            "device": costs.device,
+            "memory_bytes": candidate.memory.of_policy(self.policy) if candidate.memory else None,
+            "mean_exit": float(counted.stopped @ np.arange(1, trace.exit_count + 2)) / counted.samples,
+            "mean_heads_run": float(counted.tried.sum()) / counted.samples,
+            "classic_accuracy": trace.classic_accuracy,
+            "classic_flops": costs.classic("flops"),
+            "classic_energy_joules": float(candidate.cut_energies[-1]) if costs.holds("energy") else None,
+            "classic_latency_seconds": costs.classic("seconds") if costs.holds("seconds") else None,
+        }
+        seconds, joules, smallest_slack = self.of_samples(replay(trace, self.policy)) if self._is_timed else (None,) * 3
+        if self.dvfs != "none" and joules is not None:
+            metrics |= {"energy_joules": float(joules.mean()), "dvfs_smallest_slack": smallest_slack}
+        if seconds is not None:
+            p50, p99 = np.quantile(seconds, [0.5, 0.99])
+            metrics |= {
+                "latency_mean_seconds": float(seconds.mean()),
+                "latency_p50_seconds": float(p50),
+                "latency_p99_seconds": float(p99),
+            }
+        return metrics
+
+    @property
+    def _is_timed(self) -> bool:
+        return self.dvfs != "none" or self.candidate.costs.holds("seconds")
+
+    def of_samples(self, walk: Walk) -> tuple[Floats | None, Floats | None, float | None]:
+        """Seconds and joules of each sample of a walk, ``[N]`` each, None where the costs hold none; under a frequency
+        rule also the smallest slack that the walk's policy can keep."""
+        if self.dvfs != "none":
+            simulated = self.candidate.simulate(walk, cast(Rule, self.dvfs), self.policy)
+            return simulated.seconds, simulated.joules, simulated.smallest_slack
+        costs = self.candidate.costs
+        seconds = costs.per_sample(walk, "seconds") if costs.holds("seconds") else None
+        joules = costs.per_sample(walk, "energy") if costs.holds("energy") else None
+        return seconds, joules, None

@@ -1,0 +1,132 @@
+"""What a trial of phase 2 stands for: from what Optuna suggests to an operating point."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast, get_args
+
+import optuna
+
+from search_spaces.choices import Choice
+from search_spaces.spec import OperatingPointsSpec
+from study.errors import UserError
+from study.policies.criteria import Criterion
+from study.policies.policies import Betas, Classic, Hierarchical, Placed, Policy, Predictive, Static
+from study.policies.thresholds import Statistic
+from study.search.operating_point import OperatingPoint
+from study.search.traced_network import TracedNetwork
+
+
+def suggest(
+    trial: optuna.trial.BaseTrial, candidates: Sequence[TracedNetwork], spec: OperatingPointsSpec
+) -> OperatingPoint:
+    """The operating point that a trial stands for.
+
+    ``beta: auto`` searches the quantile of each trace's ratios, so that one dimension suits every network.
+    """
+    names = list(dict.fromkeys(candidate.trial_id for candidate in candidates))
+    chosen = names[0] if len(names) == 1 else str(trial.suggest_categorical("network", names))
+    candidate = find_candidate(candidates, chosen, _suggest(trial, "quantization", spec.quantization))
+    dvfs = str(_suggest(trial, "dvfs", spec.dvfs))
+    exits = candidate.exit_count
+    # Networks of different depth have exits of their own: their dimensions carry the depth in their names.
+    depth = f"_of_{exits}" if len({other.exit_count for other in candidates}) > 1 else ""
+    kind = _suggest(trial, "policy", spec.policy)
+    if kind == "classic":
+        return OperatingPoint(candidate, "mean_logit", Classic(), dvfs=dvfs)
+    if kind == "static":
+        exit = trial.suggest_int(f"static_exit{depth}", 1, exits)
+        return OperatingPoint(candidate, "mean_logit", Static(exit), dvfs=dvfs)
+    # The engine knows the paper's criterion only.
+    criterion = cast(Criterion, "logit" if kind == "predictive" else _suggest(trial, "criterion", spec.criterion))
+    statistic: Statistic = "mean_logit"
+    if criterion == "logit":
+        statistic = _suggest(trial, "statistic", spec.statistic)
+        if statistic not in get_args(Statistic):
+            raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
+    beta, quantile = _suggest_beta(trial, spec, candidate, statistic, criterion, depth)
+    policy: Policy
+    if kind == "placed":
+        policy = Placed(beta, _suggest_placement(trial, spec, exits, depth), criterion)
+    else:
+        if isinstance(spec.start_layer, Choice):
+            start_layer = int(_suggest(trial, "start_layer", spec.start_layer))
+        else:
+            start_layer = trial.suggest_int(f"start_layer{depth}", 1, exits)
+        if kind == "hierarchical":
+            policy = Hierarchical(beta, start_layer, criterion)
+        else:
+            max_jump = int(_suggest(trial, "max_jump", spec.max_jump))
+            policy = Predictive(beta, start_layer, max_jump, _suggest(trial, "overshoot", spec.overshoot))
+    policy.first_exit(exits)
+    return OperatingPoint(candidate, statistic, policy, quantile, dvfs)
+
+
+def _suggest_beta(
+    trial: optuna.trial.BaseTrial,
+    spec: OperatingPointsSpec,
+    candidate: TracedNetwork,
+    statistic: Statistic,
+    criterion: Criterion,
+    depth: str,
+) -> tuple[Betas, float | None]:
+    """Beta, one or one for each exit, and the quantile of one that stands for a share of the scores."""
+    if isinstance(spec.beta, Choice):
+        return float(_suggest(trial, "beta", spec.beta)), None
+    exits = candidate.exit_count
+    if criterion == "patience":  # a number of exits
+        names = [f"patience{depth}"]
+        if spec.beta == "per_exit":
+            names = [f"patience_{exit}{depth}" for exit in range(1, exits + 1)]
+        patience = tuple(float(trial.suggest_int(name, 1, exits)) for name in names)
+        return (patience if spec.beta == "per_exit" else patience[0]), None
+    if spec.beta == "per_exit":
+        names = [f"beta_quantile_{exit}{depth}" for exit in range(1, exits + 1)]
+        quantiles = [trial.suggest_float(name, 0.0, 1.0) for name in names]
+        return candidate.betas_at(quantiles, statistic, criterion), None
+    quantile = trial.suggest_float("beta_quantile", 0.0, 1.0)
+    return candidate.beta_at(quantile, statistic, criterion), quantile
+
+
+def find_candidate(candidates: Sequence[TracedNetwork], trial_id: str, precision: str) -> TracedNetwork:
+    """The candidate of a network at a precision."""
+    return next(c for c in candidates if (c.trial_id, c.precision) == (trial_id, precision))
+
+
+def _suggest(trial: optuna.trial.BaseTrial, name: str, choice: Choice) -> Any:
+    if choice.is_range and choice.integer:
+        return trial.suggest_int(name, int(choice.low), int(choice.high), log=choice.log)
+    if choice.is_range:
+        return trial.suggest_float(name, choice.low, choice.high, log=choice.log)
+    if len(choice.values) == 1:
+        return choice.values[0]
+    return trial.suggest_categorical(name, choice.values)
+
+
+def _suggest_placement(
+    trial: optuna.trial.BaseTrial, spec: OperatingPointsSpec, exits: int, depth: str
+) -> tuple[int, ...]:
+    if spec.placements != "auto":
+        texts = [" ".join(map(str, placement)) for placement in spec.placements]
+        return tuple(map(int, str(trial.suggest_categorical("placement", texts)).split()))
+    placed = [e for e in range(1, exits + 1) if trial.suggest_categorical(f"try_exit_{e}{depth}", [False, True])]
+    if not placed:
+        raise UserError("placed: no exit was chosen")
+    return tuple(placed)
+
+
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """An Optuna sampler by its name in a study file."""
+    samplers = optuna.samplers
+    kinds: Mapping[str, Callable[[], optuna.samplers.BaseSampler]] = {
+        "tpe": lambda: samplers.TPESampler(seed=seed),
+        "nsga2": lambda: samplers.NSGAIISampler(seed=seed),
+        "nsga3": lambda: samplers.NSGAIIISampler(seed=seed),
+        "qmc": lambda: samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
+        "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
+        "random": lambda: samplers.RandomSampler(seed=seed),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return kinds[name]()

@@ -1,0 +1,221 @@
+"""The end of a study: the non-dominated operating points, chosen on validation, evaluated once on the test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from results.intervals import Bootstrap, wilson_interval
+from results.pareto import non_dominated
+from results.parts import rows_of
+from results.schemas import SCHEMAS
+from study.arrays import Floats, Integers
+from study.costs.costs import MEASURES
+from study.fronts.exit_statistics import exit_columns
+from study.policies.policies import Classic
+from study.policies.replay import Walk, replay
+from study.policies.thresholds import Statistic
+from study.search.hypervolume import HypervolumeIndicator
+from study.search.operating_point import COLUMNS, OperatingPoint
+from study.search.state import point_of
+from study.search.traced_network import TracedNetwork
+from study.traces.trace import SplitLogits
+
+_COSTS = (
+    "flops",
+    "bitops",
+    "energy_joules",
+    "latency_mean_seconds",
+    "latency_p50_seconds",
+    "latency_p99_seconds",
+)
+STATISTICS: tuple[Statistic, ...] = ("mean_logit", "mean_max")
+
+
+def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
+    """The rows of ``operating_points`` that no other row dominates on validation, cheapest first.
+
+    Rows of failed trials, repeats and points that break a constraint are left out. Of points that are equal in every
+    objective the first is kept.
+    """
+    columns = [COLUMNS[objective] for objective in objectives]
+    done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna() & points["feasible"].eq(True)]
+    done = done.sort_values(["search", "number"]).drop_duplicates(subset=columns)
+    values = done[columns].to_numpy(dtype=np.float64)
+    values = values * np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
+    costs = [column for column in columns if column != "accuracy"]
+    return done[non_dominated(values)].sort_values([*costs, "accuracy"], ignore_index=True)
+
+
+def front_on_test(
+    front: pd.DataFrame,
+    candidates: Sequence[TracedNetwork],
+    objectives: Sequence[str],
+    test_logits: Callable[[TracedNetwork], SplitLogits],
+    test_digest: str,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Replay the points of a front on the test split.
+
+    Args:
+        front: from :func:`front_of`.
+        candidates: the networks of its points.
+        objectives: of the front.
+        test_logits: the test trace of a candidate.
+        test_digest: names the test images.
+
+    Returns:
+        Rows of the tables ``front`` and ``exits``. Accuracies, FLOPs and energies come with their 95 % bootstrap
+        intervals, all from the same resamples.
+    """
+    names = set(SCHEMAS["front"].names) - {"hypervolume"}  # in operating_points that of the search
+    rows: list[dict[str, Any]] = []
+    exit_rows: list[dict[str, Any]] = []
+    resampled: list[dict[str, Floats]] = []
+    for stored in rows_of(front):
+        point = point_of(stored, candidates)
+        split = test_logits(point.candidate)
+        metrics, trace = point.evaluate(split), point.candidate.trace(point.statistic, split)
+        walk = replay(trace, point.policy)
+        rows.append(
+            {
+                **{name: value for name, value in stored.items() if name in names},
+                "test_samples": metrics["samples"],
+                "test_accuracy": metrics["accuracy"],
+                "optimism": stored["accuracy"] - metrics["accuracy"],
+                **{f"test_{name}": metrics.get(name) for name in _COSTS},
+                "test_classic_accuracy": metrics["classic_accuracy"],
+                "test_digest": test_digest,
+            }
+        )
+        resampled.append(_of_samples(point, walk, trace.labels))
+        if len(resampled) == _AT_ONCE or len(rows) == len(front):
+            _add_intervals(rows[-len(resampled) :], resampled)
+            resampled.clear()
+        columns = exit_columns(trace, walk, point.candidate.costs)
+        exit_rows += _exit_rows(columns, point.candidate, "test", point.statistic, stored["number"])
+    yardstick = HypervolumeIndicator.of(objectives, candidates)
+    volumes = {f"{split}hypervolume": yardstick.hypervolume(rows, prefix=split) for split in ("", "test_")}
+    return [{**row, **volumes} for row in rows], exit_rows
+
+
+_AT_ONCE = 64
+"""Points whose samples are resampled in one product of matrices."""
+
+
+def _of_samples(point: OperatingPoint, walk: Walk, labels: Integers) -> dict[str, Floats]:
+    """What of a point has intervals, for each sample ``[N]``."""
+    _, joules, _ = point.of_samples(walk)
+    values = {
+        "accuracy": (walk.predictions == labels).astype(np.float64),
+        "flops": point.candidate.costs.per_sample(walk, "flops"),
+    }
+    return values if joules is None else {**values, "energy_joules": joules}
+
+
+def _add_intervals(rows: Sequence[dict[str, Any]], values: Sequence[Mapping[str, Floats]]) -> None:
+    """Add the columns of the 95 % intervals to some rows of the front."""
+    bootstrap = _bootstrap(rows[0]["test_samples"])
+    names = [(row, name) for row, of_samples in zip(rows, values, strict=True) for name in of_samples]
+    columns = np.column_stack([of_samples[name] for of_samples in values for name in of_samples])
+    for (row, name), low, high in zip(names, *bootstrap.interval(columns), strict=True):
+        if name == "accuracy" and row["test_accuracy"] in (0, 1):  # what never varies cannot be resampled
+            low, high = wilson_interval(row["test_accuracy"], row["test_samples"])
+        row[f"test_{name}_low"], row[f"test_{name}_high"] = float(low), float(high)
+
+
+@cache
+def _bootstrap(samples: int) -> Bootstrap:
+    return Bootstrap(samples)
+
+
+def network_exit_rows(candidate: TracedNetwork) -> list[dict[str, Any]]:
+    """Rows of the table ``exits`` for a network as such: no policy stops anybody."""
+    rows = []
+    for statistic in STATISTICS:
+        trace = candidate.trace(statistic)
+        columns = exit_columns(trace, replay(trace, Classic()), candidate.costs)
+        nobody = np.full(candidate.exit_count + 1, np.nan)
+        columns |= {"share_stopped": nobody, "accuracy_stopped": nobody}
+        rows += _exit_rows(columns, candidate, "validation", statistic, None)
+    return rows
+
+
+def _exit_rows(
+    columns: Mapping[str, NDArray[Any]], candidate: TracedNetwork, split: str, statistic: str, point: int | None
+) -> list[dict[str, Any]]:
+    known: Mapping[str, Any] = {
+        "trial_id": candidate.trial_id,
+        "point": point,
+        "precision": candidate.precision,
+        "int8_execution": candidate.validation.int8_execution,
+        "split": split,
+        "statistic": statistic,
+    }
+    whole = {**columns, **_costs_of_cuts(candidate)}
+    values = zip(*(column.tolist() for column in whole.values()), strict=True)
+    return [{**{name: _or_none(value) for name, value in zip(whole, row, strict=True)}, **known} for row in values]
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _costs_of_cuts(candidate: TracedNetwork) -> dict[str, NDArray[Any]]:
+    """What the network costs, cut at each exit, ``[E+1]`` each; as far as it is known."""
+    costs, work = candidate.costs, candidate.work
+    found: dict[str, NDArray[Any]] = {}
+    if costs.holds("energy"):
+        found["cumulative_energy_joules"] = candidate.cut_energies
+    if costs.holds("seconds"):
+        found["cumulative_seconds"] = _of_cuts(*costs.parts("seconds")[:2])
+    if costs.holds("bitops"):
+        found["cumulative_bitops"] = _of_cuts(*costs.parts("bitops")[:2])
+    if candidate.published is not None:
+        found["cumulative_flops_published"] = _of_cuts(*candidate.published)
+    if work is not None and candidate.memory is not None:
+        found["parameters"] = np.asarray(work.parameters_at_exits)
+        found["peak_activation_bytes"] = np.asarray(candidate.memory.maps_of_cuts())
+        found["memory_bytes"] = np.asarray(candidate.memory.of_cuts())
+    return found
+
+
+def _of_cuts(segments: Floats, heads: Floats) -> Floats:
+    """``[E+1]``: what the network cut at each exit costs."""
+    return np.asarray(segments.cumsum() + np.append(heads, 0.0))
+
+
+def cost_rows(candidate: TracedNetwork) -> list[dict[str, Any]]:
+    """Rows of the table ``costs``."""
+    costs, work = candidate.costs, candidate.work
+    measures = {
+        "energy_joules" if measure == "energy" else measure: costs.parts(measure)
+        for measure in MEASURES
+        if costs.holds(measure)
+    }
+    if candidate.published is not None:
+        measures["flops_published"] = (*candidate.published, 0.0)
+    if work is not None and candidate.memory is not None:
+        segments, heads = (np.array([part.parameters for part in parts]) for parts in (work.segments, work.heads))
+        measures["parameters"] = (segments, heads, 0.0)
+        measures["peak_activation_bytes"] = (candidate.memory.segment_maps, candidate.memory.head_maps, 0.0)
+    known = {
+        "trial_id": candidate.trial_id,
+        "precision": candidate.precision,
+        "batch_size": costs.batch_size,
+        "energy_source": costs.energy_source,
+        "seconds_source": costs.seconds_source,
+        "device": costs.device,
+    }
+    exits = candidate.exit_count
+    numbers = [("segment", exit) for exit in range(1, exits + 2)] + [("head", exit) for exit in range(1, exits + 1)]
+    rows = []
+    for row, (part, number) in enumerate([*numbers, ("engine_step", 1)]):
+        values = {column: float(np.concatenate([*parts[:2], [parts[2]]])[row]) for column, parts in measures.items()}
+        rows.append({**known, "part": part, "number": number, **values})
+    return rows

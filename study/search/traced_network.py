@@ -1,0 +1,154 @@
+"""Phase 2's candidates: traced networks, and what an operating point of one of them is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from study.arrays import Floats
+from study.costs.costs import Costs
+from study.costs.flops import NetworkWork
+from study.costs.memory import Memory
+from study.costs.model.dvfs import LevelCosts, Rule, Simulated, simulate
+from study.errors import UserError
+from study.networks.precisions import Precision
+from study.policies.criteria import Criterion
+from study.policies.decision_table import table_for
+from study.policies.policies import Classic, Hierarchical, Policy, Static
+from study.policies.replay import Walk, replay
+from study.policies.thresholds import Statistic, thresholds_from_logits
+from study.traces.trace import SplitLogits, Trace
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frequencies:
+    """What the simulation of frequency scaling needs of a candidate."""
+
+    levels: LevelCosts
+    slack: float
+    """Share of the classic network's time at f_max that an answer may come later than it."""
+    period: float
+    """Seconds from one image to the next, the same for all candidates; what is left of it is spent idle."""
+
+
+@dataclass(frozen=True, eq=False)
+class TracedNetwork:
+    """A trained network at one precision as phase 2 sees it: its traces and its costs. No image, no weights."""
+
+    weights: str
+    """``<trial id>@<weights hash>``."""
+    costs: Costs
+    calibration: SplitLogits
+    validation: SplitLogits
+    precision: Precision = "fp32"
+    work: NetworkWork | None = None
+    """Counted work of its parts; None: no memory is known."""
+    published: tuple[Floats, Floats] | None = None
+    """FLOPs of segments and heads by the published program's accounting."""
+    frequencies: Frequencies | None = None
+    """None where frequency scaling is not simulated."""
+    _traces: dict[object, Trace] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _scores: dict[object, list[Floats]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def trial_id(self) -> str:
+        """The trial that trained it."""
+        return self.weights.partition("@")[0]
+
+    @property
+    def exit_count(self) -> int:
+        """E."""
+        return self.costs.exit_count
+
+    @property
+    def identity(self) -> list[object]:
+        """All that decides what its operating points are worth, as JSON-able values."""
+        plan = self.frequencies
+        frequencies: list[object] = []
+        if plan is not None:
+            levels = plan.levels
+            frequencies = [
+                np.asarray(levels.megahertz).tolist(),
+                [costs.to_json() for costs in levels.costs],
+                [levels.idle_watts, levels.switch_seconds, plan.slack, plan.period],
+            ]
+        execution = self.validation.int8_execution or ""
+        return [self.weights, self.precision, execution, self.costs.to_json(), frequencies]
+
+    @cached_property
+    def classic_accuracy(self) -> float:
+        """Validation accuracy of the network without exits."""
+        return float((self.validation.logits[:, -1].argmax(axis=1) == self.validation.labels).mean())
+
+    @cached_property
+    def memory(self) -> Memory | None:
+        """Bytes of its parts at its precision and the costs' batch size."""
+        return None if self.work is None else Memory.of(self.work, self.precision, self.costs.batch_size)
+
+    def trace(self, statistic: Statistic, split: SplitLogits | None = None) -> Trace:
+        """The trace of the validation split, or of another, with the thresholds that the calibration split gives."""
+        split = self.validation if split is None else split
+        key = id(split.logits), statistic  # the trace holds the logits, so that no others can take their place
+        if key not in self._traces:
+            thresholds = thresholds_from_logits(self.calibration.logits, statistic)
+            self._traces[key] = Trace(split.logits, split.labels, thresholds)
+        return self._traces[key]
+
+    @cached_property
+    def cut_energies(self) -> Floats:
+        """``[E+1]`` joules of the network cut at each exit, and of the network without exits, at f_max; with frequency
+        scaling, an image's whole period is paid for, idle or busy.
+
+        Raises:
+            UserError: the costs hold no energies.
+        """
+        if self.frequencies is None:
+            segments, heads, _ = self.costs.parts("energy")
+            return np.asarray(segments.cumsum() + np.append(heads, 0.0))
+        exits = range(1, self.exit_count + 1)
+        policies: list[Policy] = [*(Static(exit) for exit in exits), Classic()]
+        one = Trace(self.validation.logits[:1], self.validation.labels[:1], np.ones(self.exit_count))
+        walks = [replay(one, policy) for policy in policies]
+        pairs = zip(walks, policies, strict=True)
+        return np.array([self.simulate(walk, "race_to_idle", policy).joules[0] for walk, policy in pairs])
+
+    def simulate(self, walk: Walk, rule: Rule, policy: Policy) -> Simulated:
+        """A walk under frequency scaling; needs ``frequencies``."""
+        plan = self.frequencies
+        assert plan is not None, "checked before the search"
+        return simulate(walk, plan.levels, rule=rule, policy=policy, slack=plan.slack, period=plan.period)
+
+    def beta_at(self, quantile: float, statistic: Statistic, criterion: Criterion = "logit") -> float:
+        """The beta that a share ``quantile`` of all (sample, exit) scores of the validation trace lies below.
+
+        Raises:
+            UserError: no exit has a finite score.
+        """
+        return _positive(np.quantile(self._sorted_scores(statistic, criterion)[-1], quantile))
+
+    def betas_at(self, quantiles: Sequence[float], statistic: Statistic, criterion: Criterion) -> tuple[float, ...]:
+        """The same for each exit by itself."""
+        scores = self._sorted_scores(statistic, criterion)[:-1]
+        # An exit without a finite score is one whose threshold is 0: there beta makes no difference.
+        pairs = zip(scores, quantiles, strict=True)
+        return tuple(_positive(np.quantile(own, quantile)) if len(own) else 1.0 for own, quantile in pairs)
+
+    def _sorted_scores(self, statistic: Statistic, criterion: Criterion) -> list[Floats]:
+        """The finite scores of each exit, then those of all exits."""
+        key = (statistic, criterion) if criterion == "logit" else criterion
+        if key not in self._scores:
+            scores = table_for(self.trace(statistic), Hierarchical(1.0, 1, criterion)).stop
+            finite = [np.sort(own[np.isfinite(own)]) for own in scores.T]
+            self._scores[key] = [*finite, np.sort(np.concatenate(finite))]
+        if not len(self._scores[key][-1]):
+            raise UserError(
+                f"network {self.trial_id}: all {statistic} thresholds are 0, so that no beta can be searched"
+            )
+        return self._scores[key]
+
+
+def _positive(beta: float) -> float:
+    return max(float(beta), float(np.finfo(np.float64).tiny))

@@ -1,0 +1,224 @@
+"""Files that are either whole or absent: atomic writes, and folders published by a manifest.
+
+A folder is published by its ``manifest.json``, written last by an atomic rename. Every other file carries a part of its
+hash in its name, so that a new generation never overwrites the files of the old one: killed anywhere, the folder
+still holds the last whole generation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results.storage.atomic import is_draft, write_atomic
+from results.storage.paths import Location, RemotePath, as_local_file, is_no_file, size_of
+from results.storage.paths import set_aside as moved_aside
+from study.errors import UserError
+from study.storage.strict_json import parse_json
+
+MANIFEST = "manifest.json"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class DamagedError(UserError):
+    """A published folder whose files do not match its manifest."""
+
+
+def safe_name(name: str, what: str) -> str:
+    """The name itself, if it can be a file name on every file system and cannot leave its folder.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not _SAFE_NAME.fullmatch(name):
+        raise UserError(f"{what} {name!r} cannot be a folder name: use letters, digits, '_', '-' and '.'")
+    return name
+
+
+def check_writable(folder: Location) -> None:
+    """Refuse a folder that could not be created or written, without writing anything yet.
+
+    Raises:
+        UserError: it could not.
+    """
+    if not isinstance(folder, Path):
+        _check_bucket(folder)
+        return
+    nearest = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    effective = os.access in os.supports_effective_ids  # the rights that the writing will have
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective)):
+        raise UserError(f"{folder} cannot be written: {nearest} is not a folder that you may write in")
+
+
+def _check_bucket(folder: RemotePath) -> None:
+    """Object stores tell only by trying: a marker is written and removed."""
+    marker = folder / f".writable-{os.getpid()}"
+    try:
+        marker.write_bytes(b"")
+        marker.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def publish(folder: Location, files: Mapping[str, bytes]) -> None:
+    """Replace a folder's published content by ``files`` (name -> content).
+
+    Only the generation that is replaced is removed: another writer's files, not published yet, stay.
+    """
+    before = _stored_names(folder)
+    entries = {}
+    for name, data in files.items():
+        digest = hashlib.sha256(data).hexdigest()
+        stem, dot, suffix = name.partition(".")
+        stored = f"{stem}-{digest[:12]}{dot}{suffix}"
+        write_atomic(folder / stored, data)
+        entries[name] = {"file": stored, "bytes": len(data), "sha256": digest}
+    manifest = {"files": entries, "sha256": content_hash(entries, 64)}
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    for stored in before - {str(entry["file"]) for entry in entries.values()}:
+        (folder / stored).unlink(missing_ok=True)
+
+
+def sweep(folder: Location) -> None:
+    """Remove what writers left that were killed: all files of a published folder that its manifest does not name.
+
+    Call it only where nobody else writes.
+    """
+    if folder.is_dir():
+        current = {MANIFEST, *_stored_names(folder)}
+        for path in folder.iterdir():
+            if path.name not in current and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def sweep_drafts(folder: Location) -> None:
+    """Remove the drafts of atomic writes that were killed, from a folder of single files."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if is_draft(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _stored_names(folder: Location) -> set[str]:
+    """The files that the manifest names; none where it is missing or damaged."""
+    try:
+        manifest = _manifest_text(folder)
+        return set() if manifest is None else {str(entry["file"]) for entry in _entries(folder, manifest).values()}
+    except DamagedError:
+        return set()
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published content of a folder."""
+
+    files: Mapping[str, bytes]
+    digests: Mapping[str, str]
+    """sha256 of every published file, those that were not read included."""
+
+
+def read_published(folder: Location, names: Collection[str] | None = None) -> Published | None:
+    """The published content of a folder, or None where nothing was ever published.
+
+    Args:
+        folder: that :func:`publish` wrote.
+        names: the files to read and verify in full; of the others only the size is compared. None: all.
+
+    Raises:
+        DamagedError: there is a manifest, but the files do not match it.
+    """
+    manifest = _manifest_text(folder)
+    while manifest is not None:
+        try:
+            return _read_generation(folder, manifest, names)
+        except DamagedError:
+            newer = _manifest_text(folder)
+            if newer == manifest:
+                raise
+            manifest = newer  # a writer published the next generation meanwhile
+    return None
+
+
+def published_files(folder: Location) -> Mapping[str, Path] | None:
+    """The published files of a folder (of one on an object store: local copies), verified in full but not held in
+    memory; None where nothing was published.
+
+    Raises:
+        DamagedError: there is a manifest, but the files do not match it.
+    """
+    if read_published(folder, names=()) is None:
+        return None
+    entries = json.loads((folder / MANIFEST).read_bytes())["files"]
+    paths = {}
+    for name, entry in entries.items():
+        path = folder / entry["file"]
+        try:
+            paths[name] = as_local_file(path)
+            with paths[name].open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is missing, but its manifest names it") from None
+        if digest != entry["sha256"]:
+            raise DamagedError(f"{path} does not match its manifest")
+    return paths
+
+
+def _manifest_text(folder: Location) -> bytes | None:
+    path = folder / MANIFEST
+    if is_no_file(path):
+        raise DamagedError(f"{path} cannot be read: it is no file")
+    return path.read_bytes() if path.exists() else None
+
+
+def _entries(folder: Location, manifest: bytes) -> dict[str, Any]:
+    try:
+        parsed = parse_json(manifest)
+        entries = parsed["files"]
+        if content_hash(entries, 64) != parsed["sha256"]:
+            raise ValueError
+        for entry in entries.values():
+            safe_name(entry["file"], "its file")
+            if not isinstance(entry["bytes"], int) or not isinstance(entry["sha256"], str):
+                raise ValueError
+        return dict(entries)
+    except UserError as error:
+        raise DamagedError(f"{folder / MANIFEST} cannot be read: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DamagedError(f"{folder / MANIFEST} cannot be read") from None
+
+
+def _read_generation(folder: Location, manifest: bytes, names: Collection[str] | None) -> Published:
+    entries = _entries(folder, manifest)
+    files, digests = {}, {}
+    for name, entry in entries.items():
+        path = folder / entry["file"]
+        digests[name] = entry["sha256"]
+        try:
+            whole = size_of(path) == entry["bytes"] and not is_no_file(path)
+            if whole and (names is None or name in names):
+                files[name] = path.read_bytes()
+                whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is missing, but its manifest names it") from None
+        if not whole:
+            raise DamagedError(f"{path} does not match its manifest")
+    return Published(files, digests)
+
+
+def set_aside(path: Location, reason: str) -> None:
+    """Rename a damaged file or folder to ``<name>.damaged`` and say so; what it held will be computed again."""
+    aside = moved_aside(path)
+    print(f"warning: {reason}; set aside as {aside}, will be computed again", file=sys.stderr)
+
+
+def content_hash(value: object, length: int = 12) -> str:
+    """Hex digest of a JSON-able value, the same on every platform."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,0 +1,215 @@
+"""Traces on disk: computed once for a network's weights, a precision and a set of images, then read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as safetensors
+
+from results.storage.paths import Location, modified
+from study.checkpoints.tensors import load_best
+from study.data.settings import ImageSet
+from study.errors import UserError, short
+from study.networks.inference_network import Int8Execution, RunnableNetwork
+from study.networks.precisions import FORMATS, INT8, Precision
+from study.networks.quantization import int8_execution
+from study.storage.publish import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside
+from study.storage.strict_json import parse_json
+from study.traces.collect import ready, trace_images
+from study.traces.trace import SplitLogits, check_logits
+
+
+def trace_folder(
+    traces: Location,
+    weights: str,
+    precision: Precision,
+    execution: Int8Execution | None,
+    split: str,
+    images_digest: str,
+) -> Location:
+    """Where the trace of ``weights`` (``<trial id>@<hash>``) on some images is kept; int8 by how it was computed."""
+    computed = precision if execution is None else f"{precision}-{execution}"
+    return traces / safe_name(f"{weights.replace('@', '-')}-{computed}-{split}-{images_digest[:12]}", "trace")
+
+
+@dataclass(frozen=True)
+class StoredTrace:
+    """A trace on disk, by what its description says."""
+
+    folder: Location
+    description: Mapping[str, object]
+
+    @property
+    def weights(self) -> str:
+        """``<trial id>@<weights hash>``."""
+        return str(self.description["weights"])
+
+    @property
+    def precision(self) -> str:
+        """At which it was computed."""
+        return str(self.description["precision"])
+
+    @property
+    def split(self) -> str:
+        """Of the images."""
+        return str(self.description["split"])
+
+    @property
+    def images_digest(self) -> str:
+        """Names the images."""
+        return str(self.description.get("images_digest"))
+
+    @property
+    def written(self) -> float:
+        """When, in seconds since 1970."""
+        return modified(self.folder / MANIFEST)
+
+    @property
+    def trial_id(self) -> str:
+        """The trial that trained the network."""
+        return self.weights.partition("@")[0]
+
+    def read(self) -> SplitLogits:
+        """Its content.
+
+        Raises:
+            DamagedError: a file does not match its manifest, or holds no trace; unlike :func:`read_trace` this sets
+                nothing aside.
+        """
+        found = _read(self.folder)
+        if found is None:
+            raise DamagedError(f"{self.folder} has no manifest any more")
+        return found
+
+
+def stored_traces(traces: Location) -> list[StoredTrace]:
+    """All traces of a run folder; what was set aside, or is not whole yet, is none.
+
+    Raises:
+        UserError: a description cannot be read.
+    """
+    folders: list[Location] = list(traces.glob("*"))
+    found = []
+    for folder in sorted(folders, key=lambda one: one.name):
+        published = read_published(folder, {"trace.json"}) if folder.is_dir() and folder.suffix != ".damaged" else None
+        if published is None:
+            continue
+        try:
+            of = parse_json(published.files["trace.json"])
+            if not all(isinstance(of[key], str) for key in ("weights", "precision", "split")):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{folder}: trace.json does not say of which network it is") from None
+        safe_name(of["weights"].replace("@", "-"), f"{folder}: weights")
+        found.append(StoredTrace(folder, of))
+    return found
+
+
+def read_trace(folder: Location) -> SplitLogits | None:
+    """A stored trace, its logits mapped from the file; None where there is none.
+
+    A damaged one is set aside and counts as none.
+    """
+    try:
+        return _read(folder)
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        return None
+
+
+def _read(folder: Location) -> SplitLogits | None:
+    files = published_files(folder)
+    if files is None:
+        return None
+    try:
+        execution = parse_json(files["trace.json"].read_bytes()).get("int8_execution")
+        if execution not in (None, *get_args(Int8Execution)):
+            raise ValueError(f"int8_execution is {execution!r}")
+        with safe_open(files["trace.safetensors"], framework="np") as stored:
+            labels = stored.get_tensor("labels")
+        if labels.dtype != np.int64:
+            raise ValueError(f"it holds labels as {labels.dtype}")
+        split = SplitLogits(_mapped(files["trace.safetensors"], "logits"), labels, execution)
+        check_logits(split.logits, split.labels)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{folder} holds no trace with readable tensors ({short(error, 200)})") from None
+    return split
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.float32]:
+    """An array of a safetensors file (8 bytes of length, a JSON header, the data) as float32; it stays on disk, unless
+    it is of half precision and has to be widened.
+
+    The file was opened by ``safe_open``, which refuses a header that does not fit the data.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        array = parse_json(file.read(size))[name]
+    kinds = {"F32": "<f4", "F16": "<f2"}
+    if array["dtype"] not in kinds:
+        raise ValueError(f"it holds {name} as {array['dtype']}")
+    place, shape = 8 + size + array["data_offsets"][0], tuple(array["shape"])
+    stored = np.memmap(path, dtype=kinds[array["dtype"]], mode="r", offset=place, shape=shape)
+    return stored if array["dtype"] == "F32" else stored.astype(np.float32)
+
+
+def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object], *, half: bool = False) -> None:
+    """Publish a trace; ``description`` says of which network and images it is; ``half``: logits rounded to float16."""
+    logits = split.logits.astype(np.float16) if half else split.logits
+    arrays = safetensors.save({"logits": logits, "labels": split.labels})
+    publish(folder, {"trace.safetensors": arrays, "trace.json": json.dumps(description, indent=1).encode()})
+
+
+@dataclass(frozen=True, eq=False)
+class TraceStore:
+    """The traces of a run folder, each computed when it is first asked for. Travels to the worker that computes."""
+
+    traces: Location
+    checkpoints: Location
+    calibration: ImageSet
+    """int8 finds its ranges on these."""
+    device: torch.device
+    """Networks run on."""
+    _ready: dict[tuple[str, Precision], RunnableNetwork] = field(default_factory=dict, init=False, repr=False)
+
+    def find(self, weights: str, precision: Precision, split: str, images_digest: str) -> SplitLogits | None:
+        """The stored trace of ``weights`` (``<trial id>@<weights hash>``) on the images that a digest names, if there
+        is one."""
+        return read_trace(self._folder(weights, precision, split, images_digest))
+
+    def _folder(self, weights: str, precision: Precision, split: str, images_digest: str) -> Location:
+        execution = int8_execution(self.device) if FORMATS[precision].backbone is INT8 else None
+        return trace_folder(self.traces, weights, precision, execution, split, images_digest)
+
+    def get(self, weights: str, precision: Precision, split: str, images: ImageSet, images_digest: str) -> SplitLogits:
+        """The stored trace, or a new one from the trial's best checkpoint."""
+        found = self.find(weights, precision, split, images_digest)
+        if found is not None:
+            return found
+        _, info = load_best(self.checkpoints, weights, torch.device("cpu"))
+        result = trace_images(self.network(weights, precision), images, info)
+        description = {
+            "weights": weights,
+            "precision": precision,
+            "int8_execution": result.int8_execution,
+            "split": split,
+            "images_digest": images_digest,
+        }
+        write_trace(self._folder(weights, precision, split, images_digest), result, description)
+        return result
+
+    def network(self, weights: str, precision: Precision) -> RunnableNetwork:
+        """The network of a trial's best checkpoint at a precision; the last one is kept."""
+        if (weights, precision) not in self._ready:
+            network, info = load_best(self.checkpoints, weights, self.device)
+            self._ready.clear()
+            self._ready[weights, precision] = ready(network, precision, self.calibration, info)
+        return self._ready[weights, precision]

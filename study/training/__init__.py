@@ -1,0 +1,1 @@
+"""Settings, loss and loop of one training run."""

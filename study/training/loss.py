@@ -1,0 +1,82 @@
+"""What training minimises: the loss of the classifier, of the exits, or of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from study.networks.multi_exit import MultiExitNetwork
+from study.training.settings import TrainingSettings
+
+
+def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
+    """The loss of a batch, with gradients for what the mode trains.
+
+    In ``exits`` no gradient flows through the backbone: it runs without a record of its operations.
+
+    Args:
+        network: its parts in train or eval mode, as the mode of training has them.
+        images: ``[B, channels, H, W]`` float.
+        labels: ``[B]`` int64.
+        settings: mode, weights, label smoothing, distillation.
+
+    Returns:
+        ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, and in ``joint`` both.
+    """
+    if not settings.trains_heads:
+        return _cross_entropies(network.classify(images)[None], labels, settings)[0]
+    joint = settings.mode == "joint"
+    state: tuple[Tensor, ...] = (images,)
+    features: list[Tensor] = []
+    classified: Tensor | None = None
+    with torch.set_grad_enabled(joint):
+        for segment in network.segments:
+            state = segment(state)
+            features.append(state[0])
+        if joint or settings.distillation:
+            classified = network.classifier(state)
+    teacher = _softened(classified.detach(), settings) if classified is not None and settings.distillation else None
+    if joint and settings.exit_gradient != 1:
+        features = [_ScaledGradient.apply(feature, settings.exit_gradient) for feature in features]
+    logits = torch.stack([network.heads(feature, exit) for exit, feature in enumerate(features, start=1)])
+    losses = _cross_entropies(logits, labels, settings)
+    if teacher is not None:
+        # KL(teacher || exit), times the square of the temperature: its gradients then match those of the labels.
+        apart = F.kl_div(_softened(logits, settings), teacher.expand_as(logits), reduction="none", log_target=True)
+        distances = settings.temperature**2 * apart.sum(dim=2).mean(dim=1)
+        losses = losses.lerp(distances, settings.distillation)
+    places = torch.arange(1, network.exit_count + 1, device=losses.device) / network.exit_count
+    loss = ((settings.exit_loss_base + settings.exit_loss_slope * places) * losses).sum()
+    if joint:
+        assert classified is not None
+        loss = loss + _cross_entropies(classified[None], labels, settings)[0]
+    return loss
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
+    """``[E]`` of logits ``[E, B, C]``: all exits in one go, which a GPU is asked for at once."""
+    exits, images, _ = logits.shape
+    each = F.cross_entropy(
+        logits.float().flatten(0, 1), labels.repeat(exits), label_smoothing=settings.label_smoothing, reduction="none"
+    )
+    return each.reshape(exits, images).mean(dim=1)
+
+
+def _softened(logits: Tensor, settings: TrainingSettings) -> Tensor:
+    return F.log_softmax(logits.float() / settings.temperature, dim=-1)
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, feature: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return feature.view_as(feature)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None

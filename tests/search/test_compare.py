@@ -1,0 +1,202 @@
+"""Policies at equal accuracy: each one's choice is the cheapest that keeps to it, and test images choose nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from search_spaces.spec import OperatingPointsSpec, parse_space
+from study import Costs, exact_front
+from study.cli.comparison_view import _lines
+from study.cli.main import main
+from study.costs.model.levels import LevelCosts
+from study.errors import UserError
+from study.policies.policies import Hierarchical, Predictive
+from study.search.compare import CONTENDERS, Comparison, compare, reference_of
+from study.search.traced_network import Frequencies, TracedNetwork
+from study.traces.trace import SplitLogits
+
+EXITS, DROPS = 5, (0.0, 0.02, 0.1)
+
+
+def split(seed: int, count: int = 150, classes: int = 4) -> SplitLogits:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    logits = rng.normal(size=(count, EXITS + 1, classes)) + 0.3
+    logits[np.arange(count), :, labels] += np.linspace(0.8, 2.2, EXITS + 1)
+    return SplitLogits(logits.astype(np.float32), labels)
+
+
+def candidate(seed: int, precision: str = "fp32", scale: float = 1.0) -> TracedNetwork:
+    segments, heads = np.arange(1.0, EXITS + 2), np.full(EXITS, 0.1)
+    costs = Costs(
+        segment_flops=segments,
+        head_flops=heads,
+        engine_step_flops=0.01,
+        segment_energy=scale * segments[::-1],
+        head_energy=scale * heads,
+        energy_source="modelled:test",
+    )
+    return TracedNetwork("one@w", costs, split(seed), split(seed + 1), precision=precision)  # type: ignore[arg-type]
+
+
+FULL, INT8 = candidate(1), candidate(11, "int8", 0.2)
+TESTS = {"fp32": split(3), "int8": split(13)}
+
+
+def spec(text: str = "") -> OperatingPointsSpec:
+    section = f"{{statistic: [mean_logit, mean_max], quantization: [fp32, int8]{text}}}"
+    return parse_space(f"name: x\noperating_points: {section}", "test").operating_points
+
+
+def alone_of(**asked: object) -> Comparison:
+    return compare(spec(), [FULL], lambda one: TESTS["fp32"], **asked)  # type: ignore[arg-type]
+
+
+def comparison(tests: dict[str, SplitLogits] | None = None, **asked: object) -> Comparison:
+    chosen = TESTS if tests is None else tests
+    return compare(spec(), [FULL, INT8], lambda one: chosen[one.precision], drops=DROPS, **asked)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return comparison().rows
+
+
+def test_every_choice_keeps_to_its_accuracy_on_validation(rows: pd.DataFrame) -> None:
+    assert FULL.classic_accuracy != INT8.classic_accuracy and reference_of(INT8, [FULL, INT8]) is FULL
+    assert (rows["accuracy"] >= FULL.classic_accuracy - rows["drop"] - 1e-9).all(), "of the network in fp32"
+    np.testing.assert_allclose(rows["accuracy_drop"], FULL.classic_accuracy - rows["accuracy"])
+    named = set(rows["contender"])
+    assert named == {one.name for one in CONTENDERS} and (rows["contender"] == "classic").sum() <= 2
+
+
+@pytest.mark.parametrize(("policy", "name"), [(Predictive, "predictive"), (Hierarchical, "hierarchical")])
+def test_the_choice_is_the_cheapest_of_all_points(rows: pd.DataFrame, policy: type, name: str) -> None:
+    classic = FULL.costs.classic("flops")
+    for drop in DROPS:
+        best = np.inf
+        for statistic in ("mean_logit", "mean_max"):
+            front = exact_front(FULL.trace(statistic), FULL.costs, policy)  # type: ignore[arg-type]
+            enough = front[front["accuracy"] >= FULL.classic_accuracy - drop - 1e-9]
+            best = min(best, enough["flops"].min())
+        row = rows[(rows["precision"] == "fp32") & (rows["drop"] == drop) & (rows["contender"] == name)].iloc[0]
+        assert row["flops_share"] * classic == pytest.approx(best)
+
+
+def test_more_loss_costs_less_and_no_policy_loses_to_a_cut(rows: pd.DataFrame) -> None:
+    table = rows.pivot_table(index=["precision", "drop"], columns="contender", values="flops_share", observed=True)
+    for precision in ("fp32", "int8"):
+        falling = table.loc[precision].drop(columns="classic")
+        assert (falling.diff().iloc[1:].fillna(0) <= 1e-12).all(axis=None)
+    able = table.dropna(subset=["static"])
+    for name in ("hierarchical", "placed", "predictive", "hierarchical, margin"):
+        assert (able[name] <= able["static"] + 1e-12).all(), f"{name} can stop everybody where the cut does"
+    for rule in ("", ", margin", ", max_softmax"):
+        trying_all = table[f"hierarchical{rule}"].dropna()
+        placed = table[f"placed{rule}"][trying_all.index]
+        assert (placed <= trying_all + 1e-12).all(), "all from a layer on is a choice too"
+
+
+def test_the_network_itself_stands_where_it_keeps_to_the_bound(rows: pd.DataFrame) -> None:
+    lost = FULL.classic_accuracy - INT8.classic_accuracy
+    classic = rows[rows["contender"] == "classic"].set_index("precision")["drop"]
+    assert classic["fp32"] == 0
+    assert classic.get("int8") == next((drop for drop in DROPS if lost <= drop + 1e-9), None)
+
+
+def test_test_images_choose_nothing_and_report_everything(rows: pd.DataFrame) -> None:
+    other = comparison({"fp32": split(77), "int8": split(78)}).rows
+    chosen = [name for name in rows if not name.startswith(("test_", "prediction"))]
+    pd.testing.assert_frame_equal(rows[chosen], other[chosen])
+    assert not rows["test_accuracy"].equals(other["test_accuracy"])
+    classic = (TESTS["fp32"].logits[:, -1].argmax(axis=1) == TESTS["fp32"].labels).mean()
+    np.testing.assert_allclose(rows["test_drop"], classic - rows["test_accuracy"])
+    assert (rows["test_drop_low"] <= rows["test_drop"]).all() and (rows["test_drop"] <= rows["test_drop_high"]).all()
+    assert all(sum(stopped) == pytest.approx(1) and len(stopped) == EXITS + 1 for stopped in rows["test_stopped"])
+    own = rows[(rows["contender"] == "classic") & (rows["precision"] == "fp32")].iloc[0]
+    assert (own["test_flops_share"], own["test_energy_share"], own["test_drop"]) == (1, 1, 0)
+    whole = rows[(rows["contender"] == "classic") & (rows["precision"] == "int8")]
+    assert np.allclose(whole["test_energy_share"], 0.2), "energy is held against the network in fp32"
+
+
+def test_predictions_by_start_layer_belong_to_the_predictive_points(rows: pd.DataFrame) -> None:
+    found = comparison().predictions
+    mine = rows[rows["contender"] == "predictive"]
+    assert len(found) == len(mine) * (EXITS - 1)
+    merged = mine.merge(found, on=["trial_id", "precision", "drop", "beta", "start_layer"], suffixes=("", "_by_layer"))
+    assert len(merged) == (mine["start_layer"] < EXITS).sum()
+    same = merged["prediction_accuracy"].fillna(-1) == merged["accuracy_by_layer"].fillna(-1)
+    assert same.all() and (merged["predictions"] == merged["predictions_by_layer"]).all()
+
+
+def test_the_least_energy_can_be_asked_for() -> None:
+    by_energy = comparison(objective="energy").rows.set_index(["precision", "drop", "contender"])
+    by_flops = comparison().rows.set_index(["precision", "drop", "contender"])
+    name = ("fp32", 0.1, "hierarchical")
+    assert by_energy.loc[name, "flops_share"] >= by_flops.loc[name, "flops_share"]
+    whose = by_energy.loc["fp32", 0.1]["energy_share"].drop("hierarchical, oracle").idxmin()
+    assert _lines(comparison(objective="energy"), "energy")[2].startswith(
+        f"one fp32, at most 10 points: least energy by {whose}, "
+    )
+    poor = replace(FULL, costs=Costs(segment_flops=np.ones(EXITS + 1), head_flops=np.ones(EXITS)))
+    with pytest.raises(ValueError, match="energies are not known"):
+        compare(spec(), [poor], lambda one: TESTS["fp32"], objective="energy")
+
+
+@pytest.mark.parametrize("objective", ["flops", "energy"])
+def test_a_larger_loss_never_costs_more_in_whatever_order_it_is_asked_for(objective: str) -> None:
+    drops = [0.1, 0.02, 0.05, 0.02, 0.0, 0.15]
+    found = alone_of(drops=drops, objective=objective).rows.pivot_table(
+        index="drop", columns="contender", values=f"{objective}_share"
+    )
+    assert list(found.index) == sorted(set(drops)) and found["classic"].dropna().index.tolist() == [0.0]
+    assert (found.drop(columns="classic").diff().iloc[1:].fillna(0) <= 1e-12).all(axis=None)
+
+
+def test_nothing_is_said_where_the_oracle_is_alone() -> None:
+    found = alone_of(drops=[0.0])
+    alone = replace(found, rows=found.rows[found.rows["contender"] == "hierarchical, oracle"])
+    assert len(alone.rows) == 1 and _lines(alone, "flops") == [] and len(_lines(found, "flops")) == 1
+
+
+def test_a_start_layer_of_the_study_does_not_favour_anybody(rows: pd.DataFrame) -> None:
+    fixed = compare(spec(", start_layer: 4"), [FULL, INT8], lambda one: TESTS[one.precision], drops=DROPS).rows
+    pd.testing.assert_frame_equal(fixed, rows)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "told"),
+    [("energy: 0.001", "no operating point keeps to"), ("latency_p99: 1", r"--set .*latency_p99=null$")],
+)
+def test_constraints_that_leave_nothing_are_told(constraints: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        compare(spec(f", constraints: {{{constraints}}}"), [FULL], lambda one: TESTS["fp32"])
+
+
+def test_whoever_may_miss_a_deadline_has_no_energy_under_it() -> None:
+    speeds = (2.0, 1.0)
+    levels = tuple(
+        replace(FULL.costs, segment_seconds=slow * np.ones(EXITS + 1), head_seconds=slow * np.full(EXITS, 0.1))
+        for slow in speeds
+    )
+    plan = LevelCosts([500, 1000], levels, idle_watts=1.0, switch_seconds=0.1)
+    one = replace(FULL, costs=levels[-1], frequencies=Frequencies(levels=plan, slack=0.0, period=64.0))
+    found = compare(spec(), [one], lambda one: TESTS["fp32"], drops=[0.1], rules=["race_to_idle", "deadline"]).rows
+    late = found.set_index("contender")["test_energy_share_deadline"].isna()
+    assert late["predictive"] and not late["static"] and not late["hierarchical"]
+    assert found["test_energy_share_race_to_idle"].notna().all()
+
+
+def test_the_command_refuses_what_is_no_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path), "--set", "operating_points.start_layer=99"]) == 2
+    assert "start_layer has no say" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", str(tmp_path), "--drop", "1.5"])
+    assert "expected a share" in capsys.readouterr().err

@@ -1,0 +1,399 @@
+"""The end of a study: what the front holds, its metrics on test images, and what is refused before any work."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from results.intervals import Bootstrap
+from results.parts import read_table, rows_of, write_part
+from results.schemas import SCHEMAS
+from results.summary import summarize_front, summary_json
+from search_spaces import SpecError
+from search_spaces.spec import parse_space
+from study import Costs, Static, Trace, replay
+from study.cli.printing import front_lines
+from study.costs.model.dvfs import LevelCosts, simulate
+from study.errors import UserError
+from study.policies.policies import Classic, Hierarchical, Placed, Predictive
+from study.policies.thresholds import thresholds_from_logits
+from study.progress import Reporter
+from study.run.folder import claim_folder, refuse_other_study
+from study.run.run import RunContext, check, run_study
+from study.search import test_front as front
+from study.search.hypervolume import HypervolumeIndicator
+from study.search.operating_point import OperatingPoint
+from study.search.state import point_of
+from study.search.traced_network import Frequencies, TracedNetwork
+from study.storage.locks import exclusive
+from study.traces.trace import SplitLogits
+
+EXITS, CLASSES = 4, 3
+
+
+def split(seed: int, count: int) -> SplitLogits:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    logits = rng.normal(size=(count, EXITS + 1, CLASSES)) + 0.2
+    logits[np.arange(count), :, labels] += np.linspace(0.5, 2, EXITS + 1)
+    return SplitLogits(logits.astype(np.float32), labels)
+
+
+COSTS = Costs(
+    segment_flops=[4.0, 3.0, 5.0, 2.0, 1.0],
+    head_flops=[0.5, 0.25, 0.5, 0.25],
+    engine_step_flops=0.125,
+    segment_energy=[1.0, 2.0, 1.0, 2.0, 1.0],
+    head_energy=[0.125] * 4,  # sums are exact in any order
+    energy_source="modelled:test",
+    batch_size=8,
+)
+CANDIDATE = TracedNetwork("one@w", COSTS, split(1, 30), split(2, 50))
+TEST = split(3, 70)
+OBJECTIVES = ("accuracy", "flops")
+POLICIES = [Classic(), Static(2), Hierarchical(1.5, 2), Placed(2.0, (1, 4)), Predictive(1.2, 1, 3, "classifier")]
+
+
+def points(seed: int, count: int = 120, levels: int = 8) -> pd.DataFrame:
+    """Rows with many ties, failures and repeats."""
+    rng = np.random.default_rng(seed)
+    accuracy = rng.integers(0, levels, count)
+    return pd.DataFrame(
+        {
+            "search": rng.choice(["a", "b"], count),
+            "number": rng.permutation(count),
+            "state": rng.choice(["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"], count),
+            "repeat_of": rng.choice([np.nan, np.nan, 3.0], count),
+            "feasible": rng.choice([True, True, False], count),
+            "accuracy": accuracy / levels,
+            "flops": (accuracy + rng.integers(0, 3, count)) * 1e9,
+            "energy_joules": rng.integers(0, levels, count) * 0.1,
+        }
+    )
+
+
+def plain_front(table: pd.DataFrame, columns: list[str]) -> dict[tuple[float, ...], tuple[str, int]]:
+    """Objectives of the front -> (search, number) of the point that is kept; O(n^2), straight from the definition."""
+    rows = [r for r in table.to_dict("records") if r["state"] == "COMPLETE" and np.isnan(r["repeat_of"])]
+    rows = [r for r in rows if r["feasible"]]
+
+    def dominates(one, other) -> bool:
+        no_worse = one["accuracy"] >= other["accuracy"] and all(one[c] <= other[c] for c in columns[1:])
+        return no_worse and any(one[c] != other[c] for c in columns)
+
+    kept: dict[tuple[float, ...], tuple[str, int]] = {}
+    for row in rows:
+        if not any(dominates(other, row) for other in rows):
+            key, name = tuple(row[c] for c in columns), (row["search"], row["number"])
+            kept[key] = min(kept.get(key, name), name)
+    return kept
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "flops"), ("accuracy", "energy", "flops")])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_front_equals_its_definition(objectives, seed):
+    table = points(seed, levels=5 + 20 * (seed % 2))
+    columns = ["energy_joules" if name == "energy" else name for name in objectives]
+    found = front.front_of(table, objectives)
+    got = {tuple(row[c] for c in columns): (row["search"], row["number"]) for row in found.to_dict("records")}
+    assert got == plain_front(table, columns) and len(got) == len(found) > 1
+    assert found[columns[1]].is_monotonic_increasing, "cheapest first"
+    shuffled = front.front_of(table.sample(frac=1, random_state=seed), objectives)
+    pd.testing.assert_frame_equal(shuffled, found)
+
+
+def test_a_front_of_failures_is_empty():
+    table = points(0).assign(state="FAIL")
+    assert len(front.front_of(table, ("accuracy", "flops"))) == 0
+    assert on_test(front.front_of(table, ("accuracy", "flops"))) == ([], [])
+
+
+def on_test(table: pd.DataFrame, candidate: TracedNetwork = CANDIDATE, test=lambda one: TEST, objectives=OBJECTIVES):
+    return front.front_on_test(table, [candidate], objectives, test, "t3st")
+
+
+def stored_points(
+    tmp_path, candidate: TracedNetwork = CANDIDATE, policies=POLICIES, dvfs: str = "none"
+) -> pd.DataFrame:
+    rows = []
+    for number, policy in enumerate(policies):
+        point = OperatingPoint(candidate, "mean_max", policy, dvfs=dvfs)
+        metrics = point.evaluate()
+        rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings(), **metrics})
+    done = {"state": "COMPLETE", "split": "validation", "feasible": True, "hypervolume": 0.123}
+    write_part(tmp_path, "operating_points", [{**row, **done} for row in rows])
+    return read_table(tmp_path, "operating_points")
+
+
+def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
+    table, asked = stored_points(tmp_path), []
+    rows, exit_rows = on_test(table, test=lambda one: asked.append(one) or TEST)
+    thresholds = thresholds_from_logits(CANDIDATE.calibration.logits, "mean_max")
+    trace = Trace(TEST.logits, TEST.labels, thresholds)
+    assert set(asked) == {CANDIDATE} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)
+    for row, policy in zip(rows, POLICIES, strict=True):
+        walk = replay(trace, policy)
+        assert row["test_accuracy"] == (walk.predictions == TEST.labels).mean()
+        assert row["test_flops"] == COSTS.per_sample(walk, "flops").mean()
+        assert row["test_energy_joules"] == COSTS.per_sample(walk, "energy").mean()
+        assert row["test_samples"] == 70 and row["test_digest"] == "t3st" and row["split"] == "validation"
+        assert row["test_accuracy_low"] < row["test_accuracy"] < row["test_accuracy_high"]
+        assert row["test_classic_accuracy"] == (trace.answers[:, -1] == TEST.labels).mean()
+        assert row["accuracy"] == OperatingPoint(CANDIDATE, "mean_max", policy).evaluate()["accuracy"]
+        layers = [layer for layer in exit_rows if layer["point"] == row["number"]]
+        assert [layer["exit"] for layer in layers] == list(range(1, EXITS + 2))
+        assert {layer["split"] for layer in layers} == {"test"}
+        assert [layer["share_stopped"] for layer in layers] == [
+            (walk.exit_index == exit).mean() for exit in range(1, EXITS + 2)
+        ]
+    write_part(tmp_path, "front", rows)
+    write_part(tmp_path, "exits", exit_rows)
+    for row in rows_of(read_table(tmp_path, "front")):
+        assert point_of(row, [CANDIDATE]).policy == POLICIES[row["number"]]
+
+
+# --- what the test images make of it ---------------------------------------------------------------------------------
+
+
+def per_sample(point: OperatingPoint, test: SplitLogits) -> dict[str, np.ndarray]:
+    """What has intervals, for each test image."""
+    walk = replay(point.candidate.trace(point.statistic, test), point.policy)
+    costs = point.candidate.costs
+    return {
+        "accuracy": (walk.predictions == test.labels).astype(np.float64),
+        "flops": costs.per_sample(walk, "flops"),
+        "energy_joules": costs.per_sample(walk, "energy"),
+    }
+
+
+@pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 130])
+def test_every_point_has_the_bootstrap_intervals_of_its_own_test_images(tmp_path, count):
+    """However many of them are resampled at a time."""
+    policies = [Hierarchical(0.2 + place / 40, 1 + place % 4) for place in range(count)]
+    rows, _ = on_test(stored_points(tmp_path, policies=policies))
+    bootstrap = Bootstrap(70)
+    assert len(rows) == count
+    for row, policy in zip(rows, policies, strict=True):
+        for name, values in per_sample(OperatingPoint(CANDIDATE, "mean_max", policy), TEST).items():
+            low, high = (float(end[0]) for end in bootstrap.interval(values[:, None]))
+            assert (row[f"test_{name}_low"], row[f"test_{name}_high"]) == pytest.approx((low, high), rel=1e-12)
+            assert row[f"test_{name}"] == pytest.approx(values.mean(), rel=1e-12)
+
+
+def test_an_estimate_lies_in_its_interval(tmp_path):
+    policies = [*POLICIES, *(Static(exit) for exit in range(1, EXITS + 1))]
+    rows, _ = on_test(stored_points(tmp_path, policies=policies))
+    for row in rows:
+        for name in ("accuracy", "flops", "energy_joules"):
+            low, middle, high = (row[f"test_{name}{end}"] for end in ("_low", "", "_high"))
+            assert low <= middle * (1 + 1e-12) and middle <= high * (1 + 1e-12)
+        same_for_all = row["policy"] in ("static", "classic")
+        assert (row["test_flops_high"] - row["test_flops_low"] < 1e-9) == same_for_all
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_where_all_answers_are_right_or_none_the_interval_is_wilson_s(tmp_path, right):
+    """What never varies cannot be resampled."""
+    logits = np.zeros((70, EXITS + 1, CLASSES), dtype=np.float32)
+    logits[np.arange(70), :, TEST.labels if right else (TEST.labels + 1) % CLASSES] = 9
+    rows, _ = on_test(stored_points(tmp_path), test=lambda one: SplitLogits(logits, TEST.labels))
+    for row in rows:
+        assert row["test_accuracy"] == float(right)
+        expected = front.wilson_interval(float(right), 70)
+        assert (row["test_accuracy_low"], row["test_accuracy_high"]) == expected and expected[0] < expected[1]
+
+
+def test_without_energies_there_are_no_intervals_of_energy(tmp_path):
+    plain = TracedNetwork("one@w", Costs(segment_flops=np.ones(5), head_flops=np.ones(4)), split(1, 30), split(2, 50))
+    rows, _ = on_test(stored_points(tmp_path, plain), plain)
+    write_part(tmp_path, "front", rows)
+    stored = read_table(tmp_path, "front")
+    assert stored[["test_energy_joules", "test_energy_joules_low", "test_energy_joules_high"]].isna().all().all()
+    assert stored[["test_flops_low", "test_accuracy_high", "hypervolume"]].notna().all().all()
+
+
+def test_intervals_under_a_frequency_rule_are_those_of_its_energies(tmp_path):
+    seconds = {"segment_seconds": np.ones(5), "head_seconds": np.full(4, 0.1), "seconds_source": "modelled:test"}
+    levels = LevelCosts(
+        [500, 1000],
+        tuple(replace(COSTS, **seconds, segment_energy=np.arange(1.0, 6.0) * watts) for watts in (1, 3)),
+        idle_watts=0.5,
+        switch_seconds=0.01,
+    )
+    plan = Frequencies(levels=levels, slack=0.5, period=20.0)
+    one = replace(CANDIDATE, costs=levels.costs[-1], frequencies=plan)
+    (row,), _ = on_test(stored_points(tmp_path, one, [Predictive(1.2, 1, 3)], dvfs="paper"), one)
+    policy = Predictive(1.2, 1, 3)
+    walk = replay(one.trace("mean_max", TEST), policy)
+    joules = simulate(walk, levels, rule="paper", policy=policy, slack=0.5, period=20.0).joules
+    low, high = (float(end[0]) for end in Bootstrap(70).interval(joules[:, None]))
+    assert joules.std() > 0 and row["test_energy_joules"] == pytest.approx(joules.mean())
+    assert (row["test_energy_joules_low"], row["test_energy_joules_high"]) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "flops"), ("accuracy", "energy", "flops")])
+def test_optimism_is_what_the_front_loses_from_validation_to_test(tmp_path, objectives):
+    """Of each point its accuracy, of the front its hypervolume; that of the search it came from is not the front's."""
+    rows, exit_rows = on_test(stored_points(tmp_path), objectives=objectives)
+    yardstick = HypervolumeIndicator.of(objectives, [CANDIDATE])
+    expected = yardstick.hypervolume(rows), yardstick.hypervolume(rows, prefix="test_")
+    assert min(expected) > 0 and expected[0] != expected[1]
+    for row in rows:
+        assert row["optimism"] == row["accuracy"] - row["test_accuracy"]
+        assert (row["hypervolume"], row["test_hypervolume"]) == expected
+    write_part(tmp_path, "front", rows)
+    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    summary = summarize_front(tmp_path)
+    assert summary.optimism == pytest.approx(1 - expected[1] / expected[0], rel=1e-14)
+    assert summary.mean_optimism == pytest.approx(np.mean([row["optimism"] for row in rows]))
+    lost = [CANDIDATE.classic_accuracy - row["test_classic_accuracy"] for row in rows]
+    assert summary.classic_optimism == pytest.approx(np.mean(lost))
+    told = summary_json(summary)["optimism"]
+    assert told == {
+        "hypervolume": summary.optimism,
+        "accuracy": summary.mean_optimism,
+        "classic_accuracy": summary.classic_optimism,
+    }
+    assert any(f"{summary.optimism:.1%} less hypervolume" in line for line in front_lines(summary))
+
+
+def test_a_front_of_an_earlier_version_has_no_optimism_of_hypervolume(tmp_path):
+    rows, exit_rows = on_test(stored_points(tmp_path))
+    write_part(tmp_path, "front", rows)
+    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    path, new = tmp_path / "front" / "part-00000.parquet", ["optimism", "hypervolume", "test_hypervolume", "criterion"]
+    pq.write_table(pq.read_table(path).drop_columns([*new, "test_flops_low", "test_flops_high", "betas"]), path)
+    summary = summarize_front(tmp_path)
+    assert summary.optimism is None and summary_json(summary)["optimism"]["hypervolume"] is None
+    assert summary.mean_optimism == pytest.approx(np.mean([row["optimism"] for row in rows]))
+    assert not any("hypervolume" in line for line in front_lines(summary))
+
+
+def test_a_front_without_hypervolume_on_validation_has_no_optimism(tmp_path):
+    """One that is no better than guessing."""
+    rows, exit_rows = on_test(stored_points(tmp_path))
+    write_part(tmp_path, "front", [{**row, "hypervolume": 0.0, "test_hypervolume": 0.1} for row in rows])
+    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    assert summarize_front(tmp_path).optimism is None
+
+
+def test_a_network_s_own_statistics_and_costs(tmp_path):
+    rows = front.network_exit_rows(CANDIDATE)
+    assert {row["split"] for row in rows} == {"validation"} and {row["point"] for row in rows} == {None}
+    assert {row["share_stopped"] for row in rows} == {None}
+    for statistic, here in itertools.groupby(rows, key=lambda row: row["statistic"]):
+        trace, layers = CANDIDATE.trace(statistic), list(here)
+        assert [r["threshold"] for r in layers[:-1]] == trace.thresholds.tolist() and layers[-1]["threshold"] is None
+        assert [r["accuracy_all"] for r in layers] == [(trace.answers[:, e] == trace.labels).mean() for e in range(5)]
+        assert [r["cumulative_flops"] for r in layers] == [4.5, 7.25, 12.5, 14.25, 15.0]
+        assert [r["cumulative_energy_joules"] for r in layers] == [1.125, 3.125, 4.125, 6.125, 7.0]
+    costs = front.cost_rows(CANDIDATE)
+    by_part = {part: [r["flops"] for r in costs if r["part"] == part] for part in ("segment", "head", "engine_step")}
+    assert by_part == {"segment": [4, 3, 5, 2, 1], "head": [0.5, 0.25, 0.5, 0.25], "engine_step": [0.125]}
+    assert {(row["energy_source"], row["batch_size"]) for row in costs} == {("modelled:test", 8)}
+    write_part(tmp_path, "costs", costs)
+    write_part(tmp_path, "exits", rows)
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "low", "high"),
+    # By (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.959964 (Wilson 1927).
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_interval(right, samples, low, high):
+    assert front.wilson_interval(right / samples, samples) == pytest.approx((low, high), abs=1e-4)
+
+
+REFUSED = [
+    ("backbones: {backbone: vgg99}", "unknown backbone 'vgg99'"),
+    ("backbones: {backbone: [vgg11, resnet7]}", "unknown backbone 'resnet7'"),
+    ("backbones: {optimizer: lion}", "optimizer is 'lion'"),
+    ("exits: {optimizer: [adam, lion]}", "optimizer is 'lion'"),
+    ("exits: {schedule: step}", "schedule is 'step'"),
+    ("exits: {head: fog}", "unknown head kind 'fog'"),
+    ("exits: {sharing: all}", "unknown head sharing 'all'"),
+    ("exits: {codewords: 0}", "codewords must be from 1 to 65536"),
+    ("backbones: {width: -1}", "width above 0"),
+    ("backbones: {learning_rate: -1}", "learning_rate is -1"),
+    ("backbones: {trials: grid, width: {low: 0.1, high: 1}}", "grid needs lists"),
+    ("data: {name: mnist1d}", "unknown data set 'mnist1d'"),
+    ("data: {image_size: 8}", "image"),
+    ("data: {calibration: 0.6, validation: 0.6}", "leave nothing"),
+    ("data: {folder: pictures}", "folder is for the data set image_folder"),
+    ("data: {name: image_folder}", "image_folder"),
+    ("operating_points: {policy: [predictive, psychic]}", "policy: 'psychic' is unknown"),
+    ("operating_points: {statistic: median}", "statistic: 'median' is unknown"),
+    ("operating_points: {overshoot: far}", "overshoot: 'far' is unknown"),
+    ("operating_points: {quantization: int3}", "quantization: 'int3' is unknown"),
+    ("backbones: {pretrained: w.pt, width: [0.5, 1], trials: grid}", "needs one backbone"),
+    ("operating_points: {criterion: [margin, hunch]}", "criterion: 'hunch' is unknown"),
+    ("operating_points: {criterion: oracle}", "criterion: 'oracle' is unknown"),
+    ("operating_points: {search: exact, beta: per_exit}", "search: exact does not cover this space: beta: per_exit"),
+    ("operating_points: {search: exact, policy: placed}", "search: exact does not cover this space: placements: auto"),
+    ("operating_points: {policy: placed, stop: {hypervolume_ratio: 0.9}}", r"no hypervolume_ratio \(placements: auto"),
+    ("operating_points: {beta: per_exit, stop: {hypervolume_ratio: 0.9}}", r"no hypervolume_ratio \(beta: per_exit"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED, ids=[text for text, _ in REFUSED])
+def test_names_that_do_not_exist_are_refused_before_any_work(tmp_path, text, message):
+    spec = parse_space(f"name: x\n{text}", "x.yaml")
+    where = RunContext(folder=tmp_path / "run", data_root=tmp_path / "data", reporter=Reporter(quiet=True))
+    with pytest.raises((UserError, SpecError), match=message) as error:
+        run_study(spec, where)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_can_run_passes():
+    spec = parse_space("name: x\nbackbones: {backbone: [vgg11, resnet18], trials: grid, width: 0.125}", "x.yaml")
+    (settings,) = check(spec)
+    assert settings.name == "digits" and settings.image_size == 32
+
+
+def test_a_run_folder_holds_one_study(tmp_path):
+    spec = parse_space("name: x\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}", "x.yaml")
+    refuse_other_study(spec, tmp_path / "run")
+    claim_folder(spec, tmp_path / "run", {"digits": "d1"})
+    text = (tmp_path / "run" / "study.yaml").read_text()
+    stored = yaml.safe_load(text)
+    assert stored["study"] == spec.plain() and {"created", "versions"} <= stored["provenance"].keys()
+    refuse_other_study(parse_space(yaml.safe_dump(stored["study"]), "again"), tmp_path / "run")
+    for changed, message in (
+        (
+            "name: x\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-4}",
+            r"backbones\.learning_rate is 1e-05.*0\.0001",
+        ),
+        (
+            "name: x\nbackbones: {width: 0.25, learning_rate: 1e-5}",
+            r"backbones\.width is \[0\.25, 0\.5\] there and 0\.25",
+        ),
+        ("name: x\nseed: 3\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}", "seed is 0 there and 3 here"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            refuse_other_study(parse_space(changed, "x.yaml"), tmp_path / "run")
+        assert "\n" not in str(error.value) and "study.yaml" in str(error.value)
+    claim_folder(spec, tmp_path / "run", {"digits": "d1"})
+    assert (tmp_path / "run" / "study.yaml").read_text() == text, "nothing was written"
+    with pytest.raises(UserError, match="holds results of other images"):
+        claim_folder(spec, tmp_path / "run", {"digits": "d2"})
+    free = "name: x\nresources: {cpus_per_trial: 2}\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}"
+    refuse_other_study(parse_space(free, "x.yaml"), tmp_path / "run")  # what a trial may use decides no result
+
+
+def test_every_setting_of_a_point_is_a_column():
+    for policy in POLICIES:
+        point = replace(OperatingPoint(CANDIDATE, "mean_max", policy), beta_quantile=0.5)
+        assert set(point.settings()) | set(point.evaluate()) <= set(SCHEMAS["operating_points"].names)
+
+
+def test_a_run_folder_has_one_driver_at_a_time(tmp_path):
+    refused = pytest.raises(UserError, match="run: another process works on it")
+    lock = tmp_path / "run" / ".lock"
+    with exclusive(lock, "run"), refused, exclusive(lock, "run"):
+        pass
+    with exclusive(lock, "run"):
+        pass

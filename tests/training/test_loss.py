@@ -1,0 +1,95 @@
+"""The training loss: what each mode sends where, against sums and gradients taken by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax, softmax
+from support.tiny_network import TINY
+
+from study.errors import UserError
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.training.loss import training_loss
+from study.training.settings import TrainingSettings
+
+JOINT = TrainingSettings(mode="joint", exit_loss_base=0.3, exit_loss_slope=0.5)
+IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture
+def network() -> MultiExitNetwork:
+    torch.manual_seed(0)
+    settings = NetworkSettings(backbone=TINY, head=HeadSettings(kind="linear"))
+    return build_network(settings, classes=3, image_size=8, channels=1).eval()  # no statistics that move
+
+
+def gradients(network: MultiExitNetwork, settings: TrainingSettings) -> dict[str, torch.Tensor]:
+    network.zero_grad(set_to_none=True)
+    training_loss(network, IMAGES, LABELS, settings).backward()
+    return {name: value.grad.clone() for name, value in network.named_parameters() if value.grad is not None}
+
+
+def logits_of(network: MultiExitNetwork) -> np.ndarray:
+    with torch.no_grad():
+        return network(IMAGES).double().numpy()
+
+
+def test_joint_is_the_weighted_sum_over_exits_and_the_classifier(network: MultiExitNetwork) -> None:
+    logits = log_softmax(logits_of(network), axis=2)
+    each = -logits[np.arange(6), :, LABELS.numpy()].mean(axis=0)  # [E+1]
+    exits = network.exit_count
+    weights = [0.3 + 0.5 * exit / exits for exit in range(1, exits + 1)]
+    expected = float(np.dot([*weights, 1.0], each))
+    assert training_loss(network, IMAGES, LABELS, JOINT).item() == pytest.approx(expected, rel=1e-5)
+    alone = training_loss(network, IMAGES, LABELS, replace(JOINT, mode="exits"))
+    assert alone.item() == pytest.approx(expected - each[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+@pytest.mark.parametrize("mode", ["exits", "joint"])
+def test_distillation_compares_exits_with_the_softened_classifier(
+    network: MultiExitNetwork, share: float, mode: str
+) -> None:
+    logits, temperature = logits_of(network), 2.5
+    labels = -log_softmax(logits, axis=2)[np.arange(6), :, LABELS.numpy()].mean(axis=0)
+    teacher, pupils = logits[:, -1:] / temperature, logits[:, :-1] / temperature
+    divergence = (softmax(teacher, 2) * (log_softmax(teacher, 2) - log_softmax(pupils, 2))).sum(2).mean(0)
+    each = (1 - share) * labels[:-1] + share * temperature**2 * divergence
+    expected = float(each.sum() + (labels[-1] if mode == "joint" else 0))
+    settings = TrainingSettings(mode=mode, distillation=share, temperature=temperature)  # type: ignore[arg-type]
+    assert training_loss(network, IMAGES, LABELS, settings).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_teacher_learns_nothing_from_its_pupils(network: MultiExitNetwork) -> None:
+    plain = gradients(network, TrainingSettings(mode="original"))
+    taught = gradients(network, replace(JOINT, distillation=0.7, exit_gradient=0.0))
+    for name in (name for name in plain if name.startswith("backbone.")):
+        torch.testing.assert_close(taught[name], plain[name])
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.25])
+def test_the_gradient_of_the_exits_is_scaled_in_the_backbone_alone(network: MultiExitNetwork, factor: float) -> None:
+    classifier, whole = gradients(network, TrainingSettings(mode="original")), gradients(network, JOINT)
+    scaled = gradients(network, replace(JOINT, exit_gradient=factor))
+    assert scaled.keys() == whole.keys()
+    for name, value in scaled.items():
+        expected = whole[name]
+        if name.startswith("backbone."):
+            expected = classifier[name] + factor * (whole[name] - classifier[name])
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_heads_alone_leave_the_backbone_without_gradients(network: MultiExitNetwork) -> None:
+    found = gradients(network, replace(JOINT, mode="exits", distillation=0.5))
+    assert found and all(name.startswith("heads.") for name in found)
+
+
+@pytest.mark.parametrize(("name", "value"), [("distillation", 1.5), ("temperature", 0.0), ("exit_gradient", -1.0)])
+def test_impossible_settings_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=name):
+        replace(JOINT, **{name: value})  # type: ignore[arg-type]
