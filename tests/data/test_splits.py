@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.refusals import one_line
 
 from study.data.loading import load_dataset, load_test_set
@@ -80,7 +81,7 @@ def cut_or_refuse(sizes: list[int], share: tuple[float, float], seed: int) -> di
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sizes=class_sizes, share=shares, seed=st.integers(0, 2**40))
 def test_cut_is_a_stratified_partition(sizes: list[int], share: tuple[float, float], seed: int) -> None:
     splits = cut_or_refuse(sizes, share, seed)
@@ -100,7 +101,7 @@ def test_cut_is_a_stratified_partition(sizes: list[int], share: tuple[float, flo
     assert all(np.array_equal(again[name], splits[name]) for name in splits)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sizes=st.lists(st.integers(0, 60), min_size=1, max_size=8), share=st.floats(0, 1))
 def test_apportion_seats_exactly_the_total(sizes: list[int], share: float) -> None:
     total = int(share * sum(sizes))

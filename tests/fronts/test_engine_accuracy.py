@@ -4,8 +4,9 @@ from math import isnan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.plain_twins import plain_prediction_accuracy, plain_predictions
 from support.random_traces import betas, traces
 
@@ -30,7 +31,7 @@ def one_class(*samples) -> Trace:
 
 
 @given(traces(), st.data(), st.integers(1, 8))
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_the_confusion_matrix_equals_the_plain_twin(trace, data, max_jump):
     start, beta = data.draw(st.integers(1, trace.exit_count)), data.draw(betas(trace))
     expected = np.zeros((max_jump, max_jump), dtype=np.int64)
@@ -40,7 +41,7 @@ def test_the_confusion_matrix_equals_the_plain_twin(trace, data, max_jump):
 
 
 @given(traces(), st.data(), st.integers(1, 8))
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_columns_count_the_distances_of_all_samples_that_go_on(trace, data, max_jump):
     """Whatever the engine says."""
     start, beta = data.draw(st.integers(1, trace.exit_count)), data.draw(betas(trace))
@@ -51,7 +52,7 @@ def test_columns_count_the_distances_of_all_samples_that_go_on(trace, data, max_
 
 
 @given(traces(), st.data(), st.integers(1, 7))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_a_shorter_engine_lumps_the_last_rows_and_columns_of_a_longer_one(trace, data, max_jump):
     start, beta = data.draw(st.integers(1, trace.exit_count)), data.draw(betas(trace))
     longer = prediction_confusion(trace, beta, start, max_jump + 1)
@@ -76,7 +77,7 @@ def test_a_confusion_matrix_by_hand():
 
 
 @given(traces(), st.data(), st.integers(1, 8))
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_prediction_accuracy_equals_the_plain_twin_and_the_trace_of_the_matrix(trace, data, max_jump):
     start, beta = data.draw(st.integers(1, trace.exit_count)), data.draw(betas(trace))
     share, count = prediction_accuracy(trace, beta=beta, start_layer=start, max_jump=max_jump)
@@ -127,7 +128,7 @@ def test_a_start_layer_or_beta_that_makes_no_sense_is_refused(ask, beta, start, 
 
 
 @given(traces(), st.data(), st.integers(1, 8))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_the_table_holds_each_setting_with_the_shares_of_its_matrix(trace, data, max_jump):
     some = data.draw(st.lists(betas(trace), min_size=1, max_size=3))
     layers = data.draw(st.none() | st.lists(st.integers(1, trace.exit_count), min_size=1, max_size=3))

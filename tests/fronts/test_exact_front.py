@@ -7,8 +7,9 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.plain_twins import betas_about, plain_cost, plain_walks, telling_betas
 from support.random_traces import learned_trace, rounded_costs, rules, traces, whole_costs
 
@@ -130,7 +131,7 @@ def assert_front(front, objectives, samples, expected) -> None:
 @rules_of_the_paper
 @both_objectives
 @given(trace=small, data=st.data())
-@settings(deadline=None, max_examples=25)
+@examples(25)
 def test_the_front_is_that_of_brute_force(policy, options, objectives, trace, data):
     costs = data.draw(whole_costs(trace.exit_count))
     front = exact_front(trace, costs, policy, objectives, **options)
@@ -143,7 +144,7 @@ def test_the_front_is_that_of_brute_force(policy, options, objectives, trace, da
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("policy", [Hierarchical, Placed])
 @given(trace=small, data=st.data())
-@settings(deadline=None, max_examples=20)
+@examples(20)
 def test_the_front_of_any_criterion_is_that_of_brute_force(policy, criterion, trace, data):
     costs, objectives = data.draw(whole_costs(trace.exit_count)), data.draw(st.sampled_from([TWO, THREE]))
     options = {"criterion": criterion}
@@ -155,7 +156,7 @@ def test_the_front_of_any_criterion_is_that_of_brute_force(policy, criterion, tr
 
 
 @given(trace=small, data=st.data())
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_the_front_of_some_start_layers_is_that_of_brute_force_over_them(trace, data):
     costs = data.draw(whole_costs(trace.exit_count))
     rule = data.draw(rules(trace).filter(lambda rule: not isinstance(rule, Placed)))
@@ -175,7 +176,7 @@ def test_the_order_of_start_layers_does_not_matter():
 
 
 @given(data=st.data(), samples=st.integers(1, 4), count=st.integers(1, 3))
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_the_front_of_several_networks_is_that_of_brute_force_over_all(data, samples, count):
     """They differ in exits, classes and costs, and are of the same images. Of equal points the first one's is kept."""
     networks = {}
@@ -208,7 +209,7 @@ def limits(draw, found, betas):
 
 
 @given(trace=small, data=st.data())
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_limits_filter_before_the_front_is_taken(trace, data):
     """A cost may be limited that is no objective."""
     rule, costs = data.draw(rules(trace)), data.draw(whole_costs(trace.exit_count))
@@ -251,7 +252,7 @@ def test_limits_by_hand():
 
 
 @given(trace=small, data=st.data())
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_the_front_of_sweeps_is_that_of_all_their_points(trace, data):
     """Different rules on one network, each in its place."""
     costs = data.draw(whole_costs(trace.exit_count))
@@ -270,7 +271,7 @@ def test_the_front_of_sweeps_is_that_of_all_their_points(trace, data):
 @rules_of_the_paper
 @both_objectives
 @given(trace=small, data=st.data())
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_intervals_of_beta_hold_and_are_as_wide_as_can_be(policy, options, objectives, trace, data):
     costs = data.draw(whole_costs(trace.exit_count))
     front = exact_front(trace, costs, policy, objectives, **options)

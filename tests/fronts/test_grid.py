@@ -5,8 +5,9 @@ from math import inf, nan
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.plain_twins import betas_about, telling_betas
 from support.random_traces import betas, learned_trace, rounded_costs, traces, whole_costs
 
@@ -41,7 +42,7 @@ def way(request, monkeypatch):
 
 
 @given(trace=traces(max_samples=4, max_exits=5), data=st.data())
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_row_is_the_replay_of_its_point(way, trace, data):
     """Betas lie at ratios and beside them, in any order, some twice."""
     costs = data.draw(whole_costs(trace.exit_count))
@@ -62,7 +63,7 @@ def test_every_row_is_the_replay_of_its_point(way, trace, data):
 
 @pytest.mark.parametrize(("max_jump", "overshoot"), [(0, "last_exit"), (1, "last_exit"), (4, "classifier")])
 @given(trace=traces(max_samples=2, max_exits=4, max_classes=3), data=st.data())
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_grid_finer_than_any_interval_of_beta_holds_every_operating_point(way, max_jump, overshoot, trace, data):
     costs = data.draw(whole_costs(trace.exit_count))
     stop = ratio_table(trace, 0).stop

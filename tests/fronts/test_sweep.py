@@ -5,8 +5,9 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.plain_twins import betas_about, telling_betas
 from support.random_traces import learned_trace, rounded_costs, rules, traces, whole_costs
 
@@ -50,7 +51,7 @@ every_rule = pytest.mark.parametrize("rule", EVERY_RULE, ids=str)
 
 
 @given(small, st.data())
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_points_are_what_every_beta_of_their_interval_gives_and_neighbours_differ(trace, data):
     rule, costs = data.draw(rules(trace)), data.draw(whole_costs(trace.exit_count))
     sweep = Sweep(trace, costs, rule)
@@ -74,7 +75,7 @@ def test_points_are_what_every_beta_of_their_interval_gives_and_neighbours_diffe
 
 
 @given(small, st.data())
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_compiled_changes_are_those_of_walking_for_every_start_layer(trace, data):
     """Costs in whole numbers have the same units and sums in both."""
     sweep = Sweep(trace, data.draw(whole_costs(trace.exit_count)), data.draw(rules(trace, ADDITIVE)))
@@ -165,7 +166,7 @@ def test_a_dear_engine_means_nothing_to_a_rule_that_has_none():
 
 
 @given(small, st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_a_sweep_with_values_gives_what_the_measures_that_it_computes_give(trace, data):
     rule, costs = data.draw(rules(trace)), data.draw(whole_costs(trace.exit_count))
     asked = []
@@ -237,7 +238,6 @@ def test_slices_and_threads_give_the_same(rule, cores, monkeypatch):
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 10), st.integers(1, 4))
-@settings(deadline=None)
 def test_slices_cover_all_samples_once(samples, cores, piece, each):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "PIECE", piece)

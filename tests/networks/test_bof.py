@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 
 from study.networks.bof import SMALLEST_SUM, Codebook
 
@@ -28,7 +29,7 @@ def plain_bof(codebook: Codebook, feature: torch.Tensor, grid: int) -> np.ndarra
     return pooled
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(
     seed=st.integers(0, 2**16),
     channels=st.integers(1, 6),

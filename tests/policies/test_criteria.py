@@ -4,9 +4,10 @@ from math import exp, inf, log
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.laws import examples
 from support.plain_twins import confidence_of, run_length
 from support.random_traces import any_logits, quarters
 
@@ -29,14 +30,14 @@ def rows(*, least_classes=1, elements=any_logits):
 
 @of_softmax
 @given(logits=rows())
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_confidence_equals_the_plain_formula(criterion, logits):
     np.testing.assert_allclose(confidence(logits, criterion), [confidence_of(criterion, z) for z in logits], atol=1e-12)
 
 
 @of_softmax
 @given(logits=rows(elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @pytest.mark.filterwarnings("error")
 def test_confidence_lies_between_0_and_1_for_every_finite_logit(criterion, logits):
     scores = confidence(logits, criterion)
@@ -72,7 +73,7 @@ def test_a_single_class_is_certain(criterion):
 
 @of_softmax
 @given(logits=rows(elements=quarters), shift=quarters, data=st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_neither_a_constant_on_all_logits_nor_the_order_of_classes_matters(criterion, logits, shift, data):
     order = data.draw(st.permutations(range(logits.shape[1])))
     np.testing.assert_allclose(
@@ -82,7 +83,7 @@ def test_neither_a_constant_on_all_logits_nor_the_order_of_classes_matters(crite
 
 @of_softmax
 @given(logits=rows(least_classes=2, elements=quarters), data=st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_raising_the_largest_logit_never_makes_an_exit_less_sure(criterion, logits, data):
     raised = logits.copy()
     raised[np.arange(len(logits)), logits.argmax(axis=1)] += np.float32(data.draw(st.integers(1, 8)) / 4)
@@ -90,7 +91,7 @@ def test_raising_the_largest_logit_never_makes_an_exit_less_sure(criterion, logi
 
 
 @given(hnp.arrays(np.float32, (6, 2), elements=quarters))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_with_two_classes_all_three_are_functions_of_the_difference_of_logits(logits):
     difference = np.abs(logits[:, 0].astype(np.float64) - logits[:, 1])
     p = np.array([1 / (1 + exp(-d)) for d in difference])
@@ -102,7 +103,7 @@ def test_with_two_classes_all_three_are_functions_of_the_difference_of_logits(lo
 
 @of_softmax
 @given(logits=hnp.arrays(np.float32, (4, 3, 5), elements=any_logits))
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_an_exit_has_the_same_score_alone_and_among_others(criterion, logits):
     """Live, exits are scored one by one and batch by batch; in a trace all at once."""
     at_once = confidence(logits, criterion)
@@ -120,14 +121,14 @@ def test_agreement_by_hand():
 
 
 @given(few_answers)
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_agreement_is_the_length_of_the_run_that_ends_here(answers):
     expected = [[run_length(row[: place + 1]) for place in range(len(row))] for row in answers.tolist()]
     assert agreement(answers).tolist() == expected
 
 
 @given(few_answers, st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_agreement_exit_by_exit_is_that_of_the_exits_each_sample_tried(answers, data):
     """Each sample leaves out exits of its own, and the batch has any order."""
     tried = data.draw(hnp.arrays(np.bool_, answers.shape))

@@ -4,8 +4,9 @@ from math import inf, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.plain_twins import engine, engine_ratios, largest, ratio
 from support.random_traces import betas, traces
 
@@ -25,7 +26,7 @@ def test_thresholds_by_hand():
 
 
 @given(traces())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_thresholds_equal_the_plain_sums(trace):
     samples, exits, classes = len(trace.labels), trace.exit_count, trace.logits.shape[2]
     by_mean = thresholds_from_logits(trace.logits, "mean_logit")
@@ -104,7 +105,7 @@ def test_smoothing_keeps_signs():
 
 
 @given(traces(), st.integers(1, 8), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_engine_equals_the_plain_twin(trace, max_jump, data):
     exit = data.draw(st.integers(1, trace.exit_count))
     beta = data.draw(betas(trace))

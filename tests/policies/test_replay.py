@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.plain_twins import engine_ratios, plain_cost, plain_walks, stops
 from support.random_traces import betas, learned_trace, policies, tied_policies, traces, whole_costs
 
@@ -73,7 +74,7 @@ def test_betas_that_are_neither_one_nor_one_for_each_exit_are_refused(policy, be
 
 @pytest.mark.parametrize(("kind", "criterion"), RULES)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=35)
+@examples(35)
 def test_replay_equals_the_plain_twin(kind, criterion, trace, data):
     policy = data.draw(policies(trace, kinds=[kind], criteria=[criterion], own=True))
     walk, twins = replay(trace, policy), plain_walks(trace, policy)
@@ -125,7 +126,7 @@ def test_on_a_larger_trace_compiled_walk_array_walk_and_plain_twin_are_the_same(
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion, trace, data):
     """At the scores themselves, whose last bits no formula on paper knows."""
     policy = data.draw(tied_policies(trace, [criterion]))
@@ -138,7 +139,7 @@ def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_the_compiled_walk_equals_the_one_on_arrays(kind, trace, data):
     some = policies(trace, kinds=[kind], criteria=CRITERIA, own=True)
     policy = data.draw(st.one_of(some, tied_policies(trace)) if kind == "placed" else some)
@@ -147,7 +148,7 @@ def test_the_compiled_walk_equals_the_one_on_arrays(kind, trace, data):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_a_tally_is_the_replay_counted(kind, trace, data):
     some = policies(trace, kinds=[kind], criteria=CRITERIA, own=True)
     policy = data.draw(st.one_of(some, tied_policies(trace)) if kind == "placed" else some)
@@ -168,7 +169,7 @@ def test_a_tally_is_the_replay_counted(kind, trace, data):
 
 
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_rows_with_their_own_sample_beta_and_first_exit_walk_as_if_alone(trace, data):
     rule = data.draw(policies(trace, kinds=["hierarchical", "predictive"]))
     row = st.tuples(st.integers(0, len(trace.labels) - 1), st.integers(1, trace.exit_count), betas(trace))
@@ -205,7 +206,7 @@ def test_a_sample_that_fails_the_last_exit_goes_to_the_classifier():
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_hierarchical_is_placed_on_all_exits_from_the_start(trace, data):
     start, beta = data.draw(st.integers(1, trace.exit_count)), data.draw(betas(trace))
     placed = replay(trace, Placed(beta, range(start, trace.exit_count + 1)))
@@ -216,14 +217,14 @@ def test_hierarchical_is_placed_on_all_exits_from_the_start(trace, data):
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_equal_betas_for_all_exits_are_the_one_beta(trace, data):
     policy = data.draw(policies(trace, kinds=["hierarchical", "placed", "predictive"], criteria=CRITERIA))
     assert same(replay(trace, policy), replay(trace, replace(policy, beta=(policy.beta,) * trace.exit_count)))
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_the_beta_of_an_exit_that_is_never_tried_does_not_matter(trace, data):
     """Nor does one before the start layer to the engine, which looks ahead."""
     policy = data.draw(policies(trace, kinds=["hierarchical", "placed", "predictive"], criteria=CRITERIA))
@@ -235,7 +236,7 @@ def test_the_beta_of_an_exit_that_is_never_tried_does_not_matter(trace, data):
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 @given(trace=traces(), data=st.data())
-@settings(deadline=None, max_examples=25)
+@examples(25)
 def test_walks_without_engine_never_get_shorter_as_betas_grow(criterion, trace, data):
     policy, other = (data.draw(tied_policies(trace, [criterion])) for _ in range(2))
     pair = [betas_of(one.beta, trace.exit_count) for one in (policy, other)]
@@ -246,7 +247,7 @@ def test_walks_without_engine_never_get_shorter_as_betas_grow(criterion, trace, 
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_no_criterion_is_right_more_often_or_sooner_than_the_oracle(trace, data):
     policy = data.draw(policies(trace, kinds=["hierarchical", "placed"], criteria=CRITERIA, own=True))
     walk, ideal = replay(trace, policy), replay(trace, replace(policy, beta=1.0, criterion="oracle"))
@@ -256,7 +257,7 @@ def test_no_criterion_is_right_more_often_or_sooner_than_the_oracle(trace, data)
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_costs_per_sample_are_the_explicit_sum(trace, data):
     policy = data.draw(policies(trace, criteria=["logit", "patience", "oracle"], own=True))
     costs = data.draw(whole_costs(trace.exit_count))
@@ -270,7 +271,7 @@ def test_costs_per_sample_are_the_explicit_sum(trace, data):
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_the_order_of_samples_does_not_matter(trace, data):
     policy = data.draw(policies(trace, criteria=CRITERIA, own=True))
     order = np.array(data.draw(st.permutations(range(len(trace.labels)))))
@@ -281,7 +282,7 @@ def test_the_order_of_samples_does_not_matter(trace, data):
 
 
 @given(traces(), st.data(), st.integers(1, 12))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_scaling_logits_and_thresholds_by_a_power_of_two_changes_nothing(trace, data, power):
     policy = data.draw(policies(trace, criteria=["logit", "patience", "oracle"], own=True))
     factor = np.float32(2.0**power)
@@ -290,7 +291,7 @@ def test_scaling_logits_and_thresholds_by_a_power_of_two_changes_nothing(trace, 
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_a_trace_answers_alike_whatever_was_asked_before(trace, data):
     """Scores are kept between calls: another policy's must not be handed out."""
     asked = [data.draw(policies(trace, criteria=CRITERIA, own=True)) for _ in range(4)]
@@ -319,7 +320,7 @@ class Skipping:
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_a_policy_from_elsewhere_is_replayed_by_what_it_decides(trace, data):
     policy = Skipping(data.draw(betas(trace)))
     assert isinstance(policy, Policy)
@@ -349,7 +350,7 @@ class Doubling(Hierarchical):
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_a_policy_derived_from_one_of_the_package_is_replayed_by_what_it_decides(trace, data):
     beta = data.draw(betas(trace))
     expected = replay(trace, Hierarchical(2 * beta))
@@ -373,7 +374,7 @@ class SureOfSome:
 
 
 @given(traces())
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_a_policy_from_elsewhere_may_have_any_criterion_of_a_single_exit(trace):
     expected = replay(trace, Placed(0.5, range(1, trace.exit_count + 1, 2), "margin"))
     assert same(replay(trace, SureOfSome()), expected)

@@ -5,9 +5,10 @@ from math import inf, nan, prod
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.laws import examples
 
 from results.pareto import hypervolume, non_dominated
 
@@ -32,7 +33,7 @@ def twin(values) -> list[bool]:
 
 
 @given(tables)
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_equals_the_quadratic_twin(values):
     mask = non_dominated(values)
     assert mask.dtype == np.bool_
@@ -40,7 +41,7 @@ def test_equals_the_quadratic_twin(values):
 
 
 @given(tables, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_the_order_of_rows_does_not_matter(values, random):
     order = list(range(len(values)))
     random.shuffle(order)
@@ -87,7 +88,7 @@ def volume_of_cells(values, reference) -> float:
 
 
 @given(points, st.integers(0, 4))
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_the_hypervolume_is_that_of_the_cells_that_are_dominated(values, end):
     reference = np.linspace(end, 4, values.shape[1])
     expected = volume_of_cells(values, reference)
@@ -95,7 +96,7 @@ def test_the_hypervolume_is_that_of_the_cells_that_are_dominated(values, end):
 
 
 @given(points, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_neither_order_nor_copies_nor_dominated_points_change_the_hypervolume(values, random):
     reference = np.full(values.shape[1], 4.5)
     rows, columns = list(range(len(values))), list(range(values.shape[1]))

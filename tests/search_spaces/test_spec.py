@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from support.laws import examples
 
 from search_spaces import Choice, SpecError, bundled, load_space
 from search_spaces.choices import draw, parse_choice
@@ -222,7 +223,7 @@ RANGES = st.builds(
 SPACES = st.dictionaries(st.sampled_from("abcd"), LISTS | RANGES, max_size=4)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(SPACES, st.integers(1, 12), st.integers(0, 5))
 def test_a_longer_draw_starts_with_the_shorter_one(choices, count, seed):
     shorter, longer = draw(choices, count, seed), draw(choices, count + 1, seed)
@@ -231,7 +232,7 @@ def test_a_longer_draw_starts_with_the_shorter_one(choices, count, seed):
     assert len(set(keys)) == len(keys) <= count + 1
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(SPACES, st.integers(0, 5))
 @example({"a": Choice(low=0.12345678, high=0.12345679)}, 0)
 def test_what_is_drawn_lies_in_its_range(choices, seed):

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 
 from results.storage.atomic import write_atomic
 from study.errors import UserError
@@ -156,7 +157,7 @@ def test_any_flipped_bit_of_the_manifest_is_noticed_or_harmless(tmp_path):
     assert not wrong
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(cut=st.integers(0, 10_000))
 def test_a_cut_manifest_is_damage(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("cut")
@@ -211,7 +212,7 @@ def test_names_that_leave_their_folder_are_refused_in_one_line(name):
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.text(max_size=12))
 def test_a_name_that_passes_stays_in_its_folder(name):
     try:

@@ -6,8 +6,9 @@ from math import nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.laws import examples
 from support.plain_twins import answer_of, engine_ratios, largest, ratio
 from support.random_traces import learned_trace, policies, traces
 
@@ -78,7 +79,7 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line(changes):
 
 
 @given(traces())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_answers_are_the_first_of_the_largest_logits_and_right_where_they_are_the_label(drawn):
     expected = [[answer_of(logits) for logits in sample] for sample in drawn.logits]
     assert drawn.answers.tolist() == expected
@@ -88,7 +89,7 @@ def test_answers_are_the_first_of_the_largest_logits_and_right_where_they_are_th
 
 
 @given(traces(), st.integers(0, 9), st.integers(0, 9))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_the_decision_table_holds_the_plain_ratios_whatever_was_asked_before(drawn, before, max_jump):
     ratio_table(drawn, before)
     table, exits = ratio_table(drawn, max_jump), range(1, drawn.exit_count + 1)
@@ -102,7 +103,7 @@ def test_the_decision_table_holds_the_plain_ratios_whatever_was_asked_before(dra
 
 
 @given(traces(), st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_neither_threads_nor_chunks_change_a_score(drawn, data):
     policy = data.draw(policies(drawn, criteria=CRITERIA))
     expected, cores = table_for(drawn, policy).scores, data.draw(st.integers(1, 3))

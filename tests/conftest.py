@@ -1,0 +1,34 @@
+"""Set up every test process: its threads, its Hypothesis profile, and which tests run in one process."""
+
+from __future__ import annotations
+
+import os
+
+# There is a test process for each core: each of them computes on one thread. Libraries read the variable when they are
+# loaded, and child processes inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+from hypothesis import settings
+from support.laws import register_profiles
+
+register_profiles()
+settings.load_profile("default")
+
+RAY = "tests/integration"
+TOGETHER = (RAY, "tests/bad_input")
+"""Folders whose tests run in one process, because they share session fixtures that take long."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group the tests: one process runs all tests of a file, or of a folder in ``TOGETHER``.
+
+    The tests with Ray come first. They take longest and mostly wait, so that another process computes beside them.
+    """
+    groups = {}
+    for item in items:
+        file = item.path.relative_to(config.rootpath).as_posix()
+        groups[item] = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: groups[item] != RAY)
