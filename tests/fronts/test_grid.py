@@ -90,7 +90,7 @@ def test_with_rounded_costs_rows_are_replays_to_12_digits(way):
 def test_slices_and_threads_give_the_same_grid(way, cores, monkeypatch):
     trace, costs = learned()
     grid = replay_grid(trace, costs, [0.5, 2.0, 8.0], max_jumps=(0, 3))
-    monkeypatch.setattr(threads, "PIECE", 1)
+    monkeypatch.setattr(threads, "SMALLEST_SLICE", 1)
     monkeypatch.setattr(threads, "thread_count", lambda: cores)
     assert replay_grid(trace, costs, [0.5, 2.0, 8.0], max_jumps=(0, 3)).equals(grid)
 

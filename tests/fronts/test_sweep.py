@@ -226,7 +226,7 @@ def test_slices_and_threads_give_the_same(rule, cores, monkeypatch):
     points, expected = points_of(sweep), front(sweep)
     counts = [vars(tally(sweep.trace, replace(rule, beta=beta))) for beta in (0.5, 2.0, 8.0)]
     assert len(threads.slices(60)) == 1
-    monkeypatch.setattr(threads, "PIECE", 1)
+    monkeypatch.setattr(threads, "SMALLEST_SLICE", 1)
     monkeypatch.setattr(threads, "thread_count", lambda: cores)
     assert len(threads.slices(60)) == 4 * cores
     again = replace(sweep, trace=replace(sweep.trace))  # computes its scores anew
@@ -240,7 +240,7 @@ def test_slices_and_threads_give_the_same(rule, cores, monkeypatch):
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 10), st.integers(1, 4))
 def test_slices_cover_all_samples_once(samples, cores, piece, each):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "PIECE", piece)
+        patch.setattr(threads, "SMALLEST_SLICE", piece)
         patch.setattr(threads, "thread_count", lambda: cores)
         cut = threads.slices(samples, each=each)
         covered = [place for one in cut for place in range(one.start, one.stop)]

@@ -23,7 +23,7 @@ CLIENT = """
 import sys
 import ray
 from study.errors import UserError
-from study.phases.connection import start_ray
+from study.execution.ray.connection import start_ray
 try:
     start_ray(sys.argv[1])
 except UserError as error:

@@ -118,7 +118,7 @@ def test_front_is_what_no_other_point_dominates(finished_study: Path) -> None:
 def test_a_finished_study_starts_nothing_again(finished_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
     monkeypatch.setattr(training_phase, "run_trials", lambda *_, **__: pytest.fail("a trial was started"))
-    monkeypatch.setattr("study.traces.store.collect_logits", lambda *_, **__: pytest.fail("a network ran"))
+    monkeypatch.setattr("study.traces.collect.collect_logits", lambda *_, **__: pytest.fail("a network ran"))
     run_study(tiny_study(), surroundings(finished_study))
     assert before == {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
 

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from results.parts import read_table
 from results.schemas import SCHEMAS, TableError
 from search_spaces.spec import SpecError, StudySpec, parse_change, parse_space, validate_space
-from study.checkpoints import tensors as checkpoints
+from study.checkpoints.pretrained import load_pretrained
 from study.costs.costs import Costs
 from study.costs.measure.profile import Profile
 from study.costs.model.devices import load_device
 from study.data.image_folder import read_image
 from study.errors import UserError
+from study.networks.construction import meta_network
 from study.storage.publish import publish, read_published
 from study.traces.store import stored_traces
 from support.fuzz_inputs import (
@@ -137,16 +138,16 @@ def read_checkpoint(content: bytes) -> None:
     """A checkpoint that says something else of itself."""
     with in_folder({}) as folder:
         publish(folder / "best", {"checkpoint.json": content, "weights.safetensors": weights()})
-        checkpoint, _ = checkpoints.load_pretrained(folder)
+        checkpoint, _ = load_pretrained(folder)
         assert checkpoint is not None and checkpoint.history
-        checkpoints.outline(checkpoint.network, checkpoint.data)
+        meta_network(checkpoint.network, checkpoint.data)
 
 
 def read_weights(content: bytes) -> None:
     """Bare weights, by either name."""
     for name in ("w.safetensors", "w.pt"):
         with in_folder({name: content}) as folder, contextlib.suppress(UserError):
-            _, tensors = checkpoints.load_pretrained(folder / name)
+            _, tensors = load_pretrained(folder / name)
             assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 

@@ -108,7 +108,7 @@ def test_neither_threads_nor_chunks_change_a_score(drawn, data):
     policy = data.draw(policies(drawn, criteria=CRITERIA))
     expected, cores = table_for(drawn, policy).scores, data.draw(st.integers(1, 3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "PIECE", 1)
+        patch.setattr(threads, "SMALLEST_SLICE", 1)
         patch.setattr(threads, "thread_count", lambda: cores)
         patch.setattr(trace, "CHUNK", data.draw(st.integers(1, 100)))
         np.testing.assert_array_equal(table_for(replace(drawn), policy).scores, expected)
