@@ -17,7 +17,8 @@ from results.parts import part_count, read_table, rows_of
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
-from study.cli.printing import HEADINGS, PlainTable, console_of, setting_text, thinned, write_points
+from study.cli.front_view import HEADINGS, setting_text, thinned
+from study.cli.printing import PlainTable, console_of, write_points
 from study.errors import UserError
 from study.networks.precisions import Precision
 from study.policies.criteria import CRITERIA

@@ -13,17 +13,7 @@ from typing import NoReturn
 
 from results.schemas import TableError
 from search_spaces.spec import SpecError
-from study.cli import commands
-from study.cli.options import (
-    add_compare,
-    add_evaluate,
-    add_front,
-    add_pack,
-    add_profile,
-    add_run,
-    add_status,
-    add_train,
-)
+from study.cli import compare, evaluate, front, pack, profile, run, status, train
 from study.errors import UserError, is_lack_of_memory
 from study.storage.versions import version_of
 
@@ -33,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _replace_closed_streams()
     options = build_parser().parse_args(arguments)
     try:
-        if options.run is commands.run:
+        if options.execute is run.execute:
             _end_on_sigterm()
-        options.run(options)
+        options.execute(options)
         sys.stdout.flush()
     except (UserError, SpecError, TableError) as error:
         return _refuse(str(error))
@@ -100,19 +90,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version_of("predictive-exit"))
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add, run, text in (
-        ("run", add_run, commands.run, "run a study, or go on with it"),
-        ("train", add_train, commands.train, "train one network, without Ray"),
-        ("evaluate", add_evaluate, commands.evaluate, "evaluate one network, without Ray"),
-        ("profile", add_profile, commands.profile, "measure what a network costs on this device"),
-        ("front", add_front, commands.front, "print, write or draw the front of a study"),
-        ("compare", add_compare, commands.compare, "compare policies at equal accuracy on the networks of a study"),
-        ("pack", add_pack, commands.pack, "make a small copy of a study without weights, to share"),
-        ("status", add_status, commands.status, "what of a study is done and what is left"),
+    for module, text in (
+        (run, "run a study, or resume it"),
+        (train, "train one network, without Ray"),
+        (evaluate, "evaluate one network, without Ray"),
+        (profile, "measure what a network costs on this device"),
+        (front, "print, write or draw the front of a study"),
+        (compare, "compare policies at equal accuracy on the networks of a study"),
+        (pack, "make a small copy of a study without weights, to share"),
+        (status, "what of a study is done and what is left"),
     ):
-        command = parsers.add_parser(name, help=text)
-        add(command)
-        command.set_defaults(run=run)
+        command = parsers.add_parser(module.__name__.rpartition(".")[2], help=text)
+        module.add_options(command)
+        command.set_defaults(execute=module.execute)
     return parser
 
 

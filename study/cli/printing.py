@@ -1,31 +1,24 @@
-"""What the command line prints: fronts, status, single results."""
+"""What all commands print with: a console, tables, results, and files of points."""
 
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from results.parts import data_names, rows_of
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
-from results.summary import FrontSummary, summarize_front, summary_json
 from study.errors import UserError
-from study.run.folder import STUDY_FILE
+from study.run.folder import STUDY_FILE, no_run_folder
 from study.storage.publish import check_writable
-
-SHOWN = 60
-"""Rows of a printed front."""
 
 
 class PlainConsole(Console):
@@ -56,146 +49,6 @@ def console_of() -> PlainConsole:
     """Where results are printed."""
     # Rich would fold a table to 80 columns where there is no terminal to measure.
     return PlainConsole(file=sys.stdout, highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
-
-
-def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
-    """Print the front of a run folder, or those of all its data sets."""
-    require_run_folder(folder)
-    tables = folder / "tables"
-    several = data_names(tables, "front")
-    if data is not None or len(several) < 2:
-        fronts = {data: summarize_front(tables, data=data)}
-    else:
-        fronts = {name: summarize_front(tables, data=name) for name in several}
-    if as_json:
-        printed = {name: summary_json(summary) for name, summary in fronts.items()}
-        print(json.dumps(printed if len(fronts) > 1 else printed[data], indent=1))
-        return
-    console = console_of()
-    for name, summary in fronts.items():
-        if len(fronts) > 1:
-            console.print(f"data set {name}")
-        console.print(_front_table(summary))
-        for line in front_lines(summary):
-            console.print(line, soft_wrap=True)
-    console.print(f"tables: {tables}")
-
-
-def front_lines(summary: FrontSummary) -> list[str]:
-    """The summary in sentences."""
-    classic, points = summary.reference, summary.tolerance * 100
-    costs = [f"{classic.flops / 1e6:.2f} MFLOPs"]
-    if summary.energy_source:
-        costs.append(f"{classic.energy_joules * 1e3:.4g} mJ ({_source(summary.energy_source, summary.device)})")
-    if summary.latency_source:
-        costs.append(f"{classic.latency_seconds * 1e3:.4g} ms ({_source(summary.latency_source, summary.device)})")
-    lines = [
-        f"classic network {classic.trial_id} ({classic.precision}): validation accuracy {classic.accuracy:.2%}, "
-        f"{', '.join(costs)} per image"
-    ]
-    best, thrifty = summary.best_point, summary.thriftiest_point
-    drop = f"{points:g} point" + ("" if points == 1 else "s")
-    if best is None:
-        lines.append(f"no point of the front is within {drop} of it")
-    else:
-        lines.append(
-            f"at most {drop} below it on validation, fewest FLOPs: point {best['number']} with "
-            f"{best['flops_share']:.1%} of its FLOPs"
-            + (f" and {best['energy_share']:.1%} of its energy; " if summary.energy_source else "; ")
-            + f"on test {best['test_accuracy']:.2%} "
-            + f"[{best['test_accuracy_low']:.2%}, {best['test_accuracy_high']:.2%}], "
-            f"the same network without exits {best['test_classic_accuracy']:.2%}"
-        )
-    if best is not None and thrifty is not None and thrifty["number"] != best["number"]:
-        lines.append(
-            f"least energy: point {thrifty['number']} with {thrifty['energy_share']:.1%} of its energy and "
-            f"{thrifty['flops_share']:.1%} of its FLOPs; on test {thrifty['test_accuracy']:.2%}"
-        )
-    if summary.optimism is not None:
-        lines.append(
-            f"optimism: the front has {abs(summary.optimism):.1%} {'less' if summary.optimism >= 0 else 'more'} "
-            f"hypervolume on test than on validation; from validation to test its points' accuracy changes by "
-            f"{-summary.mean_optimism * 100:+.2f} points in the mean, that of their classic networks by "
-            f"{-summary.classic_optimism * 100:+.2f}"
-        )
-    static = summary.best_static
-    if static is not None:
-        share = static["cumulative_flops"] / classic.flops
-        cut = f"a network simply cut (exit {static['exit']} of {static['trial_id']}, {static['precision']})"
-        energy = f" and {static['cumulative_energy_joules'] / classic.energy_joules:.1%} of its energy"
-        lines.append(f"{cut} needs {share:.1%} of its FLOPs{energy if summary.energy_source else ''} for that")
-    return lines
-
-
-def _source(source: str, device: str | None) -> str:
-    """A model names its device itself."""
-    return source if source.startswith("modelled:") or device is None else f"{source} on {device}"
-
-
-def _front_table(summary: FrontSummary) -> Table:
-    named = [point["number"] for point in (summary.best_point, summary.thriftiest_point) if point is not None]
-    shown = thinned(summary.points, named)
-    some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
-    table = PlainTable(f"front: chosen on validation, reported on test{some}")
-    texts = ["trial_id", "number", "policy", "statistic"]
-    # A column that says the usual in every row says nothing.
-    usual = {"criterion": {"logit"}, "precision": {"fp32"}, "dvfs": {"none"}}
-    texts += [name for name, values in usual.items() if not set(summary.points[name].dropna()) <= values]
-    texts += ["exits"] if summary.points["exits"].notna().any() else []
-    numbers = {"beta": ".4g", "start_layer": ".0f", "accuracy": ".2%", "flops_share": ".1%", "energy_share": ".1%"}
-    if summary.latency_source:
-        numbers["latency_share"] = ".1%"
-    for name in texts:
-        table.add_column(HEADINGS.get(name, name), no_wrap=True)
-    for name in [*numbers, "test", "95 %"]:
-        table.add_column(HEADINGS.get(name, name), justify="right", no_wrap=True)
-    for row in rows_of(shown):
-        table.add_row(
-            *(setting_text(row, name) for name in texts),
-            *(_text(row[name], form) for name, form in numbers.items()),
-            f"{row['test_accuracy']:.2%}",
-            f"{row['test_accuracy_low']:.1%}-{row['test_accuracy_high']:.1%}",
-        )
-    return table
-
-
-def setting_text(row: Mapping[str, Any], name: str) -> str:
-    """A setting of an operating point in a printed table; empty where it has no effect."""
-    if name == "statistic" and (row["policy"] in ("classic", "static") or row.get("criterion") not in (None, "logit")):
-        return ""
-    value = row.get(name)
-    if name == "exits" and value is not None:
-        return " ".join(str(int(exit)) for exit in value)
-    return "" if value is None else str(value)
-
-
-def thinned(points: pd.DataFrame, named: Sequence[int] = ()) -> pd.DataFrame:
-    """As many rows of a front as can be read, spread evenly, and those of these numbers; a file has all of them."""
-    places = np.linspace(0, len(points) - 1, min(SHOWN, len(points))).astype(np.int64)
-    if named:
-        places = np.concatenate([places, np.flatnonzero(points["number"].isin(named))])
-    return points.iloc[np.unique(places)]
-
-
-HEADINGS = {
-    "trial_id": "network",
-    "number": "point",
-    "start_layer": "start",
-    "max_jump": "jump",
-    "flops_share": "FLOPs",
-    "energy_share": "energy",
-    "latency_share": "mean latency",
-}
-
-
-def _text(value: Any, form: str) -> str:
-    return "" if value is None or math.isnan(value) else format(value, form)
-
-
-def write_front(folder: Location, output: Path, *, data: str | None = None) -> None:
-    """Write the front, with its shares of the classic network, as .csv or .parquet."""
-    require_run_folder(folder)
-    write_points(summarize_front(folder / "tables", data=data).points, output)
 
 
 def write_points(points: pd.DataFrame, output: Path) -> None:
@@ -229,9 +82,12 @@ def require_run_folder(folder: Location) -> None:
         raise no_run_folder(folder)
 
 
-def no_run_folder(folder: Location) -> UserError:
-    """What is said of a folder that is no run folder."""
-    return UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")
+def print_result(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result as JSON, or one line for each value."""
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        print_mapping(result)
 
 
 def print_mapping(result: Mapping[str, Any]) -> None:

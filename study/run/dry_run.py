@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from search_spaces.spec import StudySpec
-from study.cli.printing import PlainTable, console_of
 from study.costs.flops import count_work
 from study.data.loading import load_dataset
 from study.data.settings import Dataset, ImageSet
@@ -24,20 +22,18 @@ from study.run.own_weights import check_pretrained
 from study.run.plan import plan_trials
 from study.run.planned import planned_trials
 from study.run.preflight import check, check_deadlines
-from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here, span
+from study.run.progress_estimate import outline, seconds_left, slots_here
 from study.run.run import RunContext
-from study.run.status import outline_lines, trial_statuses
+from study.run.status import trial_statuses
 from study.storage.publish import check_writable
 from study.training.loop import pick_device, train
 from study.training.settings import Mode
 
-SHOWN = 20
-"""Trials that are printed."""
 _PROBED_BATCHES = 3
 
 
-def show_dry_run(spec: StudySpec, where: RunContext, *, extend: bool, as_json: bool) -> None:
-    """Check a study as ``run`` would, and print what it would train and about how long that takes.
+def dry_run(spec: StudySpec, where: RunContext, *, extend: bool) -> dict[str, Any]:
+    """Check a study as ``run`` would; returns what ``run`` would train and about how long the training takes.
 
     Epochs that were trained tell how long others take; where there are none, the largest network of each half of phase
     1, in each mode, is trained for a few batches on this machine, and the others are reckoned by their FLOPs.
@@ -78,7 +74,7 @@ def show_dry_run(spec: StudySpec, where: RunContext, *, extend: bool, as_json: b
         for plan in own["backbones"]
     ]
     points = spec.operating_points
-    result = {
+    return {
         "folder": str(where.folder),
         "new": stored is None,
         "grows": [str(one) for one in grown],
@@ -92,10 +88,6 @@ def show_dry_run(spec: StudySpec, where: RunContext, *, extend: bool, as_json: b
         },
         "training_seconds_left": left,
     }
-    if as_json:
-        print(json.dumps(result, indent=1))
-    else:
-        _print(result, phases)
 
 
 def _plans(spec: StudySpec, dataset: Dataset) -> dict[str, list[TrialPlan]]:
@@ -146,31 +138,3 @@ def _probe(plan: TrialPlan, dataset: Dataset, device: torch.device) -> float:
 
 def _first(images: ImageSet, count: int) -> ImageSet:
     return ImageSet(images=images.images[:count], labels=images.labels[:count])
-
-
-def _print(result: Mapping[str, Any], phases: Sequence[PhaseOutline]) -> None:
-    console = console_of()
-    rows = result["backbones"]
-    table = PlainTable(f"backbones of {result['folder']} (settings that vary)")
-    columns = list(rows[0])
-    for name in columns:
-        table.add_column(name)
-    for row in rows[:SHOWN]:
-        table.add_row(*(str(row[name]) for name in columns))
-    console.print(table)
-    if len(rows) > SHOWN:
-        console.print(f"and {len(rows) - SHOWN} more")
-    for line in outline_lines(result["phases"]):
-        console.print(line)
-    searched = result["searched"]
-    console.print(
-        f"then {searched['networks']} networks at {', '.join(searched['precisions'])} are traced, and "
-        f"{searched['operating_points']} operating points searched",
-    )
-    for change in result["grows"]:
-        console.print(f"extends the study: {change}")
-    left = result["training_seconds_left"]
-    about = "nothing is left to train" if left == 0 else "how long it takes is not known"
-    if left:
-        about = f"training takes about {span(left)}, with {result['trials_at_once']} trials at once"
-    console.print(f"{about}; nothing was started or written")

@@ -239,3 +239,8 @@ def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], gro
             provenance.setdefault("extended", []).append({"on": now, "changes": [str(one) for one in grown]})
         text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
         write_atomic(folder / STUDY_FILE, text.encode())
+
+
+def no_run_folder(folder: Location) -> UserError:
+    """What is said of a folder that is no run folder."""
+    return UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")

@@ -13,10 +13,9 @@ from results.parts import part_count, read_table, rows_of
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.spec import StudySpec, validate_space
-from study.cli.printing import PlainTable, console_of, no_run_folder
 from study.execution.failures import FailureLog
-from study.run.folder import STUDY_FILE, read_study_file, settings_of
-from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here, span
+from study.run.folder import STUDY_FILE, no_run_folder, read_study_file, settings_of
+from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here
 from study.storage.locks import is_held
 from study.storage.publish import DamagedError, read_published
 from study.storage.strict_json import parse_json
@@ -192,59 +191,3 @@ def _trial_status(
         }
     except (ValueError, KeyError, TypeError, AttributeError):  # a DamagedError is a ValueError
         return {**row, "status": "damaged", "error": f"{folder / 'last'} is no checkpoint of this program"}
-
-
-def print_status(folder: Location, *, as_json: bool) -> None:
-    """Print the status of a run folder."""
-    status = study_status(folder)
-    if as_json:
-        print(json.dumps(status, indent=1))
-        return
-    console = console_of()
-    table = PlainTable(f"study {status['study']}, created {status['created']}")
-    columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
-    columns += ["data"] if len(status["phases"]) > 2 else []
-    columns += ["error"] if any(trial["error"] for trial in status["trials"]) else []
-    for name in columns:
-        table.add_column(name)
-    for trial in status["trials"]:
-        score = trial.get("score")
-        shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
-        table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
-    console.print(table)
-    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()))
-    failed = status["operating_points_failed"]
-    console.print(f"operating points: {status['operating_points']}, {failed} of them failed")
-    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}")
-    for line in outline_lines(status["phases"]):
-        console.print(line)
-    left = "not finished: the same `run` command goes on"
-    if status["finished"]:
-        again = status["failed"]
-        left = "finished"
-        if again:
-            left += (
-                f", but for {again} failed {'trial' if again == 1 else 'trials'}: the same `run` command tries again"
-            )
-    if status["driver_running"]:
-        left = "running now"
-    elif not status["constraints_kept"]:
-        left = "not finished: no operating point so far keeps to the constraints"
-    if status["seconds_left"] and not status["finished"]:
-        left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
-    console.print(left)
-
-
-def _epoch_span(seconds: float) -> str:
-    """Of short epochs with their fractions."""
-    return f"{seconds:.3g} s" if seconds < 100 else span(seconds)
-
-
-def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What of phase 1 is done and left, a line a half."""
-    return [
-        f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
-        f"{one['epochs_done']} epochs done, {one['epochs_left']} left"
-        + (f" at about {_epoch_span(one['seconds_per_epoch'])} each" if one["seconds_per_epoch"] else "")
-        for one in phases
-    ]

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from study.cli.printing import SHOWN, PlainTable, console_of, printable, thinned
+from study.cli.front_view import SHOWN, thinned
+from study.cli.printing import PlainTable, console_of, printable
 
 
 def test_markup_and_control_characters_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

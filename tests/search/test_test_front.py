@@ -16,7 +16,7 @@ from results.summary import summarize_front, summary_json
 from search_spaces import SpecError
 from search_spaces.spec import parse_space
 from study import Costs, Static, Trace, replay
-from study.cli.printing import front_lines
+from study.cli.front_view import front_lines
 from study.costs.model.dvfs import LevelCosts, simulate
 from study.errors import UserError
 from study.policies.policies import Classic, Hierarchical, Placed, Predictive

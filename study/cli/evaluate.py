@@ -1,0 +1,150 @@
+"""``predictive-exit evaluate``: evaluate one network, without Ray."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from study.cli.options import add_costs, add_network_and_data, batch, data_request
+from study.errors import UserError
+from study.networks.precisions import PRECISIONS
+from study.policies.criteria import CRITERIA
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``evaluate``."""
+    add_network_and_data(parser)
+    parser.add_argument("--evaluate-mode", default="exits", choices=("normal", "exits"), help="normal: without exits")
+    parser.add_argument(
+        "--forward-mode",
+        default="normal",
+        choices=("normal", "accuracy"),
+        help="accuracy: how often the engine predicts the right exit, by predicted and true distance",
+    )
+    parser.add_argument("--policy", default="predictive", choices=("predictive", "hierarchical", "placed", "static"))
+    parser.add_argument("--beta", type=float, nargs="+", default=[15.0], help="one, or one for each exit")
+    parser.add_argument(
+        "--criterion",
+        default="logit",
+        choices=[name for name in CRITERIA if name != "oracle"],
+        help="of hierarchical and placed; --beta is its threshold",
+    )
+    parser.add_argument("--start-layer", type=int, default=1)
+    parser.add_argument("--max-jump", type=int, default=8)
+    parser.add_argument("--overshoot", default="last_exit", choices=("last_exit", "classifier"))
+    parser.add_argument("--exits", type=int, nargs="+", metavar="EXIT", help="of placed (several) and static (one)")
+    parser.add_argument("--statistic", default="mean_logit", choices=("mean_logit", "mean_max"))
+    parser.add_argument("--stat-each-layer", action="store_true", help="print the statistics of each layer")
+    parser.add_argument("--quantization", default="fp32", choices=PRECISIONS, help="int8_all: exit heads too")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
+    add_costs(parser)
+    parser.add_argument(
+        "--dvfs",
+        choices=("race_to_idle", "paper", "deadline"),
+        help="simulate frequency scaling on a device table with levels (--costs)",
+    )
+    parser.add_argument("--dvfs-slack", type=float, help="of the deadline (default: the smallest that can be kept)")
+    parser.add_argument("--other-device", action="store_true", help="use a profile of another device all the same")
+    parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
+    parser.add_argument("--batch-size", type=batch, default=256, help="1: image by image")
+    parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Evaluate one network, without Ray."""
+    from study.cli.printing import print_result
+    from study.networks.settings import HeadSettings
+    from study.progress import Reporter
+    from study.run.evaluate import (
+        accuracy_forward,
+        check_cost_options,
+        check_slack,
+        costs_of,
+        evaluate_one,
+        levels_of,
+        load_network,
+        split_images,
+    )
+    from study.run.train_one import ImageSource, resolve_request
+    from study.training.loop import pick_device
+
+    if options.pretrained is None:
+        raise UserError("evaluate: name a trained network with --pretrained")
+    policy = _policy(options)
+    check_cost_options(options.costs, options.dvfs, options.dvfs_slack)
+    source = ImageSource(data_root=options.data_root, download=options.download)
+    network, data = resolve_request(
+        options.pretrained,
+        backbone=options.backbone,
+        width=options.width,
+        head=HeadSettings(),
+        data=data_request(options),
+    )
+    loaded = load_network(
+        options.pretrained,
+        source,
+        pick_device(options.device),
+        network,
+        data,
+        precision=options.quantization,
+        compiled=options.compile,
+    )
+    if options.forward_mode == "accuracy":
+        if options.criterion != "logit":
+            raise UserError("evaluate: --forward-mode accuracy is about the engine, which knows --criterion logit only")
+        result = accuracy_forward(
+            loaded,
+            split_images(loaded, options.split, source),
+            betas=options.beta,
+            start_layer=options.start_layer,
+            max_jump=options.max_jump,
+            statistic=options.statistic,
+        )
+        print_result({"split": options.split, **result}, options.json)
+        if result.get("predictions") == 0:
+            print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
+        return
+    costs = costs_of(loaded, options.costs, other_device=options.other_device)
+    levels = levels_of(loaded, options.costs) if options.dvfs else None
+    if levels is not None:
+        check_slack(levels, options.dvfs, policy, options.dvfs_slack)
+    evaluation = evaluate_one(
+        loaded,
+        split_images(loaded, options.split, source),
+        policy,
+        split=options.split,
+        statistic=options.statistic,
+        batch_size=options.batch_size,
+        each_layer=options.stat_each_layer,
+        costs=costs,
+        reporter=Reporter(),
+    )
+    result = evaluation.summary()
+    if levels is not None:
+        result |= evaluation.under_rule(levels, options.dvfs, options.dvfs_slack)
+    if options.stat_each_layer:
+        result["layers"] = json.loads(evaluation.statistics().to_json(orient="records"))
+    print_result(result, options.json)
+
+
+def _policy(options: argparse.Namespace) -> Any:
+    from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
+
+    if options.evaluate_mode == "normal":
+        return Classic()
+    beta = options.beta if len(options.beta) > 1 else options.beta[0]
+    if options.criterion != "logit" and options.policy not in ("hierarchical", "placed"):
+        raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy hierarchical or placed")
+    if options.exits and options.policy not in ("placed", "static"):
+        raise UserError(f"evaluate: --exits goes with --policy placed or static, not with {options.policy}")
+    if options.policy == "hierarchical":
+        return Hierarchical(beta, options.start_layer, options.criterion)
+    if options.policy in ("placed", "static"):
+        if not options.exits or (options.policy == "static" and len(options.exits) != 1):
+            raise UserError(f"evaluate: policy {options.policy} needs --exits (static: one)")
+        return (
+            Placed(beta, options.exits, options.criterion) if options.policy == "placed" else Static(options.exits[0])
+        )
+    return Predictive(beta, options.start_layer, options.max_jump, options.overshoot)

@@ -1,0 +1,55 @@
+"""``predictive-exit front``: print, write or draw the front of a study."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from search_spaces.spec import parse_change
+from study.cli.options import add_stored_space, run_folder
+from study.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``front``."""
+    parser.add_argument("folder", type=run_folder, help="run folder")
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="compute the exact front of all betas and start layers from the stored traces, on validation",
+    )
+    add_stored_space(parser, "beside --exact: another space, as --set operating_points.policy=hierarchical")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="print the front as JSON")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print, write or draw the front of a study."""
+    from study.cli.front_view import print_front, write_front
+    from study.cli.printing import check_output
+
+    check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
+    check_output("front: --output", options.output, ".csv", ".parquet")
+    if options.exact:
+        from study.cli.exact_front_view import show_exact_front
+
+        changes = [parse_change(text) for text in options.set]
+        show_exact_front(
+            options.folder,
+            changes,
+            data=options.data,
+            output=options.output,
+            figure=options.figure,
+            as_json=options.json,
+        )
+        return
+    if options.set:
+        raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
+    if options.output:
+        write_front(options.folder, options.output, data=options.data)
+    if options.figure:
+        from results.figures import front_figure
+
+        front_figure(options.folder / "tables", options.figure, data=options.data)
+    print_front(options.folder, as_json=options.json, data=options.data)

@@ -1,0 +1,80 @@
+"""``predictive-exit profile``: measure what a network costs on this device."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from study.cli.options import add_costs, add_network_and_data, batch, data_request, positive, positive_number, whole
+from study.errors import UserError
+from study.networks.precisions import PRECISIONS
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``profile``."""
+    add_network_and_data(parser)
+    parser.add_argument(
+        "--head", default=None, choices=("bof", "linear", "conv", "separable"), help="of an untrained network"
+    )
+    parser.add_argument("--classes", type=_classes, help="of an untrained network (default: 10)")
+    parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
+    parser.add_argument("--batch-size", nargs="+", type=batch, default=[1])
+    parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
+    add_costs(parser)
+    parser.add_argument("--no-meter", action="store_true", help="measure seconds only; joules come from the table")
+    parser.add_argument("--repeats", type=positive, default=3, help="of every measurement, interleaved")
+    parser.add_argument("--window", type=positive_number, default=3.0, metavar="SECONDS", help="of energy (default: 3)")
+    parser.add_argument("--output", type=Path, default=Path("profiles"), metavar="DIR", help="default: profiles")
+    parser.add_argument("--seed", type=int, help="of the splits (default: that of --pretrained, or 0)")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Measure what a network costs on this device."""
+    from study.cli.printing import print_result
+    from study.costs.measure.profile import MeasureSettings
+    from study.networks.settings import HeadSettings
+    from study.progress import Reporter
+    from study.run.profile import profile_network
+    from study.run.train_one import ImageSource, resolve_request
+    from study.training.loop import pick_device
+
+    if options.pretrained and (options.head or options.classes):
+        raise UserError("profile: --head and --classes are of an untrained network; --pretrained knows its own")
+    network, data = resolve_request(
+        options.pretrained,
+        backbone=options.backbone,
+        width=options.width,
+        head=HeadSettings(kind=options.head or "bof"),
+        data=data_request(options),
+    )
+    profiles = profile_network(
+        network,
+        data,
+        ImageSource(data_root=options.data_root, download=options.download),
+        pretrained=options.pretrained,
+        classes=options.classes or 10,
+        precisions=options.quantization,
+        batch_sizes=options.batch_size,
+        device=pick_device(options.device),
+        compiled=options.compile,
+        model=options.costs,
+        metered=not options.no_meter,
+        measuring=MeasureSettings(repeats=options.repeats, energy_window_seconds=options.window),
+        output=options.output,
+        reporter=Reporter(),
+    )
+    first = profiles[0].profile
+    result = {
+        "device": first.costs.device,
+        "threads": first.threads,
+        "folder": str(options.output),
+        # The names would make the printed table too wide to read.
+        "profiles": [
+            profiled.summary() | ({"file": str(profiled.path)} if options.json else {}) for profiled in profiles
+        ],
+    }
+    print_result(result, options.json)
+
+
+def _classes(text: str) -> int:
+    return whole(text, 10**5)

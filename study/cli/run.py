@@ -1,0 +1,101 @@
+"""``predictive-exit run``: run a study, or resume it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from search_spaces.spec import parse_change
+from search_spaces.study_files import bundled, load_space
+from study.cli.options import add_image_source
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``run``."""
+    parser.add_argument("space", help=f"a study file, or one that comes with the program: {', '.join(bundled())}")
+    parser.add_argument(
+        "--storage",
+        default="runs",
+        metavar="DIR",
+        help="of the run folders: a folder, or s3://bucket/folder (default: runs)",
+    )
+    parser.add_argument("--name", help="name of the run folder (default: the study's)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set backbones.epochs=5")
+    add_image_source(parser)
+    parser.add_argument("--folder", help="data set image_folder: the folder with the images")
+    parser.add_argument("--pretrained", metavar="PATH", help="your own weights in place of phase 1's backbones")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and about how long; start nothing")
+    parser.add_argument("--extend", action="store_true", help="let the study of this run folder grow to what is asked")
+    parser.add_argument("--address", metavar="RAY", help="of a running Ray cluster (default: Ray on this machine)")
+    parser.add_argument("--json", action="store_true", help="print the front as JSON")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run a study, or go on with it; ``--dry-run``: say what that would do."""
+    from study.cli.front_view import print_front
+    from study.progress import Reporter
+    from study.run.folder import run_folder
+    from study.run.run import RunContext, run_study
+
+    changes = [parse_change(text) for text in options.set]
+    if options.folder:
+        changes.append(("data.folder", str(Path(options.folder).absolute())))
+    if options.pretrained:
+        changes.append(("backbones.pretrained", options.pretrained))
+    spec = load_space(options.space, changes)
+    where = RunContext(
+        folder=run_folder(options.storage, spec.name if options.name is None else options.name),
+        data_root=options.data_root,
+        download=options.download,
+        address=options.address,
+        reporter=Reporter(),
+    )
+    if options.dry_run:
+        from study.run.dry_run import dry_run
+
+        planned = dry_run(spec, where, extend=options.extend)
+        if options.json:
+            print(json.dumps(planned, indent=1))
+        else:
+            _print_dry_run(planned)
+        return
+    run_study(spec, where, extend=options.extend)
+    print_front(where.folder, as_json=options.json)
+
+
+def _print_dry_run(result: Mapping[str, Any]) -> None:
+    from study.cli.printing import PlainTable, console_of
+    from study.cli.status import outline_lines
+    from study.run.progress_estimate import span
+
+    console = console_of()
+    rows = result["backbones"]
+    table = PlainTable(f"backbones of {result['folder']} (settings that vary)")
+    columns = list(rows[0])
+    for name in columns:
+        table.add_column(name)
+    for row in rows[:_TRIALS_SHOWN]:
+        table.add_row(*(str(row[name]) for name in columns))
+    console.print(table)
+    if len(rows) > _TRIALS_SHOWN:
+        console.print(f"and {len(rows) - _TRIALS_SHOWN} more")
+    for line in outline_lines(result["phases"]):
+        console.print(line)
+    searched = result["searched"]
+    console.print(
+        f"then {searched['networks']} networks at {', '.join(searched['precisions'])} are traced, and "
+        f"{searched['operating_points']} operating points searched",
+    )
+    for change in result["grows"]:
+        console.print(f"extends the study: {change}")
+    left = result["training_seconds_left"]
+    about = "nothing is left to train" if left == 0 else "how long it takes is not known"
+    if left:
+        about = f"training takes about {span(left)}, with {result['trials_at_once']} trials at once"
+    console.print(f"{about}; nothing was started or written")
+
+
+_TRIALS_SHOWN = 20

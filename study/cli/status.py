@@ -1,0 +1,82 @@
+"""``predictive-exit status``: what of a study is done and what is left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from study.cli.options import run_folder
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``status``."""
+    parser.add_argument("folder", type=run_folder, help="run folder")
+    parser.add_argument("--json", action="store_true")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print what of a study is done and what is left."""
+    from study.run.status import study_status
+
+    status = study_status(options.folder)
+    if options.json:
+        print(json.dumps(status, indent=1))
+    else:
+        _print_status(status)
+
+
+def _print_status(status: Mapping[str, Any]) -> None:
+    from study.cli.printing import PlainTable, console_of
+    from study.run.progress_estimate import span
+
+    console = console_of()
+    table = PlainTable(f"study {status['study']}, created {status['created']}")
+    columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
+    columns += ["data"] if len(status["phases"]) > 2 else []
+    columns += ["error"] if any(trial["error"] for trial in status["trials"]) else []
+    for name in columns:
+        table.add_column(name)
+    for trial in status["trials"]:
+        score = trial.get("score")
+        shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
+        table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
+    console.print(table)
+    console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()))
+    failed = status["operating_points_failed"]
+    console.print(f"operating points: {status['operating_points']}, {failed} of them failed")
+    console.print(f"tables: {', '.join(status['tables']) or 'none yet'}")
+    for line in outline_lines(status["phases"]):
+        console.print(line)
+    left = "not finished: the same `run` command goes on"
+    if status["finished"]:
+        again = status["failed"]
+        left = "finished"
+        if again:
+            left += (
+                f", but for {again} failed {'trial' if again == 1 else 'trials'}: the same `run` command tries again"
+            )
+    if status["driver_running"]:
+        left = "running now"
+    elif not status["constraints_kept"]:
+        left = "not finished: no operating point so far keeps to the constraints"
+    if status["seconds_left"] and not status["finished"]:
+        left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
+    console.print(left)
+
+
+def _epoch_span(seconds: float) -> str:
+    from study.run.progress_estimate import span
+
+    return f"{seconds:.3g} s" if seconds < 100 else span(seconds)
+
+
+def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What of phase 1 is done and left, a line a half."""
+    return [
+        f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
+        f"{one['epochs_done']} epochs done, {one['epochs_left']} left"
+        + (f" at about {_epoch_span(one['seconds_per_epoch'])} each" if one["seconds_per_epoch"] else "")
+        for one in phases
+    ]
