@@ -1,16 +1,11 @@
-"""What answers at once: ``--help`` and ``status`` import none of the libraries that take seconds to import."""
+"""What answers at once: ``--help`` imports none of the libraries that take seconds to import."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from search_spaces.spec import validate_space
-from study.run.folder import claim_folder
-from support.shelf import STUDY
 
 SLOW = ("torch", "torchvision", "ray", "optuna", "numba", "matplotlib")
 COMMANDS = ("run", "train", "evaluate", "profile", "front", "compare", "pack", "status")
@@ -32,8 +27,3 @@ def imported_by(arguments: list[str]) -> str:
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     assert imported_by(arguments) == "imported:"
-
-
-def test_status_imports_nothing_slow(tmp_path: Path) -> None:
-    claim_folder(validate_space(STUDY, "small"), tmp_path / "run", {"digits": "0" * 64})
-    assert imported_by(["status", str(tmp_path / "run")]) == "imported:"
