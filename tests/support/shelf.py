@@ -18,7 +18,7 @@ from study.run.plan import plan_trials
 from study.run.run import RunContext, run_study
 from study.traces.store import TraceStore
 
-STUDY = {
+STUDY: dict[str, Any] = {
     "name": "small",
     "data": {"name": "digits", "limit": 240, "test_limit": 60, "calibration": 0.2, "validation": 0.2},
     "backbones": {"epochs": 6, "backbone": "vgg11", "width": 0.125, "batch_size": 32, "precision": "fp32"},
@@ -27,15 +27,15 @@ STUDY = {
 }
 
 
-def finish_study(folder: Path) -> None:
+def finish_study(folder: Path, study: dict[str, Any] = STUDY) -> None:
     """Train and trace the networks of a small study here, so that its run finds nothing left for Ray to do."""
-    spec, cpu = validate_space(STUDY, "small"), torch.device("cpu")
+    spec, cpu = validate_space(study, "small"), torch.device("cpu")
     settings = DataSettings(seed=0, **spec.data.model_dump())
     dataset, test = load_dataset(settings, folder), load_test_set(settings, folder)
     parent: dict[str, Any] = {}
     for phase in ("backbones", "exits"):
         (plan,) = plan_trials(spec, phase, dataset.info.digest, **parent)
-        run_trial(plan, dataset, folder / "checkpoints", epochs=STUDY[phase]["epochs"], device=cpu)
+        run_trial(plan, dataset, folder / "checkpoints", epochs=study[phase]["epochs"], device=cpu)
         best = read_description(folder / "checkpoints" / plan.trial_id / "best")
         assert best is not None
         parent = {"backbone": plan.network, "parent": f"{plan.trial_id}@{best.weights_hash}"}
