@@ -22,7 +22,7 @@ import pandas as pd
 
 from results.parts import read_table, rows_of
 from results.storage.paths import location
-from study.run.reader import published_costs, stored_candidates, stored_study, stored_test_logits
+from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
 from study.search.compare import DROPS, Comparison, compare
 
 ROOT = Path(__file__).parents[1]
@@ -57,13 +57,13 @@ def compared(study: str, *, rules: bool = False) -> Comparison:
     """All policies on all networks of a study."""
     folder = location(str(REFERENCE / study))
     spec = stored_study(folder, RULES if rules else ()).operating_points
-    candidates = stored_candidates(folder, spec)
-    tests = stored_test_logits(folder, candidates)
+    networks = stored_networks(folder, spec)
+    tests = stored_test_logits(folder, networks)
     if rules:  # frequency rules look at each image's whole walk, which takes long: of the best network alone
-        candidates = [one for one in candidates if one.trial_id == best_network(study)]
+        networks = [one for one in networks if one.trial_id == best_network(study)]
     return compare(
         spec,
-        candidates,
+        networks,
         lambda one: tests[one.weights, one.precision],
         published=lambda one: published_costs(folder, one),
         rules=[str(rule) for rule in spec.dvfs.values if rule != "none"],

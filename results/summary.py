@@ -10,16 +10,14 @@ import numpy as np
 import pandas as pd
 
 from results.parts import data_names, of_data, read_table
+from results.reference_network import reference_position
 from results.schemas import TableError
 from results.storage.paths import Location
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The most accurate classifier among the searched networks, on validation: what the front is held against.
-
-    In fp32 where that was searched: a quantized network is what the front offers, not what it is compared with.
-    """
+    """Costs and validation accuracy of the reference network (:mod:`results.reference_network`)."""
 
     trial_id: str
     precision: str
@@ -84,11 +82,9 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
         if len(front[name].dropna().unique()) > 1:
             raise TableError(f"{tables / 'front'}: {name} has several values in one front, which cannot be compared")
     classic = cuts[cuts["exit"] == cuts.groupby("trial_id")["exit"].transform("max")]
-    in_full = classic[classic["precision"] == "fp32"]
-    ranked = (classic if in_full.empty else in_full).sort_values(
-        ["accuracy_all", "cumulative_flops"], ascending=[False, True]
-    )
-    best = ranked.iloc[0]
+    best = classic.iloc[
+        reference_position(*(classic[name].tolist() for name in ("precision", "accuracy_all", "cumulative_flops")))
+    ]
     reference = Reference(
         str(best["trial_id"]),
         str(best["precision"]),

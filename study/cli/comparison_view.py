@@ -15,7 +15,7 @@ from results.storage.paths import Location
 from study.cli.printing import PlainTable, console_of, write_points
 from study.errors import UserError
 from study.policies.criteria import CRITERIA
-from study.run.reader import published_costs, stored_candidates, stored_study, stored_test_logits
+from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
 from study.search.compare import DROPS, Comparison, Objective, compare
 from study.search.cost_source import check_costs
 from study.search.space import check_names
@@ -51,11 +51,11 @@ def show_comparison(
     check_names(spec, criteria=CRITERIA)
     if changes:  # what is stored was checked before it was computed
         check_costs(spec, cast(Any, spec.quantization.values), torch.device("cpu"), stored_will_do=True)
-    candidates = stored_candidates(folder, spec, data)
-    tests = stored_test_logits(folder, candidates)
+    networks = stored_networks(folder, spec, data)
+    tests = stored_test_logits(folder, networks)
     found = compare(
         spec,
-        candidates,
+        networks,
         lambda one: tests[one.weights, one.precision],
         published=lambda one: published_costs(folder, one),
         drops=drops,

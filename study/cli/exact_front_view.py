@@ -22,14 +22,13 @@ from study.cli.printing import PlainTable, console_of, write_points
 from study.errors import UserError
 from study.networks.precisions import Precision
 from study.policies.criteria import CRITERIA
-from study.run.reader import stored_candidates, stored_study
-from study.search.constraints import constraint_values, reference_accuracy
+from study.run.reader import stored_networks, stored_study
 from study.search.cost_source import check_costs
 from study.search.exact_search import exact_points, uncovered
 from study.search.hypervolume import HypervolumeIndicator
 from study.search.operating_point import COLUMNS
-from study.search.space import check_depth, check_names
-from study.search.traced_network import TracedNetwork
+from study.search.space import check_depth, check_names, constraint_values
+from study.search.traced_network import TracedNetwork, reference_network
 
 _WAY_OUT = {
     "beta": "operating_points.beta=auto",
@@ -71,21 +70,19 @@ def show_exact_front(
         if (spec.costs, spec.dvfs, spec.quantization) != (own.costs, own.dvfs, own.quantization):
             precisions = cast(Sequence[Precision], spec.quantization.values)
             check_costs(spec, precisions, torch.device("cpu"), stored_will_do=True)
-    candidates = stored_candidates(folder, spec, data)
-    check_depth(spec, min(candidate.exit_count for candidate in candidates))
+    networks = stored_networks(folder, spec, data)
+    check_depth(spec, min(network.exit_count for network in networks))
     start = time.perf_counter()
-    reference = reference_accuracy(candidates)
-    found, values = exact_points(spec, candidates, reference)
+    best = reference_network(networks)
+    reference = best.classic_accuracy
+    found, values = exact_points(spec, networks, reference)
     seconds = time.perf_counter() - start
     if not found:
         raise UserError("front --exact: no point of this space keeps to the constraints")
     same = {"split": "validation", "batch_size": spec.batch_size}
-    rows = [
-        {"trial_id": one.point.candidate.trial_id, **one.settings(), **same, **one.point.evaluate()} for one in found
-    ]
+    rows = [{"trial_id": one.point.network.trial_id, **one.settings(), **same, **one.point.evaluate()} for one in found]
     names = SCHEMAS["front"].names
     points = pd.DataFrame(rows).reindex(columns=names[names.index("trial_id") : names.index("feasible")])
-    best = _reference(candidates, reference)
     classic = _classic(best)
     points["accuracy_drop"] = reference - points["accuracy"]
     for objective, column in COLUMNS.items():
@@ -97,12 +94,12 @@ def show_exact_front(
         from results.figures import exact_figure
 
         exact_figure(points, reference, figure)
-    yardstick = HypervolumeIndicator.of(spec.objectives, candidates)
+    indicator = HypervolumeIndicator.of(spec.objectives, networks)
     facts: dict[str, Any] = {
         "split": "validation",
-        "networks": len({candidate.trial_id for candidate in candidates}),
+        "networks": len({network.trial_id for network in networks}),
         "seconds": seconds,
-        "hypervolume": yardstick.of_values(values),
+        "hypervolume": indicator.of_values(values),
         "classic": f"{best.trial_id} ({best.precision})",
         "classic_accuracy": reference,
         **{f"classic_{objective}": value for objective, value in classic.items()},
@@ -110,10 +107,10 @@ def show_exact_front(
     if part_count(folder / "tables", "operating_points"):
         searched = read_table(folder / "tables", "operating_points")
         searched = searched[
-            (searched["state"] == "COMPLETE") & searched["trial_id"].isin([one.trial_id for one in candidates])
+            (searched["state"] == "COMPLETE") & searched["trial_id"].isin([one.trial_id for one in networks])
         ]
         kept = [not any(value > 0 for value in exceeded.values()) for exceeded in _exceeded(searched, spec, reference)]
-        facts |= _held_against(searched[np.array(kept, dtype=np.bool_)], spec.objectives, yardstick, points)
+        facts |= _held_against(searched[np.array(kept, dtype=np.bool_)], spec.objectives, indicator, points)
     if as_json:
         print(json.dumps({**facts, "front": list(rows_of(points))}, indent=1, default=_plain))
         return
@@ -121,12 +118,6 @@ def show_exact_front(
     console.print(_table(points))
     for line in _lines(points, facts):
         console.print(line, soft_wrap=True)
-
-
-def _reference(candidates: Sequence[TracedNetwork], accuracy: float) -> TracedNetwork:
-    """The network that drops of accuracy are counted from."""
-    full = [one for one in candidates if one.precision == "fp32"] or list(candidates)
-    return next(one for one in full if one.classic_accuracy == accuracy)
 
 
 def _classic(best: TracedNetwork) -> dict[str, float]:
@@ -144,7 +135,7 @@ def _exceeded(searched: pd.DataFrame, spec: OperatingPointsSpec, reference: floa
 
 
 def _held_against(
-    search: pd.DataFrame, objectives: Sequence[str], yardstick: HypervolumeIndicator, front: pd.DataFrame
+    search: pd.DataFrame, objectives: Sequence[str], indicator: HypervolumeIndicator, front: pd.DataFrame
 ) -> dict[str, float | None]:
     """What the study's own search, perhaps of another space, found beside this front."""
     columns = [COLUMNS[objective] for objective in objectives]
@@ -153,9 +144,9 @@ def _held_against(
     signs = np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
     both = np.concatenate([exact, found])
     dominated = ~non_dominated(both * signs)[: len(exact)]
-    truth = yardstick.of_values(exact)
+    truth = indicator.of_values(exact)
     return {
-        "hypervolume_ratio_of_the_search": yardstick.of_values(found) / truth if truth else None,
+        "hypervolume_ratio_of_the_search": indicator.of_values(found) / truth if truth else None,
         "dominated_by_the_search": float(dominated.mean()),
     }
 

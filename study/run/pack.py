@@ -19,7 +19,7 @@ from search_spaces.spec import StudySpec
 from study.errors import UserError
 from study.progress import Reporter
 from study.run.folder import STUDY_FILE, read_study_file, without_free_keys
-from study.run.reader import published_costs, stored_candidates, stored_study, stored_test_logits
+from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import front_of, front_on_test, network_exit_rows
 from study.storage.publish import check_writable
@@ -43,9 +43,9 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
     """
     spec = stored_study(folder)
     _refuse(spec, folder, destination)
-    candidates = stored_candidates(folder, spec.operating_points, with_memory=True)
-    stored_test_logits(folder, candidates)  # refuses what is missing
-    searched = {(one.weights, one.precision) for one in candidates}
+    networks = stored_networks(folder, spec.operating_points, with_memory=True)
+    stored_test_logits(folder, networks)  # refuses what is missing
+    searched = {(one.weights, one.precision) for one in networks}
     stored = read_study_file(folder)
     assert stored is not None, "its study was read above"
     shared = {**stored, "study": without_free_keys(stored["study"])}  # where images lie is nobody else's
@@ -72,12 +72,12 @@ def _refuse(spec: StudySpec, folder: Location, destination: Path) -> None:
 def search_again(folder: Path, reporter: Reporter) -> None:
     """Search and evaluate the networks of a pack from its traces; its tables of both are written anew."""
     spec = stored_study(folder)
-    candidates = [
+    networks = [
         replace(one, published=None if costs is None else costs.parts("flops")[:2])
-        for one in stored_candidates(folder, spec.operating_points, with_memory=True)
+        for one in stored_networks(folder, spec.operating_points, with_memory=True)
         for costs in [published_costs(folder, one)]
     ]
-    tests = stored_test_logits(folder, candidates)
+    tests = stored_test_logits(folder, networks)
     data = spec.data.names[0]
     stamp = {"data": data, "provenance": str(read_table(folder / "tables", "trials")["provenance"].iloc[0])}
     points, tables = spec.operating_points, folder / "tables"
@@ -85,15 +85,15 @@ def search_again(folder: Path, reporter: Reporter) -> None:
         for part in (tables / name).glob("part-*.parquet"):
             part.unlink()
     if points.search == "exact":
-        list_exact_points(points, candidates, tables, name="pack", reporter=reporter, stamp=stamp)
+        list_exact_points(points, networks, tables, name="pack", reporter=reporter, stamp=stamp)
     else:
-        search(points, candidates, tables, seed=spec.seed, name="pack", reporter=reporter, stamp=stamp)
+        search(points, networks, tables, seed=spec.seed, name="pack", reporter=reporter, stamp=stamp)
     found = of_data(read_table(tables, "operating_points"), data)
     front = front_of(found, points.objectives)
     digest = next(trace.images_digest for trace in stored_traces(folder / "traces") if trace.split == "test")
     rows, exit_rows = front_on_test(
-        front, candidates, points.objectives, lambda one: tests[one.weights, one.precision], digest
+        front, networks, points.objectives, lambda one: tests[one.weights, one.precision], digest
     )
-    own = [row for candidate in candidates for row in network_exit_rows(candidate)]
+    own = [row for network in networks for row in network_exit_rows(network)]
     write_part(tables, "exits", [{**row, **stamp} for row in own + exit_rows], data)
     write_part(tables, "front", [{**row, **stamp} for row in rows], data)

@@ -1,4 +1,4 @@
-"""The candidates of a run folder, from its stored traces, profiles and tables: neither images nor weights are read."""
+"""The networks of a run folder, from its stored traces, profiles and tables: neither images nor weights are read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -
     return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
 
 
-def stored_candidates(
+def stored_networks(
     folder: Location, points: OperatingPointsSpec, data: str | None = None, *, with_memory: bool = False
 ) -> list[TracedNetwork]:
     """The networks that phase 2 searched, or will search, at the precisions of a search space.
@@ -74,7 +74,7 @@ def stored_candidates(
     works: dict[str, NetworkWork] = {}
     rules, limit = points.dvfs.values != ("none",), points.constraints.memory is not None
     needs_work = with_memory or rules or limit or not same_costs
-    candidates = []
+    networks = []
     for (weights, precision), splits in found.items():
         if missing := {"calibration", "validation"} - set(splits):
             if not finished:
@@ -98,7 +98,7 @@ def stored_candidates(
                 f"{splits['validation'].folder}: its exits or classes are not those of the calibration trace and of "
                 "the costs: remove these traces and give `run` again"
             )
-        candidates.append(
+        networks.append(
             TracedNetwork(
                 weights,
                 costs,
@@ -108,11 +108,11 @@ def stored_candidates(
                 work=works.get(weights),
             )
         )
-    if not candidates:
+    if not networks:
         asked = ", ".join(map(str, points.quantization.values))
         raise UserError(f"{folder / 'traces'} holds no traces of a network at {asked}")
-    check_one_source(candidates)
-    return with_frequencies(points, candidates)
+    check_one_source(networks)
+    return with_frequencies(points, networks)
 
 
 def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
@@ -179,16 +179,14 @@ def _stored_costs(path: Location, *, measured: bool) -> Costs:
         raise UserError(f"{path} cannot be read ({error}): give `run` again, which writes it") from None
 
 
-def stored_test_logits(
-    folder: Location, candidates: Sequence[TracedNetwork]
-) -> dict[tuple[str, Precision], SplitLogits]:
-    """The test traces of some candidates, by weights and precision.
+def stored_test_logits(folder: Location, networks: Sequence[TracedNetwork]) -> dict[tuple[str, Precision], SplitLogits]:
+    """The test traces of some networks, by weights and precision.
 
     Raises:
         UserError: one is missing.
     """
     found: dict[tuple[str, Precision], SplitLogits] = {}
-    wanted = {(one.weights, one.precision) for one in candidates}
+    wanted = {(one.weights, one.precision) for one in networks}
     for trace in sorted(stored_traces(folder / "traces"), key=lambda one: one.written):
         key = trace.weights, cast(Precision, trace.precision)
         if trace.split == "test" and key in wanted:
@@ -200,13 +198,13 @@ def stored_test_logits(
     return found
 
 
-def published_costs(folder: Location, candidate: TracedNetwork) -> Costs | None:
-    """FLOPs of a candidate as the published program accounts for them; None where the table ``costs`` has none."""
+def published_costs(folder: Location, network: TracedNetwork) -> Costs | None:
+    """FLOPs of a network as the published program accounts for them; None where the table ``costs`` has none."""
     if not part_count(folder / "tables", "costs"):
         return None
     table = read_table(folder / "tables", "costs").sort_values("number")
-    own = table[(table["trial_id"] == candidate.trial_id) & (table["precision"] == candidate.precision)]
+    own = table[(table["trial_id"] == network.trial_id) & (table["precision"] == network.precision)]
     segments, heads = (own.loc[own["part"] == part, "flops_published"].to_numpy() for part in ("segment", "head"))
-    if len(heads) != candidate.exit_count or len(segments) != len(heads) + 1 or np.isnan([*segments, *heads]).any():
+    if len(heads) != network.exit_count or len(segments) != len(heads) + 1 or np.isnan([*segments, *heads]).any():
         return None
     return Costs(segment_flops=segments, head_flops=heads)

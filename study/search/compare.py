@@ -26,7 +26,7 @@ from study.policies.policies import Predictive
 from study.policies.replay import replay, tally
 from study.search.exact_search import ExactPoint, exact_points, keeps_deadline
 from study.search.operating_point import OperatingPoint
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
 Objective = Literal["flops", "energy"]
@@ -66,10 +66,10 @@ bounds what loses nothing: a policy that may lose accuracy can be cheaper)."""
 
 def compare(
     spec: OperatingPointsSpec,
-    candidates: Sequence[TracedNetwork],
+    networks: Sequence[TracedNetwork],
     test_logits: Callable[[TracedNetwork], SplitLogits],
     *,
-    published: Callable[[TracedNetwork], Costs | None] = lambda candidate: None,
+    published: Callable[[TracedNetwork], Costs | None] = lambda network: None,
     drops: Sequence[float] = DROPS,
     objective: Objective = "flops",
     rules: Sequence[str] = (),
@@ -79,10 +79,10 @@ def compare(
     Args:
         spec: statistics, jumps and overshoots that the paper's policies may take; of its constraints all count but the
             one on accuracy.
-        candidates: networks at precisions. What is lost is counted from a network's own classifier in fp32, or in the
+        networks: networks at precisions. What is lost is counted from a network's own classifier in fp32, or in the
             highest precision that is there.
-        test_logits: of a candidate.
-        published: FLOPs of a candidate as the published program accounts for them, where they are known.
+        test_logits: of a network.
+        published: FLOPs of a network as the published program accounts for them, where they are known.
         drops: shares of accuracy that may be lost on validation. The classic network stands at the least that it keeps
             to alone.
         objective: what is to be least.
@@ -96,24 +96,24 @@ def compare(
             raise UserError(
                 f"compare: constraints.{name} is no mean over images: --set operating_points.constraints.{name}=null"
             )
-    if objective == "energy" and not all(one.costs.holds("energy") for one in candidates):
+    if objective == "energy" and not all(one.costs.holds("energy") for one in networks):
         raise UserError("compare: energies are not known of these networks")
     drops = sorted(set(drops))
     rows: list[dict[str, Any]] = []
     predictions: list[pd.DataFrame] = []
-    for candidate in candidates:
-        reference = reference_of(candidate, candidates)
-        context = _Context(spec, candidate, reference, objective, max(drops))
-        test, classic_test = test_logits(candidate), test_logits(reference)
+    for network in networks:
+        reference = reference_network([one for one in networks if one.weights == network.weights])
+        context = _Context(spec, network, reference, objective, max(drops))
+        test, classic_test = test_logits(network), test_logits(reference)
         for contender in CONTENDERS:
             choose = context.cheapest_subset if contender.policy == "placed" else context.cheapest
             chosen = [(drop, found) for drop in drops if (found := choose(contender, drop))]
             for drop, found in chosen[:1] if contender.policy == "classic" else chosen:
-                where = {"trial_id": candidate.trial_id, "precision": candidate.precision, "drop": drop}
+                where = {"trial_id": network.trial_id, "precision": network.precision, "drop": drop}
                 rows.append(
                     {
                         **where,
-                        "int8_execution": candidate.validation.int8_execution,
+                        "int8_execution": network.validation.int8_execution,
                         "contender": contender.name,
                         **_validation_row(found, reference),
                         **_test_row(found.point, test, reference, classic_test, published),
@@ -121,7 +121,7 @@ def compare(
                     }
                 )
                 if isinstance(policy := found.point.policy, Predictive):
-                    trace = candidate.trace(found.point.statistic, test)
+                    trace = network.trace(found.point.statistic, test)
                     forecast = prediction_accuracies(trace, [cast(float, policy.beta)], max_jump=policy.max_jump)
                     predictions.append(pd.DataFrame(where, index=forecast.index).join(forecast))
     if not rows:
@@ -144,28 +144,22 @@ class Comparison:
     columns as of :func:`study.fronts.engine_accuracy.prediction_accuracies`."""
 
 
-def reference_of(candidate: TracedNetwork, candidates: Sequence[TracedNetwork]) -> TracedNetwork:
-    """The same network at the precision from which losses are counted."""
-    same = [one for one in candidates if one.weights == candidate.weights]
-    return next((one for one in same if one.precision == "fp32"), same[0])
-
-
 _Chosen = tuple[float, tuple[int, ...], ExactPoint]
 """What a subset of exits costs at least, the subset, and the point that does."""
 
 
 class _Context:
-    """The exact points of one candidate, each space computed once."""
+    """The exact points of one network, each space computed once."""
 
     def __init__(
         self,
         spec: OperatingPointsSpec,
-        candidate: TracedNetwork,
+        network: TracedNetwork,
         reference: TracedNetwork,
         objective: Objective,
         most: float,
     ) -> None:
-        self.spec, self.candidate, self.objective = spec, candidate, objective
+        self.spec, self.network, self.objective = spec, network, objective
         self.accuracy = reference.classic_accuracy
         self.most = most
         self._points: dict[tuple[Contender, tuple[int, ...] | None], tuple[list[ExactPoint], Floats]] = {}
@@ -178,7 +172,7 @@ class _Context:
     def cheapest_subset(self, contender: Contender, drop: float) -> ExactPoint | None:
         """The same for a subset of exits: the best reached by adding or leaving out whichever exit saves most, as long
         as one does, from none of them, from all behind the best first one, and from the best that was tried before."""
-        exits = range(1, self.candidate.exit_count + 1)
+        exits = range(1, self.network.exit_count + 1)
 
         def cheapest(subsets: Iterable[tuple[int, ...]]) -> _Chosen | None:
             found = [(one[1], subset, one[0]) for subset in subsets if (one := self._best(contender, subset, drop))]
@@ -221,7 +215,7 @@ class _Context:
                     "constraints": self.spec.constraints.model_copy(update={"accuracy_drop": self.most + _ROUNDING}),
                 }
             )
-            self._points[key] = exact_points(space, [self.candidate], self.accuracy)
+            self._points[key] = exact_points(space, [self.network], self.accuracy)
         return self._points[key]
 
 
@@ -237,7 +231,7 @@ def _validation_row(found: ExactPoint, reference: TracedNetwork) -> dict[str, An
         "accuracy_drop": reference.classic_accuracy - metrics["accuracy"],
         "flops_share": metrics["flops"] / reference.costs.classic("flops"),
     }
-    if found.point.candidate.costs.holds("energy"):
+    if found.point.network.costs.holds("energy"):
         row["energy_share"] = metrics["energy_joules"] / reference.costs.classic("energy")
     return row
 
@@ -249,7 +243,7 @@ def _test_row(
     classic_test: SplitLogits,
     published: Callable[[TracedNetwork], Costs | None],
 ) -> dict[str, Any]:
-    candidate, trace = point.candidate, point.candidate.trace(point.statistic, test)
+    network, trace = point.network, point.network.trace(point.statistic, test)
     walk, counted = replay(trace, point.policy), tally(trace, point.policy)
     right = (walk.predictions == trace.labels).astype(np.float64)
     classic = (classic_test.logits[:, -1].argmax(axis=1) == classic_test.labels).astype(np.float64)
@@ -260,16 +254,16 @@ def _test_row(
         "test_drop": float((classic - right).mean()),
         "test_drop_low": float(low[0]),
         "test_drop_high": float(high[0]),
-        "test_flops_share": candidate.costs.mean(counted, "flops") / reference.costs.classic("flops"),
-        "test_mean_exit": float(counted.stopped @ np.arange(1, candidate.exit_count + 2)) / counted.samples,
+        "test_flops_share": network.costs.mean(counted, "flops") / reference.costs.classic("flops"),
+        "test_mean_exit": float(counted.stopped @ np.arange(1, network.exit_count + 2)) / counted.samples,
         "test_heads_run": float(counted.tried.sum()) / counted.samples,
         "test_stopped": (counted.stopped / counted.samples).tolist(),
-        "energy_source": candidate.costs.energy_source,
+        "energy_source": network.costs.energy_source,
     }
-    if (its := published(candidate)) is not None and (classics := published(reference)) is not None:
+    if (its := published(network)) is not None and (classics := published(reference)) is not None:
         row["test_flops_published_share"] = its.mean(counted, "flops") / classics.classic("flops")
-    if candidate.costs.holds("energy"):
-        row["test_energy_share"] = candidate.costs.mean(counted, "energy") / reference.costs.classic("energy")
+    if network.costs.holds("energy"):
+        row["test_energy_share"] = network.costs.mean(counted, "energy") / reference.costs.classic("energy")
     if isinstance(point.policy, Predictive):
         beta = cast(float, point.policy.beta)
         right_share, asked = prediction_accuracy(trace, beta, point.policy.start_layer, point.policy.max_jump)
@@ -283,10 +277,10 @@ def _under_rules(
     """Energy with frequency scaling, as a share of the classic network's over the same period at f_max."""
     row: dict[str, float] = {}
     for rule in rules:
-        if not keeps_deadline(point.candidate, point.policy, rule):
+        if not keeps_deadline(point.network, point.policy, rule):
             continue
-        scaled = OperatingPoint(point.candidate, point.statistic, point.policy, dvfs=rule)
-        _, joules, _ = scaled.of_samples(replay(point.candidate.trace(point.statistic, test), point.policy))
+        scaled = OperatingPoint(point.network, point.statistic, point.policy, dvfs=rule)
+        _, joules, _ = scaled.of_samples(replay(point.network.trace(point.statistic, test), point.policy))
         assert joules is not None, "frequency levels have energies"
         row[f"test_energy_share_{rule}"] = float(joules.mean() / reference.cut_energies[-1])
     return row

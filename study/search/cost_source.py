@@ -142,31 +142,31 @@ def price(
     return profile.costs
 
 
-def check_one_source(candidates: Sequence[TracedNetwork]) -> None:
+def check_one_source(networks: Sequence[TracedNetwork]) -> None:
     """Refuse to compare costs that do not compare.
 
     Raises:
         UserError: profiles of several devices or sources came together.
     """
     for name in ("energy_source", "seconds_source", "device", "batch_size"):
-        values = sorted({str(getattr(candidate.costs, name)) for candidate in candidates})
+        values = sorted({str(getattr(network.costs, name)) for network in networks})
         if len(values) > 1:
             raise UserError(f"the profiles of this study have several {name}s ({', '.join(values)}): measure them anew")
 
 
-def with_frequencies(points: OperatingPointsSpec, candidates: Sequence[TracedNetwork]) -> list[TracedNetwork]:
-    """Candidates with the levels, the slack and the common period that the simulation needs.
+def with_frequencies(points: OperatingPointsSpec, networks: Sequence[TracedNetwork]) -> list[TracedNetwork]:
+    """Networks with the levels, the slack and the common period that the simulation needs.
 
     The slack ``auto`` is the smallest that every policy of the space can keep.
     """
     if points.dvfs.values == ("none",):
-        return list(candidates)
+        return list(networks)
     device = load_device(points.costs)
     assert isinstance(device, LevelDevice), "checked before the study started"
     plans = []
-    for candidate in candidates:
-        assert candidate.work is not None, "the work is counted for every traced network"
-        levels = device.level_costs(candidate.work, precision=candidate.precision, batch_size=points.batch_size)
+    for network in networks:
+        assert network.work is not None, "the work is counted for every traced network"
+        levels = device.level_costs(network.work, precision=network.precision, batch_size=points.batch_size)
         slack = points.dvfs_slack
         if slack == "auto":
             slack = max(_smallest_slacks(points, levels))
@@ -175,8 +175,8 @@ def with_frequencies(points: OperatingPointsSpec, candidates: Sequence[TracedNet
         plans.append(Frequencies(levels=levels, slack=float(slack), period=period))
     period = max(plan.period for plan in plans)
     return [
-        replace(candidate, frequencies=replace(plan, period=period))
-        for candidate, plan in zip(candidates, plans, strict=True)
+        replace(network, frequencies=replace(plan, period=period))
+        for network, plan in zip(networks, plans, strict=True)
     ]
 
 

@@ -21,8 +21,8 @@ from study.policies.criteria import Criterion
 from study.policies.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
 from study.policies.replay import Walk
 from study.policies.thresholds import Statistic
-from study.search.constraints import constraint_values, known_value
 from study.search.operating_point import OperatingPoint
+from study.search.space import constraint_values, known_value
 from study.search.traced_network import TracedNetwork
 
 MEASURES = {"flops": "flops", "bitops": "bitops", "energy": "energy", "latency_mean": "seconds"}
@@ -56,13 +56,13 @@ def uncovered(spec: OperatingPointsSpec) -> str | None:
 
 
 def exact_points(
-    spec: OperatingPointsSpec, candidates: Sequence[TracedNetwork], reference_accuracy: float
+    spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], reference_accuracy: float
 ) -> tuple[list[ExactPoint], Floats]:
     """The non-dominated operating points of a search space on validation, cheapest first.
 
     Args:
         spec: the space; :func:`uncovered` must not object to it.
-        candidates: the networks.
+        networks: the networks.
         reference_accuracy: a limit on the drop of accuracy counts from it.
 
     Returns:
@@ -73,12 +73,12 @@ def exact_points(
     limits = spec.constraints.limits
     most = {MEASURES[name]: limit for name, limit in limits.items() if name in MEASURES}
     measures = list(dict.fromkeys([*wanted, *most]))
-    for candidate in candidates:
+    for network in networks:
         for measure in measures:
-            candidate.costs.parts(measure)  # refuses a cost that it does not hold
+            network.costs.parts(measure)  # refuses a cost that it does not hold
     least = reference_accuracy - limits["accuracy_drop"] if "accuracy_drop" in limits else 0.0
-    found, values = _fixed_points(spec, candidates, reference_accuracy)
-    sources = [source for candidate in candidates for source in _sources(spec, candidate, measures)]
+    found, values = _fixed_points(spec, networks, reference_accuracy)
+    sources = [source for network in networks for source in _sources(spec, network, measures)]
     for beta in _beta_ranges(spec) if sources else []:
         sweeps = [source.sweep for source in sources]
         front = front_of_sweeps(sweeps, ["accuracy", *wanted], Limits(beta, least, most))
@@ -96,7 +96,7 @@ def exact_points(
 class _Source:
     """A sweep, and what it sweeps in the words of phase 2."""
 
-    candidate: TracedNetwork
+    network: TracedNetwork
     statistic: Statistic
     dvfs: str
     sweep: Sweep
@@ -105,7 +105,7 @@ class _Source:
         """The operating point of an interval of beta, as far as it is allowed."""
         low, high = max(interval[0], allowed[0]), min(interval[1], allowed[1])
         policy = self.sweep.policy(_inside(low, high) if low < high else high, start_layer)
-        point = OperatingPoint(self.candidate, self.statistic, policy, dvfs=self.dvfs)
+        point = OperatingPoint(self.network, self.statistic, policy, dvfs=self.dvfs)
         return ExactPoint(point, *((low, high) if low < high < _LARGEST else interval))
 
 
@@ -150,52 +150,52 @@ def _rules(spec: OperatingPointsSpec) -> Iterator[tuple[Policy, Sequence[Statist
                     yield Placed(1.0, [int(exit) for exit in exits], criterion), matter
 
 
-def _sources(spec: OperatingPointsSpec, candidate: TracedNetwork, measures: Sequence[str]) -> Iterator[_Source]:
-    exits = candidate.exit_count
+def _sources(spec: OperatingPointsSpec, network: TracedNetwork, measures: Sequence[str]) -> Iterator[_Source]:
+    exits = network.exit_count
     every = range(1, exits + 1) if not isinstance(spec.start_layer, Choice) else _integers(spec.start_layer)
     for (rule, statistics), dvfs in product(_rules(spec), cast(Sequence[str], spec.dvfs.values)):
-        if OperatingPoint(candidate, "mean_logit", rule, dvfs=dvfs).dvfs != dvfs and "race_to_idle" in spec.dvfs.values:
+        if OperatingPoint(network, "mean_logit", rule, dvfs=dvfs).dvfs != dvfs and "race_to_idle" in spec.dvfs.values:
             continue  # the rule has nothing to go by, and race_to_idle stands in the list anyhow
         layers = [rule.exits[0]] if isinstance(rule, Placed) else every
         last = rule.exits[-1] if isinstance(rule, Placed) else 1
         there = [layer for layer in layers if max(layer, last) <= exits]  # networks may differ in depth
-        layers = [layer for layer in there if _possible(spec, candidate, _at(rule, layer), dvfs)]
+        layers = [layer for layer in there if _possible(spec, network, _at(rule, layer), dvfs)]
         for statistic in statistics if layers else ():
-            point = OperatingPoint(candidate, statistic, rule, dvfs=dvfs)
-            values = None if dvfs == "none" else _values_under_rule(candidate, point.dvfs, measures)
-            sweep = Sweep(candidate.trace(statistic), candidate.costs, rule, layers, values)
-            yield _Source(candidate, statistic, dvfs, sweep)
+            point = OperatingPoint(network, statistic, rule, dvfs=dvfs)
+            values = None if dvfs == "none" else _values_under_rule(network, point.dvfs, measures)
+            sweep = Sweep(network.trace(statistic), network.costs, rule, layers, values)
+            yield _Source(network, statistic, dvfs, sweep)
 
 
 def _at(rule: Policy, start_layer: int) -> Policy:
     return rule if isinstance(rule, Placed) else replace(cast(Any, rule), start_layer=start_layer)
 
 
-def _possible(spec: OperatingPointsSpec, candidate: TracedNetwork, policy: Policy, dvfs: str) -> bool:
+def _possible(spec: OperatingPointsSpec, network: TracedNetwork, policy: Policy, dvfs: str) -> bool:
     """Whether the parts fit into the memory that is allowed, and the deadline can be kept."""
     memory = spec.constraints.memory
-    if memory is not None and candidate.memory is not None and candidate.memory.of_policy(policy) > memory:
+    if memory is not None and network.memory is not None and network.memory.of_policy(policy) > memory:
         return False
-    return keeps_deadline(candidate, policy, dvfs)
+    return keeps_deadline(network, policy, dvfs)
 
 
-def keeps_deadline(candidate: TracedNetwork, policy: Policy, dvfs: str) -> bool:
+def keeps_deadline(network: TracedNetwork, policy: Policy, dvfs: str) -> bool:
     """Whether no walk is late for being slowed down; what a frequency rule has no say in runs as fast as can be."""
-    plan = candidate.frequencies
+    plan = network.frequencies
     if dvfs != "deadline" or plan is None or not isinstance(policy, Classic | Static | Predictive):
         return True
-    return smallest_slack(plan.levels, policy, candidate.exit_count) <= plan.slack
+    return smallest_slack(plan.levels, policy, network.exit_count) <= plan.slack
 
 
-def _values_under_rule(candidate: TracedNetwork, dvfs: str, measures: Sequence[str]) -> Any:
+def _values_under_rule(network: TracedNetwork, dvfs: str, measures: Sequence[str]) -> Any:
     """What each sample costs when the frequency follows a rule: no sum over the parts of the network."""
 
     def values(walk: Walk, policy: Policy) -> Floats:
-        point = OperatingPoint(candidate, "mean_logit", policy, dvfs=dvfs)
+        point = OperatingPoint(network, "mean_logit", policy, dvfs=dvfs)
         seconds, joules, _ = point.of_samples(walk)
         under_rule = {"seconds": seconds, "energy": joules}
         columns = [
-            under_rule[name] if name in under_rule else candidate.costs.per_sample(walk, name) for name in measures
+            under_rule[name] if name in under_rule else network.costs.per_sample(walk, name) for name in measures
         ]
         return np.column_stack(cast(Any, columns))
 
@@ -203,19 +203,19 @@ def _values_under_rule(candidate: TracedNetwork, dvfs: str, measures: Sequence[s
 
 
 def _fixed_points(
-    spec: OperatingPointsSpec, candidates: Sequence[TracedNetwork], reference_accuracy: float
+    spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], reference_accuracy: float
 ) -> tuple[list[ExactPoint], Floats]:
     """The points, and their values, of policies without a beta that keep to the constraints."""
     points, values = [], []
     costs = [name for name in spec.objectives if name != "accuracy"]
-    for candidate, dvfs in product(candidates, cast(Sequence[str], spec.dvfs.values)):
+    for network, dvfs in product(networks, cast(Sequence[str], spec.dvfs.values)):
         policies: list[Policy] = [Classic()] if "classic" in spec.policy.values else []
         if "static" in spec.policy.values:
-            policies += [Static(exit) for exit in range(1, candidate.exit_count + 1)]
+            policies += [Static(exit) for exit in range(1, network.exit_count + 1)]
         for policy in policies:
-            if not _possible(spec, candidate, policy, dvfs):
+            if not _possible(spec, network, policy, dvfs):
                 continue
-            point = OperatingPoint(candidate, "mean_logit", policy, dvfs=dvfs)
+            point = OperatingPoint(network, "mean_logit", policy, dvfs=dvfs)
             metrics = point.evaluate()
             exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy)
             if all(value <= 0 for value in exceeded.values()):

@@ -33,14 +33,14 @@ class HypervolumeIndicator:
     """Objective -> value of the reference point."""
 
     @classmethod
-    def of(cls, objectives: Sequence[str], candidates: Sequence[TracedNetwork]) -> HypervolumeIndicator:
+    def of(cls, objectives: Sequence[str], networks: Sequence[TracedNetwork]) -> HypervolumeIndicator:
         """For the networks of one search."""
         reference = {}
         for objective in objectives:
             if objective == "accuracy":
-                reference[objective] = 1 / candidates[0].validation.logits.shape[2]
+                reference[objective] = 1 / networks[0].validation.logits.shape[2]
             else:
-                reference[objective] = MARGIN * max(_classic(candidate, objective) for candidate in candidates)
+                reference[objective] = MARGIN * max(_classic(network, objective) for network in networks)
         return cls(objectives, reference)
 
     def hypervolume(self, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> float:
@@ -53,7 +53,7 @@ class HypervolumeIndicator:
         values = np.array([[row[column] for column in columns] for row in rows], dtype=np.float64)
         return values.reshape(-1, len(self.objectives))
 
-    def join(self, front: Floats, more: Floats) -> Floats:
+    def update_front(self, front: Floats, more: Floats) -> Floats:
         """Those of both ``[n, M]`` that no other dominates, each once, in their order."""
         values = np.concatenate([front, more])
         _, first = np.unique(values, axis=0, return_index=True)
@@ -71,10 +71,10 @@ class HypervolumeIndicator:
         return hypervolume(np.column_stack(columns), np.ones(len(columns)))
 
 
-def _classic(candidate: TracedNetwork, objective: str) -> float:
+def _classic(network: TracedNetwork, objective: str) -> float:
     if objective == "energy":
-        return float(candidate.cut_energies[-1])
-    return candidate.costs.classic(MEASURES.get(objective, "seconds"))
+        return float(network.cut_energies[-1])
+    return network.costs.classic(MEASURES.get(objective, "seconds"))
 
 
 def on_plateau(hypervolumes: Sequence[float], batches: int) -> bool:

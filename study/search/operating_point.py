@@ -1,4 +1,4 @@
-"""Phase 2's candidates: traced networks, and what an operating point of one of them is worth."""
+"""Phase 2's networks: traced networks, and what an operating point of one of them is worth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS = {
 class OperatingPoint:
     """A network at a precision, the statistic of its thresholds, a policy, and the rule that sets the frequency."""
 
-    candidate: TracedNetwork
+    network: TracedNetwork
     statistic: Statistic
     policy: Policy
     beta_quantile: float | None = None
@@ -49,11 +49,11 @@ class OperatingPoint:
         """Equal for points that are the same: thresholds do not matter to a policy that compares nothing."""
         compares = not isinstance(self.policy, Classic | Static) and self.policy.criterion == "logit"
         statistic = self.statistic if compares else ""
-        return self.candidate.weights, self.candidate.precision, statistic, self.policy, self.dvfs
+        return self.network.weights, self.network.precision, statistic, self.policy, self.dvfs
 
     def settings(self) -> dict[str, Any]:
         """The point's columns in the tables."""
-        policy, candidate = self.policy, self.candidate
+        policy, network = self.policy, self.network
         beta = getattr(policy, "beta", None)
         row: dict[str, Any] = {
             "policy": type(policy).__name__.lower(),
@@ -63,10 +63,10 @@ class OperatingPoint:
             "beta_quantile": self.beta_quantile,
             "start_layer": getattr(policy, "start_layer", None),
             "statistic": self.statistic,
-            "precision": candidate.precision,
-            "int8_execution": candidate.validation.int8_execution,
+            "precision": network.precision,
+            "int8_execution": network.validation.int8_execution,
             "dvfs": self.dvfs,
-            "dvfs_slack": candidate.frequencies.slack if candidate.frequencies else None,
+            "dvfs_slack": network.frequencies.slack if network.frequencies else None,
         }
         if isinstance(policy, Placed):
             row["exits"] = list(policy.exits)
@@ -86,8 +86,8 @@ class OperatingPoint:
         Raises:
             UserError: ``deadline`` cannot keep its deadline within the slack.
         """
-        candidate, costs = self.candidate, self.candidate.costs
-        trace = candidate.trace(self.statistic, split)
+        network, costs = self.network, self.network.costs
+        trace = network.trace(self.statistic, split)
         counted = tally(trace, self.policy)
         metrics = {
             "samples": counted.samples,
@@ -98,12 +98,12 @@ class OperatingPoint:
             "energy_source": costs.energy_source,
             "latency_source": costs.seconds_source,
             "device": costs.device,
-            "memory_bytes": candidate.memory.of_policy(self.policy) if candidate.memory else None,
+            "memory_bytes": network.memory.of_policy(self.policy) if network.memory else None,
             "mean_exit": float(counted.stopped @ np.arange(1, trace.exit_count + 2)) / counted.samples,
             "mean_heads_run": float(counted.tried.sum()) / counted.samples,
             "classic_accuracy": trace.classic_accuracy,
             "classic_flops": costs.classic("flops"),
-            "classic_energy_joules": float(candidate.cut_energies[-1]) if costs.holds("energy") else None,
+            "classic_energy_joules": float(network.cut_energies[-1]) if costs.holds("energy") else None,
             "classic_latency_seconds": costs.classic("seconds") if costs.holds("seconds") else None,
         }
         seconds, joules, smallest_slack = self.of_samples(replay(trace, self.policy)) if self._is_timed else (None,) * 3
@@ -120,15 +120,15 @@ class OperatingPoint:
 
     @property
     def _is_timed(self) -> bool:
-        return self.dvfs != "none" or self.candidate.costs.holds("seconds")
+        return self.dvfs != "none" or self.network.costs.holds("seconds")
 
     def of_samples(self, walk: Walk) -> tuple[Floats | None, Floats | None, float | None]:
         """Seconds and joules of each sample of a walk, ``[N]`` each, None where the costs hold none; under a frequency
         rule also the smallest slack that the walk's policy can keep."""
         if self.dvfs != "none":
-            simulated = self.candidate.simulate(walk, cast(Rule, self.dvfs), self.policy)
+            simulated = self.network.simulate(walk, cast(Rule, self.dvfs), self.policy)
             return simulated.seconds, simulated.joules, simulated.smallest_slack
-        costs = self.candidate.costs
+        costs = self.network.costs
         seconds = costs.per_sample(walk, "seconds") if costs.holds("seconds") else None
         joules = costs.per_sample(walk, "energy") if costs.holds("energy") else None
         return seconds, joules, None

@@ -29,13 +29,13 @@ from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
 from study.progress import Reporter
-from study.search.constraints import constraint_values, known_value, reference_accuracy
 from study.search.exact_search import exact_points, uncovered
 from study.search.hypervolume import HypervolumeIndicator
 from study.search.operating_point import COLUMNS
+from study.search.space import constraint_values, known_value
 from study.search.state import TABLE, SearchState, StoredTrials
 from study.search.suggest import make_sampler, suggest
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, reference_network
 
 EXACT = "exact"
 """Stands in the column of the sampler where no sampler was asked."""
@@ -43,7 +43,7 @@ EXACT = "exact"
 
 def search(
     spec: OperatingPointsSpec,
-    candidates: Sequence[TracedNetwork],
+    networks: Sequence[TracedNetwork],
     tables: Location,
     *,
     seed: int,
@@ -55,7 +55,7 @@ def search(
 
     Args:
         spec: what to search.
-        candidates: the networks to choose among.
+        networks: the networks to choose among.
         tables: the run folder's ``tables``.
         seed: of the study.
         name: of this search, in the table.
@@ -68,39 +68,39 @@ def search(
     if stored.is_whole(spec) and journal.exists():
         reporter.line(f"operating points: {len(stored)} are already there")
         return
-    course = SearchState(spec, candidates, HypervolumeIndicator.of(spec.objectives, candidates))
+    state = SearchState(spec, networks, HypervolumeIndicator.of(spec.objectives, networks))
     study = _new_study(spec, seed)
     truth: float | None = None
     fresh = 0
     with reporter.task("operating points", spec.trials) as task:
-        while not course.is_over():
-            batch, part = stored.batch(course.done, spec.batch), None
-            if 0 < len(batch) < min(spec.batch, spec.trials - course.done) and _is_last(batch, stored):
+        while not state.is_over():
+            batch, part = stored.batch(state.done, spec.batch), None
+            if 0 < len(batch) < min(spec.batch, spec.trials - state.done) and _is_last(batch, stored):
                 # The study was smaller and ended here. The batch is asked again as a whole one, so that all batches,
                 # and what is decided at their ends, are those of a study that was never smaller.
                 part = stored.withdraw(batch)
                 batch = batch if part is None else []
             if batch:  # asked and told before: the study learns it again
                 for row in batch:
-                    _tell_again(study, row, spec, candidates, seed)
-                    course.add(row)
+                    _tell_again(study, row, spec, networks, seed)
+                    state.add(row)
             else:
                 if not fresh:
-                    truth = _exact_hypervolume(spec, candidates, course.yardstick, reporter)
-                while len(batch) < spec.batch and course.done < spec.trials and course.done not in stored.numbers:
-                    row = _one_trial(study, spec, candidates, course, seed)
+                    truth = _exact_hypervolume(spec, networks, state.indicator, reporter)
+                while len(batch) < spec.batch and state.done < spec.trials and state.done not in stored.numbers:
+                    row = _one_trial(study, spec, networks, state, seed)
                     batch.append({**row, "search": name, **(stamp or {})})
-                    course.add(row)
-                found = course.hypervolume()
+                    state.add(row)
+                found = state.hypervolume()
                 for row in batch:
                     row |= {"hypervolume": found, "hypervolume_ratio": found / truth if truth else None}
                 fresh += len(batch)
                 write_part(tables, TABLE, batch, next_part(tables, TABLE) if part is None else part)
-            course.end_batch(batch[-1])
-            task.advance(course.done, course.text())
-    if course.done < spec.trials:
-        why = "the hypervolume_ratio is reached" if course.has_ratio() else "the hypervolume is on a plateau"
-        reporter.line(f"operating points: stopped after {course.done} of {spec.trials} trials: {why}")
+            state.end_batch(batch[-1])
+            task.advance(state.done, state.text())
+    if state.done < spec.trials:
+        why = "the hypervolume_ratio is reached" if state.has_ratio() else "the hypervolume is on a plateau"
+        reporter.line(f"operating points: stopped after {state.done} of {spec.trials} trials: {why}")
     if fresh or not journal.exists():
         export_journal(study, journal)
 
@@ -118,7 +118,7 @@ def _new_study(spec: OperatingPointsSpec, seed: int) -> optuna.Study:
 
 def list_exact_points(
     spec: OperatingPointsSpec,
-    candidates: Sequence[TracedNetwork],
+    networks: Sequence[TracedNetwork],
     tables: Location,
     *,
     name: str,
@@ -129,11 +129,11 @@ def list_exact_points(
     if len(StoredTrials(tables, name)):
         reporter.line("operating points: the exact front is already there")
         return
-    reference = reference_accuracy(candidates)
-    found, values = exact_points(spec, candidates, reference)
+    reference = reference_network(networks).classic_accuracy
+    found, values = exact_points(spec, networks, reference)
     if not found:
-        networks = ", ".join(dict.fromkeys(candidate.trial_id for candidate in candidates))
-        reporter.line(f"operating points: none of {networks} keeps to the constraints")
+        trials = ", ".join(dict.fromkeys(network.trial_id for network in networks))
+        reporter.line(f"operating points: no operating point of {trials} keeps the constraints")
         return
     rows: list[dict[str, Any]] = []
     with reporter.task("operating points", len(found)) as task:
@@ -146,7 +146,7 @@ def list_exact_points(
                     **(stamp or {}),
                     "sampler": EXACT,
                     "batch_size": spec.batch_size,
-                    "trial_id": exact.point.candidate.trial_id,
+                    "trial_id": exact.point.network.trial_id,
                     "state": "COMPLETE",
                     **exact.settings(),
                     **metrics,
@@ -154,14 +154,14 @@ def list_exact_points(
                 }
             )
             task.advance(len(rows), "exact front")
-    volume = HypervolumeIndicator.of(spec.objectives, candidates).of_values(values)
+    volume = HypervolumeIndicator.of(spec.objectives, networks).of_values(values)
     for row in rows:
         row |= {"hypervolume": volume, "hypervolume_ratio": 1.0 if volume else None}
     write_part(tables, TABLE, rows, next_part(tables, TABLE))
 
 
 def _exact_hypervolume(
-    spec: OperatingPointsSpec, candidates: Sequence[TracedNetwork], yardstick: HypervolumeIndicator, reporter: Reporter
+    spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], indicator: HypervolumeIndicator, reporter: Reporter
 ) -> float | None:
     """The hypervolume of the exact front; None where the space has none.
 
@@ -171,9 +171,9 @@ def _exact_hypervolume(
     if uncovered(spec) is not None or slow:
         return None
     start = time.perf_counter()
-    _, values = exact_points(spec, candidates, reference_accuracy(candidates))
+    _, values = exact_points(spec, networks, reference_network(networks).classic_accuracy)
     reporter.line(f"exact front of the space searched: {len(values)} points in {time.perf_counter() - start:.1f} s")
-    return yardstick.of_values(values)
+    return indicator.of_values(values)
 
 
 def export_journal(study: optuna.Study, path: Location) -> None:
@@ -188,20 +188,20 @@ def export_journal(study: optuna.Study, path: Location) -> None:
 
 
 def _one_trial(
-    study: optuna.Study, spec: OperatingPointsSpec, candidates: Sequence[TracedNetwork], course: SearchState, seed: int
+    study: optuna.Study, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], state: SearchState, seed: int
 ) -> dict[str, Any]:
     """Ask for one trial, replay it, tell the result; returns its row."""
-    number = course.done
+    number = state.done
     trial = _ask(study, spec, number, seed)
     row: dict[str, Any] = {"number": number, "sampler": spec.sampler, "batch_size": spec.batch_size}
     try:
-        point = suggest(trial, candidates, spec)
-        repeat_of = course.known.get(point.key)
-        row |= {"trial_id": point.candidate.trial_id, **point.settings(), "repeat_of": repeat_of}
-        metrics = course.metrics.get(-1 if repeat_of is None else repeat_of)
+        point = suggest(trial, networks, spec)
+        repeat_of = state.known.get(point.key)
+        row |= {"trial_id": point.network.trial_id, **point.settings(), "repeat_of": repeat_of}
+        metrics = state.metrics.get(-1 if repeat_of is None else repeat_of)
         if metrics is None:
             metrics = {"split": "validation", **point.evaluate()}
-            metrics |= _judged(metrics, spec, reference_accuracy(candidates))
+            metrics |= _judged(metrics, spec, reference_network(networks).classic_accuracy)
         values = [known_value(metrics, objective) for objective in spec.objectives]
         if not np.isfinite(values).all():
             raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
@@ -239,7 +239,7 @@ def _tell_again(
     study: optuna.Study,
     row: Mapping[str, Any],
     spec: OperatingPointsSpec,
-    candidates: Sequence[TracedNetwork],
+    networks: Sequence[TracedNetwork],
     seed: int,
 ) -> None:
     """Bring a new study past a trial of the table.
@@ -266,7 +266,7 @@ def _tell_again(
         return
     trial = _ask(study, spec, int(row["number"]), seed)
     with contextlib.suppress(UserError):
-        suggest(trial, candidates, spec)
+        suggest(trial, networks, spec)
     if trial.params != params:
         raise UserError(
             f"sampler {spec.sampler} does not repeat trial {row['number']} of the stored search, which was made with "

@@ -1,9 +1,9 @@
-"""Names and exits of a phase-2 search space, checked before any work starts."""
+"""The search space of phase 2: checks before any work starts, and constraints on operating points."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
@@ -13,6 +13,7 @@ from study.policies.criteria import CRITERIA, Criterion
 from study.policies.engine import LONGEST_JUMP
 from study.policies.policies import POLICIES, Overshoot
 from study.policies.thresholds import Statistic
+from study.search.operating_point import COLUMNS
 
 SEARCHABLE: tuple[Criterion, ...] = tuple(name for name in CRITERIA if name != "oracle")
 """The oracle knows the labels: no search may take it."""
@@ -52,3 +53,27 @@ def check_depth(points: OperatingPointsSpec, depth: int) -> None:
     for key, exit in asked.items():
         if exit > depth:
             raise UserError(f"operating_points.{key}: names exit {exit:g}, but a network has {depth}")
+
+
+def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], reference: float) -> dict[str, float]:
+    """By how much each limit is exceeded; kept where it is 0 or below.
+
+    A drop of accuracy is told as a share of images, all others relative to their limit, so that they compare.
+    """
+    exceeded = {name: known_value(metrics, name) / limit - 1 for name, limit in limits.items() if name in COLUMNS}
+    if "accuracy_drop" in limits:
+        exceeded["accuracy_drop"] = reference - metrics["accuracy"] - limits["accuracy_drop"]
+    # A drop of exactly the limit must not fail by the rounding of a subtraction.
+    return {name: 0.0 if abs(value) < 1e-12 else value for name, value in exceeded.items()}
+
+
+def known_value(metrics: Mapping[str, Any], name: str) -> float:
+    """The value of an objective or constraint.
+
+    Raises:
+        UserError: the costs do not hold it.
+    """
+    value = metrics.get(COLUMNS[name])
+    if value is None:
+        raise UserError(f"{name}: the costs of this network do not hold it")
+    return float(value)

@@ -14,8 +14,7 @@ from study.policies.criteria import Criterion
 from study.policies.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
 from study.search.hypervolume import HypervolumeIndicator, on_plateau
 from study.search.operating_point import OperatingPoint
-from study.search.suggest import find_candidate
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, find_network
 
 TABLE = "operating_points"
 _NAMES = SCHEMAS[TABLE].names
@@ -72,9 +71,9 @@ class SearchState:
     """How far a search has come. Of each trial it keeps for ever no more than the point that it stood for."""
 
     def __init__(
-        self, spec: OperatingPointsSpec, candidates: Sequence[TracedNetwork], yardstick: HypervolumeIndicator
+        self, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], indicator: HypervolumeIndicator
     ) -> None:
-        self.spec, self.candidates, self.yardstick = spec, candidates, yardstick
+        self.spec, self.networks, self.indicator = spec, networks, indicator
         self.done = 0
         self.known: dict[object, int] = {}
         """Point -> number of its first trial."""
@@ -84,7 +83,7 @@ class SearchState:
         self.ratio: float | None = None
         self.volumes: list[float] = []
         """Hypervolume after each whole batch."""
-        self.front = yardstick.values([])
+        self.front = indicator.values([])
         self.new: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -92,7 +91,7 @@ class SearchState:
         if row["state"] == "COMPLETE":
             if row.get("repeat_of") is None:
                 number = int(row["number"])
-                self.known.setdefault(point_of(row, self.candidates).key, number)
+                self.known.setdefault(point_of(row, self.networks).key, number)
                 self.metrics[number] = {column: row.get(column) for column in _METRICS}
                 if len(self.metrics) > _REMEMBERED:
                     del self.metrics[next(iter(self.metrics))]
@@ -104,11 +103,11 @@ class SearchState:
     def hypervolume(self) -> float:
         """Of all feasible points so far."""
         self._join()
-        return self.yardstick.of_values(self.front)
+        return self.indicator.of_values(self.front)
 
     def _join(self) -> None:
         if self.new:
-            self.front = self.yardstick.join(self.front, self.yardstick.values(self.new))
+            self.front = self.indicator.update_front(self.front, self.indicator.values(self.new))
             self.new = []
 
     def end_batch(self, last: Mapping[str, Any]) -> None:
@@ -147,9 +146,9 @@ def _reached(spec: OperatingPointsSpec, ratio: float | None) -> bool:
     return wanted is not None and ratio is not None and ratio >= wanted - 1e-9
 
 
-def point_of(row: Mapping[str, Any], candidates: Sequence[TracedNetwork]) -> OperatingPoint:
+def point_of(row: Mapping[str, Any], networks: Sequence[TracedNetwork]) -> OperatingPoint:
     """The operating point that a row of the table describes."""
-    candidate = find_candidate(candidates, row["trial_id"], row["precision"])
+    network = find_network(networks, row["trial_id"], row["precision"])
     kind, criterion = row["policy"], cast(Criterion, row["criterion"] or "logit")
     beta = row["beta"] if row["betas"] is None else tuple(row["betas"])
     policy: Policy
@@ -163,4 +162,4 @@ def point_of(row: Mapping[str, Any], candidates: Sequence[TracedNetwork]) -> Ope
         policy = Hierarchical(beta, int(row["start_layer"]), criterion)
     else:
         policy = Predictive(beta, int(row["start_layer"]), int(row["max_jump"]), row["overshoot"])
-    return OperatingPoint(candidate, row["statistic"], policy, row["beta_quantile"], row["dvfs"])
+    return OperatingPoint(network, row["statistic"], policy, row["beta_quantile"], row["dvfs"])

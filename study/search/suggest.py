@@ -15,29 +15,29 @@ from study.policies.criteria import Criterion
 from study.policies.policies import Betas, Classic, Hierarchical, Placed, Policy, Predictive, Static
 from study.policies.thresholds import Statistic
 from study.search.operating_point import OperatingPoint
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, find_network
 
 
 def suggest(
-    trial: optuna.trial.BaseTrial, candidates: Sequence[TracedNetwork], spec: OperatingPointsSpec
+    trial: optuna.trial.BaseTrial, networks: Sequence[TracedNetwork], spec: OperatingPointsSpec
 ) -> OperatingPoint:
     """The operating point that a trial stands for.
 
     ``beta: auto`` searches the quantile of each trace's ratios, so that one dimension suits every network.
     """
-    names = list(dict.fromkeys(candidate.trial_id for candidate in candidates))
+    names = list(dict.fromkeys(network.trial_id for network in networks))
     chosen = names[0] if len(names) == 1 else str(trial.suggest_categorical("network", names))
-    candidate = find_candidate(candidates, chosen, _suggest(trial, "quantization", spec.quantization))
+    network = find_network(networks, chosen, _suggest(trial, "quantization", spec.quantization))
     dvfs = str(_suggest(trial, "dvfs", spec.dvfs))
-    exits = candidate.exit_count
+    exits = network.exit_count
     # Networks of different depth have exits of their own: their dimensions carry the depth in their names.
-    depth = f"_of_{exits}" if len({other.exit_count for other in candidates}) > 1 else ""
+    depth = f"_of_{exits}" if len({other.exit_count for other in networks}) > 1 else ""
     kind = _suggest(trial, "policy", spec.policy)
     if kind == "classic":
-        return OperatingPoint(candidate, "mean_logit", Classic(), dvfs=dvfs)
+        return OperatingPoint(network, "mean_logit", Classic(), dvfs=dvfs)
     if kind == "static":
         exit = trial.suggest_int(f"static_exit{depth}", 1, exits)
-        return OperatingPoint(candidate, "mean_logit", Static(exit), dvfs=dvfs)
+        return OperatingPoint(network, "mean_logit", Static(exit), dvfs=dvfs)
     # The engine knows the paper's criterion only.
     criterion = cast(Criterion, "logit" if kind == "predictive" else _suggest(trial, "criterion", spec.criterion))
     statistic: Statistic = "mean_logit"
@@ -45,7 +45,7 @@ def suggest(
         statistic = _suggest(trial, "statistic", spec.statistic)
         if statistic not in get_args(Statistic):
             raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
-    beta, quantile = _suggest_beta(trial, spec, candidate, statistic, criterion, depth)
+    beta, quantile = _suggest_beta(trial, spec, network, statistic, criterion, depth)
     policy: Policy
     if kind == "placed":
         policy = Placed(beta, _suggest_placement(trial, spec, exits, depth), criterion)
@@ -60,13 +60,13 @@ def suggest(
             max_jump = int(_suggest(trial, "max_jump", spec.max_jump))
             policy = Predictive(beta, start_layer, max_jump, _suggest(trial, "overshoot", spec.overshoot))
     policy.first_exit(exits)
-    return OperatingPoint(candidate, statistic, policy, quantile, dvfs)
+    return OperatingPoint(network, statistic, policy, quantile, dvfs)
 
 
 def _suggest_beta(
     trial: optuna.trial.BaseTrial,
     spec: OperatingPointsSpec,
-    candidate: TracedNetwork,
+    network: TracedNetwork,
     statistic: Statistic,
     criterion: Criterion,
     depth: str,
@@ -74,7 +74,7 @@ def _suggest_beta(
     """Beta, one or one for each exit, and the quantile of one that stands for a share of the scores."""
     if isinstance(spec.beta, Choice):
         return float(_suggest(trial, "beta", spec.beta)), None
-    exits = candidate.exit_count
+    exits = network.exit_count
     if criterion == "patience":  # a number of exits
         names = [f"patience{depth}"]
         if spec.beta == "per_exit":
@@ -84,14 +84,9 @@ def _suggest_beta(
     if spec.beta == "per_exit":
         names = [f"beta_quantile_{exit}{depth}" for exit in range(1, exits + 1)]
         quantiles = [trial.suggest_float(name, 0.0, 1.0) for name in names]
-        return candidate.betas_at(quantiles, statistic, criterion), None
+        return network.betas_at(quantiles, statistic, criterion), None
     quantile = trial.suggest_float("beta_quantile", 0.0, 1.0)
-    return candidate.beta_at(quantile, statistic, criterion), quantile
-
-
-def find_candidate(candidates: Sequence[TracedNetwork], trial_id: str, precision: str) -> TracedNetwork:
-    """The candidate of a network at a precision."""
-    return next(c for c in candidates if (c.trial_id, c.precision) == (trial_id, precision))
+    return network.beta_at(quantile, statistic, criterion), quantile
 
 
 def _suggest(trial: optuna.trial.BaseTrial, name: str, choice: Choice) -> Any:
@@ -123,7 +118,8 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         "tpe": lambda: samplers.TPESampler(seed=seed),
         "nsga2": lambda: samplers.NSGAIISampler(seed=seed),
         "nsga3": lambda: samplers.NSGAIIISampler(seed=seed),
-        "qmc": lambda: samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
+        # Without scrambling the seed has no effect: every seed draws the same sequence.
+        "qmc": lambda: samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
         "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
         "random": lambda: samplers.RandomSampler(seed=seed),
     }

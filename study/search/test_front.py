@@ -55,7 +55,7 @@ def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
 def front_on_test(
     front: pd.DataFrame,
-    candidates: Sequence[TracedNetwork],
+    networks: Sequence[TracedNetwork],
     objectives: Sequence[str],
     test_logits: Callable[[TracedNetwork], SplitLogits],
     test_digest: str,
@@ -64,9 +64,9 @@ def front_on_test(
 
     Args:
         front: from :func:`front_of`.
-        candidates: the networks of its points.
+        networks: the networks of its points.
         objectives: of the front.
-        test_logits: the test trace of a candidate.
+        test_logits: the test trace of a network.
         test_digest: names the test images.
 
     Returns:
@@ -78,9 +78,9 @@ def front_on_test(
     exit_rows: list[dict[str, Any]] = []
     resampled: list[dict[str, Floats]] = []
     for stored in rows_of(front):
-        point = point_of(stored, candidates)
-        split = test_logits(point.candidate)
-        metrics, trace = point.evaluate(split), point.candidate.trace(point.statistic, split)
+        point = point_of(stored, networks)
+        split = test_logits(point.network)
+        metrics, trace = point.evaluate(split), point.network.trace(point.statistic, split)
         walk = replay(trace, point.policy)
         rows.append(
             {
@@ -97,10 +97,10 @@ def front_on_test(
         if len(resampled) == _AT_ONCE or len(rows) == len(front):
             _add_intervals(rows[-len(resampled) :], resampled)
             resampled.clear()
-        columns = exit_columns(trace, walk, point.candidate.costs)
-        exit_rows += _exit_rows(columns, point.candidate, "test", point.statistic, stored["number"])
-    yardstick = HypervolumeIndicator.of(objectives, candidates)
-    volumes = {f"{split}hypervolume": yardstick.hypervolume(rows, prefix=split) for split in ("", "test_")}
+        columns = exit_columns(trace, walk, point.network.costs)
+        exit_rows += _exit_rows(columns, point.network, "test", point.statistic, stored["number"])
+    indicator = HypervolumeIndicator.of(objectives, networks)
+    volumes = {f"{split}hypervolume": indicator.hypervolume(rows, prefix=split) for split in ("", "test_")}
     return [{**row, **volumes} for row in rows], exit_rows
 
 
@@ -113,7 +113,7 @@ def _of_samples(point: OperatingPoint, walk: Walk, labels: Integers) -> dict[str
     _, joules, _ = point.of_samples(walk)
     values = {
         "accuracy": (walk.predictions == labels).astype(np.float64),
-        "flops": point.candidate.costs.per_sample(walk, "flops"),
+        "flops": point.network.costs.per_sample(walk, "flops"),
     }
     return values if joules is None else {**values, "energy_joules": joules}
 
@@ -134,30 +134,30 @@ def _bootstrap(samples: int) -> Bootstrap:
     return Bootstrap(samples)
 
 
-def network_exit_rows(candidate: TracedNetwork) -> list[dict[str, Any]]:
+def network_exit_rows(network: TracedNetwork) -> list[dict[str, Any]]:
     """Rows of the table ``exits`` for a network as such: no policy stops anybody."""
     rows = []
     for statistic in STATISTICS:
-        trace = candidate.trace(statistic)
-        columns = exit_columns(trace, replay(trace, Classic()), candidate.costs)
-        nobody = np.full(candidate.exit_count + 1, np.nan)
+        trace = network.trace(statistic)
+        columns = exit_columns(trace, replay(trace, Classic()), network.costs)
+        nobody = np.full(network.exit_count + 1, np.nan)
         columns |= {"share_stopped": nobody, "accuracy_stopped": nobody}
-        rows += _exit_rows(columns, candidate, "validation", statistic, None)
+        rows += _exit_rows(columns, network, "validation", statistic, None)
     return rows
 
 
 def _exit_rows(
-    columns: Mapping[str, NDArray[Any]], candidate: TracedNetwork, split: str, statistic: str, point: int | None
+    columns: Mapping[str, NDArray[Any]], network: TracedNetwork, split: str, statistic: str, point: int | None
 ) -> list[dict[str, Any]]:
     known: Mapping[str, Any] = {
-        "trial_id": candidate.trial_id,
+        "trial_id": network.trial_id,
         "point": point,
-        "precision": candidate.precision,
-        "int8_execution": candidate.validation.int8_execution,
+        "precision": network.precision,
+        "int8_execution": network.validation.int8_execution,
         "split": split,
         "statistic": statistic,
     }
-    whole = {**columns, **_costs_of_cuts(candidate)}
+    whole = {**columns, **_costs_of_cuts(network)}
     values = zip(*(column.tolist() for column in whole.values()), strict=True)
     return [{**{name: _or_none(value) for name, value in zip(whole, row, strict=True)}, **known} for row in values]
 
@@ -166,22 +166,22 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _costs_of_cuts(candidate: TracedNetwork) -> dict[str, NDArray[Any]]:
+def _costs_of_cuts(network: TracedNetwork) -> dict[str, NDArray[Any]]:
     """What the network costs, cut at each exit, ``[E+1]`` each; as far as it is known."""
-    costs, work = candidate.costs, candidate.work
+    costs, work = network.costs, network.work
     found: dict[str, NDArray[Any]] = {}
     if costs.holds("energy"):
-        found["cumulative_energy_joules"] = candidate.cut_energies
+        found["cumulative_energy_joules"] = network.cut_energies
     if costs.holds("seconds"):
         found["cumulative_seconds"] = _of_cuts(*costs.parts("seconds")[:2])
     if costs.holds("bitops"):
         found["cumulative_bitops"] = _of_cuts(*costs.parts("bitops")[:2])
-    if candidate.published is not None:
-        found["cumulative_flops_published"] = _of_cuts(*candidate.published)
-    if work is not None and candidate.memory is not None:
+    if network.published is not None:
+        found["cumulative_flops_published"] = _of_cuts(*network.published)
+    if work is not None and network.memory is not None:
         found["parameters"] = np.asarray(work.parameters_at_exits)
-        found["peak_activation_bytes"] = np.asarray(candidate.memory.maps_of_cuts())
-        found["memory_bytes"] = np.asarray(candidate.memory.of_cuts())
+        found["peak_activation_bytes"] = np.asarray(network.memory.maps_of_cuts())
+        found["memory_bytes"] = np.asarray(network.memory.of_cuts())
     return found
 
 
@@ -190,29 +190,29 @@ def _of_cuts(segments: Floats, heads: Floats) -> Floats:
     return np.asarray(segments.cumsum() + np.append(heads, 0.0))
 
 
-def cost_rows(candidate: TracedNetwork) -> list[dict[str, Any]]:
+def cost_rows(network: TracedNetwork) -> list[dict[str, Any]]:
     """Rows of the table ``costs``."""
-    costs, work = candidate.costs, candidate.work
+    costs, work = network.costs, network.work
     measures = {
         "energy_joules" if measure == "energy" else measure: costs.parts(measure)
         for measure in MEASURES
         if costs.holds(measure)
     }
-    if candidate.published is not None:
-        measures["flops_published"] = (*candidate.published, 0.0)
-    if work is not None and candidate.memory is not None:
+    if network.published is not None:
+        measures["flops_published"] = (*network.published, 0.0)
+    if work is not None and network.memory is not None:
         segments, heads = (np.array([part.parameters for part in parts]) for parts in (work.segments, work.heads))
         measures["parameters"] = (segments, heads, 0.0)
-        measures["peak_activation_bytes"] = (candidate.memory.segment_maps, candidate.memory.head_maps, 0.0)
+        measures["peak_activation_bytes"] = (network.memory.segment_maps, network.memory.head_maps, 0.0)
     known = {
-        "trial_id": candidate.trial_id,
-        "precision": candidate.precision,
+        "trial_id": network.trial_id,
+        "precision": network.precision,
         "batch_size": costs.batch_size,
         "energy_source": costs.energy_source,
         "seconds_source": costs.seconds_source,
         "device": costs.device,
     }
-    exits = candidate.exit_count
+    exits = network.exit_count
     numbers = [("segment", exit) for exit in range(1, exits + 2)] + [("head", exit) for exit in range(1, exits + 1)]
     rows = []
     for row, (part, number) in enumerate([*numbers, ("engine_step", 1)]):

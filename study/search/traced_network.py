@@ -1,4 +1,4 @@
-"""Phase 2's candidates: traced networks, and what an operating point of one of them is worth."""
+"""Phase 2's networks: traced networks, and what an operating point of one of them is worth."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from results.reference_network import reference_position
 from study.arrays import Floats
 from study.costs.costs import Costs
 from study.costs.flops import NetworkWork
@@ -25,13 +26,13 @@ from study.traces.trace import SplitLogits, Trace
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frequencies:
-    """What the simulation of frequency scaling needs of a candidate."""
+    """What the simulation of frequency scaling needs of a network."""
 
     levels: LevelCosts
     slack: float
     """Share of the classic network's time at f_max that an answer may come later than it."""
     period: float
-    """Seconds from one image to the next, the same for all candidates; what is left of it is spent idle."""
+    """Seconds from one image to the next, the same for all networks; what is left of it is spent idle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class TracedNetwork:
     def trace(self, statistic: Statistic, split: SplitLogits | None = None) -> Trace:
         """The trace of the validation split, or of another, with the thresholds that the calibration split gives."""
         split = self.validation if split is None else split
-        key = id(split.logits), statistic  # the trace holds the logits, so that no others can take their place
+        key = split, statistic  # a split is hashed by identity, and the key keeps the split alive
         if key not in self._traces:
             thresholds = thresholds_from_logits(self.calibration.logits, statistic)
             self._traces[key] = Trace(split.logits, split.labels, thresholds)
@@ -148,6 +149,18 @@ class TracedNetwork:
                 f"network {self.trial_id}: all {statistic} thresholds are 0, so that no beta can be searched"
             )
         return self._scores[key]
+
+
+def reference_network(networks: Sequence[TracedNetwork]) -> TracedNetwork:
+    """The reference network among some networks (:func:`results.reference_network.reference_position`)."""
+    precisions = [one.precision for one in networks]
+    accuracies = [one.classic_accuracy for one in networks]
+    return networks[reference_position(precisions, accuracies, [one.costs.classic("flops") for one in networks])]
+
+
+def find_network(networks: Sequence[TracedNetwork], trial_id: str, precision: str) -> TracedNetwork:
+    """The network of a trial at a precision."""
+    return next(one for one in networks if (one.trial_id, one.precision) == (trial_id, precision))
 
 
 def _positive(beta: float) -> float:

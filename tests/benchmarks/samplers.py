@@ -23,13 +23,12 @@ from report import circumstances, print_circumstances, print_table
 
 from results.pareto import non_dominated
 from search_spaces.spec import OperatingPointsSpec, validate_space
-from study.run.reader import stored_candidates, stored_study
-from study.search.constraints import reference_accuracy
+from study.run.reader import stored_networks, stored_study
 from study.search.exact_search import exact_points
 from study.search.hypervolume import HypervolumeIndicator
 from study.search.operating_point import COLUMNS
 from study.search.suggest import make_sampler, suggest
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, reference_network
 
 SPACE = {
     "policy": ["predictive", "hierarchical"],
@@ -70,36 +69,36 @@ def main() -> None:
     results = []
     for folder in options.folders:
         study = stored_study(folder, [("operating_points.quantization", "fp32")])
-        candidates = stored_candidates(folder, study.operating_points)
-        candidate = max(candidates, key=lambda one: one.trace("mean_max").right.mean())
+        networks = stored_networks(folder, study.operating_points)
+        network = max(networks, key=lambda one: one.trace("mean_max").right.mean())
         if options.larger:
-            rows = compare_larger(candidate)
+            rows = compare_larger(network)
             print_table(f"{folder.name}: {LARGER_TRIALS} trials of NSGA-II in larger spaces, 3 objectives", rows)
             results += [{"trace": folder.name, **row} for row in rows]
             continue
         for count in options.objectives:
-            rows = compare(candidate, OBJECTIVES[count], options)
-            samples, exits = len(candidate.validation.labels), candidate.exit_count
+            rows = compare(network, OBJECTIVES[count], options)
+            samples, exits = len(network.validation.labels), network.exit_count
             print_table(f"{folder.name}: {samples} samples x {exits} exits, {count} objectives", rows)
             results += [{"trace": folder.name, "objectives": count, **row} for row in rows]
     if options.json:
         print(json.dumps({"circumstances": facts, "results": results}))
 
 
-def compare(candidate: TracedNetwork, objectives: list[str], options: argparse.Namespace) -> list[dict[str, object]]:
+def compare(network: TracedNetwork, objectives: list[str], options: argparse.Namespace) -> list[dict[str, object]]:
     """One row for each sampler: mean and standard deviation over seeds of the ratio, early and at the end."""
     spec = space(objectives)
-    yardstick = HypervolumeIndicator.of(objectives, [candidate])
-    truth = yardstick.of_values(exact_points(spec, [candidate], reference_accuracy([candidate]))[1])
+    indicator = HypervolumeIndicator.of(objectives, [network])
+    truth = indicator.of_values(exact_points(spec, [network], reference_network([network]).classic_accuracy)[1])
     rows: list[dict[str, object]] = []
     for name in options.samplers:
         trials = options.gp_trials if name == "gp" else options.trials
         seeds = options.gp_seeds if name == "gp" else options.seeds
         ends, early, own, replaying = [], [], 0.0, 0.0
         for seed in range(seeds):
-            values, asked, replayed = run(name, seed, trials, candidate, spec)
-            ends.append(yardstick.of_values(values) / truth)
-            early.append(yardstick.of_values(values[: options.gp_trials]) / truth)
+            values, asked, replayed = run(name, seed, trials, network, spec)
+            ends.append(indicator.of_values(values) / truth)
+            early.append(indicator.of_values(values[: options.gp_trials]) / truth)
             own, replaying = own + asked, replaying + replayed
         rows.append(
             {
@@ -117,18 +116,18 @@ def compare(candidate: TracedNetwork, objectives: list[str], options: argparse.N
     return rows
 
 
-def compare_larger(candidate: TracedNetwork) -> list[dict[str, object]]:
+def compare_larger(network: TracedNetwork) -> list[dict[str, object]]:
     """One row for each space: its hypervolume against the exact front's, and the share of that front it dominates."""
     objectives = OBJECTIVES[3]
     spec = space(objectives)
-    yardstick = HypervolumeIndicator.of(objectives, [candidate])
-    truth = exact_points(spec, [candidate], reference_accuracy([candidate]))[1]
+    indicator = HypervolumeIndicator.of(objectives, [network])
+    truth = exact_points(spec, [network], reference_network([network]).classic_accuracy)[1]
     signs = np.array([-1.0, 1.0, 1.0])
     rows: list[dict[str, object]] = []
     for name, changes in LARGER.items():
-        found = run("nsga2", 0, LARGER_TRIALS, candidate, space(objectives, changes))[0]
+        found = run("nsga2", 0, LARGER_TRIALS, network, space(objectives, changes))[0]
         dominated = ~non_dominated(np.concatenate([truth, found * [1, 1 + 1e-12, 1 + 1e-12]]) * signs)[: len(truth)]
-        ratio = yardstick.of_values(found) / yardstick.of_values(truth)
+        ratio = indicator.of_values(found) / indicator.of_values(truth)
         rows.append({"space": name, "hypervolume ratio": f"{ratio:.4f}", "dominates": f"{dominated.mean():.1%}"})
     return rows
 
@@ -139,7 +138,7 @@ def space(objectives: list[str], changes: dict[str, object] | None = None) -> Op
     return validate_space(raw, "samplers").operating_points
 
 
-def run(name, seed, trials, candidate, spec):  # type: ignore[no-untyped-def]
+def run(name, seed, trials, network, spec):  # type: ignore[no-untyped-def]
     """Values of all trials, and the seconds of Optuna and of the replay, as in phase 2's own loop."""
     directions = ["maximize" if objective == "accuracy" else "minimize" for objective in spec.objectives]
     study = optuna.create_study(directions=directions, sampler=make_sampler(name, seed))
@@ -149,7 +148,7 @@ def run(name, seed, trials, candidate, spec):  # type: ignore[no-untyped-def]
             state = np.random.SeedSequence([seed, number]).generate_state(1)
             study.sampler = make_sampler(name, int(state[0]))
         trial = study.ask()
-        point = suggest(trial, [candidate], spec)
+        point = suggest(trial, [network], spec)
         before = time.perf_counter()
         metrics = point.evaluate()
         values.append([metrics[COLUMNS[objective]] for objective in spec.objectives])

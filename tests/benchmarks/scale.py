@@ -167,7 +167,7 @@ def phase_2(points: int, sampler: str) -> list[dict[str, Any]]:
     splits = [SplitLogits(logits, labels)] * 2
     segments, heads = np.linspace(1.0, 2.0, exits + 1), np.full(exits, 0.05)
     costs = Costs(segment_flops=segments, head_flops=heads, engine_step_flops=0.01)
-    candidates = [TracedNetwork("one@w", costs, *splits)]
+    networks = [TracedNetwork("one@w", costs, *splits)]
     section = {"trials": points, "sampler": sampler, "batch": 100, "objectives": ["accuracy", "flops"]}
     spec = validate_space({"name": "many", "operating_points": section}, "x").operating_points
     watch, marks = Stopwatch(), []
@@ -193,7 +193,7 @@ def phase_2(points: int, sampler: str) -> list[dict[str, Any]]:
         tables = Path(folder) / "tables"
         before = megabytes()
         marks.append((time.perf_counter(), dict(watch.seconds), before))
-        search(spec, candidates, tables, seed=0, name="x", reporter=Marks(quiet=True))
+        search(spec, networks, tables, seed=0, name="x", reporter=Marks(quiet=True))
         start = time.perf_counter()
         table = read_table(tables, "operating_points")
         reading = time.perf_counter() - start

@@ -15,11 +15,10 @@ from results.schemas import SCHEMAS
 from search_spaces.spec import parse_change, parse_space
 from study.cli.main import main
 from study.progress import Reporter
-from study.search.constraints import reference_accuracy
 from study.search.exact_search import exact_points
 from study.search.hypervolume import HypervolumeIndicator
 from study.search.optuna_search import list_exact_points, search
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
 
@@ -34,7 +33,7 @@ def test_the_front_as_json_says_what_the_exact_front_says(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
     before = files_of(folder)
     printed = exact_json(folder, capsys)
-    found, values = exact_points(study().operating_points, FOUR, reference_accuracy(FOUR))
+    found, values = exact_points(study().operating_points, FOUR, reference_network(FOUR).classic_accuracy)
     rows = [[row["accuracy"], row["flops"], row["energy_joules"]] for row in printed["front"]]
     np.testing.assert_allclose(rows, values, rtol=1e-12)
     best = max((one for one in FOUR if one.precision == "fp32"), key=lambda one: one.classic_accuracy)
@@ -46,7 +45,7 @@ def test_the_front_as_json_says_what_the_exact_front_says(tmp_path, capsys):
     assert printed["hypervolume"] == pytest.approx(volume)
     assert "hypervolume_ratio_of_the_search" not in printed, "there was no search"
     for row, one in zip(printed["front"], found, strict=True):
-        assert row["trial_id"] == one.point.candidate.trial_id and row["precision"] == one.point.candidate.precision
+        assert row["trial_id"] == one.point.network.trial_id and row["precision"] == one.point.network.precision
         settings = one.settings()
         for name in ("policy", "criterion", "beta", "beta_low", "start_layer", "exits", "overshoot", "statistic"):
             assert row[name] == settings.get(name), name
@@ -105,12 +104,12 @@ def test_another_space_of_the_same_networks_needs_no_other_study(tmp_path, capsy
     printed = exact_json(folder, capsys, *options)
     changed = [parse_change(f"operating_points.{change}") for change in changes]
     chosen = parse_space(f"name: tiny\noperating_points: {{{TEXT}}}", "test", changed).operating_points
-    candidates = [one for one in FOUR if one.precision in chosen.quantization.values]
-    _, values = exact_points(chosen, candidates, reference_accuracy(candidates))
+    networks = [one for one in FOUR if one.precision in chosen.quantization.values]
+    _, values = exact_points(chosen, networks, reference_network(networks).classic_accuracy)
     columns = {"flops": "flops", "latency_mean": "latency_mean_seconds", "energy": "energy_joules"}
     names = [columns.get(name, name) for name in chosen.objectives]
     np.testing.assert_allclose([[row[name] for name in names] for row in printed["front"]], values, rtol=1e-12)
-    assert printed["networks"] == len({one.trial_id for one in candidates})
+    assert printed["networks"] == len({one.trial_id for one in networks})
 
 
 REFUSED = [

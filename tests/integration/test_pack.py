@@ -14,7 +14,7 @@ import yaml
 from results.parts import read_table, rows_of
 from results.schemas import SCHEMAS
 from study.cli.main import main
-from study.run.reader import stored_candidates, stored_study, stored_test_logits
+from study.run.reader import stored_networks, stored_study, stored_test_logits
 from study.search.state import point_of
 
 
@@ -33,7 +33,7 @@ def test_a_pack_holds_half_the_logits_and_no_weights(finished_study: Path, packe
     assert not (packed / "checkpoints").exists() and not list(packed.rglob("weights*"))
     assert size(packed / "traces") < 0.7 * size(finished_study / "traces")
     spec = stored_study(packed).operating_points
-    mine, whole = (stored_candidates(folder, spec) for folder in (packed, finished_study))
+    mine, whole = (stored_networks(folder, spec) for folder in (packed, finished_study))
     for one, other in zip(mine, whole, strict=True):
         expected = other.validation.logits.astype(np.float16)
         np.testing.assert_array_equal(one.validation.logits, expected.astype(np.float32))
@@ -51,12 +51,12 @@ def test_its_tables_are_those_of_the_rounded_logits(finished_study: Path, packed
     tables = {name: read_table(packed / "tables", name) for name in SCHEMAS}
     points = stored_study(packed).operating_points
     assert len(tables["operating_points"]) == points.trials
-    candidates = stored_candidates(packed, points)
-    tests = stored_test_logits(packed, candidates)
+    networks = stored_networks(packed, points)
+    tests = stored_test_logits(packed, networks)
     for row in rows_of(tables["front"]):
-        point = point_of(row, candidates)
+        point = point_of(row, networks)
         assert point.evaluate()["accuracy"] == row["accuracy"]
-        test = tests[point.candidate.weights, point.candidate.precision]
+        test = tests[point.network.weights, point.network.precision]
         assert point.evaluate(test)["accuracy"] == row["test_accuracy"]
     for name in ("trials", "epochs", "costs"):
         pd.testing.assert_frame_equal(tables[name], read_table(finished_study / "tables", name))

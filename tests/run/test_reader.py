@@ -12,15 +12,15 @@ from support.run_folders import FOUR, ONE, files_of, names_of, profile_of, refus
 from results.parts import write_part
 from search_spaces.spec import SpecError
 from study.errors import UserError
-from study.run.reader import stored_candidates, stored_study
-from study.search.constraints import reference_accuracy
+from study.run.reader import stored_networks, stored_study
 from study.search.exact_search import exact_points
+from study.search.traced_network import reference_network
 from study.storage.publish import set_aside
 
 
-def test_candidates_come_back_from_traces_and_profiles_alone(tmp_path):
+def test_networks_come_back_from_traces_and_profiles_alone(tmp_path):
     folder = run_folder(tmp_path / "run")
-    found = stored_candidates(folder, study().operating_points)
+    found = stored_networks(folder, study().operating_points)
     assert names_of(found) == names_of(FOUR) and len(found) == 4
     for one in FOUR:
         (again,) = [other for other in found if (other.weights, other.precision) == (one.weights, one.precision)]
@@ -31,22 +31,22 @@ def test_candidates_come_back_from_traces_and_profiles_alone(tmp_path):
         assert again.costs.to_json() == one.costs.to_json() and again.work is None
 
 
-def test_the_exact_front_of_a_run_folder_is_that_of_its_candidates(tmp_path):
+def test_the_exact_front_of_a_run_folder_is_that_of_its_networks(tmp_path):
     folder = run_folder(tmp_path / "run")
     chosen = stored_study(folder).operating_points
-    found, values = exact_points(chosen, stored_candidates(folder, chosen), reference_accuracy(FOUR))
-    expected, its_values = exact_points(chosen, FOUR, reference_accuracy(FOUR))
+    found, values = exact_points(chosen, stored_networks(folder, chosen), reference_network(FOUR).classic_accuracy)
+    expected, its_values = exact_points(chosen, FOUR, reference_network(FOUR).classic_accuracy)
     np.testing.assert_array_equal(values, its_values)
     assert len(found) == len(expected) > 5
 
 
-def test_only_the_precisions_of_the_space_are_candidates(tmp_path):
+def test_only_the_precisions_of_the_space_are_networks(tmp_path):
     folder = run_folder(tmp_path / "run")
     for text, expected in (("fp32", {"fp32"}), ("int8", {"int8"}), ("[int8, fp32]", {"fp32", "int8"})):
-        found = stored_candidates(folder, study(f"quantization: {text}").operating_points)
+        found = stored_networks(folder, study(f"quantization: {text}").operating_points)
         assert {one.precision for one in found} == expected
     with pytest.raises(UserError, match="traces holds no traces of a network at bf16"):
-        stored_candidates(folder, study("quantization: bf16").operating_points)
+        stored_networks(folder, study("quantization: bf16").operating_points)
 
 
 def test_a_network_whose_traces_are_not_complete_is_left_out(tmp_path):
@@ -55,14 +55,14 @@ def test_a_network_whose_traces_are_not_complete_is_left_out(tmp_path):
     (folder / "traces" / "half").mkdir()
     (folder / "traces" / "half" / "trace.json").write_text("{}")
     (folder / "traces" / "note.txt").write_text("mine")
-    found = stored_candidates(folder, study().operating_points)
+    found = stored_networks(folder, study().operating_points)
     assert names_of(found) == {("one", "fp32"), ("one", "int8")}
 
 
 def test_of_networks_that_were_traced_earlier_those_in_the_costs_table_count(tmp_path):
     folder = run_folder(tmp_path / "run")
     write_part(folder / "tables", "costs", [{"trial_id": "two", "precision": "fp32"}])
-    assert names_of(stored_candidates(folder, study().operating_points)) == {("two", "fp32"), ("two", "int8")}
+    assert names_of(stored_networks(folder, study().operating_points)) == {("two", "fp32"), ("two", "int8")}
 
 
 @pytest.mark.parametrize("damage", ["trace.safetensors", "trace.json"])
@@ -77,7 +77,7 @@ def test_a_trace_that_was_set_aside_and_made_again_does_not_count(tmp_path, dama
     set_aside(path, "damaged")
     write_split(folder, ONE[0], "validation")
     before = files_of(folder)
-    (found,) = stored_candidates(folder, study().operating_points)
+    (found,) = stored_networks(folder, study().operating_points)
     np.testing.assert_array_equal(found.validation.logits, ONE[0].validation.logits)
     assert files_of(folder) == before
 
@@ -143,7 +143,7 @@ def test_memory_and_frequency_rules_need_to_know_the_network(tmp_path, capsys):
             changes = [(f"operating_points.{key}", {"memory": 1e6} if key == "constraints" else value)]
             if key == "dvfs":
                 changes.append(("operating_points.costs", "jetson-tx2"))
-            stored_candidates(folder, stored_study(folder, changes).operating_points)
+            stored_networks(folder, stored_study(folder, changes).operating_points)
     assert "does not tell" in refused(f"front {folder} --exact --set operating_points.constraints.memory=1e6", capsys)
 
 

@@ -16,8 +16,8 @@ from study.cli.main import main
 from study.costs.model.levels import LevelCosts
 from study.errors import UserError
 from study.policies.policies import Hierarchical, Predictive
-from study.search.compare import CONTENDERS, Comparison, compare, reference_of
-from study.search.traced_network import Frequencies, TracedNetwork
+from study.search.compare import CONTENDERS, Comparison, compare
+from study.search.traced_network import Frequencies, TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
 EXITS, DROPS = 5, (0.0, 0.02, 0.1)
@@ -31,7 +31,7 @@ def split(seed: int, count: int = 150, classes: int = 4) -> SplitLogits:
     return SplitLogits(logits.astype(np.float32), labels)
 
 
-def candidate(seed: int, precision: str = "fp32", scale: float = 1.0) -> TracedNetwork:
+def traced(seed: int, precision: str = "fp32", scale: float = 1.0) -> TracedNetwork:
     segments, heads = np.arange(1.0, EXITS + 2), np.full(EXITS, 0.1)
     costs = Costs(
         segment_flops=segments,
@@ -44,7 +44,7 @@ def candidate(seed: int, precision: str = "fp32", scale: float = 1.0) -> TracedN
     return TracedNetwork("one@w", costs, split(seed), split(seed + 1), precision=precision)  # type: ignore[arg-type]
 
 
-FULL, INT8 = candidate(1), candidate(11, "int8", 0.2)
+FULL, INT8 = traced(1), traced(11, "int8", 0.2)
 TESTS = {"fp32": split(3), "int8": split(13)}
 
 
@@ -68,7 +68,7 @@ def rows() -> pd.DataFrame:
 
 
 def test_every_choice_keeps_to_its_accuracy_on_validation(rows: pd.DataFrame) -> None:
-    assert FULL.classic_accuracy != INT8.classic_accuracy and reference_of(INT8, [FULL, INT8]) is FULL
+    assert FULL.classic_accuracy != INT8.classic_accuracy and reference_network([INT8, FULL]) is FULL
     assert (rows["accuracy"] >= FULL.classic_accuracy - rows["drop"] - 1e-9).all(), "of the network in fp32"
     np.testing.assert_allclose(rows["accuracy_drop"], FULL.classic_accuracy - rows["accuracy"])
     named = set(rows["contender"])

@@ -17,8 +17,8 @@ from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
 from study.search import cost_source as pricing
 from study.search.operating_point import OperatingPoint
-from study.search.optuna_search import constraint_values, reference_accuracy
-from study.search.traced_network import Frequencies, TracedNetwork
+from study.search.space import constraint_values
+from study.search.traced_network import Frequencies, TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
 XEON = "intel-xeon-platinum-8280"
@@ -141,7 +141,7 @@ LEVELS = LevelCosts(
 )
 
 
-def candidate(**changes) -> TracedNetwork:
+def traced(**changes) -> TracedNetwork:
     plan = Frequencies(levels=LEVELS, slack=0.5, period=40.0)
     parts = {"calibration": split(1), "validation": split(2), "frequencies": plan, **changes}
     return TracedNetwork("one@w", LEVELS.costs[-1], **parts)
@@ -150,8 +150,8 @@ def candidate(**changes) -> TracedNetwork:
 @pytest.mark.parametrize("rule", ["race_to_idle", "paper", "deadline"])
 @pytest.mark.parametrize("policy", [Predictive(1.1, 1, 4), Hierarchical(1.1, 2), Static(3), Classic()], ids=str)
 def test_a_point_under_a_rule_is_the_simulation_of_its_walk(rule, policy):
-    point = OperatingPoint(candidate(), "mean_max", policy, dvfs=rule)
-    metrics, walk = point.evaluate(), replay(point.candidate.trace("mean_max"), policy)
+    point = OperatingPoint(traced(), "mean_max", policy, dvfs=rule)
+    metrics, walk = point.evaluate(), replay(point.network.trace("mean_max"), policy)
     simulated = simulate(walk, LEVELS, rule=rule, policy=policy, slack=0.5, period=40.0)
     assert metrics["energy_joules"] == simulated.joules.mean()
     assert metrics["latency_mean_seconds"] == simulated.seconds.mean()
@@ -166,7 +166,7 @@ def walk_flops(walk) -> float:
 
 
 def test_rules_that_have_nothing_to_go_by_are_racing():
-    chosen = candidate()
+    chosen = traced()
 
     def rules(policy) -> list[str]:
         return [OperatingPoint(chosen, "mean_max", policy, dvfs=r).dvfs for r in ("race_to_idle", "paper", "deadline")]
@@ -178,15 +178,15 @@ def test_rules_that_have_nothing_to_go_by_are_racing():
 
 
 def test_cuts_pay_for_the_whole_period():
-    energies = candidate().cut_energies
+    energies = traced().cut_energies
     busy = [1.1, 3.1, 6.1, 10.1, 15.1, 21.0]
     assert energies == pytest.approx([10 * seconds + (40 - seconds) for seconds in busy])
-    without = candidate(frequencies=None).cut_energies
+    without = traced(frequencies=None).cut_energies
     assert without == pytest.approx([10 * seconds for seconds in busy])
 
 
 def test_a_slack_too_small_is_refused_with_the_smallest_one():
-    tight = candidate(frequencies=Frequencies(levels=LEVELS, slack=0.0, period=40.0))
+    tight = traced(frequencies=Frequencies(levels=LEVELS, slack=0.0, period=40.0))
     point = OperatingPoint(tight, "mean_max", Predictive(1.1, 1, 4), dvfs="deadline")
     smallest = smallest_slack(LEVELS, point.policy, 5)
     assert smallest > 0
@@ -215,7 +215,7 @@ def work_exits(work) -> int:
     return len(work.heads)
 
 
-def test_levels_are_priced_at_the_candidate_s_precision_and_the_study_s_batch_size(network):
+def test_levels_are_priced_at_the_network_s_precision_and_the_study_s_batch_size(network):
     asked = points(f"costs: {XEON}, dvfs: deadline, batch_size: 16")
     work = count_work(network)
     plain = [TracedNetwork("one@w", level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
@@ -262,7 +262,7 @@ def test_a_search_is_named_by_all_that_decides_its_points():
     from study.run.run import search_groups
 
     spec = parse_space("name: x", "test")
-    one = candidate()
+    one = traced()
     plan = one.frequencies
 
     def with_levels(**changes) -> TracedNetwork:
@@ -283,14 +283,14 @@ def test_a_search_is_named_by_all_that_decides_its_points():
     ]
     names = [next(iter(search_groups(spec, [other]))) for other in others]
     assert len(set(names)) == len(names)
-    assert next(iter(search_groups(spec, [candidate()]))) == names[0]
+    assert next(iter(search_groups(spec, [traced()]))) == names[0]
 
 
 def test_memory_is_that_of_the_batch_size_of_the_costs(network):
     from dataclasses import replace
 
     work = count_work(network)
-    single = candidate(work=work)
+    single = traced(work=work)
     many = replace(single, costs=replace(single.costs, batch_size=8))
     weights = single.memory.segment_weights.sum()
     assert many.memory.of_policy(Classic()) - weights == 8 * (single.memory.of_policy(Classic()) - weights)
@@ -326,7 +326,7 @@ def test_a_slack_that_is_given_is_kept(network):
 
 
 def test_without_rules_nothing_is_simulated(network):
-    plain = [candidate(frequencies=None)]
+    plain = [traced(frequencies=None)]
     assert pricing.with_frequencies(points(f"costs: {XEON}"), plain) == plain
 
 
@@ -346,9 +346,9 @@ def test_a_drop_is_counted_from_the_best_classic_network_in_fp32():
     worst, middle, best = sorted({right(seed): seed for seed in range(3, 30)}.values(), key=right)[:3]
     assert right(worst) < right(middle) < right(best)
     pairs = ((worst, "fp32"), (middle, "fp32"), (best, "int8"))
-    candidates = [candidate(validation=split(seed), precision=precision) for seed, precision in pairs]
-    assert reference_accuracy(candidates) == right(middle)
-    assert reference_accuracy(candidates[2:]) == right(best)
+    networks = [traced(validation=split(seed), precision=precision) for seed, precision in pairs]
+    assert reference_network(networks).classic_accuracy == right(middle)
+    assert reference_network(networks[2:]).classic_accuracy == right(best)
 
 
 def test_int8_that_is_only_simulated_is_not_measured(network, monkeypatch):
@@ -391,7 +391,7 @@ def test_a_stored_profile_of_another_network_is_refused(network, tmp_path, monke
 def test_profiles_of_several_devices_are_not_compared():
     from dataclasses import replace
 
-    here = candidate(frequencies=None)
+    here = traced(frequencies=None)
     there = replace(here, costs=replace(here.costs, device="another"))
     pricing.check_one_source([here, here])
     with pytest.raises(UserError, match=r"several devices \(None, another\)"):

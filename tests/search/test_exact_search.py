@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from support.exact_spaces import ALL_KINDS, candidate, costs, split, with_work
+from support.exact_spaces import ALL_KINDS, costs, split, traced, with_work
 
 from results.schemas import SCHEMAS
 from search_spaces.choices import Choice
@@ -17,14 +17,14 @@ from study.errors import UserError
 from study.policies.criteria import CRITERIA
 from study.policies.decision_table import table_for
 from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
-from study.search.constraints import constraint_values, reference_accuracy
 from study.search.exact_search import check_covered, exact_points, uncovered
 from study.search.operating_point import COLUMNS, OperatingPoint
-from study.search.traced_network import Frequencies, TracedNetwork
+from study.search.space import constraint_values
+from study.search.traced_network import Frequencies, TracedNetwork, reference_network
 
-ONE = [candidate("one", 4, 0)]
+ONE = [traced("one", 4, 0)]
 FOUR = [
-    candidate(name, exits, seed, precision)
+    traced(name, exits, seed, precision)
     for name, exits, seed in (("shallow", 2, 10), ("deep", 3, 20))
     for precision, seed in (("fp32", seed), ("int8", seed + 5))
 ]
@@ -70,9 +70,9 @@ def betas_of(chosen: OperatingPointsSpec, one: TracedNetwork, statistic: str, ru
     return sorted({high, *(cut for cut in cuts if low <= cut <= high)})
 
 
-def every_point(chosen: OperatingPointsSpec, candidates):
+def every_point(chosen: OperatingPointsSpec, networks):
     """All operating points of a space, from its settings alone."""
-    for one, dvfs in itertools.product(candidates, chosen.dvfs.values):
+    for one, dvfs in itertools.product(networks, chosen.dvfs.values):
         for rule, thresholds_matter in rules_of(chosen, one.exit_count):
             for statistic in chosen.statistic.values if thresholds_matter else ("mean_logit",):
                 for beta in betas_of(chosen, one, statistic, rule):
@@ -85,10 +85,10 @@ def worth(point: OperatingPoint, objectives) -> tuple[float, ...]:
     return tuple(metrics[COLUMNS[name]] for name in objectives)
 
 
-def all_values(chosen: OperatingPointsSpec, candidates) -> set[tuple[float, ...]]:
+def all_values(chosen: OperatingPointsSpec, networks) -> set[tuple[float, ...]]:
     """Objectives of every point that keeps to the constraints."""
-    reference, found = reference_accuracy(candidates), set()
-    for point in every_point(chosen, candidates):
+    reference, found = reference_network(networks).classic_accuracy, set()
+    for point in every_point(chosen, networks):
         try:
             metrics = point.evaluate()
         except UserError:  # the deadline cannot be kept
@@ -106,11 +106,11 @@ def best_of(values, objectives) -> set[tuple[float, ...]]:
     return {value for value, out in zip(sorted(values), beaten, strict=True) if not out}
 
 
-def assert_exact(text: str, candidates, *, least: int = 2) -> list:
+def assert_exact(text: str, networks, *, least: int = 2) -> list:
     """The front of a space is that of brute force, and each of its points is what it says."""
     chosen = spec(text)
-    found, values = exact_points(chosen, candidates, reference_accuracy(candidates))
-    every = all_values(chosen, candidates)
+    found, values = exact_points(chosen, networks, reference_network(networks).classic_accuracy)
+    every = all_values(chosen, networks)
     assert len(every) > least, "the space is no test"
     rows = [tuple(map(float, row)) for row in values]
     assert set(rows) == best_of(every, chosen.objectives)
@@ -166,18 +166,18 @@ def test_the_exact_front_is_that_of_brute_force(name):
 def test_the_front_across_networks_and_precisions_is_that_of_brute_force(seed):
     """They differ in depth: placements and start layers that one of them lacks are its own matter."""
     others = [
-        candidate(f"{one.trial_id}{seed}", one.exit_count, 100 * seed + place, one.precision)
+        traced(f"{one.trial_id}{seed}", one.exit_count, 100 * seed + place, one.precision)
         for place, one in enumerate(FOUR)
     ]
     text = f"{ALL_KINDS}, {STATISTICS}, max_jump: [1, 2], criterion: [logit, max_softmax], start_layer: [1, 3]"
     found = assert_exact(f"{text}, quantization: [fp32, int8]", others)
-    assert len({(one.point.candidate.trial_id, one.point.candidate.precision) for one in found}) > 1
+    assert len({(one.point.network.trial_id, one.point.network.precision) for one in found}) > 1
 
 
 def test_a_network_without_the_exits_asked_for_has_no_points():
     """Like the trials that ask it for them, which fail."""
     found = assert_exact(f"policy: [predictive, placed], placements: [[1, 3]], start_layer: 3, {TWO}", FOUR)
-    assert {one.point.candidate.trial_id for one in found} == {"deep"}
+    assert {one.point.network.trial_id for one in found} == {"deep"}
 
 
 def test_betas_of_a_range_or_list_are_kept_to():
@@ -241,7 +241,9 @@ def test_a_limit_on_memory_leaves_out_whole_policies(limit):
 
 def test_constraints_that_nothing_keeps_leave_nothing():
     for limits in ("energy: 0.001", "accuracy_drop: -0.99"):
-        found, values = exact_points(spec(f"{KINDS}, constraints: {{{limits}}}"), ONE, reference_accuracy(ONE))
+        found, values = exact_points(
+            spec(f"{KINDS}, constraints: {{{limits}}}"), ONE, reference_network(ONE).classic_accuracy
+        )
         assert found == [] and values.shape == (0, 3)
 
 

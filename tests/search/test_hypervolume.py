@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.scaled_networks import BOTH
-from support.searches import ALL_POLICIES, ONE, TWO, candidate, run, run_killed, split
+from support.searches import ALL_POLICIES, ONE, TWO, run, run_killed, split, traced
 
 from results.parts import part_count, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec, StopSpec, parse_space
@@ -15,13 +15,12 @@ from study import Costs
 from study.errors import UserError
 from study.progress import Reporter
 from study.search import optuna_search as module
-from study.search.constraints import reference_accuracy
 from study.search.exact_search import exact_points
 from study.search.hypervolume import GROWTH, MARGIN, HypervolumeIndicator, on_plateau
 from study.search.operating_point import COLUMNS
 from study.search.optuna_search import list_exact_points
 from study.search.state import point_of
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -39,7 +38,7 @@ def covered(text: str = "", **changed) -> OperatingPointsSpec:
     return spec(f"policy: {ALL_POLICIES}, statistic: [mean_logit, mean_max], {LISTED}{text}", **changed)
 
 
-# --- the yardstick ---------------------------------------------------------------------------------------------------
+# --- the indicator ---------------------------------------------------------------------------------------------------
 
 
 def priced(flops: float, joules: float | None = None) -> TracedNetwork:
@@ -77,22 +76,22 @@ BY_HAND = [
 @pytest.mark.parametrize(("rows", "expected"), BY_HAND)
 @pytest.mark.parametrize("objectives", [["accuracy", "flops"], ["flops", "accuracy"]])
 def test_the_hypervolume_is_a_share_of_the_box_from_guessing_to_ideal(rows, expected, objectives):
-    yardstick = HypervolumeIndicator.of(objectives, [priced(100.0)])
-    assert yardstick.reference == pytest.approx({"accuracy": 0.25, "flops": 110.0})
-    assert yardstick.hypervolume(rows) == pytest.approx(expected, abs=1e-12)
+    indicator = HypervolumeIndicator.of(objectives, [priced(100.0)])
+    assert indicator.reference == pytest.approx({"accuracy": 0.25, "flops": 110.0})
+    assert indicator.hypervolume(rows) == pytest.approx(expected, abs=1e-12)
     of_test = [{f"test_{name}": value for name, value in one.items()} for one in rows]
-    assert yardstick.hypervolume(of_test, prefix="test_") == pytest.approx(expected, abs=1e-12)
+    assert indicator.hypervolume(of_test, prefix="test_") == pytest.approx(expected, abs=1e-12)
     values = np.array([[one[COLUMNS[name]] for name in objectives] for one in rows]).reshape(-1, 2)
-    assert yardstick.of_values(values) == pytest.approx(expected, abs=1e-12)
+    assert indicator.of_values(values) == pytest.approx(expected, abs=1e-12)
 
 
 def test_every_cost_counts_from_the_dearest_network_without_exits():
     names = ["accuracy", "flops", "energy", "latency_mean", "latency_p99"]
-    yardstick = HypervolumeIndicator.of(names, [priced(100.0, 7.0), priced(300.0, 3.0), priced(200.0, 5.0)])
+    indicator = HypervolumeIndicator.of(names, [priced(100.0, 7.0), priced(300.0, 3.0), priced(200.0, 5.0)])
     expected = {"accuracy": 0.25, "flops": 300 * MARGIN, "energy": 7 * MARGIN}
-    assert yardstick.reference == pytest.approx(expected | {"latency_mean": 4 * MARGIN, "latency_p99": 4 * MARGIN})
+    assert indicator.reference == pytest.approx(expected | {"latency_mean": 4 * MARGIN, "latency_p99": 4 * MARGIN})
     half = row(0.625, 165.0, 3.85, latency_mean_seconds=2.2, latency_p99_seconds=2.2)
-    assert yardstick.hypervolume([half]) == pytest.approx(0.5**5)
+    assert indicator.hypervolume([half]) == pytest.approx(0.5**5)
 
 
 def test_under_frequency_rules_energy_is_that_of_the_whole_period():
@@ -112,8 +111,8 @@ def test_more_points_never_lower_the_hypervolume_and_units_do_not_matter():
     rng = np.random.default_rng(0)
     rows = [row(*values) for values in rng.uniform(0, 1, (40, 3)) * [1, 130, 9]]
     objectives = ["accuracy", "flops", "energy"]
-    yardstick = HypervolumeIndicator.of(objectives, [priced(100.0, 7.0)])
-    volumes = [yardstick.hypervolume(rows[:count]) for count in range(len(rows) + 1)]
+    indicator = HypervolumeIndicator.of(objectives, [priced(100.0, 7.0)])
+    volumes = [indicator.hypervolume(rows[:count]) for count in range(len(rows) + 1)]
     assert volumes[0] == 0 < volumes[-1] < 1 and len(set(volumes)) > 4
     assert all(before <= after + 1e-15 for before, after in pairwise(volumes))
     scaled = [row(one["accuracy"], one["flops"] * 1e9, one["energy_joules"] * 1e-6) for one in rows]
@@ -151,14 +150,14 @@ def by_batch(table: pd.DataFrame, size: int) -> list[list[dict[str, object]]]:
 def test_the_hypervolume_of_a_search_never_falls_and_never_exceeds_the_exact_front_s(tmp_path, sampler, objectives):
     chosen = covered(f", objectives: {objectives}", sampler=sampler)
     table = run(chosen, TWO, tmp_path)
-    yardstick = HypervolumeIndicator.of(chosen.objectives, TWO)
-    truth = yardstick.of_values(exact_points(chosen, TWO, reference_accuracy(TWO))[1])
+    indicator = HypervolumeIndicator.of(chosen.objectives, TWO)
+    truth = indicator.of_values(exact_points(chosen, TWO, reference_network(TWO).classic_accuracy)[1])
     seen, last = [], 0.0
     for batch in by_batch(table, 8):
         ((volume, ratio),) = {(one["hypervolume"], one["hypervolume_ratio"]) for one in batch}
         seen += batch
         done = [one for one in seen if one["state"] == "COMPLETE"]
-        assert volume == pytest.approx(yardstick.hypervolume(done), rel=1e-14)
+        assert volume == pytest.approx(indicator.hypervolume(done), rel=1e-14)
         assert ratio == pytest.approx(volume / truth, rel=1e-14)
         assert last <= volume and ratio <= 1 + 1e-9
         last = volume
@@ -170,10 +169,10 @@ def test_points_that_break_a_constraint_do_not_count(tmp_path):
     table = run(chosen, TWO, tmp_path)
     kept = table[table["feasible"].eq(True)]
     assert 0 < len(kept) < len(table)
-    yardstick = HypervolumeIndicator.of(chosen.objectives, TWO)
+    indicator = HypervolumeIndicator.of(chosen.objectives, TWO)
     last = table.iloc[-1]
-    assert last["hypervolume"] == pytest.approx(yardstick.hypervolume(rows_of(kept)), rel=1e-14)
-    assert last["hypervolume"] < yardstick.hypervolume(rows_of(table[table["state"] == "COMPLETE"]))
+    assert last["hypervolume"] == pytest.approx(indicator.hypervolume(rows_of(kept)), rel=1e-14)
+    assert last["hypervolume"] < indicator.hypervolume(rows_of(table[table["state"] == "COMPLETE"]))
     assert 0 < last["hypervolume_ratio"] <= 1 + 1e-9
 
 
@@ -182,8 +181,8 @@ def test_points_that_break_a_constraint_do_not_count(tmp_path):
 )
 def test_without_an_exact_front_there_is_no_ratio_but_a_hypervolume(tmp_path, text):
     """Under frequency rules it takes too long, unless the search stops by it."""
-    candidates = BOTH[:1]
-    table = run(spec(f"{text}, objectives: [accuracy, flops]", trials=16), candidates, tmp_path)
+    networks = BOTH[:1]
+    table = run(spec(f"{text}, objectives: [accuracy, flops]", trials=16), networks, tmp_path)
     assert table["hypervolume_ratio"].isna().all()
     assert (table["hypervolume"] > 0).all() and table["hypervolume"].is_monotonic_increasing
 
@@ -208,10 +207,10 @@ def ends(stop: str) -> list[tuple[OperatingPointsSpec, int]]:
     return covered(f", stop: {{{stop}}}", trials=160)
 
 
-def assert_over(chosen, candidates, tables, table) -> None:
+def assert_over(chosen, networks, tables, table) -> None:
     """Run again, nothing is asked; also where the journal was lost."""
     for again in range(2):
-        pd.testing.assert_frame_equal(run(chosen, candidates, tables), table)
+        pd.testing.assert_frame_equal(run(chosen, networks, tables), table)
         for journal in (tables.parent / "optuna").iterdir() if not again else ():
             journal.unlink()
 
@@ -282,7 +281,7 @@ def test_a_search_that_has_found_everything_has_the_ratio_1_and_may_stop_there(t
     chosen = spec(f"{text}, objectives: {objectives}", trials=60, batch=10)
     at_one = chosen.model_copy(update={"stop": StopSpec(hypervolume_ratio=1)})
     for seed in range(2):
-        one = [candidate("one", 5, seed)]
+        one = [traced("one", 5, seed)]
         table = run(chosen, one, tmp_path / f"whole {seed}")
         assert table["hypervolume_ratio"].iloc[-1] == pytest.approx(1, abs=1e-12)
         assert len(run(at_one, one, tmp_path / f"stopped {seed}")) < 60
@@ -314,8 +313,8 @@ def test_searches_of_one_network_each_stop_by_themselves(tmp_path):
 # --- the exact front in place of a search ----------------------------------------------------------------------------
 
 
-def listed(chosen, candidates, tables, name: str = "across") -> pd.DataFrame:
-    list_exact_points(chosen, candidates, tables, name=name, reporter=QUIET)
+def listed(chosen, networks, tables, name: str = "across") -> pd.DataFrame:
+    list_exact_points(chosen, networks, tables, name=name, reporter=QUIET)
     return read_table(tables, "operating_points")
 
 
@@ -326,7 +325,7 @@ EXACT = f"policy: {ALL_POLICIES}, {LISTED}, criterion: [logit, margin, patience]
 def test_the_exact_front_is_written_once_with_all_columns(tmp_path, limits):
     chosen = spec(f"{EXACT}{limits}")
     table = listed(chosen, TWO, tmp_path)
-    found, values = exact_points(chosen, TWO, reference_accuracy(TWO))
+    found, values = exact_points(chosen, TWO, reference_network(TWO).classic_accuracy)
     assert table["number"].tolist() == list(range(len(found))) and len(found) > 5
     columns = [COLUMNS[name] for name in chosen.objectives]
     np.testing.assert_allclose(table[columns].to_numpy(dtype=float), values, rtol=1e-12)
@@ -334,13 +333,13 @@ def test_the_exact_front_is_written_once_with_all_columns(tmp_path, limits):
         assert set(table[name]) == {expected}
     assert table["feasible"].all() and table["repeat_of"].isna().all()
     assert (table["hypervolume_ratio"] == 1).all()
-    yardstick = HypervolumeIndicator.of(chosen.objectives, TWO)
-    np.testing.assert_allclose(table["hypervolume"], yardstick.hypervolume(rows_of(table)), rtol=1e-12)
+    indicator = HypervolumeIndicator.of(chosen.objectives, TWO)
+    np.testing.assert_allclose(table["hypervolume"], indicator.hypervolume(rows_of(table)), rtol=1e-12)
     for stored, one in zip(rows_of(table), found, strict=True):
         point = point_of(stored, TWO)
-        assert (point.policy, point.candidate.weights, point.statistic) == (
+        assert (point.policy, point.network.weights, point.statistic) == (
             one.point.policy,
-            one.point.candidate.weights,
+            one.point.network.weights,
             one.point.statistic,
         )
         assert (stored["beta_low"], stored["beta_high"]) == (one.beta_low, one.beta_high)
@@ -372,7 +371,7 @@ def test_no_sampled_point_beats_the_exact_front(tmp_path):
     chosen = covered(", criterion: [logit, entropy]", trials=120)
     found = run(chosen, TWO, tmp_path)
     found = found[found["state"] == "COMPLETE"]
-    _, values = exact_points(chosen, TWO, reference_accuracy(TWO))
+    _, values = exact_points(chosen, TWO, reference_network(TWO).classic_accuracy)
     for accuracy, flops, joules in found[["accuracy", "flops", "energy_joules"]].to_numpy():
         as_good = values[values[:, 0] >= accuracy - 1e-12]
         no_dearer = (as_good[:, 1] <= flops * (1 + 1e-12)) & (as_good[:, 2] <= joules * (1 + 1e-12))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from support.searches import ALL_POLICIES, ONE, TWO, candidate, parse_policy, run, run_killed
+from support.searches import ALL_POLICIES, ONE, TWO, parse_policy, run, run_killed, traced
 
 from results.parts import part_count, read_table, rows_of, write_part
 from search_spaces.spec import OperatingPointsSpec, StopSpec, parse_space
@@ -123,10 +123,10 @@ def test_a_row_is_enough_to_replay_its_point(tmp_path):
         if row["state"] != "COMPLETE":
             continue
         point = point_of(row, TWO)
-        seen.add((type(point.policy), point.candidate.trial_id))
+        seen.add((type(point.policy), point.network.trial_id))
         metrics = point.evaluate()
         assert metrics == {name: row[name] for name in metrics} and row["split"] == "validation"
-        trace = point.candidate.trace(point.statistic)
+        trace = point.network.trace(point.statistic)
         assert metrics["accuracy"] == replay(trace, point.policy).accuracy(trace.labels)
         assert {k: v for k, v in point.settings().items() if v is not None} == {
             k: (v.tolist() if isinstance(v, np.ndarray) else v)
@@ -153,7 +153,7 @@ def test_beta_at_is_a_quantile_of_the_validation_ratios():
         assert (ratio_table(trace, 0).stop < beta).mean() == pytest.approx(quantile, abs=0.01)
     zero = SplitLogits(np.zeros((3, 6, 4), dtype=np.float32), np.zeros(3, dtype=np.int64))
     with pytest.raises(UserError, match="network flat: all mean_max thresholds are 0"):
-        candidate("flat", 5, calibration=zero).beta_at(0.5, "mean_max")
+        traced("flat", 5, calibration=zero).beta_at(0.5, "mean_max")
 
 
 def test_an_objective_that_is_not_a_number_fails_its_trial_and_the_search_goes_on(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import optuna
 import pandas as pd
 import pytest
 from support.scaled_networks import BOTH
-from support.searches import TWO, candidate, run, run_killed
+from support.searches import TWO, run, run_killed, traced
 
 from search_spaces.spec import parse_space
 from study.errors import UserError
@@ -81,7 +81,7 @@ def test_rows_say_what_they_are_of_and_replay(tmp_path):
     assert by_precision.to_dict() == {"fp32": set(), "int8": {"simulated"}}
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         point = point_of(row, BOTH)
-        assert (point.candidate.precision, point.dvfs) == (row["precision"], row["dvfs"])
+        assert (point.network.precision, point.dvfs) == (row["precision"], row["dvfs"])
         assert point.evaluate()["energy_joules"] == row["energy_joules"]
 
 
@@ -90,7 +90,7 @@ def test_an_objective_that_the_costs_do_not_hold_is_refused_before_the_first_tri
         update={"quantization": parse_one("fp32"), "dvfs": parse_one("none"), "trials": 5}
     )
     with pytest.raises(UserError, match="this cost profile has no seconds"):
-        run(chosen, [candidate("one", 5)], tmp_path)
+        run(chosen, [traced("one", 5)], tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -101,9 +101,9 @@ def parse_one(name: str):
 def test_networks_and_precisions_are_chosen_apart(tmp_path):
     from dataclasses import replace
 
-    candidates = [replace(one, precision=p) for one in TWO for p in ("fp32", "int8")]
+    networks = [replace(one, precision=p) for one in TWO for p in ("fp32", "int8")]
     chosen = spec("").model_copy(update={"dvfs": parse_one("none")})
-    table = run(chosen, candidates, tmp_path)
+    table = run(chosen, networks, tmp_path)
     assert set(zip(table["trial_id"], table["precision"], strict=True)) == {
         (name, precision) for name in ("shallow", "deep") for precision in ("fp32", "int8")
     }

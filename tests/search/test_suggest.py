@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from optuna.trial import FixedTrial
-from support.searches import ALL_POLICIES, ONE, TWO, candidate, parse_policy, run, run_killed, split
+from support.searches import ALL_POLICIES, ONE, TWO, parse_policy, run, run_killed, split, traced
 
 from results.parts import read_table, rows_of
 from results.schemas import SCHEMAS
@@ -76,7 +76,7 @@ def test_an_exit_without_a_threshold_has_some_beta():
     calibration = split(5, 1)
     logits = calibration.logits.copy()
     logits[:, 1] = 0
-    one = candidate("one", 5, calibration=SplitLogits(logits, calibration.labels))
+    one = traced("one", 5, calibration=SplitLogits(logits, calibration.labels))
     trial = FixedTrial({"start_layer": 1, **{f"beta_quantile_{exit}": 0.5 for exit in range(1, 6)}})
     policy = suggest(trial, [one], spec("policy: hierarchical, beta: per_exit")).policy
     trace = one.trace("mean_logit")
@@ -159,7 +159,7 @@ def test_a_row_gives_back_the_very_point(tmp_path, beta, monkeypatch):
     for row, point in zip(rows_of(table), suggested, strict=True):
         again = point_of(row, TWO)
         assert (again.policy, again.statistic, again.dvfs) == (point.policy, point.statistic, point.dvfs)
-        assert again.candidate is point.candidate and again.beta_quantile == point.beta_quantile
+        assert again.network is point.network and again.beta_quantile == point.beta_quantile
         assert again.key == point.key
         metrics = again.evaluate()
         assert metrics == {name: row[name] for name in metrics}
@@ -192,3 +192,11 @@ def test_one_choice_is_not_asked_for():
     trial = FixedTrial({"beta_quantile": 0.5, "start_layer": 3})
     suggest(trial, ONE, spec("policy: hierarchical, criterion: margin"))
     assert set(trial.params) == {"beta_quantile", "start_layer"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "qmc", "random"])
+def test_another_seed_asks_for_other_trials(tmp_path, sampler):
+    chosen = spec("policy: hierarchical", sampler=sampler, trials=10, batch=10)
+    tables = [run(chosen, ONE, tmp_path / str(seed), seed=seed) for seed in (0, 1, 0)]
+    first, other, again = (table["params"].tolist() for table in tables)
+    assert first == again and first != other

@@ -52,7 +52,7 @@ COSTS = Costs(
     energy_source="modelled:test",
     batch_size=8,
 )
-CANDIDATE = TracedNetwork("one@w", COSTS, split(1, 30), split(2, 50))
+NETWORK = TracedNetwork("one@w", COSTS, split(1, 30), split(2, 50))
 TEST = split(3, 70)
 OBJECTIVES = ("accuracy", "flops")
 POLICIES = [Classic(), Static(2), Hierarchical(1.5, 2), Placed(2.0, (1, 4)), Predictive(1.2, 1, 3, "classifier")]
@@ -112,16 +112,14 @@ def test_a_front_of_failures_is_empty():
     assert on_test(front.front_of(table, ("accuracy", "flops"))) == ([], [])
 
 
-def on_test(table: pd.DataFrame, candidate: TracedNetwork = CANDIDATE, test=lambda one: TEST, objectives=OBJECTIVES):
-    return front.front_on_test(table, [candidate], objectives, test, "t3st")
+def on_test(table: pd.DataFrame, network: TracedNetwork = NETWORK, test=lambda one: TEST, objectives=OBJECTIVES):
+    return front.front_on_test(table, [network], objectives, test, "t3st")
 
 
-def stored_points(
-    tmp_path, candidate: TracedNetwork = CANDIDATE, policies=POLICIES, dvfs: str = "none"
-) -> pd.DataFrame:
+def stored_points(tmp_path, network: TracedNetwork = NETWORK, policies=POLICIES, dvfs: str = "none") -> pd.DataFrame:
     rows = []
     for number, policy in enumerate(policies):
-        point = OperatingPoint(candidate, "mean_max", policy, dvfs=dvfs)
+        point = OperatingPoint(network, "mean_max", policy, dvfs=dvfs)
         metrics = point.evaluate()
         rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings(), **metrics})
     done = {"state": "COMPLETE", "split": "validation", "feasible": True, "hypervolume": 0.123}
@@ -132,9 +130,9 @@ def stored_points(
 def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
     table, asked = stored_points(tmp_path), []
     rows, exit_rows = on_test(table, test=lambda one: asked.append(one) or TEST)
-    thresholds = thresholds_from_logits(CANDIDATE.calibration.logits, "mean_max")
+    thresholds = thresholds_from_logits(NETWORK.calibration.logits, "mean_max")
     trace = Trace(TEST.logits, TEST.labels, thresholds)
-    assert set(asked) == {CANDIDATE} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)
+    assert set(asked) == {NETWORK} and len(rows) == len(POLICIES) and len(exit_rows) == len(POLICIES) * (EXITS + 1)
     for row, policy in zip(rows, POLICIES, strict=True):
         walk = replay(trace, policy)
         assert row["test_accuracy"] == (walk.predictions == TEST.labels).mean()
@@ -143,7 +141,7 @@ def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
         assert row["test_samples"] == 70 and row["test_digest"] == "t3st" and row["split"] == "validation"
         assert row["test_accuracy_low"] < row["test_accuracy"] < row["test_accuracy_high"]
         assert row["test_classic_accuracy"] == (trace.answers[:, -1] == TEST.labels).mean()
-        assert row["accuracy"] == OperatingPoint(CANDIDATE, "mean_max", policy).evaluate()["accuracy"]
+        assert row["accuracy"] == OperatingPoint(NETWORK, "mean_max", policy).evaluate()["accuracy"]
         layers = [layer for layer in exit_rows if layer["point"] == row["number"]]
         assert [layer["exit"] for layer in layers] == list(range(1, EXITS + 2))
         assert {layer["split"] for layer in layers} == {"test"}
@@ -153,7 +151,7 @@ def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
     write_part(tmp_path, "front", rows)
     write_part(tmp_path, "exits", exit_rows)
     for row in rows_of(read_table(tmp_path, "front")):
-        assert point_of(row, [CANDIDATE]).policy == POLICIES[row["number"]]
+        assert point_of(row, [NETWORK]).policy == POLICIES[row["number"]]
 
 
 # --- what the test images make of it ---------------------------------------------------------------------------------
@@ -161,8 +159,8 @@ def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
 
 def per_sample(point: OperatingPoint, test: SplitLogits) -> dict[str, np.ndarray]:
     """What has intervals, for each test image."""
-    walk = replay(point.candidate.trace(point.statistic, test), point.policy)
-    costs = point.candidate.costs
+    walk = replay(point.network.trace(point.statistic, test), point.policy)
+    costs = point.network.costs
     return {
         "accuracy": (walk.predictions == test.labels).astype(np.float64),
         "flops": costs.per_sample(walk, "flops"),
@@ -178,7 +176,7 @@ def test_every_point_has_the_bootstrap_intervals_of_its_own_test_images(tmp_path
     bootstrap = Bootstrap(70)
     assert len(rows) == count
     for row, policy in zip(rows, policies, strict=True):
-        for name, values in per_sample(OperatingPoint(CANDIDATE, "mean_max", policy), TEST).items():
+        for name, values in per_sample(OperatingPoint(NETWORK, "mean_max", policy), TEST).items():
             low, high = (float(end[0]) for end in bootstrap.interval(values[:, None]))
             assert (row[f"test_{name}_low"], row[f"test_{name}_high"]) == pytest.approx((low, high), rel=1e-12)
             assert row[f"test_{name}"] == pytest.approx(values.mean(), rel=1e-12)
@@ -225,7 +223,7 @@ def test_intervals_under_a_frequency_rule_are_those_of_its_energies(tmp_path):
         switch_seconds=0.01,
     )
     plan = Frequencies(levels=levels, slack=0.5, period=20.0)
-    one = replace(CANDIDATE, costs=levels.costs[-1], frequencies=plan)
+    one = replace(NETWORK, costs=levels.costs[-1], frequencies=plan)
     (row,), _ = on_test(stored_points(tmp_path, one, [Predictive(1.2, 1, 3)], dvfs="paper"), one)
     policy = Predictive(1.2, 1, 3)
     walk = replay(one.trace("mean_max", TEST), policy)
@@ -239,18 +237,18 @@ def test_intervals_under_a_frequency_rule_are_those_of_its_energies(tmp_path):
 def test_optimism_is_what_the_front_loses_from_validation_to_test(tmp_path, objectives):
     """Of each point its accuracy, of the front its hypervolume; that of the search it came from is not the front's."""
     rows, exit_rows = on_test(stored_points(tmp_path), objectives=objectives)
-    yardstick = HypervolumeIndicator.of(objectives, [CANDIDATE])
-    expected = yardstick.hypervolume(rows), yardstick.hypervolume(rows, prefix="test_")
+    indicator = HypervolumeIndicator.of(objectives, [NETWORK])
+    expected = indicator.hypervolume(rows), indicator.hypervolume(rows, prefix="test_")
     assert min(expected) > 0 and expected[0] != expected[1]
     for row in rows:
         assert row["optimism"] == row["accuracy"] - row["test_accuracy"]
         assert (row["hypervolume"], row["test_hypervolume"]) == expected
     write_part(tmp_path, "front", rows)
-    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    write_part(tmp_path, "exits", [*front.network_exit_rows(NETWORK), *exit_rows])
     summary = summarize_front(tmp_path)
     assert summary.optimism == pytest.approx(1 - expected[1] / expected[0], rel=1e-14)
     assert summary.mean_optimism == pytest.approx(np.mean([row["optimism"] for row in rows]))
-    lost = [CANDIDATE.classic_accuracy - row["test_classic_accuracy"] for row in rows]
+    lost = [NETWORK.classic_accuracy - row["test_classic_accuracy"] for row in rows]
     assert summary.classic_optimism == pytest.approx(np.mean(lost))
     told = summary_json(summary)["optimism"]
     assert told == {
@@ -264,7 +262,7 @@ def test_optimism_is_what_the_front_loses_from_validation_to_test(tmp_path, obje
 def test_a_front_of_an_earlier_version_has_no_optimism_of_hypervolume(tmp_path):
     rows, exit_rows = on_test(stored_points(tmp_path))
     write_part(tmp_path, "front", rows)
-    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    write_part(tmp_path, "exits", [*front.network_exit_rows(NETWORK), *exit_rows])
     path, new = tmp_path / "front" / "part-00000.parquet", ["optimism", "hypervolume", "test_hypervolume", "criterion"]
     pq.write_table(pq.read_table(path).drop_columns([*new, "test_flops_low", "test_flops_high", "betas"]), path)
     summary = summarize_front(tmp_path)
@@ -277,21 +275,21 @@ def test_a_front_without_hypervolume_on_validation_has_no_optimism(tmp_path):
     """One that is no better than guessing."""
     rows, exit_rows = on_test(stored_points(tmp_path))
     write_part(tmp_path, "front", [{**row, "hypervolume": 0.0, "test_hypervolume": 0.1} for row in rows])
-    write_part(tmp_path, "exits", [*front.network_exit_rows(CANDIDATE), *exit_rows])
+    write_part(tmp_path, "exits", [*front.network_exit_rows(NETWORK), *exit_rows])
     assert summarize_front(tmp_path).optimism is None
 
 
 def test_a_network_s_own_statistics_and_costs(tmp_path):
-    rows = front.network_exit_rows(CANDIDATE)
+    rows = front.network_exit_rows(NETWORK)
     assert {row["split"] for row in rows} == {"validation"} and {row["point"] for row in rows} == {None}
     assert {row["share_stopped"] for row in rows} == {None}
     for statistic, here in itertools.groupby(rows, key=lambda row: row["statistic"]):
-        trace, layers = CANDIDATE.trace(statistic), list(here)
+        trace, layers = NETWORK.trace(statistic), list(here)
         assert [r["threshold"] for r in layers[:-1]] == trace.thresholds.tolist() and layers[-1]["threshold"] is None
         assert [r["accuracy_all"] for r in layers] == [(trace.answers[:, e] == trace.labels).mean() for e in range(5)]
         assert [r["cumulative_flops"] for r in layers] == [4.5, 7.25, 12.5, 14.25, 15.0]
         assert [r["cumulative_energy_joules"] for r in layers] == [1.125, 3.125, 4.125, 6.125, 7.0]
-    costs = front.cost_rows(CANDIDATE)
+    costs = front.cost_rows(NETWORK)
     by_part = {part: [r["flops"] for r in costs if r["part"] == part] for part in ("segment", "head", "engine_step")}
     assert by_part == {"segment": [4, 3, 5, 2, 1], "head": [0.5, 0.25, 0.5, 0.25], "engine_step": [0.125]}
     assert {(row["energy_source"], row["batch_size"]) for row in costs} == {("modelled:test", 8)}
@@ -386,7 +384,7 @@ def test_a_run_folder_holds_one_study(tmp_path):
 
 def test_every_setting_of_a_point_is_a_column():
     for policy in POLICIES:
-        point = replace(OperatingPoint(CANDIDATE, "mean_max", policy), beta_quantile=0.5)
+        point = replace(OperatingPoint(NETWORK, "mean_max", policy), beta_quantile=0.5)
         assert set(point.settings()) | set(point.evaluate()) <= set(SCHEMAS["operating_points"].names)
 
 

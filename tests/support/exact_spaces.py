@@ -43,7 +43,7 @@ def costs(exits: int, *, speed: float = 1.0, watts: float = 2.0) -> Costs:
     )
 
 
-def candidate(name: str, exits: int, seed: int, precision: str = "fp32", **changes) -> TracedNetwork:
+def traced(name: str, exits: int, seed: int, precision: str = "fp32", **changes) -> TracedNetwork:
     speed = 1.0 if precision == "fp32" else 2.0
     return TracedNetwork(
         f"{name}@w", costs(exits, speed=speed), split(exits, seed), split(exits, seed + 1), precision, **changes

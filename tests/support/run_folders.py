@@ -17,7 +17,7 @@ from study.run.folder import claim_folder
 from study.search.traced_network import TracedNetwork
 from study.traces.store import trace_folder, write_trace
 from study.traces.trace import SplitLogits
-from support.exact_spaces import ALL_KINDS, candidate, with_work
+from support.exact_spaces import ALL_KINDS, traced, with_work
 
 TEXT = f"{ALL_KINDS}, statistic: [mean_logit, mean_max], quantization: [fp32, int8]"
 
@@ -27,12 +27,12 @@ def int8(one: TracedNetwork) -> TracedNetwork:
     return replace(one, validation=SplitLogits(validation.logits, validation.labels, "simulated"))
 
 
-ONE = [candidate("one", 4, 0)]
+ONE = [traced("one", 4, 0)]
 FOUR = [
-    candidate("one", 4, 0),
-    int8(candidate("one", 4, 7, "int8")),
-    candidate("two", 3, 10),
-    int8(candidate("two", 3, 17, "int8")),
+    traced("one", 4, 0),
+    int8(traced("one", 4, 7, "int8")),
+    traced("two", 3, 10),
+    int8(traced("two", 3, 17, "int8")),
 ]
 
 
@@ -52,10 +52,10 @@ def profile_of(folder: Path, one: TracedNetwork, batch_size: int = 1) -> Path:
     return folder / "profiles" / f"{one.weights.replace('@', '-')}-{one.precision}-batch{batch_size}.json"
 
 
-def run_folder(folder: Path, candidates: Sequence[TracedNetwork] = FOUR, text: str = TEXT) -> Path:
+def run_folder(folder: Path, networks: Sequence[TracedNetwork] = FOUR, text: str = TEXT) -> Path:
     """What a study writes before its search, without images and checkpoints."""
     claim_folder(study(text), folder, {"digits": "d1gest"})
-    for one in candidates:
+    for one in networks:
         for name in ("calibration", "validation", "test"):
             write_split(folder, one, name)
         path = profile_of(folder, one)
@@ -68,8 +68,8 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def names_of(candidates: Sequence[TracedNetwork]) -> set[tuple[str, str]]:
-    return {(one.trial_id, one.precision) for one in candidates}
+def names_of(networks: Sequence[TracedNetwork]) -> set[tuple[str, str]]:
+    return {(one.trial_id, one.precision) for one in networks}
 
 
 def exact_json(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:

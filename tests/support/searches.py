@@ -27,7 +27,7 @@ def split(exits: int, seed: int, count: int = 40, classes: int = 4) -> SplitLogi
     return SplitLogits(logits.astype(np.float32), labels)
 
 
-def candidate(name: str, exits: int, seed: int = 0, **changed) -> TracedNetwork:
+def traced(name: str, exits: int, seed: int = 0, **changed) -> TracedNetwork:
     segments, heads = np.arange(1.0, exits + 2), np.full(exits, 0.25)
     costs = Costs(
         segment_flops=segments,
@@ -42,17 +42,17 @@ def candidate(name: str, exits: int, seed: int = 0, **changed) -> TracedNetwork:
     return TracedNetwork(name, costs, **parts)
 
 
-ONE = [candidate("one", 5)]
-TWO = [candidate("shallow", 4), candidate("deep", 6, seed=10)]
+ONE = [traced("one", 5)]
+TWO = [traced("shallow", 4), traced("deep", 6, seed=10)]
 ALL_POLICIES = "[predictive, hierarchical, placed, static, classic]"
 
 
-def run(chosen: OperatingPointsSpec, candidates, tables, *, seed: int = 0, name: str = "across") -> pd.DataFrame:
-    search(chosen, candidates, tables, seed=seed, name=name, reporter=Reporter(quiet=True))
+def run(chosen: OperatingPointsSpec, networks, tables, *, seed: int = 0, name: str = "across") -> pd.DataFrame:
+    search(chosen, networks, tables, seed=seed, name=name, reporter=Reporter(quiet=True))
     return read_table(tables, "operating_points")
 
 
-def run_killed(chosen, candidates, tables, monkeypatch, after: int) -> None:
+def run_killed(chosen, networks, tables, monkeypatch, after: int) -> None:
     """Die at the start of writing a batch, when ``after`` batches of this call are written."""
     real, written = module.write_part, []
 
@@ -65,7 +65,7 @@ def run_killed(chosen, candidates, tables, monkeypatch, after: int) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_part", write_part)
         with pytest.raises(Killed):
-            run(chosen, candidates, tables)
+            run(chosen, networks, tables)
 
 
 def parse_policy(text: str):
