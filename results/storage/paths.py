@@ -1,15 +1,7 @@
 """Where files lie: a local path, or a path on an object store.
 
-:func:`location` makes either kind from what a user wrote. Code that keeps to the methods of :class:`RemotePath` need
-not care which kind it holds. What the object stores give, and what they do not:
-
-- One PUT (or one completed multipart upload) publishes an object: a reader sees the old content or the new.
-- There are no folders, only names with slashes, and no renames. A killed writer leaves nothing that a listing shows
-  (unfinished multipart uploads are removed by the bucket's lifecycle rule, if it has one).
-- Requests fail now and then. Every operation here can be repeated, and is, for about half a minute.
-- Credentials come from where the store's own tools find them: environment, profile, or the machine's role. For S3
-  ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_REGION`` and ``AWS_DEFAULT_REGION`` count too. No bucket is ever
-  created.
+:func:`location` makes either kind from the text that a user wrote. Code takes a :class:`Location`, whose contract both
+kinds keep.
 """
 
 from __future__ import annotations
@@ -21,29 +13,101 @@ import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import Protocol, Self
 from urllib.parse import parse_qsl, unquote
 
 from results.storage.object_store import OPTIONS
 from results.storage.remote_paths import RemotePath
 
-__all__ = [
-    "Location",
-    "RemotePath",
-    "as_local_file",
-    "expanded",
-    "is_no_file",
-    "location",
-    "modified",
-    "set_aside",
-    "size_of",
-]
-
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 
-Location: TypeAlias = Path | RemotePath
+
+class Stat(Protocol):
+    """What :meth:`Location.stat` tells."""
+
+    @property
+    def st_size(self) -> int:
+        """Bytes."""
+
+    @property
+    def st_mtime(self) -> float:
+        """When the file was written last, in seconds since 1970."""
+
+
+class Location(Protocol):
+    """The part of :class:`pathlib.Path` that both kinds of paths have: ``Path`` itself and :class:`RemotePath`.
+
+    Consistency: a read after a write sees what was written, from every process, and a listing names every written
+    file. An object is published as a whole by one request. A local file is published as a whole by
+    :func:`results.storage.atomic.write_atomic`, not by ``write_bytes``. Object stores have no folders, only names with
+    slashes: a folder exists while an object lies below it, and a rename is a copy and a removal (:func:`set_aside`).
+
+    Errors: every error is an OSError with the path as ``filename``: FileNotFoundError where nothing has the name,
+    PermissionError where access is refused. Requests to an object store are repeated for half a minute before any other
+    error is raised.
+
+    Credentials of an object store come from the environment, from a profile (boto3 reads it), or from the machine's
+    role. No bucket is ever created.
+    """
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+
+    @property
+    def stem(self) -> str:
+        """The last part without its suffix."""
+
+    @property
+    def suffix(self) -> str:
+        """The last part from its last dot on."""
+
+    @property
+    def parent(self) -> Self:
+        """The folder of this path."""
+
+    def __truediv__(self, name: str, /) -> Self: ...
+
+    def __lt__(self, other: Self, /) -> bool: ...
+
+    def with_name(self, name: str) -> Self:
+        """The same path with another last part."""
+
+    def absolute(self) -> Self:
+        """The path from the root on."""
+
+    def exists(self) -> bool:
+        """Whether a file or a folder has this name."""
+
+    def is_file(self) -> bool:
+        """Whether a file has this name."""
+
+    def is_dir(self) -> bool:
+        """Whether a folder has this name."""
+
+    def stat(self) -> Stat:
+        """Size and time of a file."""
+
+    def iterdir(self) -> Iterator[Self]:
+        """What lies in this folder, in no order."""
+
+    def glob(self, pattern: str) -> Iterator[Self]:
+        """What lies in this folder under a name that matches; nothing where there is no folder."""
+
+    def read_bytes(self) -> bytes:
+        """The content of a file."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove a file."""
+
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Make a folder."""
+
+    def rmdir(self) -> None:
+        """Remove an empty folder."""
 
 
 def location(text: str) -> Location:
@@ -80,68 +144,51 @@ def location(text: str) -> Location:
 
 
 def expanded(path: Path) -> Path:
-    """A path whose ``~`` or ``~user`` is a home folder.
+    """A path whose ``~`` or ``~user`` is replaced by the home folder.
 
     Raises:
-        ValueError: nobody knows that home folder.
+        ValueError: the user has no home folder.
     """
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError(f"{path}: nobody knows the home folder that {path.parts[0]} stands for") from None
-
-
-def size_of(location: Location) -> int:
-    """Bytes in a file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    return location.stat().st_size if isinstance(location, Path) else location.size()
+        raise ValueError(f"{path}: {path.parts[0]} stands for a home folder that is not known") from None
 
 
 def is_no_file(location: Location) -> bool:
-    """Whether something else than a file has this name: a folder, or a pipe, whose reading could wait without end.
+    """Whether this name belongs to something else than a file: a folder, or a pipe, whose reading could block.
 
-    Object stores have no such things, and are not asked.
+    Object stores have no such things: no request is sent.
     """
     return isinstance(location, Path) and location.exists() and not location.is_file()
-
-
-def modified(location: Location) -> float:
-    """When a file was written last, in seconds since 1970; object stores tell whole seconds.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    return location.stat().st_mtime if isinstance(location, Path) else location.modified()
 
 
 def set_aside(location: Location) -> Location:
     """Rename a file or folder to ``<name>.damaged`` in the same folder, in place of an older one; return the new name.
 
     On an object store each object is copied, then the old names are removed: a process killed meanwhile leaves all old
-    names, or all new ones and some of the old.
+    names, or all new names and some of the old names.
 
     Raises:
-        FileNotFoundError: there is nothing of that name.
+        FileNotFoundError: nothing has this name.
     """
-    aside = location.with_name(f"{location.name}.damaged")
     if not location.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(location))
-    if isinstance(location, RemotePath) and isinstance(aside, RemotePath):
-        aside.remove_all()
+    name = f"{location.name}.damaged"
+    if isinstance(location, RemotePath):
+        target = location.with_name(name)
+        target.remove_all()
         if location.is_file():
-            location.copy_to(aside)
-        else:
-            for file in location.files_below():
-                file.copy_to(aside / str(file.key.relative_to(location.key)))
+            location.copy_to(target)
+        for file in location.files_below():
+            file.copy_to(target / str(file.key.relative_to(location.key)))
         location.remove_all()
-    elif isinstance(location, Path) and isinstance(aside, Path):
-        if aside.is_dir() and not aside.is_symlink():
-            shutil.rmtree(aside)
-        aside.unlink(missing_ok=True)
-        location.rename(aside)
+        return target
+    aside = Path(str(location)).with_name(name)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    aside.unlink(missing_ok=True)
+    Path(str(location)).rename(aside)
     return aside
 
 
@@ -151,15 +198,15 @@ def as_local_file(location: Location, cache: Path | None = None) -> Path:
     Args:
         location: a file.
         cache: folder of the copies. None: a temporary folder of this process, removed at its end. An object that did
-            not change since is not copied again.
+            not change is not copied again.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
-    if isinstance(location, Path):
-        return location
+    if not isinstance(location, RemotePath):
+        return Path(str(location))
     identity = f"{location} {location.version()}"
-    folder = _own_folder() if cache is None else cache
+    folder = Path(_temporary_folder().name) if cache is None else cache
     copy = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:20]}{location.suffix}"
     if not copy.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,10 +218,6 @@ def as_local_file(location: Location, cache: Path | None = None) -> Path:
         finally:
             partial.unlink(missing_ok=True)
     return copy
-
-
-def _own_folder() -> Path:
-    return Path(_temporary_folder().name)
 
 
 @lru_cache(maxsize=1)

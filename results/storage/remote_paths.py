@@ -1,4 +1,4 @@
-"""A path on an object store that behaves like a local one."""
+"""A path on an object store, with the methods of :class:`results.storage.paths.Location`."""
 
 from __future__ import annotations
 
@@ -8,35 +8,44 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
 
-from results.storage.object_store import Options, connect, persistently
+from results.storage.object_store import Options, connect, request
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 8 * 2**20
+"""A larger object is uploaded in parts of this size."""
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RemoteStat:
+    """Size and time of an object, under the names of :class:`os.stat_result`."""
+
+    st_size: int
+    """Bytes."""
+    st_mtime: float
+    """Seconds since 1970; object stores tell whole seconds."""
 
 
 @dataclass(frozen=True, order=True, repr=False)
 class RemotePath:
-    """A path on an object store, with the methods of :class:`pathlib.Path` that this project uses.
+    """A path on an object store.
 
-    It holds only text, so that it travels to other processes; the connection is opened where it is first used, once a
-    process. Every error is an OSError with the path as ``filename``: FileNotFoundError where an object or the bucket is
-    missing, PermissionError where access is denied, both at once; others after half a minute of repeats.
+    The object holds only text, so that it travels to other processes. Errors of all requests are those of
+    :func:`results.storage.object_store.request`.
     """
 
     root: str
-    """CompiledPolicy and bucket: ``s3://bucket``."""
+    """Scheme and bucket: ``s3://bucket``."""
     key: PurePosixPath
     """Names below the bucket."""
     options: Options = ()
     """How the store is reached, sorted by name."""
 
     def __str__(self) -> str:
-        """The URI from which :func:`location` makes the same path again."""
+        """The URI from which :func:`results.storage.paths.location` makes the same path again."""
         path = "/".join([self.root, *(quote(part, safe="=+@,:~") for part in self.key.parts)])
         return f"{path}?{urlencode(self.options, safe=':/')}" if self.options else path
 
@@ -65,7 +74,7 @@ class RemotePath:
 
     @property
     def parent(self) -> RemotePath:
-        """The folder around; the bucket's parent is the bucket."""
+        """The folder of this path; the bucket's parent is the bucket."""
         return RemotePath(self.root, self.key.parent, self.options)
 
     def with_name(self, name: str) -> RemotePath:
@@ -76,28 +85,41 @@ class RemotePath:
         """The path itself."""
         return self
 
-    def expanduser(self) -> RemotePath:
-        """The path itself."""
-        return self
-
     def exists(self) -> bool:
-        """Whether an object has this name, or names below it exist."""
-        return self._kind() != "NotFound"
+        """Whether an object has this name, or objects exist below it."""
+        return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
         """Whether an object has this name."""
-        return self._kind() == "File"
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
 
     def is_dir(self) -> bool:
-        """Whether names below this one exist."""
-        return self._kind() == "Directory"
+        """Whether objects exist below this name."""
+        with suppress(FileNotFoundError):
+            return next(self.iterdir(), None) is not None
+        return False
+
+    def stat(self) -> RemoteStat:
+        """Size and time of the object."""
+        found = self._head()
+        return RemoteStat(found["size"], found["last_modified"].timestamp())
+
+    def version(self) -> str:
+        """A text that changes whenever the object is replaced."""
+        found = self._head()
+        return f"{found['size']} {found['last_modified']} {found['e_tag']} {found['version']}"
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies in this folder, in no order."""
-        from pyarrow.fs import FileSelector  # not at the top: programs that work on local files need no pyarrow
-
-        infos = self._persistently(lambda store, path: store.get_file_info(FileSelector(path)))
-        return iter([self / info.base_name for info in infos])
+        listed = self._request(lambda store, key: store.list_with_delimiter(key))
+        found = {*listed["common_prefixes"], *(one["path"] for one in listed["objects"])} - {self._text()}
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        return iter([self / PurePosixPath(path).name for path in found])
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """What lies in this folder under a name that matches; nothing where there is no folder."""
@@ -105,130 +127,94 @@ class RemotePath:
         with suppress(FileNotFoundError):
             yield from (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
 
-    def read_bytes(self) -> bytes:
-        """The content of one generation of the object."""
-        content = BytesIO()
-        self.download(content)
-        return content.getvalue()
+    def files_below(self) -> list[RemotePath]:
+        """All objects in this folder and in the folders below, in no order."""
+        found = self._request(lambda store, key: store.list(key).collect())
+        return [RemotePath(self.root, PurePosixPath(one["path"]), self.options) for one in found]
 
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """The content as text."""
-        return self.read_bytes().decode(encoding)
+    def read_bytes(self) -> bytes:
+        """The content of one version of the object."""
+        return self._request(lambda store, key: bytes(store.get(key).bytes()))
+
+    def download(self, target: BinaryIO) -> None:
+        """Write the content of one version of the object to a file."""
+
+        def get(store: Any, key: str) -> None:
+            for chunk in store.get(key).stream(min_chunk_size=CHUNK_BYTES):
+                target.write(chunk)
+
+        self._request(get)
 
     def write_bytes(self, data: bytes) -> int:
-        """Publish an object by one PUT: readers see the old content or the new."""
-
-        def put(store: Any, path: str) -> None:
-            with store.open_output_stream(path, compression=None) as stream:  # the default compresses `*.gz`
-                stream.write(data)
-
-        self._persistently(put)
+        """Publish an object: readers see the old content or the new."""
+        self._request(lambda store, key: store.put(key, data, chunk_size=CHUNK_BYTES))
         return len(data)
+
+    def write_if(self, data: bytes, tag: str | None) -> str | None:
+        """Publish an object unless another writer was faster (a conditional PUT).
+
+        Args:
+            data: a content that no other writer writes.
+            tag: of the version that is replaced, as an earlier call returned it; None: there is no object yet.
+
+        Returns:
+            The tag of the new version; None where the store holds something else than ``tag`` says.
+        """
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        def put(store: Any, key: str) -> str | None:
+            mode = "create" if tag is None else dict(zip(("e_tag", "version"), tag.split("\n"), strict=False))
+            try:
+                written = store.put(key, data, mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                # The answer to a first request may be lost: the repeated request then meets its own object.
+                try:
+                    found = store.get(key)
+                    if bytes(found.bytes()) != data:
+                        return None
+                except FileNotFoundError:
+                    return None
+                written = found.meta
+            return "\n".join(text for text in (written["e_tag"], written["version"]) if text)
+
+        return self._request(put)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove an object."""
         if not missing_ok:
-            self._file_info()
-        with suppress(FileNotFoundError):  # also the answer to a repeat of a request that was carried out
-            self._persistently(lambda store, path: store.delete_file(path))
+            self._head()
+        with suppress(FileNotFoundError):
+            self._request(lambda store, key: store.delete(key))
 
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make a folder on stores that have folders; object stores have none, nothing is done there.
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: object stores have no folders, only names with slashes.
 
         Raises:
-            FileExistsError: it exists and may not.
+            FileExistsError: the name exists and ``exist_ok`` is false.
         """
         if not exist_ok and self.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
-        if not self.root.startswith(("s3:", "gs:")):
-            self._persistently(lambda store, path: store.create_dir(path, recursive=parents))
 
-    def size(self) -> int:
-        """Bytes in the object."""
-        return int(self._file_info().size)
-
-    def modified(self) -> float:
-        """When the object was written, in seconds since 1970; object stores tell whole seconds."""
-        return float(self._file_info().mtime_ns / 1e9)
-
-    def version(self) -> str:
-        """Another text whenever the object was replaced."""
-
-        def tags(store: Any, path: str) -> str:
-            with store.open_input_file(path) as stream:
-                return _tags(stream)
-
-        info = self._file_info()
-        return f"{info.size} {info.mtime_ns} {self._persistently(tags)}"
-
-    def download(self, target: BinaryIO) -> None:
-        """Write the object's content to a file.
-
-        pyarrow asks for an object's size first and for that many bytes then: of an object that grew meanwhile it would
-        give the beginning. Hence the comparison of its tags before and after.
-        """
-
-        def get(store: Any, path: str) -> None:
-            target.seek(0)
-            target.truncate()
-            with store.open_input_file(path) as stream:
-                tags = _tags(stream)
-                while chunk := stream.read(CHUNK_BYTES):
-                    target.write(chunk)
-            with store.open_input_file(path) as stream:
-                if _tags(stream) != tags:
-                    raise OSError("it was replaced while it was read")
-
-        self._persistently(get)
-
-    def files_below(self) -> list[RemotePath]:
-        """All objects in this folder and the folders in it, in no order."""
-        from pyarrow.fs import FileSelector
-
-        def below(store: Any, path: str) -> list[str]:
-            infos = store.get_file_info(FileSelector(path, recursive=True))
-            return [str(PurePosixPath(info.path).relative_to(path)) for info in infos if info.is_file]
-
-        return [self / name for name in self._persistently(below)]
+    def rmdir(self) -> None:
+        """Do nothing: a folder ends with its last object."""
 
     def copy_to(self, target: RemotePath) -> None:
-        """Copy an object within its bucket; its content stays in the store."""
-
-        def copy(store: Any, path: str) -> None:
-            _, target_path = target._connected()
-            # GCS copies only into folders that it knows.
-            store.create_dir(str(PurePosixPath(target_path).parent), recursive=True)
-            store.copy_file(path, target_path)
-
-        self._persistently(copy)
+        """Copy an object within its bucket, inside the store."""
+        self._request(lambda store, key: store.copy(key, target._text()))
 
     def remove_all(self) -> None:
-        """Remove an object, or a folder with all below; nothing where there is neither."""
+        """Remove an object and all objects below it; nothing happens where there is none."""
         assert self.name, "never a whole bucket"
-        if self.is_file():
-            self.unlink(missing_ok=True)
-        if self.is_dir():
-            with suppress(FileNotFoundError):
-                self._persistently(lambda store, path: store.delete_dir(path))
+        self.unlink(missing_ok=True)
+        for file in self.files_below():
+            file.unlink(missing_ok=True)
 
-    def _connected(self) -> tuple[Any, str]:
-        store, bucket = connect(self.root, self.options)
-        return store, str(PurePosixPath(bucket) / self.key)
+    def _text(self) -> str:
+        return "/".join(self.key.parts)
 
-    def _persistently(self, operation: Callable[[Any, str], _T]) -> _T:
-        """Carry out ``operation(filesystem, path)``, repeated where it fails for reasons that may pass."""
-        return persistently(lambda: operation(*self._connected()), str(self))
+    def _request(self, operation: Callable[[Any, str], _T]) -> _T:
+        """Carry out ``operation(store, key)``."""
+        return request(lambda: operation(connect(self.root, self.options), self._text()), str(self))
 
-    def _kind(self) -> str:
-        return str(self._persistently(lambda store, path: store.get_file_info(path).type.name))
-
-    def _file_info(self) -> Any:
-        info = self._persistently(lambda store, path: store.get_file_info(path))
-        if not info.is_file:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        return info
-
-
-def _tags(stream: Any) -> str:
-    """What object stores change whenever an object is replaced; nothing elsewhere."""
-    return repr(sorted(stream.metadata().items()))
+    def _head(self) -> Any:
+        return self._request(lambda store, key: store.head(key))

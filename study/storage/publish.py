@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results.storage.atomic import is_draft, write_atomic
-from results.storage.paths import Location, RemotePath, as_local_file, is_no_file, size_of
+from results.storage.atomic import is_draft, sync_folder, write_atomic
+from results.storage.paths import Location, as_local_file, is_no_file
 from results.storage.paths import set_aside as moved_aside
 from study.errors import UserError
 from study.storage.strict_json import parse_json
@@ -43,28 +43,23 @@ def safe_name(name: str, what: str) -> str:
 
 
 def check_writable(folder: Location) -> None:
-    """Refuse a folder that could not be created or written, without writing anything yet.
+    """Refuse a folder that cannot be created or written. No local file is written; a bucket is tried with a marker.
 
     Raises:
-        UserError: it could not.
+        UserError: the folder cannot be created or written.
     """
     if not isinstance(folder, Path):
-        _check_bucket(folder)
+        marker = folder / f".writable-{os.getpid()}"
+        try:
+            write_atomic(marker, b"")
+            marker.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
         return
     nearest = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     effective = os.access in os.supports_effective_ids  # the rights that the writing will have
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective)):
         raise UserError(f"{folder} cannot be written: {nearest} is not a folder that you may write in")
-
-
-def _check_bucket(folder: RemotePath) -> None:
-    """Object stores tell only by trying: a marker is written and removed."""
-    marker = folder / f".writable-{os.getpid()}"
-    try:
-        marker.write_bytes(b"")
-        marker.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
 def publish(folder: Location, files: Mapping[str, bytes]) -> None:
@@ -78,8 +73,10 @@ def publish(folder: Location, files: Mapping[str, bytes]) -> None:
         digest = hashlib.sha256(data).hexdigest()
         stem, dot, suffix = name.partition(".")
         stored = f"{stem}-{digest[:12]}{dot}{suffix}"
-        write_atomic(folder / stored, data)
+        write_atomic(folder / stored, data, sync=False)
         entries[name] = {"file": stored, "bytes": len(data), "sha256": digest}
+    if entries:
+        sync_folder(folder)  # a manifest that survives a power failure names only files that survive it
     manifest = {"files": entries, "sha256": content_hash(entries, 64)}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     for stored in before - {str(entry["file"]) for entry in entries.values()}:
@@ -201,7 +198,7 @@ def _read_generation(folder: Location, manifest: bytes, names: Collection[str] |
         path = folder / entry["file"]
         digests[name] = entry["sha256"]
         try:
-            whole = size_of(path) == entry["bytes"] and not is_no_file(path)
+            whole = path.stat().st_size == entry["bytes"] and not is_no_file(path)
             if whole and (names is None or name in names):
                 files[name] = path.read_bytes()
                 whole = hashlib.sha256(files[name]).hexdigest() == digests[name]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
-from results.storage.paths import Location, modified
+from results.storage.paths import Location
 from study.checkpoints.tensors import load_best
 from study.data.settings import ImageSet
 from study.errors import UserError, short
@@ -70,7 +70,7 @@ class StoredTrace:
     @property
     def written(self) -> float:
         """When, in seconds since 1970."""
-        return modified(self.folder / MANIFEST)
+        return (self.folder / MANIFEST).stat().st_mtime
 
     @property
     def trial_id(self) -> str:

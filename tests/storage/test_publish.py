@@ -1,9 +1,10 @@
 """Storage: folders that are published whole or not at all, names that stay in their folder, atomic writes."""
 
+import errno
 import hashlib
 import json
 import os
-import tempfile
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +29,7 @@ class Killed(BaseException):
 def killed_at(step: int):
     """Die at the given file operation, before or after it took place; nothing that would follow happens any more."""
     operations = [
-        (tempfile, "mkstemp"),
-        (os, "fdopen"),
+        (Path, "open"),
         (os, "fsync"),
         (Path, "replace"),
         (Path, "unlink"),
@@ -115,6 +115,86 @@ def test_a_first_writer_that_dies_leaves_nothing_or_all(tmp_path):
         else:
             break
     assert step > 10
+
+
+@contextmanager
+def disk_that_loses_names(folder: Path):
+    """A disk whose folders reach it only by fsync: yields the renames that a power failure would undo, oldest first.
+
+    The files themselves are flushed by their own fsync before the rename.
+    """
+    unsynced: list[tuple[Path, bytes | None]] = []
+    real_replace, real_fsync = Path.replace, os.fsync
+
+    def replace(source: Path, target: Path) -> Path:
+        unsynced.append((target, target.read_bytes() if target.exists() else None))
+        return real_replace(source, target)
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            assert os.path.samestat(os.fstat(descriptor), folder.stat())
+            unsynced.clear()
+        real_fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        patch.setattr(os, "fsync", fsync)
+        yield unsynced
+
+
+def undo(renames: list[tuple[Path, bytes | None]]) -> None:
+    for target, before in reversed(renames):
+        if before is None:
+            target.unlink()
+        else:
+            target.write_bytes(before)
+
+
+def test_what_was_published_survives_a_power_failure(tmp_path):
+    publish(tmp_path, OLD)
+    with disk_that_loses_names(tmp_path) as unsynced:
+        publish(tmp_path, NEW)
+        undo(unsynced)
+    found = read_published(tmp_path)
+    assert found is not None and found.files == NEW
+
+
+@pytest.mark.parametrize("lost", ["all", "all but the last", "the first"])
+def test_a_power_failure_while_publishing_leaves_the_old_or_the_new_content(tmp_path, lost):
+    for step in range(0, 200, 2):
+        folder = tmp_path / str(step)
+        publish(folder, OLD)
+        try:
+            with disk_that_loses_names(folder) as unsynced, killed_at(step):
+                publish(folder, NEW)
+        except Killed:
+            undo({"all": unsynced, "all but the last": unsynced[:-1], "the first": unsynced[:1]}[lost])
+            found = read_published(folder)
+            assert found is not None and found.files in (OLD, NEW)
+        else:
+            break
+    assert step > 20
+
+
+def test_a_single_file_survives_a_power_failure(tmp_path):
+    write_atomic(tmp_path / "file", b"old")
+    with disk_that_loses_names(tmp_path) as unsynced:
+        write_atomic(tmp_path / "file", b"new")
+        undo(unsynced)
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_file_system_that_flushes_no_folders_is_used_as_it_is(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_atomic(tmp_path / "new" / "file", b"x")
+    assert (tmp_path / "new" / "file").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("name", sorted(OLD))

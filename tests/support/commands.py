@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from results.storage.paths import Location, modified
+from results.storage.paths import Location
 from study.execution.trial import trial_lock
 from study.storage.locks import is_held
 from support.faults import ROOT, family_of
@@ -125,7 +125,7 @@ def checkpointed(run_folder: Location, since: float = 0.0) -> set[str]:
     found = set()
     for folder in (run_folder / "checkpoints").glob("*"):
         with suppress(FileNotFoundError):
-            if modified(folder / "last" / "manifest.json") > since:
+            if (folder / "last" / "manifest.json").stat().st_mtime > since:
                 found.add(folder.name)
     return found
 
