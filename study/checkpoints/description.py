@@ -25,6 +25,52 @@ MadeBy: TypeAlias = tuple[tuple[int, Mapping[str, str]], ...]
 """First epoch and versions, of each run that trained a trial with other versions than the one before."""
 
 
+class WeightsId(str):
+    """The name of a network's weights: the trial that trained them and the digest of their file.
+
+    The text is ``<trial id>@<digest>``. It stands in tables, in trace and checkpoint descriptions, and in the hash that
+    names a trial of exit heads. Weights from outside a run folder have the trial id ``weights``.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, trial_id: str, digest: str) -> WeightsId:
+        """The identifier of the weights with this digest."""
+        """The identifier of the weights with this digest."""
+        return super().__new__(cls, f"{trial_id}@{digest}")
+
+    def __reduce__(self) -> tuple[type[WeightsId], tuple[str, str]]:
+        return WeightsId, (self.trial_id, self.digest)
+
+    @classmethod
+    def parse(cls, text: str) -> WeightsId:
+        """The identifier that a text holds."""
+        trial_id, _, digest = text.partition("@")
+        return cls(trial_id, digest)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        """Let pydantic check fields of this type."""
+        from pydantic_core import core_schema
+
+        return core_schema.is_instance_schema(cls)
+
+    @property
+    def trial_id(self) -> str:
+        """The trial that trained the weights."""
+        return self.partition("@")[0]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the weights file, shortened."""
+        return self.partition("@")[2]
+
+    @property
+    def file_stem(self) -> str:
+        """The identifier as part of a file name."""
+        return self.replace("@", "-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What a checkpoint says of itself; the weights are read by :func:`load_weights`."""
@@ -33,13 +79,13 @@ class Checkpoint:
     training: TrainingSettings
     data: DataInfo
     history: tuple[Epoch, ...]
-    parent: str | None
-    """Whose backbone the heads are on: ``<trial id>@<weights hash>``, or ``weights@<fingerprint>`` of a user's own."""
+    parent: WeightsId | None
+    """The backbone that the heads were trained on."""
     versions: Mapping[str, str]
     """Of what trained the last epoch."""
     made_by: MadeBy
     weights_hash: str
-    """sha256 of the weights file, shortened."""
+    """The digest of the weights file, as in :class:`WeightsId`."""
 
 
 def made_by_now(earlier: MadeBy, epoch: int) -> MadeBy:
@@ -48,7 +94,7 @@ def made_by_now(earlier: MadeBy, epoch: int) -> MadeBy:
     return earlier if earlier and earlier[-1][1] == now else (*earlier, (epoch, now))
 
 
-def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: str, parent: str | None) -> str:
+def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: str, parent: WeightsId | None) -> str:
     """Name of a training run, known before it starts: a hash of all that decides its result but the epoch budget."""
     return content_hash(
         {
@@ -88,7 +134,7 @@ def _parse(folder: Location, published: Published) -> Checkpoint:
                 "training": from_fields(TrainingSettings, raw["training"]),
                 "data": DataInfo.from_json(raw["data"]),
                 "history": history,
-                "parent": raw["parent"],
+                "parent": None if raw["parent"] is None else WeightsId.parse(raw["parent"]),
                 "versions": raw["versions"],
                 "made_by": tuple((epoch, made_by) for epoch, made_by in raw.get("made_by", [[1, raw["versions"]]])),
                 "weights_hash": weights_hash[:16],

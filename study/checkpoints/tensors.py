@@ -17,7 +17,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from results.storage.paths import Location
-from study.checkpoints.description import FORMAT_VERSION, Checkpoint, MadeBy, _parse, made_by_now
+from study.checkpoints.description import FORMAT_VERSION, Checkpoint, MadeBy, WeightsId, _parse, made_by_now
 from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.construction import meta_network, new_network
@@ -35,7 +35,7 @@ from study.training.loop import TrainingState
 from study.training.settings import TrainingSettings
 
 
-def load_best(checkpoints: Location, weights: str, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
+def load_best(checkpoints: Location, weights: WeightsId, device: torch.device) -> tuple[MultiExitNetwork, DataInfo]:
     """The network of a trial's best checkpoint, in eval mode; ``weights`` and errors as in :func:`read_best`."""
     checkpoint, tensors = read_best(checkpoints, weights)
     return build_trained(checkpoint, tensors, device), checkpoint.data
@@ -66,7 +66,7 @@ def save(
     settings: NetworkSettings,
     training: TrainingSettings,
     info: DataInfo,
-    parent: str | None,
+    parent: WeightsId | None,
     made_by: MadeBy = (),
 ) -> None:
     """Publish ``last``, and ``best`` before it if this epoch is the best.
@@ -122,22 +122,21 @@ def read(folder: Location) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Ten
     return checkpoint, weights, optimizer
 
 
-def read_best(checkpoints: Location, weights: str) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Checkpoint and weights of ``<trial id>@<weights hash>``.
+def read_best(checkpoints: Location, weights: WeightsId) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """The checkpoint that holds these weights, and the weights.
 
     Raises:
         UserError: the trial's ``best`` holds other weights, none, or damaged ones (the trial is then set aside, so that
             the next start trains it again).
     """
-    identity, _, weights_hash = weights.partition("@")
-    folder = checkpoints / identity
+    folder = checkpoints / weights.trial_id
     try:
         found = read(folder / "best")
     except DamagedError as error:
         set_aside(folder, str(error))
-        raise UserError(f"{error}; run the same command again to train trial {identity} anew") from None
-    if found is None or found[0].weights_hash != weights_hash:
-        raise UserError(f"{folder / 'best'} does not hold the weights {weights_hash}")
+        raise UserError(f"{error}; run the same command again to train trial {weights.trial_id} anew") from None
+    if found is None or found[0].weights_hash != weights.digest:
+        raise UserError(f"{folder / 'best'} does not hold the weights {weights.digest}")
     return found[0], found[1]
 
 

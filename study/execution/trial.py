@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from results.storage.paths import Location
-from study.checkpoints.description import Checkpoint, MadeBy, made_by_now, read_description, trial_id
+from study.checkpoints.description import Checkpoint, MadeBy, WeightsId, made_by_now, read_description, trial_id
 from study.checkpoints.tensors import load_weights, read, read_best, save
 from study.data.settings import Dataset
 from study.networks.construction import new_network
@@ -37,8 +37,8 @@ class TrialPlan:
     network: NetworkSettings
     training: TrainingSettings
     data_digest: str
-    parent: str | None = None
-    """``<trial id>@<hash of its best weights>`` of the backbone that exit heads are trained on."""
+    parent: WeightsId | None = None
+    """The backbone that exit heads are trained on."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The values that the search chose, for the table."""
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from results.storage.paths import Location
-from study.checkpoints.description import Checkpoint, read_description
+from study.checkpoints.description import Checkpoint, WeightsId, read_description
 from study.checkpoints.tensors import read
 from study.execution.trial import TrialPlan, read_trial
 from study.storage.publish import DamagedError, set_aside
@@ -31,8 +31,8 @@ class TrialRecord:
     error: str | None
     checkpoint: Checkpoint | None
     """The description of its last checkpoint; None where it failed before the first epoch."""
-    weights: str | None
-    """``<trial id>@<hash of its best weights>``: what a child trial or a trace is made from. None without any, and for
+    weights: WeightsId | None
+    """The best weights: what a child trial or a trace is made from. None without any, and for
     a trial that was stopped by halving but has gone on once, when its rung held other trials, to a better epoch."""
 
     @property
@@ -76,5 +76,5 @@ def set_aside_if_damaged(record: TrialRecord, checkpoints: Location) -> bool:
 def make_record(plan: TrialPlan, status: str, checkpoints: Location, error: str | None = None) -> TrialRecord:
     """The record of a trial as its checkpoints stand."""
     best = read_description(checkpoints / plan.trial_id / "best")
-    weights = f"{plan.trial_id}@{best.weights_hash}" if best else None
+    weights = WeightsId(plan.trial_id, best.weights_hash) if best else None
     return TrialRecord(plan, status, error, read_trial(plan, checkpoints), weights)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from search_spaces.spec import StudySpec
+from study.checkpoints.description import WeightsId
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.checkpoints.tensors import save, weights_fingerprint
 from study.data.settings import DataInfo
@@ -38,7 +39,7 @@ def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
     path, info = Path(spec.backbones.pretrained), workshop.dataset.info
     (plan,) = plan_trials(spec, "backbones", info.digest)
     _, tensors = load_pretrained(path)
-    plan = dataclasses.replace(plan, parent=f"weights@{weights_fingerprint(tensors)}")
+    plan = dataclasses.replace(plan, parent=WeightsId("weights", weights_fingerprint(tensors)))
     folder = workshop.checkpoints / plan.trial_id
     if read_trial(plan, workshop.checkpoints) is None:
         network = new_network(plan.network, info, spec.seed)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from search_spaces.choices import draw
 from search_spaces.spec import SpecError, StudySpec, TrainingSpec
+from study.checkpoints.description import WeightsId
 from study.errors import UserError
 from study.execution.trial import TrialPlan
 from study.networks.settings import HeadSettings, NetworkSettings
@@ -27,7 +28,7 @@ def plan_trials(
     data_digest: str,
     *,
     backbone: NetworkSettings | None = None,
-    parent: str | None = None,
+    parent: WeightsId | None = None,
 ) -> list[TrialPlan]:
     """The trials of a phase, in the order of the search.
 
@@ -36,7 +37,7 @@ def plan_trials(
         phase: which half.
         data_digest: of the images.
         backbone: the network that exit heads are put on (phase ``exits``).
-        parent: ``<trial id>@<weights hash>`` of that backbone.
+        parent: the weights of that backbone.
 
     Raises:
         SpecError: a grid over a range.
@@ -59,7 +60,7 @@ def _plan(
     settings: Mapping[str, Any],
     data_digest: str,
     backbone: NetworkSettings | None,
-    parent: str | None,
+    parent: WeightsId | None,
 ) -> TrialPlan:
     section = spec.backbones if phase == "backbones" else spec.exits
     names = {field.name for field in fields(TrainingSettings)}

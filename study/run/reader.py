@@ -11,6 +11,7 @@ import torch
 from results.parts import empty_table, of_data, part_count, read_table
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
+from study.checkpoints.description import WeightsId
 from study.costs.costs import Costs
 from study.costs.flops import NetworkWork, count_work
 from study.costs.measure.profile import read_profile
@@ -71,7 +72,7 @@ def stored_networks(
     same_costs = (points.costs, points.batch_size) == (own.costs, own.batch_size)
     if points.costs == MEASURED and not same_costs:
         raise UserError("operating_points.costs: measured costs are those of a study: give `run` with another --name")
-    works: dict[str, NetworkWork] = {}
+    works: dict[WeightsId, NetworkWork] = {}
     rules, limit = points.dvfs.values != ("none",), points.constraints.memory is not None
     needs_work = with_memory or rules or limit or not same_costs
     networks = []
@@ -86,7 +87,7 @@ def stored_networks(
         if needs_work and weights not in works:
             works[weights] = _work(folder, study, splits["validation"])
         if same_costs:
-            name = f"{weights.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
+            name = f"{weights.file_stem}-{precision}-batch{points.batch_size}.json"
             costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
         else:
             device = load_device(points.costs)
@@ -121,16 +122,17 @@ def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
 
 def _newest(
     folder: Location, traces: Sequence[StoredTrace], data: str | None
-) -> dict[tuple[str, Precision], dict[str, StoredTrace]]:
+) -> dict[tuple[WeightsId, Precision], dict[str, StoredTrace]]:
     """The traces of each network and precision by split: of the weights that the study has now, the last written."""
     current = None
     if part_count(folder / "tables", "trials"):
         trials = of_data(read_table(folder / "tables", "trials"), data)
-        current = set(trials["trial_id"] + "@" + trials["weights_hash"])
+        known = trials.dropna(subset="weights_hash")
+        current = set(map(WeightsId, known["trial_id"], known["weights_hash"]))
     searched = None
     if part_count(folder / "tables", "costs"):
         searched = set(read_table(folder / "tables", "costs")["trial_id"])
-    found: dict[tuple[str, Precision], dict[str, StoredTrace]] = {}
+    found: dict[tuple[WeightsId, Precision], dict[str, StoredTrace]] = {}
     for trace in sorted(traces, key=lambda one: one.written):
         if (current is None or trace.weights in current) and (searched is None or trace.trial_id in searched):
             splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
@@ -179,13 +181,15 @@ def _stored_costs(path: Location, *, measured: bool) -> Costs:
         raise UserError(f"{path} cannot be read ({error}): give `run` again, which writes it") from None
 
 
-def stored_test_logits(folder: Location, networks: Sequence[TracedNetwork]) -> dict[tuple[str, Precision], SplitLogits]:
+def stored_test_logits(
+    folder: Location, networks: Sequence[TracedNetwork]
+) -> dict[tuple[WeightsId, Precision], SplitLogits]:
     """The test traces of some networks, by weights and precision.
 
     Raises:
         UserError: one is missing.
     """
-    found: dict[tuple[str, Precision], SplitLogits] = {}
+    found: dict[tuple[WeightsId, Precision], SplitLogits] = {}
     wanted = {(one.weights, one.precision) for one in networks}
     for trace in sorted(stored_traces(folder / "traces"), key=lambda one: one.written):
         key = trace.weights, cast(Precision, trace.precision)

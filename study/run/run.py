@@ -222,7 +222,7 @@ def trace_candidates(
         "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
     }
     best = [record for record in records if record.usable][: points.networks]
-    weights = [str(record.weights) for record in best]
+    weights = [record.weights for record in best if record.weights]
     networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
     logits = trace_networks(networks, splits, strand.traces, strand.workshop)
     candidates = [
@@ -239,7 +239,7 @@ def _priced(
     points, (name, precision) = spec.operating_points, network
     trained, _ = load_best(where.checkpoints, name, torch.device("cpu"))
     work = count_work(trained)
-    file = f"{name.replace('@', '-')}-{precision}-batch{points.batch_size}.json"
+    file = f"{name.file_stem}-{precision}-batch{points.batch_size}.json"
     profile_path = where.folder / "profiles" / file
     if points.costs == MEASURED and not profile_path.exists():
         measure_network(network, points, profile_path, strand.traces, strand.workshop)

@@ -13,6 +13,7 @@ from results.parts import part_count, read_table, rows_of
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.spec import StudySpec, validate_space
+from study.checkpoints.description import WeightsId
 from study.execution.failures import FailureLog
 from study.run.folder import STUDY_FILE, no_run_folder, read_study_file, settings_of
 from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here
@@ -126,7 +127,7 @@ def _packed_status(row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("trial_id", "status", "mode", "data", "parent", "head", "error", "score", "seconds")
     return {
         **{name: row[name] for name in names},
-        "weights": f"{row['trial_id']}@{row['weights_hash']}" if row["weights_hash"] else None,
+        "weights": WeightsId(row["trial_id"], row["weights_hash"]) if row["weights_hash"] else None,
         "network": f"{row['backbone']} x {row['width']:g}",
         "epochs": row["epochs_done"] or 0,
     }
@@ -181,7 +182,7 @@ def _trial_status(
             **row,
             "mode": mode,
             "parent": description["parent"],
-            "weights": f"{folder.name}@{best.digests['weights.safetensors'][:16]}" if best else None,
+            "weights": WeightsId(folder.name, best.digests["weights.safetensors"][:16]) if best else None,
             "data": names.get(description["data"]["digest"], description["data"]["name"]),
             "network": f"{network['backbone']} x {network['width']:g}",
             "head": network["head"]["kind"] if mode in ("exits", "joint") else None,

@@ -59,7 +59,7 @@ def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[s
             if best.exit_accuracies
             else None,
             "seconds": sum(epoch.seconds for epoch in checkpoint.history),
-            "weights_hash": record.weights.partition("@")[2] if record.weights else None,
+            "weights_hash": record.weights.digest if record.weights else None,
             "code_version": checkpoint.versions["predictive-exit"],
         }
     return row

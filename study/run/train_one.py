@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.checkpoints.description import read_description
+from study.checkpoints.description import WeightsId, read_description
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.checkpoints.tensors import weights_fingerprint
 from study.data.loading import load_dataset
@@ -99,7 +99,7 @@ def train_one(
     if folder:
         check_writable(folder)
     checkpoint, tensors = load_pretrained(pretrained) if pretrained else (None, None)
-    parent = None if tensors is None else f"weights@{weights_fingerprint(tensors)}"
+    parent = None if tensors is None else WeightsId("weights", weights_fingerprint(tensors))
     dataset = load_dataset(data, source.data_root, download=source.download)
     if checkpoint and checkpoint.data.name == data.name and checkpoint.data.digest != dataset.info.digest:
         raise UserError(

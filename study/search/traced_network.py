@@ -10,6 +10,7 @@ import numpy as np
 
 from results.reference_network import reference_position
 from study.arrays import Floats
+from study.checkpoints.description import WeightsId
 from study.costs.costs import Costs
 from study.costs.flops import NetworkWork
 from study.costs.memory import Memory
@@ -39,8 +40,7 @@ class Frequencies:
 class TracedNetwork:
     """A trained network at one precision as phase 2 sees it: its traces and its costs. No image, no weights."""
 
-    weights: str
-    """``<trial id>@<weights hash>``."""
+    weights: WeightsId
     costs: Costs
     calibration: SplitLogits
     validation: SplitLogits
@@ -57,7 +57,7 @@ class TracedNetwork:
     @property
     def trial_id(self) -> str:
         """The trial that trained it."""
-        return self.weights.partition("@")[0]
+        return self.weights.trial_id
 
     @property
     def exit_count(self) -> int:

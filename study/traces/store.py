@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
 from results.storage.paths import Location
+from study.checkpoints.description import WeightsId
 from study.checkpoints.tensors import load_best
 from study.data.settings import ImageSet
 from study.errors import UserError, short
@@ -29,15 +30,15 @@ from study.traces.trace import SplitLogits, check_logits
 
 def trace_folder(
     traces: Location,
-    weights: str,
+    weights: WeightsId,
     precision: Precision,
     execution: Int8Execution | None,
     split: str,
     images_digest: str,
 ) -> Location:
-    """Where the trace of ``weights`` (``<trial id>@<hash>``) on some images is kept; int8 by how it was computed."""
+    """Where the trace of ``weights`` on some images is kept; int8 by how it was computed."""
     computed = precision if execution is None else f"{precision}-{execution}"
-    return traces / safe_name(f"{weights.replace('@', '-')}-{computed}-{split}-{images_digest[:12]}", "trace")
+    return traces / safe_name(f"{weights.file_stem}-{computed}-{split}-{images_digest[:12]}", "trace")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class StoredTrace:
     description: Mapping[str, object]
 
     @property
-    def weights(self) -> str:
-        """``<trial id>@<weights hash>``."""
-        return str(self.description["weights"])
+    def weights(self) -> WeightsId:
+        """The weights of the traced network."""
+        return WeightsId.parse(str(self.description["weights"]))
 
     @property
     def precision(self) -> str:
@@ -75,7 +76,7 @@ class StoredTrace:
     @property
     def trial_id(self) -> str:
         """The trial that trained the network."""
-        return self.weights.partition("@")[0]
+        return self.weights.trial_id
 
     def read(self) -> SplitLogits:
         """Its content.
@@ -108,7 +109,7 @@ def stored_traces(traces: Location) -> list[StoredTrace]:
                 raise TypeError
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{folder}: trace.json does not say of which network it is") from None
-        safe_name(of["weights"].replace("@", "-"), f"{folder}: weights")
+        safe_name(WeightsId.parse(of["weights"]).file_stem, f"{folder}: weights")
         found.append(StoredTrace(folder, of))
     return found
 
@@ -178,18 +179,19 @@ class TraceStore:
     """int8 finds its ranges on these."""
     device: torch.device
     """Networks run on."""
-    _ready: dict[tuple[str, Precision], RunnableNetwork] = field(default_factory=dict, init=False, repr=False)
+    _ready: dict[tuple[WeightsId, Precision], RunnableNetwork] = field(default_factory=dict, init=False, repr=False)
 
-    def find(self, weights: str, precision: Precision, split: str, images_digest: str) -> SplitLogits | None:
-        """The stored trace of ``weights`` (``<trial id>@<weights hash>``) on the images that a digest names, if there
-        is one."""
+    def find(self, weights: WeightsId, precision: Precision, split: str, images_digest: str) -> SplitLogits | None:
+        """The stored trace of some weights on the images that a digest names; None where there is none."""
         return read_trace(self._folder(weights, precision, split, images_digest))
 
-    def _folder(self, weights: str, precision: Precision, split: str, images_digest: str) -> Location:
+    def _folder(self, weights: WeightsId, precision: Precision, split: str, images_digest: str) -> Location:
         execution = int8_execution(self.device) if FORMATS[precision].backbone is INT8 else None
         return trace_folder(self.traces, weights, precision, execution, split, images_digest)
 
-    def get(self, weights: str, precision: Precision, split: str, images: ImageSet, images_digest: str) -> SplitLogits:
+    def get(
+        self, weights: WeightsId, precision: Precision, split: str, images: ImageSet, images_digest: str
+    ) -> SplitLogits:
         """The stored trace, or a new one from the trial's best checkpoint."""
         found = self.find(weights, precision, split, images_digest)
         if found is not None:
@@ -206,7 +208,7 @@ class TraceStore:
         write_trace(self._folder(weights, precision, split, images_digest), result, description)
         return result
 
-    def network(self, weights: str, precision: Precision) -> RunnableNetwork:
+    def network(self, weights: WeightsId, precision: Precision) -> RunnableNetwork:
         """The network of a trial's best checkpoint at a precision; the last one is kept."""
         if (weights, precision) not in self._ready:
             network, info = load_best(self.checkpoints, weights, self.device)

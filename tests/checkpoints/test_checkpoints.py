@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from search_spaces.spec import parse_space
-from study.checkpoints.description import read_description, trial_id
+from study.checkpoints.description import WeightsId, read_description, trial_id
 from study.checkpoints.pretrained import load_pretrained
 from study.checkpoints.tensors import build_trained, load_weights, read, save
 from study.data.settings import DataInfo
@@ -161,7 +161,8 @@ def test_files_of_another_kind_are_refused(tmp_path, network):
 
 def test_a_trial_has_the_same_name_in_every_process():
     code = (
-        f"from study.checkpoints.tensors import *\nprint(trial_id({NETWORK!r}, {TRAINING!r}, 'd1ge5t', 'mother@1234'))"
+        "from study.checkpoints.description import *\n"
+        f"print(trial_id({NETWORK!r}, {TRAINING!r}, 'd1ge5t', 'mother@1234'))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -302,3 +303,11 @@ def test_files_with_something_else_are_refused(tmp_path):
     for name, message in (("empty", "holds no checkpoint"), ("list.pt", "no state_"), ("numbers.pt", "no state_")):
         with pytest.raises(UserError, match=message):
             load_pretrained(tmp_path / name)
+
+
+def test_an_identifier_of_weights_survives_text_pickling_and_copies():
+    weights = WeightsId("abc123", "0f0f")
+    assert (weights.trial_id, weights.digest, weights.file_stem) == ("abc123", "0f0f", "abc123-0f0f")
+    assert str(weights) == "abc123@0f0f" and json.dumps([weights]) == '["abc123@0f0f"]'
+    for same in (WeightsId.parse("abc123@0f0f"), pickle.loads(pickle.dumps(weights)), deepcopy(weights)):
+        assert same == weights and type(same) is WeightsId and same.digest == "0f0f"

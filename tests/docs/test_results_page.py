@@ -14,6 +14,7 @@ import pytest
 
 from results.parts import read_table, rows_of
 from search_spaces import load_space
+from study.checkpoints.description import WeightsId
 from study.cli.main import main
 from study.run.plan import plan_trials
 
@@ -61,7 +62,7 @@ def test_trials_are_named_as_their_study_names_them_today(study: Path) -> None:
         if trial["phase"] == "backbones":
             assert trial["trial_id"] in backbones
         else:
-            own = backbones[trial["parent"].partition("@")[0]].network
+            own = backbones[WeightsId.parse(trial["parent"]).trial_id].network
             exits = plan_trials(spec, "exits", digest, backbone=own, parent=trial["parent"])
             assert trial["trial_id"] in {plan.trial_id for plan in exits}
 

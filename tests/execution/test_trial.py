@@ -9,7 +9,7 @@ import torch
 from support.tiny_network import TINY, image_set
 
 from study.checkpoints import tensors as checkpoints_module
-from study.checkpoints.description import read_description
+from study.checkpoints.description import WeightsId, read_description
 from study.checkpoints.tensors import read
 from study.data.settings import DataInfo, Dataset
 from study.errors import UserError
@@ -162,13 +162,13 @@ def test_heads_are_trained_on_the_best_weights_of_their_parent(tmp_path):
     backbone = plan()
     run(backbone, tmp_path)
     checkpoint, mother, _ = read(tmp_path / backbone.trial_id / "best")
-    trial = plan("exits", parent=f"{backbone.trial_id}@{checkpoint.weights_hash}")
+    trial = plan("exits", parent=WeightsId(backbone.trial_id, checkpoint.weights_hash))
     run(trial, tmp_path, epochs=1)
     run(trial, tmp_path, epochs=2)
     _, child, _ = read(tmp_path / trial.trial_id / "last")
     assert all(torch.equal(child[name], value) for name, value in mother.items())
     assert read_trial(trial, tmp_path).parent == trial.parent
-    for wrong in (f"{backbone.trial_id}@0000000000000000", "nobody@0000"):
+    for wrong in (WeightsId(backbone.trial_id, "0" * 16), WeightsId("nobody", "0000")):
         with pytest.raises(UserError, match="does not hold the weights"):
             run(plan("exits", parent=wrong), tmp_path)
 

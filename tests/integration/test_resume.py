@@ -19,6 +19,7 @@ from support.faults import KEYS, differences
 from support.studies import TINY, surroundings, tiny_study
 
 from results.parts import read_table
+from study.checkpoints.description import WeightsId
 from study.cli.main import main
 from study.errors import UserError
 from study.run.run import run_study
@@ -91,7 +92,7 @@ def test_damaged_checkpoints_are_set_aside_and_trained_again(
         shutil.copytree(finished_study / part, folder / part)
     trials = tables_of(folder)["trials"]
     backbones, exits = (trials[trials["phase"] == phase]["trial_id"].tolist() for phase in ("backbones", "exits"))
-    parent = trials[trials["phase"] == "exits"]["parent"].iloc[0].partition("@")[0]
+    parent = WeightsId.parse(trials[trials["phase"] == "exits"]["parent"].iloc[0]).trial_id
     backbones = [one for one in backbones if one != parent]
     cut(folder / "checkpoints" / backbones[0] / "last" / "manifest.json")
     cut(next((folder / "checkpoints" / backbones[1] / "best").glob("weights-*")))

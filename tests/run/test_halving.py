@@ -320,9 +320,11 @@ def test_a_trial_whose_workers_die_before_an_epoch_is_given_up(tmp_path, run):
 def test_versions_of_each_epoch_are_kept(tmp_path, run, monkeypatch):
     """A trial that goes on under other versions remembers which trained what."""
     section = TrainingSpec(epochs=3)
-    monkeypatch.setattr("study.checkpoints.tensors.versions", lambda: {"predictive-exit": "1"})
+    for module in ("description", "tensors"):
+        monkeypatch.setattr(f"study.checkpoints.{module}.versions", lambda: {"predictive-exit": "1"})
     run(Trainer(), tmp_path, plans(1), TrainingSpec(epochs=2))
-    monkeypatch.setattr("study.checkpoints.tensors.versions", lambda: {"predictive-exit": "2"})
+    for module in ("description", "tensors"):
+        monkeypatch.setattr(f"study.checkpoints.{module}.versions", lambda: {"predictive-exit": "2"})
     network = new_network(NETWORK, INFO, 0)
     (plan,) = plans(1)
     earlier = read_trial(plan, tmp_path)

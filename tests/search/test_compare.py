@@ -11,6 +11,7 @@ import pytest
 
 from search_spaces.spec import OperatingPointsSpec, parse_space
 from study import Costs, exact_front
+from study.checkpoints.description import WeightsId
 from study.cli.comparison_view import _lines
 from study.cli.main import main
 from study.costs.model.levels import LevelCosts
@@ -41,7 +42,7 @@ def traced(seed: int, precision: str = "fp32", scale: float = 1.0) -> TracedNetw
         head_energy=scale * heads,
         energy_source="modelled:test",
     )
-    return TracedNetwork("one@w", costs, split(seed), split(seed + 1), precision=precision)  # type: ignore[arg-type]
+    return TracedNetwork(WeightsId("one", "w"), costs, split(seed), split(seed + 1), precision=precision)  # type: ignore[arg-type]
 
 
 FULL, INT8 = traced(1), traced(11, "int8", 0.2)

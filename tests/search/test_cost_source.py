@@ -8,6 +8,7 @@ import torch
 
 from search_spaces.spec import parse_space
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, UserError, replay
+from study.checkpoints.description import WeightsId
 from study.costs.flops import count_work
 from study.costs.model.devices import load_device
 from study.costs.model.dvfs import LevelCosts, simulate, smallest_slack
@@ -20,6 +21,8 @@ from study.search.operating_point import OperatingPoint
 from study.search.space import constraint_values
 from study.search.traced_network import Frequencies, TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
+
+ONE = WeightsId("one", "w")
 
 XEON = "intel-xeon-platinum-8280"
 CPU = torch.device("cpu")
@@ -144,7 +147,7 @@ LEVELS = LevelCosts(
 def traced(**changes) -> TracedNetwork:
     plan = Frequencies(levels=LEVELS, slack=0.5, period=40.0)
     parts = {"calibration": split(1), "validation": split(2), "frequencies": plan, **changes}
-    return TracedNetwork("one@w", LEVELS.costs[-1], **parts)
+    return TracedNetwork(ONE, LEVELS.costs[-1], **parts)
 
 
 @pytest.mark.parametrize("rule", ["race_to_idle", "paper", "deadline"])
@@ -197,7 +200,7 @@ def test_a_slack_too_small_is_refused_with_the_smallest_one():
 def test_the_period_is_common_and_the_slack_suits_every_policy(network):
     asked = points(f"costs: {XEON}, dvfs: [race_to_idle, deadline], start_layer: [3, 5], max_jump: [4, 8]")
     work = count_work(network)
-    plain = [TracedNetwork("one@w", level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
+    plain = [TracedNetwork(ONE, level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
     ready = [one.frequencies for one in pricing.with_frequencies(asked, plain)]
     assert ready[0].period == ready[1].period
     deadlines = []
@@ -218,7 +221,7 @@ def work_exits(work) -> int:
 def test_levels_are_priced_at_the_network_s_precision_and_the_study_s_batch_size(network):
     asked = points(f"costs: {XEON}, dvfs: deadline, batch_size: 16")
     work = count_work(network)
-    plain = [TracedNetwork("one@w", level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
+    plain = [TracedNetwork(ONE, level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
     for one in pricing.with_frequencies(asked, plain):
         expected = load_device(XEON).level_costs(work, precision=one.precision, batch_size=16)
         found = one.frequencies.levels
@@ -230,7 +233,7 @@ def test_with_the_automatic_slack_every_policy_keeps_its_deadline(network, kind)
     asked = points(f"costs: {XEON}, dvfs: deadline, policy: {kind}")
     work = count_work(network)
     exits = work_exits(work)
-    (ready,) = pricing.with_frequencies(asked, [TracedNetwork("one@w", level(1, 1), split(1), split(2), work=work)])
+    (ready,) = pricing.with_frequencies(asked, [TracedNetwork(ONE, level(1, 1), split(1), split(2), work=work)])
     policies = {
         "static": [Static(exit) for exit in range(1, exits + 1)],
         "classic": [Classic()],
@@ -270,7 +273,7 @@ def test_a_search_is_named_by_all_that_decides_its_points():
 
     others = [
         one,
-        replace(one, weights="other@w"),
+        replace(one, weights=WeightsId("other", "w")),
         replace(one, precision="bf16"),
         replace(one, costs=level(1.0, 11.0)),
         replace(one, frequencies=None),
@@ -321,7 +324,7 @@ def test_the_meter_of_this_device_measures(network, tmp_path, monkeypatch):
 
 def test_a_slack_that_is_given_is_kept(network):
     asked = points(f"costs: {XEON}, dvfs: deadline, dvfs_slack: 0.75")
-    plain = [TracedNetwork("one@w", level(1, 1), split(1), split(2), work=count_work(network))]
+    plain = [TracedNetwork(ONE, level(1, 1), split(1), split(2), work=count_work(network))]
     assert pricing.with_frequencies(asked, plain)[0].frequencies.slack == 0.75
 
 

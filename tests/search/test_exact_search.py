@@ -12,6 +12,7 @@ from results.schemas import SCHEMAS
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec, parse_space
 from study import Costs
+from study.checkpoints.description import WeightsId
 from study.costs.model.dvfs import LevelCosts
 from study.errors import UserError
 from study.policies.criteria import CRITERIA
@@ -257,7 +258,7 @@ def test_a_limit_that_only_rounding_exceeds_is_kept_as_the_search_keeps_it(polic
         head_energy=np.zeros(2),
         energy_source="modelled:test",
     )
-    one = TracedNetwork("one@w", joules, split(2, 1), split(2, 2))
+    one = TracedNetwork(WeightsId("one", "w"), joules, split(2, 1), split(2, 2))
     full = OperatingPoint(one, "mean_logit", Classic()).evaluate()
     assert full["energy_joules"] > 0.3 and constraint_values(full, {"energy": 0.3}, 1.0) == {"energy": 0.0}
     free, _ = exact_points(spec(f"policy: {policy}"), [one], 1.0)

@@ -12,6 +12,7 @@ from support.searches import ALL_POLICIES, ONE, TWO, run, run_killed, split, tra
 from results.parts import part_count, read_table, rows_of
 from search_spaces.spec import OperatingPointsSpec, StopSpec, parse_space
 from study import Costs
+from study.checkpoints.description import WeightsId
 from study.errors import UserError
 from study.progress import Reporter
 from study.search import optuna_search as module
@@ -53,7 +54,7 @@ def priced(flops: float, joules: float | None = None) -> TracedNetwork:
         energy_source="modelled:test",
         seconds_source="modelled:test",
     )
-    return TracedNetwork("one@w", costs, split(1, 1), split(1, 2))
+    return TracedNetwork(WeightsId("one", "w"), costs, split(1, 1), split(1, 2))
 
 
 def row(accuracy: float, flops: float, joules: float = 0.0, **more) -> dict[str, float]:

@@ -16,6 +16,7 @@ from results.summary import summarize_front, summary_json
 from search_spaces import SpecError
 from search_spaces.spec import parse_space
 from study import Costs, Static, Trace, replay
+from study.checkpoints.description import WeightsId
 from study.cli.front_view import front_lines
 from study.costs.model.dvfs import LevelCosts, simulate
 from study.errors import UserError
@@ -31,6 +32,8 @@ from study.search.state import point_of
 from study.search.traced_network import Frequencies, TracedNetwork
 from study.storage.locks import exclusive
 from study.traces.trace import SplitLogits
+
+ONE = WeightsId("one", "w")
 
 EXITS, CLASSES = 4, 3
 
@@ -52,7 +55,7 @@ COSTS = Costs(
     energy_source="modelled:test",
     batch_size=8,
 )
-NETWORK = TracedNetwork("one@w", COSTS, split(1, 30), split(2, 50))
+NETWORK = TracedNetwork(ONE, COSTS, split(1, 30), split(2, 50))
 TEST = split(3, 70)
 OBJECTIVES = ("accuracy", "flops")
 POLICIES = [Classic(), Static(2), Hierarchical(1.5, 2), Placed(2.0, (1, 4)), Predictive(1.2, 1, 3, "classifier")]
@@ -206,7 +209,7 @@ def test_where_all_answers_are_right_or_none_the_interval_is_wilson_s(tmp_path, 
 
 
 def test_without_energies_there_are_no_intervals_of_energy(tmp_path):
-    plain = TracedNetwork("one@w", Costs(segment_flops=np.ones(5), head_flops=np.ones(4)), split(1, 30), split(2, 50))
+    plain = TracedNetwork(ONE, Costs(segment_flops=np.ones(5), head_flops=np.ones(4)), split(1, 30), split(2, 50))
     rows, _ = on_test(stored_points(tmp_path, plain), plain)
     write_part(tmp_path, "front", rows)
     stored = read_table(tmp_path, "front")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from study import Costs
+from study.checkpoints.description import WeightsId
 from study.costs.flops import NetworkWork, Work
 from study.search.traced_network import TracedNetwork
 from study.traces.trace import SplitLogits
@@ -46,7 +47,12 @@ def costs(exits: int, *, speed: float = 1.0, watts: float = 2.0) -> Costs:
 def traced(name: str, exits: int, seed: int, precision: str = "fp32", **changes) -> TracedNetwork:
     speed = 1.0 if precision == "fp32" else 2.0
     return TracedNetwork(
-        f"{name}@w", costs(exits, speed=speed), split(exits, seed), split(exits, seed + 1), precision, **changes
+        WeightsId(name, "w"),
+        costs(exits, speed=speed),
+        split(exits, seed),
+        split(exits, seed + 1),
+        precision,
+        **changes,
     )
 
 

@@ -49,7 +49,7 @@ def write_split(folder: Path, one: TracedNetwork, name: str) -> Path:
 
 
 def profile_of(folder: Path, one: TracedNetwork, batch_size: int = 1) -> Path:
-    return folder / "profiles" / f"{one.weights.replace('@', '-')}-{one.precision}-batch{batch_size}.json"
+    return folder / "profiles" / f"{one.weights.file_stem}-{one.precision}-batch{batch_size}.json"
 
 
 def run_folder(folder: Path, networks: Sequence[TracedNetwork] = FOUR, text: str = TEXT) -> Path:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from study import Costs
+from study.checkpoints.description import WeightsId
 from study.costs.model.dvfs import LevelCosts
 from study.search.traced_network import Frequencies, TracedNetwork
 from study.traces.trace import SplitLogits
@@ -33,7 +34,7 @@ def at(precision: str, speed: float, seed: int) -> TracedNetwork:
     validation = split(EXITS, seed + 2)
     execution = "simulated" if precision == "int8" else None
     return TracedNetwork(
-        "one@w",
+        WeightsId("one", "w"),
         levels.costs[-1],
         split(EXITS, seed + 1),
         SplitLogits(validation.logits, validation.labels, execution),

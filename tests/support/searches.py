@@ -7,6 +7,7 @@ import pytest
 from results.parts import read_table
 from search_spaces.spec import OperatingPointsSpec, parse_space
 from study import Costs
+from study.checkpoints.description import WeightsId
 from study.progress import Reporter
 from study.search import optuna_search as module
 from study.search.optuna_search import search
@@ -39,7 +40,7 @@ def traced(name: str, exits: int, seed: int = 0, **changed) -> TracedNetwork:
         energy_source="modelled:test",
     )
     parts = {"calibration": split(exits, seed + 1), "validation": split(exits, seed + 2), **changed}
-    return TracedNetwork(name, costs, **parts)
+    return TracedNetwork(WeightsId(name, "w"), costs, **parts)
 
 
 ONE = [traced("one", 5)]

@@ -9,7 +9,7 @@ import torch
 
 from results.parts import read_table
 from search_spaces.spec import validate_space
-from study.checkpoints.description import read_description
+from study.checkpoints.description import WeightsId, read_description
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import DataSettings
 from study.execution.trial import run_trial
@@ -38,7 +38,7 @@ def finish_study(folder: Path, study: dict[str, Any] = STUDY) -> None:
         run_trial(plan, dataset, folder / "checkpoints", epochs=study[phase]["epochs"], device=cpu)
         best = read_description(folder / "checkpoints" / plan.trial_id / "best")
         assert best is not None
-        parent = {"backbone": plan.network, "parent": f"{plan.trial_id}@{best.weights_hash}"}
+        parent = {"backbone": plan.network, "parent": WeightsId(plan.trial_id, best.weights_hash)}
     traces = TraceStore(folder / "traces", folder / "checkpoints", dataset.calibration, cpu)
     for split, images in (("calibration", dataset.calibration), ("validation", dataset.validation)):
         traces.get(parent["parent"], "fp32", split, images, dataset.info.digest)

@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
+from study.checkpoints.description import WeightsId
 from study.checkpoints.tensors import load_best
 from study.costs.flops import count_work
 from study.data.settings import ImageSet
@@ -29,8 +30,8 @@ from study.traces.store import TraceStore
 from study.traces.trace import SplitLogits
 from study.training.loop import pick_device
 
-Network = tuple[str, Precision]
-"""``<trial id>@<weights hash>`` and the precision at which it runs."""
+Network = tuple[WeightsId, Precision]
+"""A network: weights, and the precision at which they run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def trace_networks(
             network = waiting.pop(ready)
             _result_of(ready, f"the trace of {network[0]} at {network[1]}")
             done += sum(len(splits[split].images) for split in missing[network])
-            task.advance(done, f"{network[0].partition('@')[0]} {network[1]}")
+            task.advance(done, f"{network[0].trial_id} {network[1]}")
     for network, of_network in missing.items():
         for split in of_network:
             stored = traces.find(*network, split, splits[split].digest)
@@ -130,7 +131,12 @@ def _result_of(task: Any, what: str) -> Any:
 
 
 def _trace(
-    cpus: float, traces: TraceStore, weights: str, precision: Precision, splits: Sequence[str], *images: NamedImages
+    cpus: float,
+    traces: TraceStore,
+    weights: WeightsId,
+    precision: Precision,
+    splits: Sequence[str],
+    *images: NamedImages,
 ) -> None:
     torch.set_num_threads(max(1, int(cpus)))
     pick_device(traces.device.type)
@@ -141,7 +147,7 @@ def _trace(
 def _measure(
     cpus: float,
     traces: TraceStore,
-    weights: str,
+    weights: WeightsId,
     precision: Precision,
     points: OperatingPointsSpec,
     profile_path: Location,
