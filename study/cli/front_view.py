@@ -16,6 +16,7 @@ from results.parts import data_names, rows_of
 from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front, summary_json
 from study.cli.printing import PlainTable, console_of, require_run_folder, write_points
+from study.policies.policies import policy_from_row
 
 SHOWN = 60
 """Rows of a printed front."""
@@ -124,7 +125,7 @@ def _front_table(summary: FrontSummary) -> Table:
 
 def setting_text(row: Mapping[str, Any], name: str) -> str:
     """A setting of an operating point in a printed table; empty where it has no effect."""
-    if name == "statistic" and (row["policy"] in ("classic", "static") or row.get("criterion") not in (None, "logit")):
+    if name == "statistic" and not policy_from_row(row).compares_thresholds:
         return ""
     value = row.get(name)
     if name == "exits" and value is not None:

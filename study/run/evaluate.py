@@ -33,8 +33,9 @@ from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
 from study.networks.precisions import Precision
 from study.networks.quantization import check_precision
 from study.networks.settings import NetworkSettings
+from study.policies.base import Policy
 from study.policies.live import run_policy
-from study.policies.policies import Classic, Policy, Predictive, Static
+from study.policies.policies import Predictive
 from study.policies.replay import Walk, join_walks, replay
 from study.policies.thresholds import Statistic, thresholds_from_logits
 from study.progress import Reporter
@@ -239,14 +240,14 @@ def evaluate_one(
         reporter: told the number of images done.
     """
     network, info = loaded.runnable, loaded.dataset.info
-    if not (loaded.heads_trained or isinstance(policy, Classic)):
+    if not loaded.heads_trained and policy.heads_it_may_run(network.exit_count).any():
         raise UserError(
             "evaluate: this network's exit heads are not trained; train them with --mode exits, or use"
             " --evaluate-mode normal"
         )
     policy.first_exit(network.exit_count)
-    compares = not isinstance(policy, Classic | Static) and policy.criterion == "logit"
-    thresholds = calibrate(loaded, statistic) if compares or each_layer else np.zeros(network.exit_count)
+    needed = policy.compares_thresholds or each_layer
+    thresholds = calibrate(loaded, statistic) if needed else np.zeros(network.exit_count)
     pixels = place(images.images, network.device)
     if network.compiled:  # the compiler works at the first batch; its time is not the network's
         run_policy(network, normalize(to_device(pixels[:batch_size], network.device), info), policy, thresholds)
