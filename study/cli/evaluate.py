@@ -58,16 +58,10 @@ def execute(options: argparse.Namespace) -> None:
     from study.cli.printing import print_result
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
-    from study.run.evaluate import (
-        accuracy_forward,
-        check_cost_options,
-        check_slack,
-        costs_of,
-        evaluate_one,
-        levels_of,
-        load_network,
-        split_images,
-    )
+    from study.run.accuracy_forward import accuracy_forward
+    from study.run.evaluate import evaluate_one
+    from study.run.loaded_network import load_network, split_images
+    from study.run.network_costs import check_cost_options, check_slack, costs_of, levels_of
     from study.run.train_one import ImageSource, resolve_request
     from study.training.loop import pick_device
 

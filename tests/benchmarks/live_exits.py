@@ -54,7 +54,7 @@ from study.policies.base import Policy
 from study.policies.live import run_policy
 from study.policies.replay import join_walks
 from study.policies.thresholds import thresholds_from_logits
-from study.run.evaluate import load_network
+from study.run.loaded_network import load_network
 from study.run.train_one import ImageSource, resolve_request
 from study.traces.collect import ready, trace_images
 from study.training.loop import train
