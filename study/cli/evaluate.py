@@ -48,7 +48,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dvfs-slack", type=float, help="of the deadline (default: the smallest that can be kept)")
     parser.add_argument("--other-device", action="store_true", help="use a profile of another device all the same")
-    parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
+    parser.add_argument(
+        "--split",
+        default="validation",
+        choices=("validation", "test", "calibration"),
+        help="the images to evaluate on (default: validation); only `test` opens the test images",
+    )
     parser.add_argument("--batch-size", type=batch, default=256, help="1: image by image")
     parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
 

@@ -28,6 +28,13 @@ class PlainConsole(Console):
         """Print texts and tables."""
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **settings)
 
+    def on_broken_pipe(self) -> None:
+        """Let the command end as after any other write to a pipe without a reader; rich would exit with code 1.
+
+        Called by rich while it handles the ``BrokenPipeError``.
+        """
+        raise
+
 
 class PlainTable(Table):
     """A table that shows its texts as they are."""
