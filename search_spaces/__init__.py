@@ -1,7 +1,31 @@
-"""What is searched: the schema of a study file, and the study files that come with the program."""
+"""What is searched: the schema of a study file, and the study files that come with the program.
 
-from search_spaces.choices import Choice
-from search_spaces.spec import SpecError, StudySpec
-from search_spaces.study_files import bundled, load_space
+Names are imported when they are first used: ``search_spaces.settings`` needs no library beside Python's own.
+"""
 
-__all__ = ["Choice", "SpecError", "StudySpec", "bundled", "load_space"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search_spaces.choices import Choice as Choice
+    from search_spaces.spec import SpecError as SpecError
+    from search_spaces.spec import StudySpec as StudySpec
+    from search_spaces.study_files import bundled as bundled
+    from search_spaces.study_files import load_space as load_space
+
+_HOME = {
+    "Choice": "choices",
+    "SpecError": "spec",
+    "StudySpec": "spec",
+    "bundled": "study_files",
+    "load_space": "study_files",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'search_spaces' has no attribute {name!r}")
+    value = getattr(import_module(f"search_spaces.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -6,10 +6,11 @@ that the program resolves before any work starts, so that a new backbone needs n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,12 +18,26 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
 
 from search_spaces.choices import MOST_TRIALS, Choice, Kind, Scalar, parse_choice
+from search_spaces.settings import (
+    DEFAULT_DEVICE,
+    HEAD_MODES,
+    BackboneFields,
+    BackboneMode,
+    DataFields,
+    HeadFields,
+    Setting,
+    TrainingFields,
+    settings_of,
+)
 from search_spaces.strict_yaml import YamlError, parse_yaml, short
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class SpecError(ValueError):
@@ -98,17 +113,50 @@ def _one(value: Scalar) -> Any:
     return Field(value, validate_default=True)
 
 
+def with_settings(settings: type) -> Callable[[type[_Model]], type[_Model]]:
+    """A class decorator: the section has a key for each field of a dataclass of :mod:`search_spaces.settings`.
+
+    A setting that is searched takes a :class:`Choice`. A key that the section declares itself is kept.
+    """
+
+    def add(section: type[_Model]) -> type[_Model]:
+        keys = {
+            setting.option: _key_of(setting)
+            for setting in settings_of(settings).values()
+            if setting.name not in section.model_fields
+        }
+        return create_model(
+            section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **keys
+        )
+
+    return add
+
+
+_KINDS: Mapping[type, Kind] = {int: "integer", float: "number", str: "name"}
+
+
+def _key_of(setting: Setting) -> Any:
+    """The type and the default of a key, for pydantic."""
+
+    def check(value: Any) -> Any:
+        values: tuple[Any, ...] = (value,)
+        if isinstance(value, Choice):
+            values = (value.low, value.high) if value.is_range else value.values
+        for one in values:
+            if not setting.allows(int(one) if setting.kind is int and isinstance(one, float) else one):
+                raise ValueError(f"must be {setting.expected()}, got {repr(one)[:60]}")
+        return value
+
+    if not setting.description.searched:
+        return Annotated[setting.hint, AfterValidator(check)], setting.default
+    return Annotated[Choice, AfterValidator(check), _parse(_KINDS[setting.kind]), _plain], _one(setting.default)
+
+
+@with_settings(DataFields)
 class DataSpec(_Section):
-    """Which images, and how they are cut into splits."""
+    """Which images, and how they are cut into splits: :class:`DataFields`, for one data set or several."""
 
     name: str | list[str] = "digits"
-    image_size: int | None = Field(None, ge=8)
-    channels: Literal[1, 3] | None = None
-    calibration: float = Field(0.1, gt=0, lt=1)
-    validation: float = Field(0.1, gt=0, lt=1)
-    limit: Count | None = None
-    test_limit: Count | None = None
-    folder: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -135,58 +183,36 @@ class SchedulerSpec(_Section):
     reduction: int = Field(2, ge=2, le=10**9)
 
 
+@with_settings(TrainingFields)
 class TrainingSpec(_Section):
-    """What both halves of phase 1 share; the fields that are choices are the dimensions of the search."""
+    """What both stages of phase 1 share: the number of trials, their budget, and :class:`TrainingFields`."""
 
     trials: Trials = 1
     epochs: Count = 10
     scheduler: SchedulerSpec = SchedulerSpec()
-    patience: Count | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    batch_size: Integer = _one(128)
-    optimizer: Name = _one("adam")
-    learning_rate: Number = _one(1e-3)
-    weight_decay: Number = _one(0.0)
-    momentum: Number = _one(0.9)
-    schedule: Name = _one("cosine")
-    warmup_epochs: Number = _one(0.0)
-    label_smoothing: Number = _one(0.0)
-    ema_decay: Number = _one(0.0)
 
 
+@with_settings(BackboneFields)
 class BackbonesSpec(TrainingSpec):
     """Phase 1a: backbones, ranked by the classifier's validation accuracy."""
 
-    mode: Literal["normal", "original"] = "original"
-    backbone: Name = _one("vgg19")
-    width: Number = _one(1.0)
+    mode: BackboneMode = "original"
     pretrained: str | None = None
 
 
+@with_settings(HeadFields)
 class ExitsSpec(TrainingSpec):
     """Phase 1b: exit heads on the best backbones, ranked by the mean validation accuracy over exits."""
 
     mode: Name = _one("exits")
     parents: Count = 1
-    head: Name = _one("bof")
-    codewords: Integer = _one(64)
-    sharing: Name = _one("paper")
-    conv_channels: Integer = _one(64)
-    conv_side: Integer = _one(8)
-    conv_layers: Integer = _one(2)
-    exit_loss_base: Number = _one(1.0)
-    exit_loss_slope: Number = _one(0.0)
-    exit_gradient: Number = _one(1.0)
-    distillation: Number = _one(0.0)
-    temperature: Number = _one(3.0)
 
     @field_validator("mode")
     @classmethod
     def _trains_heads(cls, mode: Choice) -> Choice:
-        """Checked here: a name that is resolved later could be a mode of the other half."""
         for name in mode.values:
-            if name not in ("exits", "joint"):
-                raise ValueError(f"expected exits, joint or a list of both, got {short(name)!r}")
+            if name not in HEAD_MODES:
+                raise ValueError(f"expected {', '.join(HEAD_MODES)} or a list of both, got {short(name)!r}")
         return mode
 
 
@@ -244,7 +270,7 @@ class OperatingPointsSpec(_Section):
     statistic: Name = _one("mean_logit")
     placements: Placements = "auto"
     quantization: Name = _one("fp32")
-    costs: str = "horowitz-2014-45nm"
+    costs: str = DEFAULT_DEVICE
     batch_size: Count = 1
     dvfs: Name = _one("none")
     dvfs_slack: Slack = "auto"

@@ -134,3 +134,7 @@ def test_training_tracing_and_profiling_need_torch_and_little_else():
 def test_results_and_search_spaces_use_nothing_of_study():
     code = "import results.pareto, results.parts, results.storage.atomic, search_spaces, search_spaces.spec"
     assert loaded(code, ["study", "ray", "optuna", "torch"]) == []
+
+
+def test_the_settings_of_a_study_need_only_the_standard_library():
+    assert loaded("import search_spaces.settings", ["pydantic", "numpy", "yaml", "study", "torch"]) == []

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from results.storage.paths import Location
 from study.data.settings import DataInfo
 from study.errors import UserError, short
-from study.networks.settings import HeadSettings, NetworkSettings
+from study.networks.settings import NetworkSettings
 from study.storage.publish import DamagedError, Published, content_hash, read_published
 from study.storage.strict_json import from_fields, parse_json
 from study.storage.versions import versions
@@ -123,14 +123,13 @@ def _parse(folder: Location, published: Published) -> Checkpoint:
     if version != FORMAT_VERSION:
         raise UserError(f"{folder} has checkpoint format {version!r}, but this program reads format {FORMAT_VERSION}")
     try:
-        head = from_fields(HeadSettings, raw["network"]["head"])
         history = history_from_json(raw["history"])
         if not history:
             raise ValueError("it has no epoch")
         return from_fields(
             Checkpoint,
             {
-                "network": from_fields(NetworkSettings, {**raw["network"], "head": head}),
+                "network": NetworkSettings.from_plain(raw["network"]),
                 "training": from_fields(TrainingSettings, raw["training"]),
                 "data": DataInfo.from_json(raw["data"]),
                 "history": history,

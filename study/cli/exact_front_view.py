@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,6 @@ from study.search.hypervolume import HypervolumeIndicator
 from study.search.operating_point import COLUMNS
 from study.search.space import check_depth, check_names, constraint_values
 from study.search.traced_network import TracedNetwork, reference_network
-from study.storage.strict_json import dumps
 
 _WAY_OUT = {
     "beta": "operating_points.beta=auto",
@@ -112,7 +112,7 @@ def show_exact_front(
         kept = [not any(value > 0 for value in exceeded.values()) for exceeded in _exceeded(searched, spec, reference)]
         facts |= _held_against(searched[np.array(kept, dtype=np.bool_)], spec.objectives, indicator, points)
     if as_json:
-        print(dumps({**facts, "front": list(rows_of(points))}, indent=1))
+        print(json.dumps({**facts, "front": list(rows_of(points))}, indent=1, default=_plain))
         return
     console = console_of()
     console.print(_table(points))
@@ -206,3 +206,7 @@ def _lines(points: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
         )
     lines.append("chosen on validation images: the table `front` of a study says what test images make of it")
     return lines
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)

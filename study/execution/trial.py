@@ -18,7 +18,7 @@ from study.checkpoints.tensors import load_weights, read, read_best, save
 from study.data.settings import Dataset
 from study.networks.construction import new_network
 from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
-from study.networks.settings import HeadSettings, NetworkSettings
+from study.networks.settings import NetworkSettings
 from study.storage.locks import exclusive
 from study.storage.publish import DamagedError, set_aside, sweep
 from study.training.learning_curves import Epoch
@@ -54,15 +54,8 @@ class TrialPlan:
     @classmethod
     def from_plain(cls, raw: Mapping[str, Any]) -> TrialPlan:
         """The inverse of :meth:`to_plain`."""
-        network = dict(raw["network"])
-        head = HeadSettings(**network.pop("head"))
-        return cls(
-            **{
-                **raw,
-                "network": NetworkSettings(head=head, **network),
-                "training": TrainingSettings(**raw["training"]),
-            }
-        )
+        network, training = NetworkSettings.from_plain(raw["network"]), TrainingSettings(**raw["training"])
+        return cls(**{**raw, "network": network, "training": training})
 
 
 def run_trial(

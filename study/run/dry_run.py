@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from search_spaces.settings import Mode
 from search_spaces.spec import StudySpec
 from study.costs.flops import count_work
 from study.data.loading import load_dataset
@@ -27,7 +28,6 @@ from study.run.run import RunContext
 from study.run.status import trial_statuses
 from study.storage.publish import check_writable
 from study.training.loop import pick_device, train
-from study.training.settings import Mode
 
 _PROBED_BATCHES = 3
 

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Literal
 
 from search_spaces.choices import draw
+from search_spaces.settings import HeadFields, TrainingFields, settings_of
 from search_spaces.spec import SpecError, StudySpec, TrainingSpec
 from study.checkpoints.description import WeightsId
+from study.data.settings import DataSettings, resolve
 from study.errors import UserError
 from study.execution.trial import TrialPlan
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.training.settings import TrainingSettings
 
 Phase = Literal["backbones", "exits"]
+
+
+def data_settings(spec: StudySpec, name: str) -> DataSettings:
+    """The resolved settings of one of the data sets of a study.
+
+    Raises:
+        UserError: the data set is unknown, or a value is not allowed.
+    """
+    asked = {**spec.data.model_dump(), "name": name}
+    if len(spec.data.names) > 1 and name != "image_folder":
+        asked["folder"] = None  # the folder is that of image_folder
+    return resolve(DataSettings(seed=spec.seed, **asked))
 
 
 def plan_trials(
@@ -63,24 +76,19 @@ def _plan(
     parent: WeightsId | None,
 ) -> TrialPlan:
     section = spec.backbones if phase == "backbones" else spec.exits
-    names = {field.name for field in fields(TrainingSettings)}
+    values = {**dict(section), **settings}
     training = TrainingSettings(
-        patience=section.patience,
-        precision=section.precision,
         seed=spec.seed,
-        # The horizon is the budget; a constant rate has none, so that such a trial can be extended.
+        # The schedule ends with the budget. A constant rate has no end, so that such a trial can be extended.
         schedule_epochs=1 if settings["schedule"] == "constant" else section.epochs,
-        # Of the exits, the mode is a choice; of the backbones it is one value.
-        **{name: value for name, value in {"mode": section.mode, **settings}.items() if name in names},
+        mode=values["mode"],
+        **{name: values[name] for name in settings_of(TrainingFields)},
     )
     if phase == "backbones":
         network = NetworkSettings(backbone=settings["backbone"], width=settings["width"])
     else:
         assert backbone is not None, "exit heads need a backbone"
-        head = HeadSettings(
-            kind=settings["head"],
-            **{name: settings[name] for name in ("codewords", "sharing", "conv_channels", "conv_side", "conv_layers")},
-        )
+        head = HeadSettings(**{name: settings[setting.option] for name, setting in settings_of(HeadFields).items()})
         network = NetworkSettings(backbone=backbone.backbone, width=backbone.width, head=head)
     return TrialPlan(
         phase=phase, network=network, training=training, data_digest=data_digest, parent=parent, settings=settings

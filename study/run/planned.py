@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search_spaces.settings import HEAD_MODES
 from search_spaces.spec import StudySpec
 from study.run.plan import plan_trials
-from study.training.settings import HEAD_MODES
 
 
 def planned_trials(

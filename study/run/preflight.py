@@ -10,13 +10,13 @@ import torch
 from search_spaces.spec import StudySpec
 from study.checkpoints.pretrained import load_pretrained
 from study.costs.flops import count_work
-from study.data.settings import DataInfo, DataSettings, resolve
+from study.data.settings import DataInfo, DataSettings
 from study.errors import UserError
 from study.execution.ray.tuning import device_of
 from study.networks.construction import check_network, new_network
 from study.networks.precisions import Precision
 from study.networks.quantization import check_precision
-from study.run.plan import plan_trials
+from study.run.plan import data_settings, plan_trials
 from study.search.cost_source import check_costs, check_slack
 from study.search.exact_search import check_covered
 from study.search.space import check_depth, check_names
@@ -39,7 +39,7 @@ def check(spec: StudySpec) -> list[DataSettings]:
         check_covered(points)
     except UserError as error:
         raise UserError(f"{spec.name}: {error}") from None
-    all_settings = [_data_settings(spec, name) for name in spec.data.names]
+    all_settings = [data_settings(spec, name) for name in spec.data.names]
     backbones = plan_trials(spec, "backbones", "")
     networks = {plan.network for plan in backbones}
     exits = [plan for network in networks for plan in plan_trials(spec, "exits", "", backbone=network)]
@@ -59,13 +59,6 @@ def check(spec: StudySpec) -> list[DataSettings]:
     if spec.backbones.pretrained:
         load_pretrained(Path(spec.backbones.pretrained))
     return all_settings
-
-
-def _data_settings(spec: StudySpec, name: str) -> DataSettings:
-    asked = {**spec.data.model_dump(), "name": name}
-    if len(spec.data.names) > 1 and name != "image_folder":
-        asked["folder"] = None  # that of the one data set among them that has a folder
-    return resolve(DataSettings(seed=spec.seed, **asked))
 
 
 def check_deadlines(spec: StudySpec, info: DataInfo) -> None:

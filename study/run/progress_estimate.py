@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search_spaces.choices import draw
+from search_spaces.settings import HEAD_MODES
 from search_spaces.spec import ResourcesSpec, StudySpec
 from study.run.plan import epochs_of
-from study.training.settings import HEAD_MODES
 
 
 @dataclass(frozen=True, kw_only=True)

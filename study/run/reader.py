@@ -16,16 +16,16 @@ from study.costs.costs import Costs
 from study.costs.flops import NetworkWork, count_work
 from study.costs.measure.profile import read_profile
 from study.costs.model.devices import load_device
-from study.data.settings import DATASETS
 from study.errors import UserError
 from study.networks.multi_exit import build_network
 from study.networks.precisions import Precision
-from study.networks.settings import HeadSettings, NetworkSettings
+from study.networks.settings import NetworkSettings
 from study.run.folder import STUDY_FILE, read_study_file
+from study.run.plan import data_settings
 from study.search.cost_source import MEASURED, check_one_source, with_frequencies
 from study.search.traced_network import TracedNetwork
 from study.storage.publish import safe_name
-from study.storage.strict_json import from_fields, parse_json
+from study.storage.strict_json import parse_json
 from study.traces.store import StoredTrace, stored_traces
 from study.traces.trace import SplitLogits
 
@@ -155,16 +155,11 @@ def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork
         )
     classes = trace.read().logits.shape[2]
     try:
-        facts = DATASETS[rows["data"].iloc[0]]
-        raw = parse_json(rows["settings"].iloc[0])["network"]
-        settings = from_fields(NetworkSettings, {**raw, "head": from_fields(HeadSettings, raw["head"])})
+        data = data_settings(study, str(rows["data"].iloc[0]))
+        settings = NetworkSettings.from_plain(parse_json(rows["settings"].iloc[0])["network"])
+        assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
         with torch.device("meta"):  # shapes suffice
-            network = build_network(
-                settings,
-                classes=classes,
-                image_size=study.data.image_size or facts.image_size,
-                channels=study.data.channels or facts.channels,
-            )
+            network = build_network(settings, classes=classes, image_size=data.image_size, channels=data.channels)
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: the settings of {trace.trial_id} are of no network known here: {error}") from None
     return count_work(network)

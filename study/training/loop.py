@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search_spaces.settings import Mode, TrainingPrecision
 from study.arrays import batches
 from study.data.batches import augment, normalize, place, to_device
 from study.data.settings import DataInfo, Dataset, ImageSet
@@ -29,7 +30,7 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.training.cuda_graphs import GraphedBackward
 from study.training.learning_curves import Epoch, best_epoch, outcome
 from study.training.loss import training_loss
-from study.training.settings import Mode, Precision, TrainingSettings, epoch_seed, schedule_factor
+from study.training.settings import TrainingSettings, epoch_seed, schedule_factor
 from study.training.weight_average import LIVE, WeightAverage
 
 
@@ -248,7 +249,7 @@ def evaluate_split(
     return SplitResult(loss / len(split.labels), tuple((right / len(split.labels)).tolist()))
 
 
-def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: TrainingPrecision) -> contextlib.AbstractContextManager[Any]:
     """bf16 autocast where asked for, or where ``auto`` finds fast kernels."""
     if precision == "bf16" or (precision == "auto" and _fast_bf16(device)):
         return torch.autocast(device.type, dtype=torch.bfloat16)

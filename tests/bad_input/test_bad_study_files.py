@@ -177,10 +177,10 @@ VALUES = [
         "learning-rate-nan", "no number for a rate", "learning_rate: .nan", HERE, "backbones.learning_rate", "nan"
     ),
     backbones(
-        "learning-rate-negative", "a negative rate", "learning_rate: -0.1", "fine: ", "learning_rate", "-0.1", "above 0"
+        "learning-rate-negative", "a negative rate", "learning_rate: -0.1", HERE, "learning_rate", "-0.1", "above 0"
     ),
     backbones("momentum", "a momentum of 1", "momentum: 1.0", "momentum", "below 1"),
-    backbones("optimizer", "an unknown optimizer", "optimizer: lion", "fine: ", "optimizer", "'lion'", "adam"),
+    backbones("optimizer", "an unknown optimizer", "optimizer: lion", HERE, "optimizer", "'lion'", "adam"),
     study("backbone", "an unknown backbone", "backbones: {backbone: vgg20}", "backbone 'vgg20'", "vgg19"),
     study(
         "width-huge", "a network of 10^300 channels", "backbones: {backbone: vgg11, width: 1.0e300}", "width", "1e+300"
@@ -198,7 +198,7 @@ VALUES = [
     study("mode", "an unknown mode", "exits: {mode: bogus}", HERE, "exits.mode", "'bogus'", "joint"),
     study("head", "an unknown head", "exits: {head: mlp}", "head", "'mlp'", "bof"),
     backbones("batch-size-huge", "a batch of 10^30 images", f"batch_size: 1{'0' * 30}", "batch_size"),
-    backbones("batch-size-zero", "a batch of no image", "batch_size: 0", "batch_size", "above 0"),
+    backbones("batch-size-zero", "a batch of no image", "batch_size: 0", HERE, "batch_size", "from 2"),
     backbones("halving", "an unknown scheduler", "scheduler: {kind: hyperband}", HERE, "scheduler.kind", "hyperband"),
     backbones(
         "reduction-one",

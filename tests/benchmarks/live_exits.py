@@ -50,11 +50,11 @@ from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import Precision
 from study.networks.registry import State
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.policies.base import Policy
 from study.policies.live import run_policy
+from study.policies.policies import Policy
 from study.policies.replay import join_walks
 from study.policies.thresholds import thresholds_from_logits
-from study.run.loaded_network import load_network
+from study.run.evaluate import load_network
 from study.run.train_one import ImageSource, resolve_request
 from study.traces.collect import ready, trace_images
 from study.training.loop import train
@@ -109,7 +109,7 @@ def train_on_digits(*, quick: bool) -> Subject:
         schedule_epochs=8,
         warmup_epochs=1,
     )
-    exits = TrainingSettings(mode="exits", batch_size=64, optimizer="adamw", learning_rate=1e-2)
+    exits = TrainingSettings(mode="exits", batch_size=64, optimizer="adamw", learning_rate=1e-2, schedule="constant")
     for training, epochs in ((backbone, 1 if quick else 8), (exits, 1 if quick else 6)):
         start = time.perf_counter()
         last = train(network, dataset, training, epochs=epochs)[-1]

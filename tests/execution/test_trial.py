@@ -58,7 +58,14 @@ def plan(mode: str = "normal", parent: str | None = None, **training) -> TrialPl
         network=NetworkSettings(backbone=TINY, head=HeadSettings(kind="conv", conv_channels=4)),
         training=TrainingSettings(
             mode=mode,
-            **{"batch_size": 16, "learning_rate": 0.02, "precision": "fp32", "weight_decay": 0.01, **training},
+            **{
+                "batch_size": 16,
+                "learning_rate": 0.02,
+                "schedule": "constant",
+                "precision": "fp32",
+                "weight_decay": 0.01,
+                **training,
+            },
         ),
         data_digest=INFO.digest,
         parent=parent,

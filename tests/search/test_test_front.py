@@ -312,14 +312,14 @@ def test_wilson_interval(right, samples, low, high):
 REFUSED = [
     ("backbones: {backbone: vgg99}", "unknown backbone 'vgg99'"),
     ("backbones: {backbone: [vgg11, resnet7]}", "unknown backbone 'resnet7'"),
-    ("backbones: {optimizer: lion}", "optimizer is 'lion'"),
-    ("exits: {optimizer: [adam, lion]}", "optimizer is 'lion'"),
-    ("exits: {schedule: step}", "schedule is 'step'"),
-    ("exits: {head: fog}", "unknown head kind 'fog'"),
-    ("exits: {sharing: all}", "unknown head sharing 'all'"),
-    ("exits: {codewords: 0}", "codewords must be from 1 to 65536"),
-    ("backbones: {width: -1}", "width above 0"),
-    ("backbones: {learning_rate: -1}", "learning_rate is -1"),
+    ("backbones: {optimizer: lion}", "optimizer: must be adam, adamw or sgd, got 'lion'"),
+    ("exits: {optimizer: [adam, lion]}", "optimizer: must be adam, adamw or sgd, got 'lion'"),
+    ("exits: {schedule: step}", "schedule: must be constant or cosine, got 'step'"),
+    ("exits: {head: fog}", "head: must be bof, .* got 'fog'"),
+    ("exits: {sharing: all}", "sharing: must be paper or none, got 'all'"),
+    ("exits: {codewords: 0}", "codewords: must be a whole number from 1 to 65536"),
+    ("backbones: {width: -1}", "width: must be a number above 0, got -1"),
+    ("backbones: {learning_rate: -1}", "learning_rate: must be a number above 0, got -1"),
     ("backbones: {trials: grid, width: {low: 0.1, high: 1}}", "grid needs lists"),
     ("data: {name: mnist1d}", "unknown data set 'mnist1d'"),
     ("data: {image_size: 8}", "image"),
@@ -342,10 +342,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "message"), REFUSED, ids=[text for text, _ in REFUSED])
 def test_names_that_do_not_exist_are_refused_before_any_work(tmp_path, text, message):
-    spec = parse_space(f"name: x\n{text}", "x.yaml")
     where = RunContext(folder=tmp_path / "run", data_root=tmp_path / "data", reporter=Reporter(quiet=True))
     with pytest.raises((UserError, SpecError), match=message) as error:
-        run_study(spec, where)
+        run_study(parse_space(f"name: x\n{text}", "x.yaml"), where)
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
 

@@ -39,7 +39,7 @@ def network(head: str = "bof", seed: int = 0):
 
 
 def settings(mode: str, **changed) -> TrainingSettings:
-    base = {"batch_size": 20, "learning_rate": 0.01, "precision": "fp32"}
+    base = {"batch_size": 20, "learning_rate": 0.01, "schedule": "constant", "precision": "fp32"}
     return TrainingSettings(mode=mode, **{**base, **changed})
 
 

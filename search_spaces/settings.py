@@ -1,0 +1,251 @@
+"""The settings of data, networks and training: name, type, default, bounds and meaning of each, stated once.
+
+Three things are made from these dataclasses: the schema of a study file (``search_spaces.spec``), the options of the
+command line (``study.cli.options``) and the classes that the program computes with (``study.data.settings``,
+``study.networks.settings`` and ``study.training.settings``). The module imports only the standard library, because a
+machine that only trains may lack every other library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import KW_ONLY, MISSING, dataclass, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+Mode = Literal["normal", "original", "exits", "joint"]
+"""``normal`` trains the backbone alone. ``original`` trains the backbone of the multi-exit network while its heads are
+idle. ``exits`` trains the heads on the frozen backbone. ``joint`` trains both."""
+BackboneMode = Literal["normal", "original"]
+"""The modes of phase 1a."""
+HeadMode = Literal["exits", "joint"]
+"""The modes of phase 1b: the modes in which exit heads are trained."""
+HEAD_MODES: tuple[HeadMode, ...] = get_args(HeadMode)
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine"]
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
+HeadKind = Literal["bof", "linear", "conv", "separable"]
+Sharing = Literal["paper", "none"]
+
+SMALLEST_IMAGE = 8
+"""Pixels a side. Below this size, a crop padding of an eighth of the side would be 0."""
+LARGEST_IMAGE = 4096
+"""Pixels a side."""
+LARGEST_SEED = 2**63 - 1
+MOST = 10**9
+"""The largest count that a setting may have, where no smaller bound is stated."""
+DEFAULT_DEVICE = "horowitz-2014-45nm"
+"""The device table that gives the energies where no other one is named."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """The meaning of a setting in a few words, and the numbers that the setting may have."""
+
+    meaning: str
+    _: KW_ONLY
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    searched: bool = True
+    """Whether a study file may give several values, to be searched."""
+    option: str | None = None
+    """The name in study files and on the command line; None: the name of the field."""
+
+    def hold(self, number: float) -> bool:
+        """Whether a number keeps to the bounds; no infinite number and no NaN does."""
+        return math.isfinite(number) and self.least <= number <= self.most and self.above < number < self.below
+
+    def words(self) -> str:
+        """The bounds, as in ``from 0 to below 1``."""
+        low = f"from {self.least:g}" if math.isfinite(self.least) else ""
+        low = f"above {self.above:g}" if math.isfinite(self.above) else low
+        joint = "and" if math.isfinite(self.above) else "to"
+        if math.isfinite(self.below):
+            return f"{low} {joint} below {self.below:g}"
+        if math.isfinite(self.most):
+            return f"{low} {joint} at most {self.most:.10g}" if joint == "and" else f"{low} to {self.most:.10g}"
+        return low
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFields:
+    """Which images a study takes, and how they are cut into splits. None: the default of the data set."""
+
+    name: Annotated[str, Description("the data set", searched=False, option="data")] = "digits"
+    image_size: Annotated[
+        int | None, Description("pixels a side", least=SMALLEST_IMAGE, most=LARGEST_IMAGE, searched=False)
+    ] = None
+    channels: Annotated[Literal[1, 3] | None, Description("3: colour; 1: grey (ITU-R 601 luma)", searched=False)] = None
+    calibration: Annotated[
+        float, Description("share of the training part that calibrates", above=0, below=1, searched=False)
+    ] = 0.1
+    validation: Annotated[
+        float, Description("share of the training part that validates", above=0, below=1, searched=False)
+    ] = 0.1
+    limit: Annotated[
+        int | None, Description("most images of the training part", least=1, most=MOST, searched=False)
+    ] = None
+    """The images are a stratified sample, drawn by the seed."""
+    test_limit: Annotated[
+        int | None, Description("most images of the test part", least=1, most=MOST, searched=False)
+    ] = None
+    """The images are a stratified sample, the same for every seed."""
+    folder: Annotated[str | None, Description("data set image_folder: the folder with the images", searched=False)] = (
+        None
+    )
+    """An absolute path, or a path below the data root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneFields:
+    """Which backbone a network has."""
+
+    backbone: Annotated[str, Description("the backbone, as vgg19 or resnet34")] = "vgg19"
+    width: Annotated[float, Description("factor on channel counts", above=0)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadFields:
+    """Which exit heads a network has.
+
+    ``bof``: Bag-of-Features pooling and linear layers. ``linear``: one linear layer after global average pooling.
+    ``conv``: a few small convolutions. ``separable``: the same, each a depthwise and a 1x1 convolution.
+    """
+
+    kind: Annotated[HeadKind, Description("kind of the exit heads", option="head")] = "bof"
+    codewords: Annotated[int, Description("codewords of a bof head", least=1, most=2**16)] = 64
+    sharing: Annotated[Sharing, Description("bof heads share parts as in the paper, or share none")] = "paper"
+    conv_channels: Annotated[
+        int, Description("channels of the first two convolutions of a head", least=1, most=2**16)
+    ] = 64
+    """After every second convolution the channels double where the map can halve."""
+    conv_side: Annotated[
+        int, Description("maps larger than this are averaged down to it before the convolutions", least=1, most=2**16)
+    ] = 8
+    conv_layers: Annotated[int, Description("convolutions of a conv or separable head", least=1, most=16)] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFields:
+    """What decides the result of a training run, beside its network, its images, its mode and its epochs."""
+
+    batch_size: Annotated[int, Description("images a batch", least=2, most=2**16)] = 128
+    """Batch normalisation needs two images."""
+    optimizer: Annotated[Optimizer, Description("the optimizer; sgd has Nesterov momentum")] = "adam"
+    learning_rate: Annotated[float, Description("peak of the learning rate", above=0)] = 1e-3
+    weight_decay: Annotated[float, Description("weight decay of matrices and kernels", least=0)] = 0.0
+    momentum: Annotated[float, Description("momentum of sgd", least=0, below=1)] = 0.9
+    schedule: Annotated[Schedule, Description("learning rate: constant, or cosine from the peak to 0")] = "cosine"
+    warmup_epochs: Annotated[
+        float, Description("epochs in which the learning rate rises linearly at the start", least=0)
+    ] = 0.0
+    label_smoothing: Annotated[float, Description("label smoothing", least=0, below=1)] = 0.0
+    ema_decay: Annotated[float, Description("decay of a moving average of the weights; 0: none", least=0, below=1)] = (
+        0.0
+    )
+    """The averaged weights are those that are validated and kept."""
+    exit_loss_base: Annotated[
+        float, Description("exit l of E weighs base + slope * l / E in the loss: the base", least=0)
+    ] = 1.0
+    """The classifier weighs 1."""
+    exit_loss_slope: Annotated[
+        float, Description("exit l of E weighs base + slope * l / E in the loss: the slope", least=0)
+    ] = 0.0
+    exit_gradient: Annotated[
+        float, Description("mode joint: factor on the gradients from exits into the backbone", least=0)
+    ] = 1.0
+    """The heads themselves learn at the full rate."""
+    distillation: Annotated[
+        float, Description("share of an exit's loss that compares it with the classifier", least=0, most=1)
+    ] = 0.0
+    """The comparison is with the classifier's softened probabilities (Zhang et al., "Be Your Own Teacher", ICCV 2019,
+    equation 2)."""
+    temperature: Annotated[float, Description("divides both logits in the distillation", above=0)] = 3.0
+    patience: Annotated[
+        int | None,
+        Description("stop after this many epochs without a better score", least=1, most=MOST, searched=False),
+    ] = None
+    precision: Annotated[
+        TrainingPrecision, Description("bf16: autocast with fp32 weights; auto: bf16 where it is fast", searched=False)
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One field of one of the dataclasses above."""
+
+    name: str
+    """The name of the field."""
+    option: str
+    """The name in study files and on the command line."""
+    kind: type
+    """``int``, ``float`` or ``str``."""
+    choices: tuple[Any, ...]
+    """All values that the setting may have; empty where there are others."""
+    optional: bool
+    """Whether the setting may be None."""
+    default: Any
+    hint: Any
+    """The type of the field."""
+    description: Description
+
+    def expected(self) -> str:
+        """What the setting must be, in words."""
+        if self.choices:
+            *some, last = map(str, self.choices)
+            return f"{', '.join(some)} or {last}"
+        if self.kind is str:
+            return "a text"
+        return f"a {'whole ' if self.kind is int else ''}number {self.description.words()}".rstrip()
+
+    def allows(self, value: object) -> bool:
+        """Whether the setting may have a value."""
+        if value is None:
+            return self.optional
+        if self.choices:
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+        if self.kind is str:
+            return isinstance(value, str)
+        kinds = (int,) if self.kind is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.description.hold(value)
+
+
+@cache
+def settings_of(kind: type) -> dict[str, Setting]:
+    """The fields of a dataclass that have a :class:`Description`, by name, those of its base classes included."""
+    return {setting.name: setting for setting in _settings(kind)}
+
+
+def _settings(kind: type) -> Iterator[Setting]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        hint, *extras = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
+        description = next((extra for extra in extras if isinstance(extra, Description)), None)
+        if description is None:
+            continue
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        (main,) = (part for part in parts if part is not NoneType)
+        choices = get_args(main) if get_origin(main) is Literal else ()
+        yield Setting(
+            name=field.name,
+            option=description.option or field.name,
+            kind=type(choices[0]) if choices else main,
+            choices=choices,
+            optional=NoneType in parts,
+            default=None if field.default is MISSING else field.default,
+            hint=hint,
+            description=description,
+        )
+
+
+def first_problem(settings: object) -> str | None:
+    """The first field of a dataclass whose value is not allowed, in words; None where all values are allowed."""
+    for setting in settings_of(cast(Hashable, type(settings))).values():
+        value = getattr(settings, setting.name)
+        if not setting.allows(value):
+            return f"{setting.option} must be {setting.expected()}, got {repr(value)[:60]}"
+    return None
