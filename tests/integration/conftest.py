@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from support.commands import STUDY
-from support.faults import comparable_tables
+from support.faults import STUDY, comparable_tables
 from support.studies import surroundings, tiny_study
 
 from search_spaces.spec import validate_space

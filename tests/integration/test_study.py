@@ -37,7 +37,7 @@ def assert_same_tables(left: Path, right: Path) -> None:
         pd.testing.assert_frame_equal(table, tables_of(right)[name], check_exact=True, obj=name)
 
 
-def test_six_tables_open_with_pandas_and_duckdb(finished_study: Path) -> None:
+def test_every_table_opens_with_pandas_and_duckdb(finished_study: Path) -> None:
     for name in SCHEMAS:
         folder = finished_study / "tables" / name
         frame = pd.read_parquet(folder)
@@ -208,18 +208,29 @@ def test_failed_trials_are_told_and_retried(ray_instance: None, tmp_path: Path) 
     assert set(tables_of(folder)["trials"]["status"]) == {"finished"}
 
 
-def test_asha(ray_instance: None, tmp_path: Path) -> None:
+def test_asha_stops_the_trials_that_learn_nothing(ray_instance: None, tmp_path: Path) -> None:
+    """Which trials those are is not decided again when the study goes on."""
     folder = tmp_path / "tiny"
+    rates = [0.01, 0.008, 1e-9, 2e-9]
     spec = tiny_study(
-        backbones={"epochs": 2, "scheduler": {"kind": "asha", "first_rung": 1, "reduction": 2}},
+        backbones={
+            "trials": len(rates),
+            "epochs": 6,
+            "scheduler": {"kind": "asha", "first_rung": 3, "reduction": 2},
+            "learning_rate": rates,
+        },
         operating_points={"trials": 5},
     )
+    spec = spec.model_copy(update={"seed": 6})  # the order of the trials: those that learn come first
     run_study(spec, surroundings(folder))
     trials = tables_of(folder)["trials"]
-    assert set(trials["status"]) <= {"finished", "stopped_by_asha"}
-    before = tables_of(folder)["trials"]
+    backbones = trials[trials["phase"] == "backbones"].set_index("status")
+    assert set(backbones.index) == {"finished", "stopped_by_asha"}
+    rate = backbones["settings"].map(lambda text: json.loads(text)["training"]["learning_rate"])
+    assert (rate["stopped_by_asha"] < 1e-8).all() and rate["finished"].max() == max(rates)
+    assert set(backbones.loc["stopped_by_asha", "epochs_done"]) == {3}
     run_study(spec, surroundings(folder))
-    pd.testing.assert_frame_equal(before, tables_of(folder)["trials"])
+    pd.testing.assert_frame_equal(trials, tables_of(folder)["trials"])
 
 
 def test_own_weights_take_the_place_of_backbones(finished_study: Path, ray_instance: None, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -23,23 +22,6 @@ from support.faults import ROOT, family_of
 
 LIMIT_SECONDS = 600.0
 """For anything that must happen: on a busy machine a worker alone takes a minute to start."""
-STUDY: dict[str, Any] = {
-    "name": "small",
-    "data": {"name": "digits", "limit": 120, "test_limit": 40, "calibration": 0.2, "validation": 0.2},
-    "backbones": {
-        "trials": 4,
-        "epochs": 30,  # long enough to be met at work
-        "backbone": "vgg11",
-        "width": 0.0625,
-        "learning_rate": {"low": 0.001, "high": 0.01, "log": True},
-        "batch_size": 32,
-        "precision": "fp32",
-    },
-    "exits": {"trials": 1, "epochs": 1, "head": "linear", "batch_size": 32, "precision": "fp32"},
-    "operating_points": {"trials": 20, "networks": 1, "policy": ["predictive", "hierarchical", "static"]},
-    "resources": {"max_failures": 2},
-}
-"""A study of seconds, and most of them in phase 1."""
 
 
 class Command:

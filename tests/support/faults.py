@@ -1,6 +1,6 @@
 """Kills a running study at random moments, runs it again, and compares its tables with those of one that lived.
 
-    python tests/integration/faults.py --seed 1 --kills 24
+    python tests/support/faults.py --seed 1 --kills 24
 
 Real processes are killed with SIGKILL: the driver or a worker at a random file operation, the node (Ray's raylet), or
 the whole machine (every process of the study at once) at a random moment: in training, in tracing, in the search, and
@@ -45,21 +45,21 @@ KEYS = {
 }
 """Columns that tell the rows of each table apart."""
 STUDY: dict[str, Any] = {
-    "name": "mortal",
-    "data": {"name": "digits", "limit": 200, "test_limit": 80, "calibration": 0.2, "validation": 0.2},
+    "name": "small",
+    "data": {"name": "digits", "limit": 120, "test_limit": 40, "calibration": 0.2, "validation": 0.2},
     "backbones": {
-        "trials": 3,
-        "epochs": 4,
-        "scheduler": {"kind": "halving", "first_rung": 2, "reduction": 2},
+        "trials": 4,
+        "epochs": 30,  # so many that a test meets the trials at work
+        "scheduler": {"kind": "halving", "first_rung": 15, "reduction": 2},
         "backbone": "vgg11",
-        "width": 0.125,
+        "width": 0.0625,
         "learning_rate": {"low": 0.001, "high": 0.01, "log": True},
         "batch_size": 32,
         "precision": "fp32",
     },
     "exits": {"trials": 2, "epochs": 2, "head": ["linear", "conv"], "batch_size": 32, "precision": "fp32"},
     "operating_points": {
-        "trials": 120,
+        "trials": 60,
         "batch": 10,
         "networks": 2,
         "policy": ["predictive", "hierarchical", "static", "classic"],
@@ -67,7 +67,7 @@ STUDY: dict[str, Any] = {
     },
     "resources": {"max_failures": 2},
 }
-
+"""A study of seconds, and most of them in the first rung of phase 1."""
 
 Stage: TypeAlias = tuple[str, ...]
 """Where a stage of a study writes: beginnings of paths in the run folder."""
