@@ -15,7 +15,7 @@ _ID, _TEXT, _INT, _SHARE = pa.string(), pa.string(), pa.int64(), pa.float64()
 
 
 class TableError(ValueError):
-    """A table that is missing or cannot be read, told in one line."""
+    """A table is missing or cannot be read; the message is one line."""
 
 
 def _field(name: str, kind: Any, unit: str | None = None) -> Any:
@@ -65,7 +65,7 @@ _SETTINGS = [
     _field("dvfs_slack", pa.float64(), "share of the classic network's time"),
 ]
 
-_OBJECTIVES = [
+_METRICS = [
     _field("split", _TEXT),
     _field("samples", _INT, "images"),
     _field("accuracy", _SHARE),
@@ -93,10 +93,17 @@ _CONSTRAINTS = [
     _field("constraints", _TEXT),
 ]
 
+SETTINGS: tuple[str, ...] = tuple(field.name for field in _SETTINGS)
+"""Columns of ``operating_points`` and ``front`` that say what an operating point is."""
+METRICS: tuple[str, ...] = tuple(field.name for field in _METRICS)
+"""Columns of both tables that say what an operating point is worth, and on which split, device and source."""
+CONSTRAINTS: tuple[str, ...] = tuple(field.name for field in _CONSTRAINTS)
+"""Columns of both tables that say whether an operating point keeps to the constraints of the study."""
+
 _DATA = _field("data", _TEXT)
 """Name of the data set."""
 _PROVENANCE = _field("provenance", _ID)
-"""Row of the table ``provenance`` that tells what computed a row."""
+"""Key of the row of the table ``provenance`` that says what computed a row."""
 
 SCHEMAS: Mapping[str, Any] = {
     # What computed the rows of the other tables: one row for each set of settings, images and versions.
@@ -216,7 +223,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("error", _TEXT),
             _field("repeat_of", _INT),
             *_SETTINGS,
-            *_OBJECTIVES,
+            *_METRICS,
             *_CONSTRAINTS,
             _field("sampler", _TEXT),
             _field("hypervolume", _SHARE),
@@ -234,7 +241,7 @@ SCHEMAS: Mapping[str, Any] = {
             _field("trial_id", _ID),
             _DATA,
             *_SETTINGS,
-            *_OBJECTIVES,
+            *_METRICS,
             *_CONSTRAINTS,
             _field("test_samples", _INT, "images"),
             _field("test_accuracy", _SHARE),

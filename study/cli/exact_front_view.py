@@ -14,7 +14,7 @@ import torch
 
 from results.pareto import non_dominated
 from results.parts import part_count, read_table, rows_of
-from results.schemas import SCHEMAS
+from results.schemas import METRICS, SETTINGS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.cli.front_view import HEADINGS, setting_text, thinned
@@ -81,8 +81,7 @@ def show_exact_front(
         raise UserError("front --exact: no point of this space keeps to the constraints")
     same = {"split": "validation", "batch_size": spec.batch_size}
     rows = [{"trial_id": one.point.network.trial_id, **one.settings(), **same, **one.point.evaluate()} for one in found]
-    names = SCHEMAS["front"].names
-    points = pd.DataFrame(rows).reindex(columns=names[names.index("trial_id") : names.index("feasible")])
+    points = pd.DataFrame(rows).reindex(columns=["trial_id", "data", *SETTINGS, *METRICS])
     classic = _classic(best)
     points["accuracy_drop"] = reference - points["accuracy"]
     for objective, column in COLUMNS.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from results.parts import empty_table, part_count, part_of, read_table, rows_of
-from results.schemas import SCHEMAS
+from results.schemas import CONSTRAINTS, METRICS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
@@ -17,8 +17,7 @@ from study.search.operating_point import OperatingPoint
 from study.search.traced_network import TracedNetwork, find_network
 
 TABLE = "operating_points"
-_NAMES = SCHEMAS[TABLE].names
-_METRICS = _NAMES[_NAMES.index("split") : _NAMES.index("sampler")]
+_METRICS = (*METRICS, *CONSTRAINTS)
 """Columns that a point's settings decide."""
 
 
