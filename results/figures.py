@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,13 +29,11 @@ def front_figure(tables: Location, path: Path, *, data: str | None = None) -> No
         tables: the run folder's ``tables``.
         path: of the picture; its suffix (png, svg, pdf) decides the format.
     """
-    from matplotlib.figure import Figure
-
     summary = summarize_front(tables, data=data)
     points, exits = (of_data(read_table(tables, name), data) for name in ("operating_points", "exits"))
     points = points[(points["state"] == "COMPLETE") & points["search"].isin(summary.points["search"])]
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")]
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _figure(10, 4)
     panels = [("flops", "cumulative_flops", 1e-6, "MFLOPs per image")]
     if summary.energy_source:
         energy = f"energy, mJ per image ({summary.energy_source})"
@@ -51,6 +52,23 @@ def front_figure(tables: Location, path: Path, *, data: str | None = None) -> No
     floor = min(summary.points["accuracy"].min(), summary.reference.accuracy) * 100
     figure.axes[0].set_ylim(bottom=max(0.0, floor - 5))
     _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of a size in inches. Files are drawn without a backend, whatever MPLBACKEND names."""
+    first = "matplotlib" not in sys.modules
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        # With a backend that is not installed, such as that of a notebook, the import itself would fail.
+        import matplotlib
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if first and backend:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend  # as the import would have set it
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -85,10 +103,8 @@ def exact_figure(points: pd.DataFrame, classic_accuracy: float, path: Path) -> N
         classic_accuracy: of the classic network, which costs 1.
         path: of the picture; its suffix (png, svg, pdf) decides the format.
     """
-    from matplotlib.figure import Figure
-
     names = [name for name in ("flops_share", "energy_share") if name in points and points[name].notna().any()]
-    figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+    figure = _figure(5 * len(names), 4)
     grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(grid, names, strict=True):
         values = points[[name, "accuracy"]].to_numpy(dtype=np.float64) * [1.0, -1.0]

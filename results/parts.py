@@ -1,13 +1,8 @@
-"""The tables of a study: explicit schemas, one folder of parquet files each.
-
-Units stand in the column names, or in the field's metadata (``unit``). Costs are means per image; accuracies are shares
-from results.schemas import SCHEMAS
-from results.schemas import TableError
-from 0 to 1. Every row with a metric says on which ``split`` it was measured.
-"""
+"""Reading and writing the tables of a study: each is a folder of parquet files, its *parts*."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -20,6 +15,10 @@ from results.schemas import SCHEMAS, TableError
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location, is_no_file
 
+_OWN_PART = re.compile(r"part-(?!\d{5}[_-])[A-Za-z0-9_-]+\.parquet")
+"""The names that :func:`write_part` gives. A synchronised folder may hold ``part-00000 (conflicted copy).parquet``,
+``part-00000-LAPTOP.parquet`` or the like beside them."""
+
 
 def write_part(tables: Location, name: str, rows: Sequence[Mapping[str, Any]], part: int | str = 0) -> None:
     """Write rows as one part of a table, atomically; a part of the same number or name is replaced.
@@ -28,7 +27,7 @@ def write_part(tables: Location, name: str, rows: Sequence[Mapping[str, Any]], p
         tables: the run folder's ``tables``.
         name: a key of ``SCHEMAS``.
         rows: columns left out are null; a column that the schema does not know is a fault of the caller.
-        part: number or name of the part.
+        part: number of the part; or its name, of letters, digits, ``_`` and ``-``.
     """
     schema = SCHEMAS[name]
     unknown = {key for row in rows for key in row} - set(schema.names)
@@ -36,7 +35,9 @@ def write_part(tables: Location, name: str, rows: Sequence[Mapping[str, Any]], p
     buffer = BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), buffer, write_page_checksum=True)
     label = f"{part:05d}" if isinstance(part, int) else part
-    write_atomic(tables / name / f"part-{label}.parquet", buffer.getvalue())
+    path = tables / name / f"part-{label}.parquet"
+    assert _OWN_PART.fullmatch(path.name), f"{path.name} would not be read as a part"
+    write_atomic(path, buffer.getvalue())
 
 
 def empty_table(name: str) -> pd.DataFrame:
@@ -46,7 +47,11 @@ def empty_table(name: str) -> pd.DataFrame:
 
 
 def part_count(tables: Location, name: str) -> int:
-    """Number of parts that a table has."""
+    """Number of parts that a table has.
+
+    Raises:
+        TableError: the folder of the table holds a copy of a part.
+    """
     return len(_parts(tables, name))
 
 
@@ -59,7 +64,7 @@ def read_table(tables: Location, name: str) -> pd.DataFrame:
     """A whole table.
 
     Raises:
-        TableError: it was not written yet, or a part is damaged.
+        TableError: the table was not written yet, a part is damaged, or the folder holds a copy of a part.
     """
     parts = _parts(tables, name)
     if not parts:
@@ -87,8 +92,8 @@ def part_of(tables: Location, name: str, columns: Sequence[str], rows: Sequence[
 
 
 def data_names(tables: Location, name: str) -> list[str]:
-    """The data sets that a table has rows of; none where an earlier version wrote it, or nobody yet."""
-    return sorted(read_table(tables, name)["data"].dropna().unique()) if part_count(tables, name) else []
+    """The data sets that a table has rows of; none where the table was not written yet."""
+    return sorted(read_table(tables, name)["data"].unique()) if part_count(tables, name) else []
 
 
 def of_data(table: pd.DataFrame, data: str | None) -> pd.DataFrame:
@@ -107,7 +112,23 @@ def damaged_parts(tables: Location) -> Iterator[tuple[Location, TableError]]:
 
 
 def _parts(tables: Location, name: str) -> list[Location]:
-    return sorted((tables / name).glob("part-*.parquet"))
+    parts = sorted((tables / name).glob("part-*.parquet"))
+    own = [part for part in parts if _OWN_PART.fullmatch(part.name)]
+    for part in parts:
+        if part not in own:
+            raise TableError(f"{part} {_copy_of(part, own)}")
+    return own
+
+
+def _copy_of(part: Location, own: Sequence[Location]) -> str:
+    """What a file is that no :func:`write_part` wrote, and what to do about the file."""
+    original = max((one.name for one in own if part.stem.startswith(one.stem)), key=len, default=None)
+    if original is None:
+        return "has a name that this program gives to no part: give the file its old name back, or remove it"
+    return (
+        f"is a copy of {original}, perhaps of a sync tool; {original} is the program's own part: keep the one of the "
+        "two that is right under that name, and remove the other"
+    )
 
 
 def _read_part(part: Location, name: str) -> pd.DataFrame:
@@ -115,20 +136,12 @@ def _read_part(part: Location, name: str) -> pd.DataFrame:
         raise TableError(f"{part} cannot be read as table {name}: it is no file")
     try:
         stored = pq.ParquetFile(BytesIO(part.read_bytes()), page_checksum_verification=True).read()
-        frame: pd.DataFrame = _completed(stored, SCHEMAS[name]).cast(SCHEMAS[name]).to_pandas()
+        if other := sorted(set(stored.column_names) ^ set(SCHEMAS[name].names)):
+            raise ValueError(f"the file or the table lacks {', '.join(other)}")
+        frame: pd.DataFrame = stored.cast(SCHEMAS[name]).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
     return frame
-
-
-def _completed(table: Any, schema: Any) -> Any:
-    """A part of an earlier version with nulls for the columns that it did not know."""
-    if not set(table.column_names) < set(schema.names):
-        return table
-    missing = [field for field in schema if field.name not in table.column_names]
-    for field in missing:
-        table = table.append_column(field, pa.nulls(len(table), field.type))
-    return table.select(schema.names)
 
 
 def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:

@@ -22,11 +22,17 @@ class Task(Protocol):
         ...
 
 
+class _ProgressConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads stderr any more: the work goes on in silence. (rich would exit with code 1.)"""
+        self.quiet = True
+
+
 class Reporter:
     """Tells a person on stderr what a command is doing; stdout is left to results."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = _ProgressConsole(file=sys.stderr, highlight=False, soft_wrap=True)
         self.quiet = quiet
 
     def line(self, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from study.run.reader import published_costs, stored_networks, stored_study, sto
 from study.search.compare import DROPS, Comparison, Objective, compare
 from study.search.cost_source import check_costs
 from study.search.space import check_names
+from study.storage.strict_json import dumps
 
 
 def show_comparison(
@@ -66,7 +66,7 @@ def show_comparison(
         write_points(found.rows, output)
     if as_json:
         names = {"comparison": found.rows, "predictions": found.predictions}
-        print(json.dumps({name: list(rows_of(rows)) for name, rows in names.items()}, indent=1))
+        print(dumps({name: list(rows_of(rows)) for name, rows in names.items()}, indent=1))
         return
     console = console_of()
     for (trial, precision), rows in found.rows.groupby(["trial_id", "precision"], sort=False):

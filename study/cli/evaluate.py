@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
 from study.cli.options import add_costs, add_network_and_data, batch, data_request
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS
+from study.policies.base import Policy
 from study.policies.criteria import CRITERIA
+from study.policies.policies import POLICIES, Classic
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("normal", "accuracy"),
         help="accuracy: how often the engine predicts the right exit, by predicted and true distance",
     )
-    parser.add_argument("--policy", default="predictive", choices=("predictive", "hierarchical", "placed", "static"))
+    parser.add_argument("--policy", default="predictive", choices=[name for name in POLICIES if name != "classic"])
     parser.add_argument("--beta", type=float, nargs="+", default=[15.0], help="one, or one for each exit")
     parser.add_argument(
         "--criterion",
@@ -47,7 +48,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dvfs-slack", type=float, help="of the deadline (default: the smallest that can be kept)")
     parser.add_argument("--other-device", action="store_true", help="use a profile of another device all the same")
-    parser.add_argument("--split", default="test", choices=("test", "validation", "calibration"))
+    parser.add_argument(
+        "--split",
+        default="validation",
+        choices=("validation", "test", "calibration"),
+        help="the images to evaluate on (default: validation); only `test` opens the test images",
+    )
     parser.add_argument("--batch-size", type=batch, default=256, help="1: image by image")
     parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
 
@@ -57,16 +63,10 @@ def execute(options: argparse.Namespace) -> None:
     from study.cli.printing import print_result
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
-    from study.run.evaluate import (
-        accuracy_forward,
-        check_cost_options,
-        check_slack,
-        costs_of,
-        evaluate_one,
-        levels_of,
-        load_network,
-        split_images,
-    )
+    from study.run.accuracy_forward import accuracy_forward
+    from study.run.evaluate import evaluate_one
+    from study.run.loaded_network import load_network, split_images
+    from study.run.network_costs import check_cost_options, check_slack, costs_of, levels_of
     from study.run.train_one import ImageSource, resolve_request
     from study.training.loop import pick_device
 
@@ -129,22 +129,17 @@ def execute(options: argparse.Namespace) -> None:
     print_result(result, options.json)
 
 
-def _policy(options: argparse.Namespace) -> Any:
-    from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
-
+def _policy(options: argparse.Namespace) -> Policy:
     if options.evaluate_mode == "normal":
         return Classic()
-    beta = options.beta if len(options.beta) > 1 else options.beta[0]
-    if options.criterion != "logit" and options.policy not in ("hierarchical", "placed"):
-        raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy hierarchical or placed")
-    if options.exits and options.policy not in ("placed", "static"):
+    kind = POLICIES[options.policy]
+    settings = kind.settings()
+    if options.criterion != "logit" and "criterion" not in settings:
+        takers = " or ".join(name for name, other in POLICIES.items() if "criterion" in other.settings())
+        raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy {takers}")
+    if options.exits and not {"exit", "exits"} & set(settings):
         raise UserError(f"evaluate: --exits goes with --policy placed or static, not with {options.policy}")
-    if options.policy == "hierarchical":
-        return Hierarchical(beta, options.start_layer, options.criterion)
-    if options.policy in ("placed", "static"):
-        if not options.exits or (options.policy == "static" and len(options.exits) != 1):
-            raise UserError(f"evaluate: policy {options.policy} needs --exits (static: one)")
-        return (
-            Placed(beta, options.exits, options.criterion) if options.policy == "placed" else Static(options.exits[0])
-        )
-    return Predictive(beta, options.start_layer, options.max_jump, options.overshoot)
+    if ("exits" in settings and not options.exits) or ("exit" in settings and len(options.exits or ()) != 1):
+        raise UserError(f"evaluate: policy {options.policy} needs --exits (static: one)")
+    beta = options.beta if len(options.beta) > 1 else options.beta[0]
+    return kind.from_settings({**vars(options), "beta": beta, "exit": (options.exits or [0])[0]})

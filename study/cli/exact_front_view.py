@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from study.search.hypervolume import HypervolumeIndicator
 from study.search.operating_point import COLUMNS
 from study.search.space import check_depth, check_names, constraint_values
 from study.search.traced_network import TracedNetwork, reference_network
+from study.storage.strict_json import dumps
 
 _WAY_OUT = {
     "beta": "operating_points.beta=auto",
@@ -111,7 +111,7 @@ def show_exact_front(
         kept = [not any(value > 0 for value in exceeded.values()) for exceeded in _exceeded(searched, spec, reference)]
         facts |= _held_against(searched[np.array(kept, dtype=np.bool_)], spec.objectives, indicator, points)
     if as_json:
-        print(json.dumps({**facts, "front": list(rows_of(points))}, indent=1, default=_plain))
+        print(dumps({**facts, "front": list(rows_of(points))}, indent=1))
         return
     console = console_of()
     console.print(_table(points))
@@ -205,7 +205,3 @@ def _lines(points: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
         )
     lines.append("chosen on validation images: the table `front` of a study says what test images make of it")
     return lines
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)

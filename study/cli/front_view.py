@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from results.parts import data_names, rows_of
 from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front, summary_json
 from study.cli.printing import PlainTable, console_of, require_run_folder, write_points
+from study.policies.policies import policy_from_row
+from study.storage.strict_json import dumps
 
 SHOWN = 60
 """Rows of a printed front."""
@@ -32,7 +33,7 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
         fronts = {name: summarize_front(tables, data=name) for name in several}
     if as_json:
         printed = {name: summary_json(summary) for name, summary in fronts.items()}
-        print(json.dumps(printed if len(fronts) > 1 else printed[data], indent=1))
+        print(dumps(printed if len(fronts) > 1 else printed[data], indent=1))
         return
     console = console_of()
     for name, summary in fronts.items():
@@ -124,7 +125,7 @@ def _front_table(summary: FrontSummary) -> Table:
 
 def setting_text(row: Mapping[str, Any], name: str) -> str:
     """A setting of an operating point in a printed table; empty where it has no effect."""
-    if name == "statistic" and (row["policy"] in ("classic", "static") or row.get("criterion") not in (None, "logit")):
+    if name == "statistic" and not policy_from_row(row).compares_thresholds:
         return ""
     value = row.get(name)
     if name == "exits" and value is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -19,18 +20,34 @@ from study.storage.versions import version_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 2 for a user's mistake, told in one line on stderr."""
+    """Run the command.
+
+    Returns:
+        The exit code: 0; 2 after a user's mistake, which one line on stderr tells; 128 + number after a signal.
+        The reader of a pipe may stop reading (``head``, ``less``): the exit code is 0.
+    """
     _replace_closed_streams()
+    try:
+        try:
+            return _call(arguments)
+        finally:  # also after --help: an error at the interpreter's shutdown would be told as a failure
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return 0
+    finally:
+        _release_broken_pipes()
+
+
+def _call(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         if options.execute is run.execute:
             _end_on_sigterm()
         options.execute(options)
-        sys.stdout.flush()
     except (UserError, SpecError, TableError) as error:
         return _refuse(str(error))
-    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        raise
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{place}{error.strerror or error}")
@@ -39,9 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(f"not enough memory: {str(error) or 'take smaller batches, fewer or smaller images'}")
     except KeyboardInterrupt:
-        print("predictive-exit: stopped; the same command goes on from here", file=sys.stderr)
+        _tell("stopped; the same command goes on from here" if _resumes(options) else "stopped")
         return 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
     return 0
+
+
+def _resumes(options: argparse.Namespace) -> bool:
+    """Whether the same command, given again after an interruption, continues where the first one stopped."""
+    if options.execute is run.execute:
+        return not options.dry_run
+    return options.execute is train.execute and not options.no_save
 
 
 _ended_by: list[int] = []
@@ -53,6 +77,15 @@ def _replace_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (as long as the process)
+
+
+def _release_broken_pipes() -> None:
+    """Let what is left in the buffer of a pipe without a reader go nowhere, so that the shutdown does not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _end_on_sigterm() -> None:
@@ -68,8 +101,13 @@ def _end_on_sigterm() -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"predictive-exit: {_one_line(message)}", file=sys.stderr)
+    _tell(_one_line(message))
     return 2
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads stderr; the exit code still tells
+        print(f"predictive-exit: {line}", file=sys.stderr)
 
 
 def _one_line(message: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from io import BytesIO
@@ -19,6 +18,7 @@ from results.storage.paths import Location
 from study.errors import UserError
 from study.run.folder import STUDY_FILE, no_run_folder
 from study.storage.publish import check_writable
+from study.storage.strict_json import dumps
 
 
 class PlainConsole(Console):
@@ -27,6 +27,13 @@ class PlainConsole(Console):
     def print(self, *objects: Any, **settings: Any) -> None:
         """Print texts and tables."""
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **settings)
+
+    def on_broken_pipe(self) -> None:
+        """Let the command end as after any other write to a pipe without a reader; rich would exit with code 1.
+
+        Called by rich while it handles the ``BrokenPipeError``.
+        """
+        raise
 
 
 class PlainTable(Table):
@@ -85,7 +92,7 @@ def require_run_folder(folder: Location) -> None:
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
     """Print a result as JSON, or one line for each value."""
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(dumps(result, indent=1))
     else:
         print_mapping(result)
 

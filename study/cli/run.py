@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from search_spaces.spec import parse_change
 from search_spaces.study_files import bundled, load_space
 from study.cli.options import add_image_source
+from study.storage.strict_json import dumps
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def execute(options: argparse.Namespace) -> None:
 
         planned = dry_run(spec, where, extend=options.extend)
         if options.json:
-            print(json.dumps(planned, indent=1))
+            print(dumps(planned, indent=1))
         else:
             _print_dry_run(planned)
         return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from study.cli.options import run_folder
+from study.storage.strict_json import dumps
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def execute(options: argparse.Namespace) -> None:
 
     status = study_status(options.folder)
     if options.json:
-        print(json.dumps(status, indent=1))
+        print(dumps(status, indent=1))
     else:
         _print_status(status)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 from study.arrays import Floats
 from study.errors import UserError, short
 from study.policies.replay import Tally, Walk
-from study.storage.strict_json import parse_json
+from study.storage.strict_json import dumps, parse_json
 
 Measure = Literal["flops", "bitops", "energy", "seconds"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -128,7 +127,7 @@ class Costs:
         values = {
             name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in asdict(self).items()
         }
-        return json.dumps(values, indent=1)
+        return dumps(values, indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Costs:

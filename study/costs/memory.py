@@ -9,9 +9,8 @@ import numpy as np
 
 from study.arrays import Floats
 from study.costs.flops import NetworkWork, Work
-from study.costs.model.levels import may_try
 from study.networks.precisions import FORMATS, NumberFormat, Precision
-from study.policies.policies import Policy, Static
+from study.policies.base import Policy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +43,7 @@ class Memory:
     def of_policy(self, policy: Policy) -> float:
         """Bytes for a program that keeps just the parts that a walk of the policy may run."""
         exits = len(self.head_weights)
-        depth = policy.exit if isinstance(policy, Static) else exits + 1
-        tried = may_try(policy, exits)
+        depth, tried = policy.depth(exits), policy.heads_it_may_run(exits)
         shared = {
             name: size
             for head, kept in zip(self.head_weights, tried, strict=True)

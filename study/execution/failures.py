@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location, is_no_file
-from study.storage.strict_json import parse_json
+from study.storage.strict_json import dumps, parse_json
 
 if TYPE_CHECKING:  # it brings torch, and `status` is to be quick
     from study.execution.trial import TrialPlan
@@ -48,4 +47,4 @@ class FailureLog:
             self._write({key: row for key, row in known.items() if key not in gone})
 
     def _write(self, failures: Mapping[str, Mapping[str, str | None]]) -> None:
-        write_atomic(self.path, json.dumps(failures, indent=1).encode())
+        write_atomic(self.path, dumps(failures, indent=1).encode())

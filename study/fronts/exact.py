@@ -13,8 +13,9 @@ from study.arrays import Booleans, concurrently
 from study.costs.costs import Costs
 from study.errors import UserError
 from study.fronts.sweep import Changes, Points, Sweep, changes
+from study.policies.base import Policy
 from study.policies.criteria import Criterion
-from study.policies.policies import Hierarchical, Overshoot, Placed, Policy, Predictive
+from study.policies.policies import Overshoot, Predictive
 from study.traces.trace import Trace
 
 
@@ -32,7 +33,7 @@ class Limits:
 def exact_front(
     trace: Trace | Mapping[str, tuple[Trace, Costs]],
     costs: Costs | None = None,
-    policy: type[Predictive] | type[Hierarchical] | type[Placed] = Predictive,
+    policy: type[Policy] = Predictive,
     objectives: Sequence[str] = ("accuracy", "flops"),
     *,
     start_layers: Sequence[int] | None = None,
@@ -47,12 +48,10 @@ def exact_front(
         trace: N samples; or several networks at once (checkpoints, precisions), name -> (trace, costs), traced on the
             same images.
         costs: of the network that made the trace.
-        policy: ``Predictive``, ``Hierarchical`` or ``Placed``.
+        policy: ``Predictive``, ``Hierarchical``, ``Placed``, or another policy with a beta and a compiled form.
         objectives: ``accuracy`` (maximised) and any of ``flops``, ``bitops``, ``energy``, ``seconds`` (minimised).
         start_layers: those to sweep; all exits by default.
-        max_jump, overshoot: of ``Predictive``.
-        criterion: of ``Hierarchical`` and ``Placed``; beta is its threshold.
-        exits: of ``Placed``.
+        max_jump, overshoot, criterion, exits: settings of the policy, if it has them.
 
     Returns:
         Columns network (where there are several), start_layer, beta_low, beta_high and the objectives (accuracy as a
@@ -69,17 +68,12 @@ def exact_front(
         networks: Mapping[str, tuple[Trace, Costs]] = {"": (trace, costs)}
     else:
         networks = trace
-    rule: Policy
-    if policy is Predictive:
-        if criterion != "logit":
-            raise UserError(f"criterion {criterion}: the engine of Predictive knows logit only")
-        rule = Predictive(1.0, max_jump=max_jump, overshoot=overshoot)
-    elif policy is Placed:
-        rule = Placed(1.0, exits or (), criterion)
-    elif policy is Hierarchical:
-        rule = Hierarchical(1.0, criterion=criterion)
-    else:
-        raise UserError("the exact front is known for the policies Predictive, Hierarchical and Placed")
+    if "beta" not in policy.settings():
+        raise UserError(f"an exact front needs a policy with a beta, and {policy.__name__} has none")
+    if criterion != "logit" and "criterion" not in policy.settings():
+        raise UserError(f"criterion {criterion}: policy {policy.__name__} always uses {policy.criterion}")
+    given = {"beta": 1.0, "max_jump": max_jump, "overshoot": overshoot, "criterion": criterion, "exits": exits or ()}
+    rule = policy.from_settings(given)
     sweeps = [Sweep(one, its, rule, start_layers) for one, its in networks.values()]
     _check_comparable([its for _, its in networks.values()])
     front = front_of_sweeps(sweeps, objectives)

@@ -12,8 +12,9 @@ from study.arrays import Integers, share
 from study.costs.costs import MEASURES, Costs
 from study.errors import UserError
 from study.fronts.sweep import Sweep, kernel_arguments
+from study.policies.base import Policy
 from study.policies.decision_table import table_for
-from study.policies.policies import Hierarchical, Overshoot, Policy, Predictive
+from study.policies.policies import Hierarchical, Overshoot, Predictive
 from study.traces.trace import Trace
 
 

@@ -12,7 +12,7 @@ exact and the same in every order, so that points which are equal on paper are e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from study.arrays import Floats, Integers, concurrently, slices
 from study.costs.costs import Costs
 from study.errors import UserError
+from study.policies.base import Policy
 from study.policies.decision_table import table_for
-from study.policies.policies import Hierarchical, Placed, Policy, Predictive
-from study.policies.replay import CompiledPolicy, Walk, join_walks, walk_samples
+from study.policies.replay import Walk, join_walks, walk_samples
 from study.traces.trace import Trace
 
 AT_ONCE = 2**24
@@ -57,15 +57,15 @@ class Sweep:
         exits = self.trace.exit_count
         if self.costs.exit_count != exits:
             raise UserError(f"costs are for {self.costs.exit_count} exits, but the trace has {exits}")
-        if not isinstance(self.rule, Hierarchical | Placed | Predictive):
-            raise UserError("the exact front is known for the policies Predictive, Hierarchical and Placed")
-        rule: Policy
-        if isinstance(self.rule, Placed):
-            rule = replace(self.rule, beta=1.0)
-            layers = [rule.first_exit(exits)]
-        else:
-            rule = replace(self.rule, beta=1.0, start_layer=1)
+        if "beta" not in self.rule.settings():
+            raise UserError(f"an exact front needs a policy with a beta, and {self.rule} has none")
+        rule = self.rule.at(beta=1.0, start_layer=1)
+        if rule.compiled(exits) is None:
+            raise UserError(f"an exact front needs a policy with a compiled form, and {self.rule} has none")
+        if "start_layer" in rule.settings():
             layers = sorted(set(range(1, exits + 1) if self.start_layers is None else self.start_layers))
+        else:
+            layers = [rule.first_exit(exits)]
         if not layers:
             raise UserError("the exact front needs at least one start layer")
         object.__setattr__(self, "rule", rule)
@@ -75,10 +75,7 @@ class Sweep:
 
     def policy(self, beta: float, start_layer: int) -> Policy:
         """The rule at a beta and a start layer."""
-        if isinstance(self.rule, Placed):
-            return replace(self.rule, beta=beta)
-        assert isinstance(self.rule, Hierarchical | Predictive)
-        return replace(self.rule, beta=beta, start_layer=start_layer)
+        return self.rule.at(beta=beta, start_layer=start_layer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,8 +221,8 @@ def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) 
 def kernel_arguments(sweep: Sweep, measures: Sequence[str]) -> tuple[tuple[Any, ...], Floats]:
     """``(next_exit, max_jump, beyond, heads, step, ends)`` of the compiled loops, and the units ``[M]`` of costs."""
     exits = sweep.trace.exit_count
-    scheme = CompiledPolicy.of(sweep.rule, exits)
-    assert scheme is not None, "checked by the sweep"
+    compiled = sweep.rule.compiled(exits)
+    assert compiled is not None, "checked by the sweep"
     units = _units([_scale(sweep, measure) for measure in measures], len(sweep.trace.labels))
     heads, ends = np.zeros((2, exits + 2, len(measures)), dtype=np.int64)
     step = np.zeros(len(measures), dtype=np.int64)
@@ -233,9 +230,9 @@ def kernel_arguments(sweep: Sweep, measures: Sequence[str]) -> tuple[tuple[Any, 
         segments, of_heads, of_step = sweep.costs.parts(measure)
         ends[1:, column] = _whole(segments, units[column]).cumsum()
         heads[1:-1, column] = _whole(of_heads, units[column])
-        if scheme.max_jump:
+        if compiled.max_jump:
             step[column] = _whole(of_step, units[column])
-    return (scheme.next_exit, scheme.max_jump, scheme.beyond, heads, step, ends), units
+    return (compiled.next_exit, compiled.max_jump, compiled.beyond, heads, step, ends), units
 
 
 def _scale(sweep: Sweep, measure: str) -> float:

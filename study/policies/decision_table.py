@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from study.arrays import Floats, batches, share
 from study.errors import UserError
+from study.policies.base import Policy, Ratios
 from study.policies.criteria import Criterion, agreement, confidence
-from study.policies.policies import Hierarchical, Placed, Policy, Ratios, tried_exits
 from study.traces.trace import Trace
 
 _PUBLISHED_MAX_JUMP = 8
@@ -79,10 +79,11 @@ def table_for(trace: Trace, policy: Policy) -> DecisionTable:
     if criterion == "logit":
         return _widest_table(trace, policy.max_jump)
     tried: tuple[int, ...] = ()
-    if criterion == "patience":  # its scores depend on which exits were tried before
-        if not isinstance(policy, Hierarchical | Placed):
-            raise UserError("patience is known for the policies Hierarchical and Placed")
-        tried = tried_exits(policy, trace.exit_count)
+    if criterion == "patience":  # the scores depend on which exits were tried before
+        path = policy.path(trace.exit_count)
+        if path is None:
+            raise UserError("criterion patience needs a policy that tries the same exits for every image")
+        tried = path
     if (criterion, tried) not in tables:
         for other in [key for key in tables if key[0] == "patience"]:
             del tables[other]  # there are as many tables as placements

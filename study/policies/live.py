@@ -9,9 +9,9 @@ from torch import Tensor
 from study.arrays import Floats, Integers
 from study.errors import UserError
 from study.networks.inference_network import InferenceNetwork
+from study.policies.base import Policy, Ratios
 from study.policies.criteria import Agreement, confidence
 from study.policies.engine import jump_ratios, stop_ratios
-from study.policies.policies import Policy, Ratios
 from study.policies.replay import Walk
 
 

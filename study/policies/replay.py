@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.arrays import Booleans, Floats, Integers, share
+from study.policies.base import Policy, Ratios
 from study.policies.decision_table import DecisionTable, table_for
-from study.policies.policies import Classic, Hierarchical, Placed, Policy, Predictive, Ratios, Static, betas_of
 from study.traces.trace import Trace
 
 MANY = 2**15
@@ -73,45 +73,6 @@ class Tally:
         return self.right / self.samples
 
 
-@dataclass(frozen=True, eq=False)
-class CompiledPolicy:
-    """A policy of this package as numbers, for :mod:`study.policies.kernels`.
-
-    Arrays over exits start with an unused place.
-    """
-
-    first: int
-    beta: Floats
-    """``[E+1]``."""
-    next_exit: Integers
-    """``[E+1]``, where a sample goes that fails an exit and has no engine to guide it."""
-    max_jump: int
-    beyond: int
-    """Where a jump beyond exit E lands."""
-
-    @classmethod
-    def of(cls, policy: Policy, exit_count: int) -> CompiledPolicy | None:
-        """None for a policy from elsewhere, derived or not, of which nothing is known but what it decides.
-
-        Raises:
-            UserError: the policy names an exit that is not there.
-        """
-        first = policy.first_exit(exit_count)
-        if type(policy) not in (Classic, Static, Hierarchical, Placed, Predictive):
-            return None
-        next_exit = np.arange(1, exit_count + 2)
-        beyond = exit_count + 1
-        beta = np.full(exit_count + 1, -np.inf)  # any score will do, as for `Static`
-        if isinstance(policy, Placed):
-            for exit, later in zip(policy.exits, (*policy.exits[1:], exit_count + 1), strict=True):
-                next_exit[exit] = later
-        elif isinstance(policy, Predictive):
-            beyond = exit_count if policy.overshoot == "last_exit" else exit_count + 1
-        if isinstance(policy, Hierarchical | Placed | Predictive):
-            beta[1:] = betas_of(policy.beta, exit_count)
-        return cls(first, beta, next_exit, policy.max_jump, beyond)
-
-
 def replay(trace: Trace, policy: Policy) -> Walk:
     """Apply a policy to every sample of a trace.
 
@@ -121,18 +82,16 @@ def replay(trace: Trace, policy: Policy) -> Walk:
         UserError: the policy names an exit that the trace does not have.
     """
     samples, exits = len(trace.labels), trace.exit_count
-    scheme = CompiledPolicy.of(policy, exits)
+    first, compiled = policy.first_exit(exits), policy.compiled(exits)
     table = table_for(trace, policy)
-    if scheme is None:
+    if compiled is None:
         table = table.up_to(policy.max_jump)
-        everyone = np.arange(samples)
-        return walk_samples(trace, table, policy, everyone, np.full_like(everyone, policy.first_exit(exits)))
+        return walk_samples(trace, table, policy, np.arange(samples), np.full(samples, first))
     from study.policies.kernels import walk
 
     exit_index, engine_steps = np.empty((2, samples), dtype=np.int64)
     tried = np.zeros((samples, exits), dtype=np.bool_)
-    rule = scheme.first, scheme.beta, scheme.next_exit, scheme.max_jump, scheme.beyond
-    walk(table.scores, *rule, exit_index, tried, engine_steps)
+    walk(table.scores, *compiled, exit_index, tried, engine_steps)
     return Walk(exit_index, trace.answers[np.arange(samples), exit_index - 1], tried, engine_steps)
 
 
@@ -142,17 +101,16 @@ def tally(trace: Trace, policy: Policy) -> Tally:
     Raises:
         UserError: the policy names an exit that the trace does not have.
     """
-    scheme = CompiledPolicy.of(policy, trace.exit_count)
-    if scheme is None:
+    compiled = policy.compiled(trace.exit_count)
+    if compiled is None:
         return replay(trace, policy).tally(trace.labels)
     from study.policies.kernels import tally as count
 
     scores, right, exits = table_for(trace, policy).scores, trace.right, trace.exit_count
-    rule = scheme.first, scheme.beta, scheme.next_exit, scheme.max_jump, scheme.beyond
 
     def part(chunk: slice) -> tuple[int, int, Integers, Integers]:
         stopped, tried = np.zeros(exits + 2, dtype=np.int64), np.zeros(exits + 1, dtype=np.int64)
-        return *count(scores[chunk], right[chunk], *rule, stopped, tried), stopped[1:], tried[1:]
+        return *count(scores[chunk], right[chunk], *compiled, stopped, tried), stopped[1:], tried[1:]
 
     parts = [part(slice(None))] if len(scores) < MANY else share(part, len(scores), each=1)
     hits, steps, stopped, tried = (sum(counts) for counts in zip(*parts, strict=True))

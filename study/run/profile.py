@@ -25,6 +25,7 @@ from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import check_precision, prepare
 from study.networks.settings import NetworkSettings
 from study.progress import Reporter
+from study.run.loaded_network import refuse_other_network
 from study.run.train_one import ImageSource
 from study.storage.publish import check_writable, content_hash, safe_name
 from study.traces.collect import ready
@@ -104,10 +105,7 @@ def profile_network(
     else:
         asked = settings
         settings, network, make = _trained(pretrained, data, source, device)
-        for name in ("backbone", "width"):
-            if getattr(settings, name) != getattr(asked, name):
-                stored, other = getattr(settings, name), getattr(asked, name)
-                raise UserError(f"profile: {pretrained} holds a network of {name} {stored}, not {other}")
+        refuse_other_network(pretrained, settings, asked)
     # What is measured and where: nothing else may take the file's place.
     identity = content_hash([settings.to_plain(), network.classes, network.input_shape, device_name(device)])[:6]
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"

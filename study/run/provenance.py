@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from results.storage.paths import Location
 from search_spaces.spec import StudySpec
 from study.run.folder import without_free_keys
 from study.storage.publish import content_hash
+from study.storage.strict_json import dumps
 from study.storage.versions import versions
 
 
@@ -25,7 +25,7 @@ class Provenance:
 
     @cached_property
     def _study(self) -> str:
-        return json.dumps(without_free_keys(self.spec.plain()))
+        return dumps(without_free_keys(self.spec.plain()))
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -39,14 +39,14 @@ class Provenance:
             "data_digest": self.data_digest,
             "code_version": made_by["predictive-exit"],
             "code_digest": made_by.get("code"),
-            "versions": json.dumps(dict(made_by)),
+            "versions": dumps(dict(made_by)),
         }
         return {"provenance": content_hash(values), **values}
 
     def name(self, made_by: Mapping[str, str] | None = None) -> str:
         """What the rows of other tables carry; by default of what runs now."""
         made_by = versions() if made_by is None else made_by
-        key = json.dumps(dict(made_by))
+        key = dumps(dict(made_by))
         if key not in self._names:
             self._names[key] = str(self.row(made_by)["provenance"])
         return self._names[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ from results.storage.paths import Location
 from study.checkpoints.description import Checkpoint
 from study.execution.trial_record import TrialRecord, rank_records
 from study.run.provenance import Provenance
+from study.storage.strict_json import dumps
 from study.training.learning_curves import best_epoch
 
 
@@ -22,7 +22,7 @@ def write_trials(
     """Write a part of the tables ``trials`` and ``epochs``, best trials first, and of ``provenance`` what they name."""
     ranked = rank_records(records)
     checkpoints = [record.checkpoint for record in ranked if record.checkpoint]
-    distinct = {json.dumps(dict(made_by)): made_by for checkpoint in checkpoints for _, made_by in checkpoint.made_by}
+    distinct = {dumps(dict(made_by)): made_by for checkpoint in checkpoints for _, made_by in checkpoint.made_by}
     provenance.record(tables, distinct.values())
     write_part(tables, "trials", [_trial_row(record, provenance, data) for record in ranked], part)
     write_part(tables, "epochs", [row for record in ranked for row in _epoch_rows(record, provenance)], part)
@@ -41,7 +41,7 @@ def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[s
         "width": plan.network.width,
         "head": plan.network.head.kind if plan.phase == "exits" else None,
         "mode": plan.training.mode,
-        "settings": json.dumps({"network": asdict(plan.network), "training": asdict(plan.training)}),
+        "settings": dumps({"network": asdict(plan.network), "training": asdict(plan.training)}),
         "seed": plan.training.seed,
         "data_digest": plan.data_digest,
         "checkpoint": f"checkpoints/{plan.trial_id}",

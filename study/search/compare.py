@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,6 @@ from study.arrays import Floats
 from study.costs.costs import Costs
 from study.errors import UserError
 from study.fronts.engine_accuracy import prediction_accuracies, prediction_accuracy
-from study.policies.policies import Predictive
 from study.policies.replay import replay, tally
 from study.search.exact_search import ExactPoint, exact_points, keeps_deadline
 from study.search.operating_point import OperatingPoint
@@ -120,9 +119,9 @@ def compare(
                         **_under_rules(found.point, test, reference, rules),
                     }
                 )
-                if isinstance(policy := found.point.policy, Predictive):
-                    trace = network.trace(found.point.statistic, test)
-                    forecast = prediction_accuracies(trace, [cast(float, policy.beta)], max_jump=policy.max_jump)
+                if found.point.policy.predicts:
+                    trace, chosen_row = network.trace(found.point.statistic, test), found.settings()
+                    forecast = prediction_accuracies(trace, [chosen_row["beta"]], max_jump=chosen_row["max_jump"])
                     predictions.append(pd.DataFrame(where, index=forecast.index).join(forecast))
     if not rows:
         raise UserError("compare: no operating point keeps to the constraints of this study")
@@ -223,10 +222,9 @@ def _validation_row(found: ExactPoint, reference: TracedNetwork) -> dict[str, An
     settings = found.settings()
     names = ("policy", "criterion", "beta", "beta_low", "beta_high", "start_layer", "exits", "max_jump", "overshoot")
     metrics = found.point.evaluate()
-    compares = settings["policy"] not in ("classic", "static") and settings["criterion"] == "logit"
     row = {
         **{name: settings.get(name) for name in names},
-        "statistic": settings["statistic"] if compares else None,
+        "statistic": settings["statistic"] if found.point.policy.compares_thresholds else None,
         "accuracy": metrics["accuracy"],
         "accuracy_drop": reference.classic_accuracy - metrics["accuracy"],
         "flops_share": metrics["flops"] / reference.costs.classic("flops"),
@@ -264,9 +262,9 @@ def _test_row(
         row["test_flops_published_share"] = its.mean(counted, "flops") / classics.classic("flops")
     if network.costs.holds("energy"):
         row["test_energy_share"] = network.costs.mean(counted, "energy") / reference.costs.classic("energy")
-    if isinstance(point.policy, Predictive):
-        beta = cast(float, point.policy.beta)
-        right_share, asked = prediction_accuracy(trace, beta, point.policy.start_layer, point.policy.max_jump)
+    if point.policy.predicts:
+        own = point.settings()
+        right_share, asked = prediction_accuracy(trace, own["beta"], own["start_layer"], own["max_jump"])
         row |= {"prediction_accuracy": right_share if asked else None, "predictions": asked}
     return row
 

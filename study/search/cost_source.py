@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 import torch
 
@@ -22,7 +24,7 @@ from study.errors import UserError
 from study.networks.inference_network import RunnableNetwork
 from study.networks.precisions import FORMATS, Precision
 from study.networks.quantization import int8_execution
-from study.policies.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
+from study.policies.policies import POLICIES
 from study.progress import Reporter
 from study.search.traced_network import Frequencies, TracedNetwork
 
@@ -207,12 +209,12 @@ def _smallest_slacks(points: OperatingPointsSpec, levels: LevelCosts) -> list[fl
     exits = levels.exit_count
     start, jump = points.start_layer, points.max_jump
     first, last = (int(start.smallest), int(start.largest)) if isinstance(start, Choice) else (1, exits)
-    kinds: dict[str, list[Policy]] = {
-        "classic": [Classic()],
-        "static": [Static(exit) for exit in range(1, exits + 1)],
-        # A placement tries at most what the hierarchical walk from exit 1 does, and at least one exit.
-        "placed": [Hierarchical(1.0, 1), Placed(1.0, (exits,))],
-        "hierarchical": [Hierarchical(1.0, first), Hierarchical(1.0, last)],
-        "predictive": [Predictive(1.0, first, int(jump.largest)), Predictive(1.0, last, int(jump.smallest))],
+    values: dict[str, Sequence[Any]] = {
+        "beta": [1.0],
+        "exit": range(1, exits + 1),
+        "exits": [range(1, exits + 1), [exits]],  # the largest subset, and a smallest one
+        "start_layer": [first, last],
+        "max_jump": [int(jump.largest), int(jump.smallest)],
     }
-    return [smallest_slack(levels, policy, exits) for kind in points.policy.values for policy in kinds[str(kind)]]
+    policies = chain.from_iterable(POLICIES[str(name)].variants(values) for name in points.policy.values)
+    return [smallest_slack(levels, policy, exits) for policy in policies]

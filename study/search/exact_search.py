@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
+from itertools import chain, product
 from typing import Any, cast
 
 import numpy as np
@@ -17,8 +17,8 @@ from study.costs.model.dvfs import smallest_slack
 from study.errors import UserError
 from study.fronts.exact import Limits, front_of_sweeps
 from study.fronts.sweep import Sweep
-from study.policies.criteria import Criterion
-from study.policies.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
+from study.policies.base import Policy
+from study.policies.policies import POLICIES
 from study.policies.replay import Walk
 from study.policies.thresholds import Statistic
 from study.search.operating_point import OperatingPoint
@@ -137,17 +137,21 @@ def _integers(choice: Choice) -> list[int]:
 def _rules(spec: OperatingPointsSpec) -> Iterator[tuple[Policy, Sequence[Statistic]]]:
     """Every rule of the space that has a beta, with the statistics that make a difference to it."""
     statistics = cast(Sequence[Statistic], spec.statistic.values)
-    for kind in spec.policy.values:
-        if kind == "predictive":
-            for max_jump, overshoot in product(_integers(spec.max_jump), spec.overshoot.values):
-                yield Predictive(1.0, 1, max_jump, cast(Any, overshoot)), statistics
-        for criterion in cast(Sequence[Criterion], spec.criterion.values):
-            matter = statistics if criterion == "logit" else statistics[:1]
-            if kind == "hierarchical":
-                yield Hierarchical(1.0, 1, criterion), matter
-            if kind == "placed":
-                for exits in spec.placements:
-                    yield Placed(1.0, [int(exit) for exit in exits], criterion), matter
+    values: dict[str, Sequence[Any]] = {
+        "beta": [1.0],
+        "criterion": spec.criterion.values,
+        "exits": spec.placements,
+        "max_jump": _integers(spec.max_jump),
+        "overshoot": spec.overshoot.values,
+    }
+    for kind in _kinds(spec):
+        if "beta" in kind.settings():
+            for rule in kind.variants(values):
+                yield rule, statistics if rule.compares_thresholds else statistics[:1]
+
+
+def _kinds(spec: OperatingPointsSpec) -> list[type[Policy]]:
+    return [POLICIES[str(name)] for name in spec.policy.values]
 
 
 def _sources(spec: OperatingPointsSpec, network: TracedNetwork, measures: Sequence[str]) -> Iterator[_Source]:
@@ -156,10 +160,9 @@ def _sources(spec: OperatingPointsSpec, network: TracedNetwork, measures: Sequen
     for (rule, statistics), dvfs in product(_rules(spec), cast(Sequence[str], spec.dvfs.values)):
         if OperatingPoint(network, "mean_logit", rule, dvfs=dvfs).dvfs != dvfs and "race_to_idle" in spec.dvfs.values:
             continue  # the rule has nothing to go by, and race_to_idle stands in the list anyhow
-        layers = [rule.exits[0]] if isinstance(rule, Placed) else every
-        last = rule.exits[-1] if isinstance(rule, Placed) else 1
-        there = [layer for layer in layers if max(layer, last) <= exits]  # networks may differ in depth
-        layers = [layer for layer in there if _possible(spec, network, _at(rule, layer), dvfs)]
+        layers = every if "start_layer" in rule.settings() else [1]
+        there = [layer for layer in layers if _fits(rule.at(start_layer=layer), exits)]
+        layers = [layer for layer in there if _possible(spec, network, rule.at(start_layer=layer), dvfs)]
         for statistic in statistics if layers else ():
             point = OperatingPoint(network, statistic, rule, dvfs=dvfs)
             values = None if dvfs == "none" else _values_under_rule(network, point.dvfs, measures)
@@ -167,8 +170,13 @@ def _sources(spec: OperatingPointsSpec, network: TracedNetwork, measures: Sequen
             yield _Source(network, statistic, dvfs, sweep)
 
 
-def _at(rule: Policy, start_layer: int) -> Policy:
-    return rule if isinstance(rule, Placed) else replace(cast(Any, rule), start_layer=start_layer)
+def _fits(policy: Policy, exits: int) -> bool:
+    """Whether a network has the exits of the policy: networks may differ in depth."""
+    try:
+        policy.first_exit(exits)
+    except UserError:
+        return False
+    return True
 
 
 def _possible(spec: OperatingPointsSpec, network: TracedNetwork, policy: Policy, dvfs: str) -> bool:
@@ -182,7 +190,7 @@ def _possible(spec: OperatingPointsSpec, network: TracedNetwork, policy: Policy,
 def keeps_deadline(network: TracedNetwork, policy: Policy, dvfs: str) -> bool:
     """Whether no walk is late for being slowed down; what a frequency rule has no say in runs as fast as can be."""
     plan = network.frequencies
-    if dvfs != "deadline" or plan is None or not isinstance(policy, Classic | Static | Predictive):
+    if dvfs != "deadline" or plan is None or not (policy.knows_its_end or policy.predicts):
         return True
     return smallest_slack(plan.levels, policy, network.exit_count) <= plan.slack
 
@@ -208,11 +216,10 @@ def _fixed_points(
     """The points, and their values, of policies without a beta that keep to the constraints."""
     points, values = [], []
     costs = [name for name in spec.objectives if name != "accuracy"]
+    kinds = sorted((kind for kind in _kinds(spec) if "beta" not in kind.settings()), key=list(POLICIES.values()).index)
     for network, dvfs in product(networks, cast(Sequence[str], spec.dvfs.values)):
-        policies: list[Policy] = [Classic()] if "classic" in spec.policy.values else []
-        if "static" in spec.policy.values:
-            policies += [Static(exit) for exit in range(1, network.exit_count + 1)]
-        for policy in policies:
+        every_exit = {"exit": range(1, network.exit_count + 1)}
+        for policy in chain.from_iterable(kind.variants(every_exit) for kind in kinds):
             if not _possible(spec, network, policy, dvfs):
                 continue
             point = OperatingPoint(network, "mean_logit", policy, dvfs=dvfs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from study.arrays import Floats
 from study.costs.model.dvfs import Rule
-from study.policies.policies import Classic, Placed, Policy, Predictive, Static
+from study.policies.base import Policy
 from study.policies.replay import Walk, replay, tally
 from study.policies.thresholds import Statistic
 from study.search.traced_network import TracedNetwork
@@ -40,41 +40,28 @@ class OperatingPoint:
     """``none`` or a :data:`study.costs.model.dvfs.Rule`; ``race_to_idle`` where the policy gives a rule nothing."""
 
     def __post_init__(self) -> None:
-        knows_its_end = isinstance(self.policy, Classic | Static) and self.dvfs == "deadline"
-        if self.dvfs != "none" and not (knows_its_end or isinstance(self.policy, Predictive)):
+        follows = self.policy.predicts or (self.policy.knows_its_end and self.dvfs == "deadline")
+        if self.dvfs != "none" and not follows:
             object.__setattr__(self, "dvfs", "race_to_idle")
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for points that are the same: thresholds do not matter to a policy that compares nothing."""
-        compares = not isinstance(self.policy, Classic | Static) and self.policy.criterion == "logit"
-        statistic = self.statistic if compares else ""
+        statistic = self.statistic if self.policy.compares_thresholds else ""
         return self.network.weights, self.network.precision, statistic, self.policy, self.dvfs
 
     def settings(self) -> dict[str, Any]:
         """The point's columns in the tables."""
-        policy, network = self.policy, self.network
-        beta = getattr(policy, "beta", None)
-        row: dict[str, Any] = {
-            "policy": type(policy).__name__.lower(),
-            "criterion": policy.criterion,
-            "beta": None if isinstance(beta, tuple) else beta,
-            "betas": list(beta) if isinstance(beta, tuple) else None,
+        network = self.network
+        return {
+            **self.policy.to_row(),
             "beta_quantile": self.beta_quantile,
-            "start_layer": getattr(policy, "start_layer", None),
             "statistic": self.statistic,
             "precision": network.precision,
             "int8_execution": network.validation.int8_execution,
             "dvfs": self.dvfs,
             "dvfs_slack": network.frequencies.slack if network.frequencies else None,
         }
-        if isinstance(policy, Placed):
-            row["exits"] = list(policy.exits)
-        if isinstance(policy, Static):
-            row["exits"] = [policy.exit]
-        if isinstance(policy, Predictive):
-            row |= {"max_jump": policy.max_jump, "overshoot": policy.overshoot}
-        return row
 
     def evaluate(self, split: SplitLogits | None = None) -> dict[str, Any]:
         """Replay the point on the validation split, or on another.

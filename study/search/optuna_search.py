@@ -36,6 +36,7 @@ from study.search.space import constraint_values, known_value
 from study.search.state import TABLE, SearchState, StoredTrials
 from study.search.suggest import make_sampler, suggest
 from study.search.traced_network import TracedNetwork, reference_network
+from study.storage.strict_json import dumps
 
 EXACT = "exact"
 """Stands in the column of the sampler where no sampler was asked."""
@@ -213,14 +214,14 @@ def _one_trial(
             trial.set_constraint(limit, exceeded)
         study.tell(trial, values)
         row |= {"state": "COMPLETE", **metrics}
-    row["params"] = json.dumps(trial.params)
-    row["distributions"] = json.dumps({key: distribution_to_json(d) for key, d in trial.distributions.items()})
+    row["params"] = dumps(trial.params)
+    row["distributions"] = dumps({key: distribution_to_json(d) for key, d in trial.distributions.items()})
     return row
 
 
 def _judged(metrics: Mapping[str, Any], spec: OperatingPointsSpec, reference: float) -> dict[str, Any]:
     exceeded = constraint_values(metrics, spec.constraints.limits, reference)
-    return {"constraints": json.dumps(exceeded), "feasible": all(value <= 0 for value in exceeded.values())}
+    return {"constraints": dumps(exceeded), "feasible": all(value <= 0 for value in exceeded.values())}
 
 
 _STATEFUL = ("qmc", "nsga2", "nsga3")

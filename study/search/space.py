@@ -37,8 +37,9 @@ def check_names(points: OperatingPointsSpec, *, criteria: Sequence[str] = SEARCH
                 raise UserError(f"operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}")
     if points.max_jump.largest > LONGEST_JUMP:
         raise UserError(f"operating_points.max_jump: {points.max_jump.largest:g} is above {LONGEST_JUMP}")
-    if points.criterion.values != ("logit",) and not {"hierarchical", "placed"} & set(points.policy.values):
-        raise UserError("operating_points.criterion: only the policies hierarchical and placed can have another one")
+    takers = [name for name, kind in POLICIES.items() if "criterion" in kind.settings()]
+    if points.criterion.values != ("logit",) and not set(takers) & set(points.policy.values):
+        raise UserError(f"operating_points.criterion: only the policies {' and '.join(takers)} can have another one")
 
 
 def check_depth(points: OperatingPointsSpec, depth: int) -> None:

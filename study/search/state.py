@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from results.parts import empty_table, part_count, part_of, read_table, rows_of
 from results.schemas import CONSTRAINTS, METRICS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
-from study.policies.criteria import Criterion
-from study.policies.policies import Classic, Hierarchical, Placed, Policy, Predictive, Static
+from study.policies.policies import policy_from_row
 from study.search.hypervolume import HypervolumeIndicator, on_plateau
 from study.search.operating_point import OperatingPoint
 from study.search.traced_network import TracedNetwork, find_network
@@ -148,17 +147,4 @@ def _reached(spec: OperatingPointsSpec, ratio: float | None) -> bool:
 def point_of(row: Mapping[str, Any], networks: Sequence[TracedNetwork]) -> OperatingPoint:
     """The operating point that a row of the table describes."""
     network = find_network(networks, row["trial_id"], row["precision"])
-    kind, criterion = row["policy"], cast(Criterion, row["criterion"] or "logit")
-    beta = row["beta"] if row["betas"] is None else tuple(row["betas"])
-    policy: Policy
-    if kind == "classic":
-        policy = Classic()
-    elif kind == "static":
-        policy = Static(int(row["exits"][0]))
-    elif kind == "placed":
-        policy = Placed(beta, tuple(int(exit) for exit in row["exits"]), criterion)
-    elif kind == "hierarchical":
-        policy = Hierarchical(beta, int(row["start_layer"]), criterion)
-    else:
-        policy = Predictive(beta, int(row["start_layer"]), int(row["max_jump"]), row["overshoot"])
-    return OperatingPoint(network, row["statistic"], policy, row["beta_quantile"], row["dvfs"])
+    return OperatingPoint(network, row["statistic"], policy_from_row(row), row["beta_quantile"], row["dvfs"])

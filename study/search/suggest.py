@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import optuna
 
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
+from study.policies.base import Betas
 from study.policies.criteria import Criterion
-from study.policies.policies import Betas, Classic, Hierarchical, Placed, Policy, Predictive, Static
+from study.policies.policies import POLICIES
 from study.policies.thresholds import Statistic
 from study.search.operating_point import OperatingPoint
 from study.search.traced_network import TracedNetwork, find_network
@@ -32,35 +33,36 @@ def suggest(
     exits = network.exit_count
     # Networks of different depth have exits of their own: their dimensions carry the depth in their names.
     depth = f"_of_{exits}" if len({other.exit_count for other in networks}) > 1 else ""
-    kind = _suggest(trial, "policy", spec.policy)
-    if kind == "classic":
-        return OperatingPoint(network, "mean_logit", Classic(), dvfs=dvfs)
-    if kind == "static":
-        exit = trial.suggest_int(f"static_exit{depth}", 1, exits)
-        return OperatingPoint(network, "mean_logit", Static(exit), dvfs=dvfs)
-    # The engine knows the paper's criterion only.
-    criterion = cast(Criterion, "logit" if kind == "predictive" else _suggest(trial, "criterion", spec.criterion))
+    kind = POLICIES[_suggest(trial, "policy", spec.policy)]
+    own = kind.settings()
+    settings: dict[str, Any] = {}
+    if "criterion" in own:
+        settings["criterion"] = _suggest(trial, "criterion", spec.criterion)
+    criterion = settings.get("criterion", kind.criterion)
     statistic: Statistic = "mean_logit"
-    if criterion == "logit":
+    if criterion == "logit" and not kind.knows_its_end:
         statistic = _suggest(trial, "statistic", spec.statistic)
         if statistic not in get_args(Statistic):
             raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
-    beta, quantile = _suggest_beta(trial, spec, network, statistic, criterion, depth)
-    policy: Policy
-    if kind == "placed":
-        policy = Placed(beta, _suggest_placement(trial, spec, exits, depth), criterion)
-    else:
-        if isinstance(spec.start_layer, Choice):
-            start_layer = int(_suggest(trial, "start_layer", spec.start_layer))
-        else:
-            start_layer = trial.suggest_int(f"start_layer{depth}", 1, exits)
-        if kind == "hierarchical":
-            policy = Hierarchical(beta, start_layer, criterion)
-        else:
-            max_jump = int(_suggest(trial, "max_jump", spec.max_jump))
-            policy = Predictive(beta, start_layer, max_jump, _suggest(trial, "overshoot", spec.overshoot))
+    quantile = None
+    if "beta" in own:
+        settings["beta"], quantile = _suggest_beta(trial, spec, network, statistic, criterion, depth)
+    others: Mapping[str, Callable[[], object]] = {
+        "exit": lambda: trial.suggest_int(f"static_exit{depth}", 1, exits),
+        "exits": lambda: _suggest_placement(trial, spec, exits, depth),
+        "start_layer": lambda: _suggest_start_layer(trial, spec, exits, depth),
+        "max_jump": lambda: int(_suggest(trial, "max_jump", spec.max_jump)),
+        "overshoot": lambda: _suggest(trial, "overshoot", spec.overshoot),
+    }
+    policy = kind.from_settings(settings | {name: others[name]() for name in own if name in others})
     policy.first_exit(exits)
     return OperatingPoint(network, statistic, policy, quantile, dvfs)
+
+
+def _suggest_start_layer(trial: optuna.trial.BaseTrial, spec: OperatingPointsSpec, exits: int, depth: str) -> int:
+    if isinstance(spec.start_layer, Choice):
+        return int(_suggest(trial, "start_layer", spec.start_layer))
+    return trial.suggest_int(f"start_layer{depth}", 1, exits)
 
 
 def _suggest_beta(

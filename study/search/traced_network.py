@@ -17,9 +17,10 @@ from study.costs.memory import Memory
 from study.costs.model.dvfs import LevelCosts, Rule, Simulated, simulate
 from study.errors import UserError
 from study.networks.precisions import Precision
+from study.policies.base import Policy
 from study.policies.criteria import Criterion
 from study.policies.decision_table import table_for
-from study.policies.policies import Classic, Hierarchical, Policy, Static
+from study.policies.policies import Classic, Hierarchical, Static
 from study.policies.replay import Walk, replay
 from study.policies.thresholds import Statistic, thresholds_from_logits
 from study.traces.trace import SplitLogits, Trace

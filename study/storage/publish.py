@@ -21,7 +21,7 @@ from results.storage.atomic import is_draft, sync_folder, write_atomic
 from results.storage.paths import Location, as_local_file, is_no_file
 from results.storage.paths import set_aside as moved_aside
 from study.errors import UserError
-from study.storage.strict_json import parse_json
+from study.storage.strict_json import dumps, parse_json
 
 MANIFEST = "manifest.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -78,7 +78,7 @@ def publish(folder: Location, files: Mapping[str, bytes]) -> None:
     if entries:
         sync_folder(folder)  # a manifest that survives a power failure names only files that survive it
     manifest = {"files": entries, "sha256": content_hash(entries, 64)}
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    write_atomic(folder / MANIFEST, dumps(manifest, indent=1).encode())
     for stored in before - {str(entry["file"]) for entry in entries.values()}:
         (folder / stored).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""JSON that a file holds, read without trust."""
+"""JSON: read without trust, written without numbers that JSON does not know."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, is not UTF-8, is nested without end, or holds a number that is not finite.
+        ValueError: the text is no JSON, is not UTF-8, is nested too deeply, or holds a number that is not finite.
     """
     try:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
@@ -34,44 +34,57 @@ def _finite(text: str) -> float:
     return value
 
 
-def from_fields(kind: type[_T], values: Mapping[str, Any]) -> _T:
-    """A dataclass from values of its fields that came from somewhere else.
-
-    (A machine that only trains may lack pydantic; there, types are not checked.)
+def dumps(value: object, *, indent: int | None = None) -> str:
+    """The JSON text of plain values, numpy numbers and numpy arrays; a number that is not finite becomes ``null``.
 
     Raises:
-        ValueError: a field is unknown, or a value has not its type; what the class itself refuses.
+        TypeError: a value has no form in JSON.
+    """
+    return json.dumps(_finite_or_null(value), indent=indent, allow_nan=False)
+
+
+def _finite_or_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_null(one) for one in value]
+    if hasattr(value, "tolist"):
+        return _finite_or_null(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_fields(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """A dataclass from values of its fields that came from a file.
+
+    Raises:
+        ValueError: a field is unknown, or a value does not have the field's type; or the class refuses a value.
         TypeError: a field is missing.
     """
-    adapters = _adapters(cast(type, kind))
+    checks = _checks(cast(type, kind))
     for name, value in values.items():
-        if name not in adapters:
+        if name not in checks:
             raise ValueError(f"{str(name)[:60]!r} is unknown")
-        problem = _problem(adapters[name], value)
+        problem = _problem(checks[name], value)
         if problem:
             raise ValueError(f"{name}: {problem}, got {str(value)[:60]!r}")
     return kind(**values)
 
 
-def _problem(adapter: TypeAdapter[Any] | None, value: object) -> str | None:
-    if adapter is None:
-        return None
+def _problem(check: TypeAdapter[Any], value: object) -> str | None:
     from pydantic import ValidationError
 
     try:
-        adapter.validate_python(value)
+        check.validate_python(value)
     except ValidationError as error:
         return str(error.errors(include_url=False)[0]["msg"])
     return None
 
 
 @cache
-def _adapters(kind: type) -> Mapping[str, TypeAdapter[Any] | None]:
+def _checks(kind: type) -> Mapping[str, TypeAdapter[Any]]:
     """For each field of a dataclass, what checks its type."""
-    try:
-        from pydantic import ConfigDict, TypeAdapter
-    except ModuleNotFoundError:
-        return dict.fromkeys(get_type_hints(kind))
+    from pydantic import ConfigDict, TypeAdapter  # here: a program that only trains reads no such values
+
     strict = ConfigDict(strict=True)
     return {
         name: TypeAdapter(hint) if hasattr(hint, "__dataclass_fields__") else TypeAdapter(hint, config=strict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from study.networks.inference_network import Int8Execution, RunnableNetwork
 from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import int8_execution
 from study.storage.publish import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside
-from study.storage.strict_json import parse_json
+from study.storage.strict_json import dumps, parse_json
 from study.traces.collect import ready, trace_images
 from study.traces.trace import SplitLogits, check_logits
 
@@ -166,7 +165,7 @@ def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, 
     """Publish a trace; ``description`` says of which network and images it is; ``half``: logits rounded to float16."""
     logits = split.logits.astype(np.float16) if half else split.logits
     arrays = safetensors.save({"logits": logits, "labels": split.labels})
-    publish(folder, {"trace.safetensors": arrays, "trace.json": json.dumps(description, indent=1).encode()})
+    publish(folder, {"trace.safetensors": arrays, "trace.json": dumps(description, indent=1).encode()})
 
 
 @dataclass(frozen=True, eq=False)

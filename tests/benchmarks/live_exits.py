@@ -50,11 +50,11 @@ from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import Precision
 from study.networks.registry import State
 from study.networks.settings import HeadSettings, NetworkSettings
+from study.policies.base import Policy
 from study.policies.live import run_policy
-from study.policies.policies import Policy
 from study.policies.replay import join_walks
 from study.policies.thresholds import thresholds_from_logits
-from study.run.evaluate import load_network
+from study.run.loaded_network import load_network
 from study.run.train_one import ImageSource, resolve_request
 from study.traces.collect import ready, trace_images
 from study.training.loop import train

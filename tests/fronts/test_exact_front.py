@@ -377,7 +377,7 @@ def test_costs_of_another_network_are_refused():
 
 @pytest.mark.parametrize("policy", [Classic, Static])
 def test_the_front_of_a_policy_without_beta_is_refused(policy):
-    with pytest.raises(UserError, match="Predictive, Hierarchical and Placed"):
+    with pytest.raises(UserError, match="needs a policy with a beta"):
         exact_front(learned_trace(), rounded_costs(), policy)
 
 

@@ -60,11 +60,9 @@ def test_a_study_outlives_a_bad_line_and_the_death_of_its_driver(
 
 
 def lease_of(run_folder: Location) -> str:
-    """The owner of the driver's lease; empty without one."""
-    try:
-        return str(json.loads((run_folder / ".lock.lease").read_bytes())["owner"])
-    except FileNotFoundError:
-        return ""
+    """The newest lease of the driver; empty without one, or where it was released."""
+    names = sorted((path.name for path in run_folder.glob(".lock.lease-*")), key=lambda name: (len(name), name))
+    return names[-1] if names and not json.loads((run_folder / names[-1]).read_bytes())["released"] else ""
 
 
 def test_a_network_folder_without_locks_is_as_good(

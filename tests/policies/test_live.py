@@ -12,9 +12,9 @@ from support.plain_twins import all_confidences, all_ratios
 from study import Classic, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
+from study.policies.base import Policy
 from study.policies.criteria import CRITERIA
 from study.policies.live import run_policy
-from study.policies.policies import Policy
 from study.policies.replay import join_walks
 from study.policies.thresholds import thresholds_from_logits
 from study.traces.collect import collect_logits

@@ -11,8 +11,9 @@ from support.plain_twins import engine, engine_ratios, largest, ratio
 from support.random_traces import betas, traces
 
 from study import Classic, Hierarchical, Placed, Predictive, Static, UserError
+from study.policies.base import Policy, Ratios, betas_of
 from study.policies.engine import jump_ratios, predicted_jumps, stop_ratios
-from study.policies.policies import POLICIES, Policy, Ratios, betas_of, tried_exits
+from study.policies.policies import POLICIES
 from study.policies.thresholds import thresholds_from_logits
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
@@ -199,10 +200,13 @@ def test_betas_of_exits():
         (Hierarchical(1.0, 3), (3, 4)),
         (Hierarchical(1.0, 4), (4,)),
         (Placed(1.0, [2, 4]), (2, 4)),
+        (Static(3), (3,)),
+        (Classic(), ()),
+        (Predictive(1.0), None),
     ],
 )
-def test_tried_exits(policy, tried):
-    assert tried_exits(policy, 4) == tried
+def test_the_path_of_a_policy(policy, tried):
+    assert policy.path(4) == tried
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from support.random_traces import betas, learned_trace, policies, tied_policies,
 
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay, tally
 from study.fronts.exit_statistics import exit_statistics
+from study.policies.base import Decision, Policy, betas_of
 from study.policies.criteria import CRITERIA
 from study.policies.decision_table import ratio_table, table_for
-from study.policies.policies import Decision, Policy, betas_of, tried_exits
 from study.policies.replay import Walk, walk_samples
 
 KINDS = ["classic", "static", "hierarchical", "placed", "predictive"]
@@ -132,7 +132,7 @@ def test_a_sample_stops_at_the_first_exit_whose_score_reaches_its_beta(criterion
     policy = data.draw(tied_policies(trace, [criterion]))
     exits = trace.exit_count
     scores, beta = table_for(trace, policy).stop, betas_of(policy.beta, exits)
-    reached = [[exit for exit in tried_exits(policy, exits) if row[exit - 1] >= beta[exit - 1]] for row in scores]
+    reached = [[exit for exit in policy.path(exits) if row[exit - 1] >= beta[exit - 1]] for row in scores]
     expected = [min(stop_here, default=exits + 1) for stop_here in reached]
     assert replay(trace, policy).exit_index.tolist() == expected
 
@@ -303,7 +303,7 @@ def test_a_trace_answers_alike_whatever_was_asked_before(trace, data):
 
 
 @dataclass(frozen=True)
-class Skipping:
+class Skipping(Policy):
     """Leaves out the next exit where the engine's first step comes out above beta."""
 
     beta: float
@@ -359,7 +359,7 @@ def test_a_policy_derived_from_one_of_the_package_is_replayed_by_what_it_decides
 
 
 @dataclass(frozen=True)
-class SureOfSome:
+class SureOfSome(Policy):
     """Tries every second exit, and stops by the margin."""
 
     max_jump: ClassVar[int] = 0

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from results.parts import part_count, read_table, rows_of, write_part
+from results.parts import next_part, part_count, read_table, rows_of, write_part
 from results.schemas import SCHEMAS, TableError
 from results.storage.atomic import write_atomic
 
@@ -104,6 +104,47 @@ def test_a_missing_table_is_told_in_one_line(tmp_path):
         assert "\n" not in str(error.value) and part_count(tmp_path, name) == 0
 
 
+COPIES = [
+    "part-00000 (conflicted copy).parquet",
+    "part-00000 (LAPTOP's conflicted copy 2026-11-28).parquet",
+    "part-00000.sync-conflict-20261128-101112-ABCDEFG.parquet",
+    "part-00000 2.parquet",
+    "part-00000 (1).parquet",
+    "part-00000-LAPTOP.parquet",
+    "part-00000_conflict-20261128-101112.parquet",
+    "part-00000 - Copy.parquet",
+]
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_of_a_part_is_told_beside_the_program_s_own(tmp_path, copy):
+    """Rows must not count twice."""
+    write_part(tmp_path, "operating_points", [{"number": 1}])
+    write_part(tmp_path, "operating_points", [{"number": 2}], 1)
+    own = tmp_path / "operating_points" / "part-00000.parquet"
+    own.with_name(copy).write_bytes(own.read_bytes())
+    for look in (read_table, part_count, next_part):
+        with pytest.raises(TableError, match=r"part-00000\.parquet is the program's own part") as error:
+            look(tmp_path, "operating_points")
+        assert copy in str(error.value) and "\n" not in str(error.value)
+    own.with_name(copy).unlink()
+    assert read_table(tmp_path, "operating_points")["number"].tolist() == [1, 2]
+
+
+def test_a_part_of_a_strange_name_alone_is_told(tmp_path):
+    write_part(tmp_path, "epochs", [{"epoch": 1}])
+    own = tmp_path / "epochs" / "part-00000.parquet"
+    own.rename(own.with_name("part-00000 2.parquet"))
+    with pytest.raises(TableError, match=r"part-00000 2\.parquet has a name that this program gives to no part"):
+        read_table(tmp_path, "epochs")
+
+
+@pytest.mark.parametrize("part", [7, 123456, "digits", "fashion_mnist-backbones", "12345abcdef0", "012345678901"])
+def test_the_names_of_parts_are_the_program_s_own(tmp_path, part):
+    write_part(tmp_path, "epochs", [{"epoch": 1}], part)
+    assert part_count(tmp_path, "epochs") == 1
+
+
 @pytest.mark.parametrize("size", [0, 3, 4, 11, 100, -4, -1])
 def test_a_cut_part_is_told_by_name_in_one_line(tmp_path, size):
     for part in range(3):
@@ -148,10 +189,9 @@ def test_files_are_readable_by_whom_the_umask_says(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_table_of_an_earlier_version_opens_with_nulls(tmp_path):
-    write_part(tmp_path, "front", [{"number": 1, "search": "a", "accuracy": 0.5}])
+def test_a_part_without_some_columns_is_told_by_their_names(tmp_path):
+    write_part(tmp_path, "front", [{"number": 1}])
     path = tmp_path / "front" / "part-00000.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["dvfs", "bitops", "feasible"]), path)
-    (row,) = rows_of(read_table(tmp_path, "front"))
-    assert (row["number"], row["accuracy"], row["dvfs"], row["bitops"], row["feasible"]) == (1, 0.5, None, None, None)
-    assert list(read_table(tmp_path, "front").columns) == SCHEMAS["front"].names
+    pq.write_table(pq.read_table(path).drop_columns(["dvfs", "bitops"]), path)
+    with pytest.raises(TableError, match=r"cannot be read as table front: the file or the table lacks bitops, dvfs"):
+        read_table(tmp_path, "front")

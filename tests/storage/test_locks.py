@@ -1,5 +1,7 @@
 """One writer at a time, and none that lasts longer than its process."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import json
@@ -9,12 +11,21 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from results.storage.atomic import write_atomic
+from results.storage.paths import Location, location
 from study.storage import locks
 from study.storage.locks import HeldError, exclusive, is_held
+
+if TYPE_CHECKING:
+    from support.s3_server import S3Server
+
+pytest_plugins = ["support.s3_server"]
 
 HOLD = "import sys, time; from pathlib import Path; from study.storage.locks import exclusive\n" + (
     "with exclusive(Path(sys.argv[1]), 'it'):\n    print('held', flush=True); time.sleep(600)"
@@ -27,15 +38,19 @@ def lock(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "SILENT_SECONDS", 1.0)
+
+
+@pytest.fixture
 def no_kernel_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network folder whose server keeps no locks, and a hurry that tests are in."""
+    """A network folder whose server keeps no locks."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.1)
-    monkeypatch.setattr(locks, "SILENT_SECONDS", 1.0)
 
 
 def test_a_lock_is_held_by_one_and_free_afterwards(lock: Path) -> None:
@@ -81,83 +96,126 @@ def test_who_is_patient_gets_the_lock_when_the_holder_ends(lock: Path) -> None:
     waiting.join()
 
 
-def test_without_kernel_locks_a_lease_does(lock: Path, no_kernel_locks: None) -> None:
-    with exclusive(lock, "it"):
-        assert is_held(lock)
-        first = json.loads(lock.with_name(".lock.lease").read_text())
-        with pytest.raises(HeldError), exclusive(lock, "it"):
-            pass
-        assert json.loads(lock.with_name(".lock.lease").read_text())["owner"] == first["owner"]
-    assert not lock.with_name(".lock.lease").exists() and not is_held(lock)
+@pytest.fixture(params=["folder without locks", "object store"])
+def leased(request: pytest.FixtureRequest, lock: Path, hurry: None) -> Location:
+    """The path of a lock that only a lease can hold."""
+    if request.param == "folder without locks":
+        request.getfixturevalue("no_kernel_locks")
+        return lock
+    return location(request.getfixturevalue("s3").uri(uuid.uuid4().hex)) / ".lock"
 
 
-LEASE = {"owner": "x", "host": "elsewhere", "process": 1, "renewed": 0.0}
+def leases(lock: Location) -> dict[str, dict[str, object]]:
+    """The leases of a lock that are there, by name."""
+    return {path.name: json.loads(path.read_bytes()) for path in lock.parent.glob(".lock.lease-*")}
 
 
-def lease_of(lock: Path, **changed: object) -> None:
-    lock.parent.mkdir(exist_ok=True)
-    lock.with_name(".lock.lease").write_text(json.dumps({**LEASE, "renewed": time.time(), **changed}))
+def test_without_kernel_locks_a_lease_does(leased: Location) -> None:
+    for number in (1, 2):
+        with exclusive(leased, "it"):
+            assert is_held(leased) and list(leases(leased)) == [f".lock.lease-{number}"]
+            with pytest.raises(HeldError, match="it: another process works on it"), exclusive(leased, "it"):
+                pass
+            assert is_held(leased)
+        assert not is_held(leased)
 
 
-def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(lock: Path, no_kernel_locks: None) -> None:
+def test_a_lease_is_renewed(leased: Location) -> None:
+    with exclusive(leased, "it"):
+        first = leases(leased)
+        time.sleep(2 * locks.SILENT_SECONDS)
+        assert leases(leased) != first and is_held(leased)
+        write_atomic(leased.parent / "file", b"x")
+
+
+LEASE = {"host": "elsewhere", "process": 1, "renewed": 0.0, "released": False}
+
+
+def put_lease(lock: Location, **changed: object) -> None:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(lock.with_name(".lock.lease-7"), json.dumps({**LEASE, "renewed": time.time(), **changed}).encode())
+
+
+def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(leased: Location) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    lease_of(lock, host=os.uname().nodename, process=process.pid)
+    put_lease(leased, host=os.uname().nodename, process=process.pid)
+    assert not is_held(leased)
     start = time.monotonic()
-    with exclusive(lock, "it"):
+    with exclusive(leased, "it"):
         assert time.monotonic() - start < locks.SILENT_SECONDS
+        assert list(leases(leased)) == [".lock.lease-8"]
 
 
-def test_a_lease_from_elsewhere_is_taken_over_when_it_falls_silent(lock: Path, no_kernel_locks: None) -> None:
-    lease_of(lock, renewed=time.time() + 10_000)  # clocks of different machines are not compared
+def test_a_lease_from_elsewhere_is_taken_over_when_it_falls_silent(leased: Location) -> None:
+    put_lease(leased, renewed=time.time() + 10_000)  # clocks of different machines are not compared
     start = time.monotonic()
-    with exclusive(lock, "it"):
+    with exclusive(leased, "it"):
         assert time.monotonic() - start > locks.SILENT_SECONDS
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"owner": 1}', "\0", json.dumps({**LEASE, "process": -1})])
-def test_a_damaged_lease_is_none(lock: Path, no_kernel_locks: None, content: str) -> None:
-    lock.parent.mkdir()
-    lock.with_name(".lock.lease").write_text(content)
-    with exclusive(lock, "it"):
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', "\0", json.dumps({**LEASE, "process": -1})])
+def test_a_damaged_lease_is_silent(leased: Location, content: str) -> None:
+    write_atomic(leased.with_name(".lock.lease-7"), content.encode())
+    assert not is_held(leased)
+    with exclusive(leased, "it"):
         pass
 
 
-LOSE = """
-import errno, fcntl, json, signal, sys, time
-from pathlib import Path
-from study import locks
+def test_one_of_many_processes_takes_a_silent_lease(leased: Location) -> None:
+    put_lease(leased)
+    inside, refused = [], []
 
-def refuse(*_):
-    raise OSError(errno.ENOLCK, "No locks available")
+    def take(number: int) -> None:
+        try:
+            with exclusive(leased, "it"):
+                inside.append(number)
+                time.sleep(2 * locks.SILENT_SECONDS)
+        except HeldError:
+            refused.append(number)
 
-fcntl.flock, locks.RENEW_SECONDS, locks.SILENT_SECONDS, locks.LAST_SECONDS = refuse, 0.1, 1.0, 1.0
-def leave(*_):
-    raise KeyboardInterrupt
-
-for name in sys.argv[2:]:
-    if name == "leaves":
-        signal.signal(signal.SIGTERM, leave)
-        locks.LAST_SECONDS = 600
-    else:
-        signal.signal(signal.Signals[name], signal.SIG_IGN)
-path = Path(sys.argv[1])
-with locks.exclusive(path, "runs/x"):
-    lease = path.with_name(".lock.lease")
-    lease.write_text(json.dumps({**json.loads(lease.read_text()), "owner": "another"}))
-    time.sleep(60)
-"""
+    takers = [threading.Thread(target=take, args=(number,)) for number in range(6)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    assert len(inside) == 1 and len(refused) == 5
 
 
-@pytest.mark.parametrize("manner", [[], ["SIGINT"], ["SIGINT", "SIGTERM"], ["leaves"]])
-def test_who_lost_the_lease_ends(lock: Path, manner: list[str]) -> None:
-    """A process that slept too long finds another in its place: it must not go on writing, whatever it ignores."""
-    ended = subprocess.run(
-        [sys.executable, "-c", LOSE, str(lock), *manner], capture_output=True, text=True, check=False
-    )
-    if "leaves" in manner:
-        assert ended.returncode == -signal.SIGINT and "KeyboardInterrupt" in ended.stderr
-    else:
-        assert ended.returncode == -(signal.SIGKILL if "SIGTERM" in manner else signal.SIGTERM)
-    assert "runs/x" in ended.stderr
-    assert json.loads(lock.with_name(".lock.lease").read_text())["owner"] == "another"
+def test_who_lost_the_lease_stops_at_the_next_write(leased: Location) -> None:
+    """A process that slept for too long finds another in its place: it must not go on writing, nor be killed."""
+    file = leased.parent / "file"
+    with pytest.raises(HeldError, match="runs/x: this process was silent"), exclusive(leased, "runs/x"):
+        write_atomic(file, b"mine")
+        write_atomic(leased.with_name(".lock.lease-2"), json.dumps({**LEASE, "renewed": time.time()}).encode())
+        time.sleep(5 * locks.RENEW_SECONDS)
+        write_atomic(file, b"late")
+    assert file.read_bytes() == b"mine" and ".lock.lease-2" in leases(leased)
+    write_atomic(file, b"of a later task")
+
+
+def test_a_process_that_was_stopped_asks_before_it_writes(leased: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that renews the lease may wake up after the one that writes."""
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 600.0)
+    with pytest.raises(HeldError), exclusive(leased, "it"):
+        write_atomic(leased.parent / "file", b"mine")
+        leased.with_name(".lock.lease-1").unlink()
+        time.sleep(locks.SILENT_SECONDS)
+        write_atomic(leased.parent / "file", b"late")
+    assert (leased.parent / "file").read_bytes() == b"mine"
+
+
+def test_who_lost_the_lease_and_writes_nothing_is_told_at_the_end(leased: Location) -> None:
+    with pytest.raises(HeldError), exclusive(leased, "it"):
+        leased.with_name(".lock.lease-1").unlink()
+        time.sleep(5 * locks.RENEW_SECONDS)
+
+
+def test_a_lease_outlives_a_bad_line(s3: S3Server, hurry: None) -> None:
+    with s3.faulty({"503": 0.2, "lost answer": 0.2, "lost request": 0.1}, seed=3) as line:
+        lock = location(line.uri(uuid.uuid4().hex)) / ".lock"
+        with exclusive(lock, "it"):
+            for number in range(10):
+                time.sleep(0.2)
+                write_atomic(lock.parent / "file", str(number).encode())
+        assert not is_held(lock) and line.injected.total() > 5

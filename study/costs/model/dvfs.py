@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike
 
 from study.arrays import Floats, Integers
 from study.costs.model.levels import LevelCosts as LevelCosts
-from study.costs.model.levels import PathCosts, may_try, most_steps, worst_seconds
+from study.costs.model.levels import PathCosts, most_steps, worst_seconds
 from study.errors import UserError
-from study.policies.policies import Classic, Policy, Predictive, Static
+from study.policies.base import Policy
 from study.policies.replay import Walk
 
 Rule = Literal["race_to_idle", "paper", "deadline"]
@@ -71,8 +71,8 @@ def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slac
     (1 + slack) x the classic network's time at f_max, even if the predicted exit fails, its engine needs K_max steps,
     and the worst walk follows at f_max. That level always exists: f_max itself is one, as long as the worst walk from
     the start fits, which ``slack >= smallest_slack`` grants; each leg then hands on the same promise to the next. The
-    leg from exit E to the classifier has a known end and is treated so too; so is the only leg of :class:`Classic` and
-    :class:`Static`. Policies that predict nothing stay at f_max.
+    leg from exit E to the classifier has a known end and is treated so too; so is the only leg of a
+    policy that knows its end. Policies that predict nothing stay at f_max.
 
     A switch takes ``switch_seconds`` at the power of the higher of its two levels. The one back to f_max, for the next
     image, happens behind the answer: it costs energy, not latency.
@@ -143,9 +143,9 @@ class _Choice:
     def levels_of(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
         """``[B]``: for legs from ``start`` to ``end``, of samples now at ``level`` after ``elapsed`` seconds."""
         top = np.full(len(start), len(self.levels.costs) - 1, dtype=np.int64)
-        if self.rule == "deadline" and isinstance(self.policy, Classic | Static):
+        if self.rule == "deadline" and self.policy.knows_its_end:
             return self._lowest_in_time(start, end, level, elapsed)
-        if self.rule == "race_to_idle" or not isinstance(self.policy, Predictive):
+        if self.rule == "race_to_idle" or not self.policy.predicts:
             return top
         paper = self.rule == "paper"
         aimed = self._of_the_paper(start, end) if paper else self._lowest_in_time(start, end, level, elapsed)
@@ -165,7 +165,7 @@ class _Choice:
         top, switch = every[-1], self.levels.switch_seconds
         leg = self.seconds.cost(every, start[:, None], end, most_steps(self.policy, end, self.levels.exit_count))
         needed = elapsed[:, None] + (every != level[:, None]) * switch + leg
-        if end <= self.levels.exit_count and not isinstance(self.policy, Static):
+        if end < self.policy.depth(self.levels.exit_count):
             needed += self.worst_after[end] + (every != top) * switch
         in_time = needed <= self.deadline * (1 + ROUNDING)
         in_time[:, top] = True  # it is, but for rounding
@@ -183,8 +183,8 @@ def nearest_level(levels: LevelCosts, numerator: ArrayLike, denominator: ArrayLi
 
 def _check_walk(walk: Walk, policy: Policy) -> None:
     exit_count = walk.tried.shape[1]
-    steps = 0 if not isinstance(policy, Predictive) else policy.max_jump * exit_count
-    if (walk.tried & ~may_try(policy, exit_count)).any() or (walk.engine_steps > steps).any():
+    steps = policy.max_jump * exit_count
+    if (walk.tried & ~policy.heads_it_may_run(exit_count)).any() or (walk.engine_steps > steps).any():
         raise UserError(f"this walk is not one of {policy}")
 
 
@@ -195,7 +195,7 @@ def _engine_steps(walk: Walk, samples: Integers, exit: int, policy: Policy) -> I
     steps tells: those before sum to the way from the first exit. Where the sample stopped, nothing is left of that sum.
     """
     exit_count = walk.tried.shape[1]
-    if not isinstance(policy, Predictive) or exit >= exit_count:
+    if not policy.predicts or exit >= exit_count:
         return np.zeros(len(samples), dtype=np.int64)
     ahead = walk.tried[samples, exit:].copy()
     ahead[:, -1] = True

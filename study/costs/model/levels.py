@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from study.arrays import Booleans, Floats, Integers
+from study.arrays import Floats, Integers
 from study.costs.costs import Costs
 from study.errors import UserError
-from study.policies.policies import Placed, Policy, Static
+from study.policies.base import Policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +95,6 @@ class PathCosts:
         return result
 
 
-def may_try(policy: Policy, exit_count: int) -> Booleans:
-    """``[E]``: exits whose heads some walk of the policy runs."""
-    exits = np.arange(1, exit_count + 1)
-    first = policy.first_exit(exit_count)
-    if isinstance(policy, Placed):
-        return np.isin(exits, list(policy.exits))
-    return exits == first if isinstance(policy, Static) else exits >= first
-
-
 def most_steps(policy: Policy, exit: int, exit_count: int) -> int:
     """Engine steps that may run behind an exit: none behind the last one, which has nowhere to jump."""
     return policy.max_jump if exit < exit_count else 0
@@ -113,9 +104,8 @@ def worst_seconds(costs: Costs, policy: Policy) -> Floats:
     """``[E+2]``: the longest walk that is left behind a failed exit l = 0..E+1; l = 0 is the input, E + 1 the end."""
     segments, heads, step = costs.parts("seconds")
     exits = costs.exit_count
-    tried = may_try(policy, exits)
+    tried = policy.heads_it_may_run(exits)
     steps = np.array([most_steps(policy, exit, exits) for exit in range(1, exits + 1)])
     worst = segments + np.array([*(tried * (heads + steps * step)), 0.0])
-    if isinstance(policy, Static):
-        worst[policy.exit :] = 0.0  # no image fails there
+    worst[policy.depth(exits) :] = 0.0
     return np.array([*np.cumsum(worst[::-1])[::-1], 0.0])
