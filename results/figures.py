@@ -90,8 +90,8 @@ def _panel(
     axes.scatter(cuts[cut_column] * unit, cuts["accuracy_all"] * 100, s=18, marker="x", color="C1", label="static cuts")
     axes.scatter(front[column] * unit, front["accuracy"] * 100, s=16, color="C0", label="front of all objectives")
     # The line joins what nothing dominates in this panel's two objectives: more objectives give a surface.
-    values = front[[column, "accuracy"]].to_numpy() * [1.0, -1.0]
-    line = front[non_dominated(values)].sort_values([column, "accuracy"])
+    values = front[[column, "accuracy"]].to_numpy(dtype=np.float64)
+    line = front[non_dominated(values, maximize=[False, True])].sort_values([column, "accuracy"])
     axes.step(line[column] * unit, line["accuracy"] * 100, where="post", color="C0")
 
 
@@ -107,8 +107,8 @@ def exact_figure(points: pd.DataFrame, classic_accuracy: float, path: Path) -> N
     figure = _figure(5 * len(names), 4)
     grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(grid, names, strict=True):
-        values = points[[name, "accuracy"]].to_numpy(dtype=np.float64) * [1.0, -1.0]
-        line = points[non_dominated(values)].sort_values([name, "accuracy"])
+        values = points[[name, "accuracy"]].to_numpy(dtype=np.float64)
+        line = points[non_dominated(values, maximize=[False, True])].sort_values([name, "accuracy"])
         axes.scatter(points[name] * 100, points["accuracy"] * 100, s=4, color="0.75", label="exact front")
         axes.step(line[name] * 100, line["accuracy"] * 100, where="post", color="C0", label="of these two objectives")
         axes.plot(100, classic_accuracy * 100, "k*", markersize=12, label="classic network")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import moocore
 import numpy as np
 from numpy.typing import NDArray
 
 
-def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+def non_dominated(values: NDArray[np.float64], *, maximize: Sequence[bool] | bool = False) -> NDArray[np.bool_]:
     """Which points no other point dominates.
 
     Args:
-        values: ``[n, m]``, every objective minimised. A row with a NaN is never part of the front and dominates
+        values: ``[n, m]``, m objectives of n points. A row with a NaN is never part of the front and dominates
             nothing.
+        maximize: ``[m]``, whether an objective is maximised; one value holds for all. The default minimises.
 
     Returns:
         ``[n]`` mask. Equal points do not dominate each other: all copies are kept.
@@ -21,7 +24,7 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     mask = np.zeros(len(values), dtype=np.bool_)
     known = np.flatnonzero(~np.isnan(values).any(axis=1))
     if len(known):
-        mask[known] = moocore.is_nondominated(values[known], keep_weakly=True)
+        mask[known] = moocore.is_nondominated(values[known], maximise=maximize, keep_weakly=True)
     return mask
 
 

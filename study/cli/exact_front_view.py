@@ -140,9 +140,8 @@ def _held_against(
     columns = [COLUMNS[objective] for objective in objectives]
     exact = front[columns].to_numpy(dtype=np.float64)
     found = search[columns].dropna().to_numpy(dtype=np.float64)
-    signs = np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
     both = np.concatenate([exact, found])
-    dominated = ~non_dominated(both * signs)[: len(exact)]
+    dominated = ~non_dominated(both, maximize=[objective == "accuracy" for objective in objectives])[: len(exact)]
     truth = indicator.of_values(exact)
     return {
         "hypervolume_ratio_of_the_search": indicator.of_values(found) / truth if truth else None,

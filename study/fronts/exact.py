@@ -124,8 +124,8 @@ def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: 
             fronts = concurrently(lambda one: _front_of(one, samples, measures, len(wanted), limits), group)  # noqa: B023
             parts += [part.assign(sweep=place) for part in fronts]
     table = pd.concat(parts, ignore_index=True).drop_duplicates(subset=["accuracy", *wanted], ignore_index=True)
-    values = table[["accuracy", *wanted]].to_numpy() * np.array([-1.0] + [1.0] * len(wanted))
-    front = table[non_dominated(values)].sort_values([wanted[0], "accuracy"], ignore_index=True)
+    on_front = non_dominated(table[["accuracy", *wanted]].to_numpy(), maximize=[True] + [False] * len(wanted))
+    front = table[on_front].sort_values([wanted[0], "accuracy"], ignore_index=True)
     return front[["sweep", "start_layer", "beta_low", "beta_high", *objectives]]
 
 

@@ -86,7 +86,7 @@ def exact_points(
         found += [sources[int(row[0])].at(int(row[1]), (row[2], row[3]), beta) for row in rows]
         values = np.concatenate([values, front[["accuracy", *wanted]].to_numpy()])
     _, first = np.unique(values, axis=0, return_index=True)
-    first = first[non_dominated(values[first] * np.array([-1.0] + [1.0] * len(wanted)))]
+    first = first[non_dominated(values[first], maximize=[True] + [False] * len(wanted))]
     first = first[np.lexsort([*values[first].T[::-1][:-1], values[first][:, 1]])]
     order = [["accuracy", *wanted].index(MEASURES.get(name, name)) for name in spec.objectives]
     return [found[place] for place in first], values[first][:, order]

@@ -58,7 +58,7 @@ class HypervolumeIndicator:
         values = np.concatenate([front, more])
         _, first = np.unique(values, axis=0, return_index=True)
         values = values[np.sort(first)]
-        return values[non_dominated(values * [-1.0 if name == "accuracy" else 1.0 for name in self.objectives])]
+        return values[non_dominated(values, maximize=[name == "accuracy" for name in self.objectives])]
 
     def of_values(self, values: Floats) -> float:
         """Of points ``[n, M]``, in the order of the objectives."""

@@ -47,10 +47,11 @@ def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     columns = [COLUMNS[objective] for objective in objectives]
     done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna() & points["feasible"].eq(True)]
     done = done.sort_values(["search", "number"]).drop_duplicates(subset=columns)
-    values = done[columns].to_numpy(dtype=np.float64)
-    values = values * np.array([-1.0 if objective == "accuracy" else 1.0 for objective in objectives])
     costs = [column for column in columns if column != "accuracy"]
-    return done[non_dominated(values)].sort_values([*costs, "accuracy"], ignore_index=True)
+    on_front = non_dominated(
+        done[columns].to_numpy(dtype=np.float64), maximize=[column == "accuracy" for column in columns]
+    )
+    return done[on_front].sort_values([*costs, "accuracy"], ignore_index=True)
 
 
 def front_on_test(

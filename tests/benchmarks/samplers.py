@@ -122,11 +122,11 @@ def compare_larger(network: TracedNetwork) -> list[dict[str, object]]:
     spec = space(objectives)
     indicator = HypervolumeIndicator.of(objectives, [network])
     truth = exact_points(spec, [network], reference_network([network]).classic_accuracy)[1]
-    signs = np.array([-1.0, 1.0, 1.0])
     rows: list[dict[str, object]] = []
     for name, changes in LARGER.items():
         found = run("nsga2", 0, LARGER_TRIALS, network, space(objectives, changes))[0]
-        dominated = ~non_dominated(np.concatenate([truth, found * [1, 1 + 1e-12, 1 + 1e-12]]) * signs)[: len(truth)]
+        both = np.concatenate([truth, found * [1, 1 + 1e-12, 1 + 1e-12]])
+        dominated = ~non_dominated(both, maximize=[True, False, False])[: len(truth)]
         ratio = indicator.of_values(found) / indicator.of_values(truth)
         rows.append({"space": name, "hypervolume ratio": f"{ratio:.4f}", "dominates": f"{dominated.mean():.1%}"})
     return rows

@@ -40,6 +40,13 @@ def test_equals_the_quadratic_twin(values):
     assert mask.tolist() == twin(values)
 
 
+@given(tables, st.data())
+@examples(60)
+def test_maximising_an_objective_is_minimising_its_negative(values, data):
+    maximize = data.draw(st.lists(st.booleans(), min_size=values.shape[1], max_size=values.shape[1]))
+    assert non_dominated(values, maximize=maximize).tolist() == twin(np.where(maximize, -values, values))
+
+
 @given(tables, st.randoms(use_true_random=False))
 @examples(60)
 def test_the_order_of_rows_does_not_matter(values, random):
