@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from study.networks.precisions import Precision
+from study.networks.precisions import Int8Execution, Precision
 from study.networks.registry import State
 
 if TYPE_CHECKING:
     from study.networks.heads import Shape
     from study.networks.multi_exit import MultiExitNetwork
-
-
-Int8Execution = Literal["x86_kernels", "x86_kernels_7_bit", "simulated"]
-"""``x86_kernels``: integer arithmetic by oneDNN; ``x86_kernels_7_bit``: the same, with activations of seven bits, where
-sums of two products of eight bits would overflow; ``simulated``: float arithmetic on rounded numbers, as accurate as
-int8 and no faster than float."""
 
 
 class InferenceNetwork(Protocol):

@@ -9,6 +9,14 @@ from typing import Literal, get_args
 Precision = Literal["fp32", "bf16", "int8", "int8_all"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+Int8Execution = Literal["x86_kernels", "x86_kernels_7_bit", "simulated"]
+"""How a device computes int8.
+
+``x86_kernels``: integer arithmetic by oneDNN. ``x86_kernels_7_bit``: the same on a CPU that adds two products of 8 bits
+in 16 bits, which can overflow; activations have 7 bits there. ``simulated``: float arithmetic on rounded numbers, as
+accurate as int8 and no faster than float.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NumberFormat:

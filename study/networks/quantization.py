@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from study.errors import UserError
-from study.networks.inference_network import Int8Execution, RunnableNetwork, in_fp32
+from study.networks.inference_network import RunnableNetwork, in_fp32
 from study.networks.multi_exit import MultiExitNetwork
-from study.networks.precisions import PRECISIONS, Precision
+from study.networks.precisions import PRECISIONS, Int8Execution, Precision
 from study.networks.registry import State
 
 CALIBRATION_BATCH = 64

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from study.arrays import Floats, Integers
 from study.errors import UserError
 from study.networks.inference_network import InferenceNetwork
-from study.policies.base import Policy, Ratios
+from study.policies.base import Decision, Policy, Ratios
 from study.policies.criteria import Agreement, confidence
 from study.policies.engine import jump_ratios, stop_ratios
 from study.policies.replay import Walk
@@ -51,16 +52,8 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
                 continue
             everyone = len(trying) == len(running)
             feature = state[0] if everyone else state[0][_index(trying, images)]
-            logits = network.heads(feature, exit).float().cpu().numpy()
-            who, answers = running[trying], logits.argmax(axis=1)
-            if policy.criterion == "logit":
-                scores = stop_ratios(logits, float(thresholds[exit - 1]))
-            elif policy.criterion == "patience":
-                scores = agreement.after(who, answers)
-            else:
-                scores = confidence(logits, policy.criterion)
-            ratios = Ratios(scores, jump_ratios(logits, thresholds, exit, policy.max_jump))
-            decision = policy.decide(ratios, exit=exit, exit_count=exit_count)
+            logits, who = logits_on_host(network.heads(feature, exit)), running[trying]
+            answers, decision = decide_at_exit(policy, logits, thresholds, exit=exit, samples=who, agreement=agreement)
             tried[who, exit - 1] = True
             engine_steps[who] += decision.engine_steps
             predictions[who] = answers
@@ -72,8 +65,48 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
                     break
                 state = tuple(part[_index(staying, images)] for part in state)
         if len(running):
-            predictions[running] = network.classifier(state).float().cpu().numpy().argmax(axis=1)
+            predictions[running] = logits_on_host(network.classifier(state)).argmax(axis=1)
     return Walk(target, predictions, tried, engine_steps)
+
+
+def logits_on_host(logits: Tensor) -> NDArray[np.float32]:
+    """Copy logits ``[B, C]`` to the host. The call returns after the device has computed and copied the logits."""
+    host: NDArray[np.float32] = logits.float().cpu().numpy()
+    return host
+
+
+def decide_at_exit(
+    policy: Policy,
+    logits: NDArray[np.floating],
+    thresholds: Floats,
+    *,
+    exit: int,
+    samples: Integers,
+    agreement: Agreement,
+) -> tuple[Integers, Decision]:
+    """Compute the answers of an exit and the policy's decision, on the host.
+
+    Args:
+        policy: decides who stops and which exit is tried next; any criterion but ``oracle``.
+        logits: ``[B, C]`` of the exit.
+        thresholds: ``[E]``.
+        exit: number of the exit, from 1.
+        samples: ``[B]``, rows of ``agreement`` to which the logits belong.
+        agreement: earlier answers; changed by the criterion ``patience`` alone.
+
+    Returns:
+        ``(classes [B], decision)``.
+    """
+    answers = logits.argmax(axis=1)
+    if policy.criterion == "logit":
+        scores = stop_ratios(logits, float(thresholds[exit - 1]))
+    elif policy.criterion == "patience":
+        scores = agreement.after(samples, answers)
+    else:
+        assert policy.criterion != "oracle", "no live network knows the labels"
+        scores = confidence(logits, policy.criterion)
+    ratios = Ratios(scores, jump_ratios(logits, thresholds, exit, policy.max_jump))
+    return answers, policy.decide(ratios, exit=exit, exit_count=len(thresholds))
 
 
 def _index(positions: Integers, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from study.checkpoints.description import WeightsId
 from study.checkpoints.tensors import load_best
 from study.data.settings import ImageSet
 from study.errors import UserError, short
-from study.networks.inference_network import Int8Execution, RunnableNetwork
+from study.networks.inference_network import RunnableNetwork
 from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import int8_execution
 from study.storage.publish import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside

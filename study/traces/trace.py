@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from study.arrays import Floats, batches
 from study.errors import UserError
-from study.networks.inference_network import Int8Execution
+from study.networks.precisions import Int8Execution
 
 CHUNK = 2**24
 """Logits that one pass reads at once."""

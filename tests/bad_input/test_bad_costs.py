@@ -104,6 +104,7 @@ def profile(change: Callable[[dict], object]) -> Callable[[Workplace], None]:
             "threads": 1,
             "segment_seconds": [spread] * (exits + 1),
             "head_seconds": [spread] * exits,
+            "head_host_seconds": [spread] * exits,
             "engine_step_seconds": spread,
             "end_to_end_seconds": spread,
             "relative_error_seconds": 0.0,

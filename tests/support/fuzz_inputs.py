@@ -223,6 +223,7 @@ PROFILE = {
     "threads": 1,
     "segment_seconds": [_SPREAD] * 3,
     "head_seconds": [_SPREAD] * 2,
+    "head_host_seconds": [_SPREAD] * 2,
     "engine_step_seconds": _SPREAD,
     "end_to_end_seconds": _SPREAD,
     "relative_error_seconds": 0.0,

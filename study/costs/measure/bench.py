@@ -1,38 +1,64 @@
 """Measuring a cost profile: the seconds and joules of every part of a network, on the device at hand.
 
-Everything is measured in turns (A B C A B C, never A A B B): a device that warms up or slows down in the course of a
-measurement then shows in the spread, instead of making the last part look dear.
+Measurements take turns (A B C A B C, never A A B B C C). A device that warms up or slows down during a measurement then
+shows in the spread of the repeats; it does not make the part that is measured last look expensive.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from itertools import chain, pairwise
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from study.arrays import Floats
 from study.costs.costs import Costs
 from study.costs.measure.meters import Meter, Run, device_name, take_window
 from study.costs.measure.profile import EnergyWindow, MeasureSettings, Profile, Spread, relative_error, with_energies
+from study.costs.measure.stopwatch import Stopwatch, stopwatch_of
 from study.errors import UserError
+from study.policies.criteria import Agreement
 from study.policies.engine import jump_ratios
+from study.policies.live import decide_at_exit, logits_on_host
+from study.policies.policies import Hierarchical
 from study.storage.versions import versions
 
 if TYPE_CHECKING:  # the networks import torchvision, which measuring does not need
     from study.networks.inference_network import RunnableNetwork
     from study.networks.registry import State
 
-
 ENGINE_STEPS = 8
-"""Smoothing steps timed at once: the longest jump of the paper."""
+"""Smoothing steps that are timed together: the longest jump of the paper."""
+
+HostLogits = NDArray[np.float32]
+"""``[B, C]``."""
+
+
+@dataclass(frozen=True)
+class HostWork:
+    """What a live policy computes on the host between two parts of a network."""
+
+    decide: Callable[[HostLogits, int], object]
+    """Answers and decision from the logits of an exit, and the number of the exit."""
+    smooth: Callable[[HostLogits], object]
+    """``ENGINE_STEPS`` smoothing steps of the prediction engine."""
+
+
+def host_work(exit_count: int, batch_size: int) -> HostWork:
+    """The host's work in :func:`study.policies.live.run_policy`: a hierarchical policy's decision, and the engine."""
+    policy, thresholds, samples = Hierarchical(beta=1.0), np.ones(exit_count), np.arange(batch_size)
+    agreement = Agreement(batch_size)
+
+    def decide(logits: HostLogits, exit: int) -> object:
+        return decide_at_exit(policy, logits, thresholds, exit=exit, samples=samples, agreement=agreement)
+
+    return HostWork(decide, lambda logits: jump_ratios(logits, thresholds, 1, ENGINE_STEPS))
 
 
 def measure_profile(
@@ -42,37 +68,43 @@ def measure_profile(
     batch_size: int,
     meter: Meter | None,
     settings: MeasureSettings | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-    sleep: Callable[[float], object] = time.sleep,
+    stopwatch: Stopwatch | None = None,
+    host: HostWork | None = None,
 ) -> Profile:
     """Measure a network part by part, on its device, with random images.
 
-    *Seconds*: the parts are timed inside whole passes. Alone and repeated, a part would find its weights and its input
-    in the cache, which it does not in use: the sum of the parts would come out below the time of the network. Passes of
-    all segments and the classifier take turns with passes that are timed as a whole: the end-to-end time, which the sum
-    is checked against. In passes of their own the heads run, each right behind its segment (only the heads' times are
-    kept): a pass that follows heads is slower. A window gives the mean of the middle half of its passes, ordered by
-    time, so that what an interruption hit does not count and the parts still add up; of the repeats' windows the median
-    counts. The engine's smoothing is numpy on the host, as in :func:`study.policies.live.run_policy`; copying a head's
-    logits to the host is not in any part.
+    *Seconds of segments and classifier* are timed inside whole passes. A part that runs alone in a loop finds its
+    weights and its input in the cache, which it does not in use: the sum of the parts would be below the time of the
+    network. The classifier's seconds end when its logits are on the host and its answers are known: the classic network
+    waits for the device once, at its end. Passes that are timed part by part take turns with passes that are timed as a
+    whole. The latter give the end-to-end time, against which the sum of the parts is checked.
 
-    *Joules*, gross: windows for the whole network and for a few prefixes (segments 1..l); between the ends of two
-    prefixes the joules are shared out by measured seconds. A head's are its seconds times the power of the whole
-    network; the engine's likewise on a CPU, and times idle power on a GPU, which waits meanwhile (the host's own joules
-    are not in a GPU's meter).
+    *Seconds of a head* are those of the head, of the copy of its logits to the host, and of the decision on the host,
+    one after the other: a policy cannot queue the next segment before it knows the decision. Each head runs behind its
+    segment, in passes of their own, and starts when the device has done the segment. The segments' times in these
+    passes are not kept. The decision is that of the hierarchical policy; the smoothing steps of the prediction engine
+    are timed separately.
+
+    A window gives the mean of the middle half of its passes, ordered by time: an interrupted pass does not count, and
+    the parts still add up. Of the windows of the repeats, the median counts.
+
+    *Joules* are gross. Windows are measured for the whole network and for a few prefixes (segments 1..l); between the
+    ends of two prefixes, joules are apportioned by measured seconds. A head's joules are its seconds times the power of
+    the whole network. A GPU is charged idle power while it waits for the host: during the copy, the decision and the
+    engine's steps. (The joules of the host are not in a GPU's meter.)
 
     Args:
-        network: what runs; it stays where it is.
-        counted: operations of its parts. Modelled energies in it are kept where there is no meter.
-        batch_size: images a batch.
+        network: stays where it is.
+        counted: operations of the parts. Modelled energies in it are kept where there is no meter.
+        batch_size: images in a batch.
         meter: of the network's device, or None.
         settings: how long and how often; the default is meant for results that are published.
-        clock: seconds, of a clock that only moves forward.
-        sleep: waits that many seconds; idle power is measured in it.
+        stopwatch: of the network's device; None: the device's own.
+        host: work of the host; None: that of a live policy.
 
     Raises:
         UserError: ``counted`` is of another network, int8 is only simulated, a window is too short for the meter, or
-            the meter moved by nothing.
+            the meter's counter did not move.
     """
     if network.int8_execution == "simulated":
         raise UserError(f"int8 is only simulated on this {network.device.type}: its time says nothing about int8")
@@ -81,28 +113,30 @@ def measure_profile(
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, but must be at least 1")
     settings = settings or MeasureSettings()
-    bench = _Bench(network.device, batch_size, settings, clock, sleep)
-    last = network.exit_count + 1
     windows: list[EnergyWindow] = []
     facts = None
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(settings.seed)
         images = torch.randn(batch_size, *network.input_shape, generator=generator).to(network.device)
-        seconds = bench.seconds_per_image(network, images)
-        medians = np.median(seconds, axis=0)
-        segment_seconds, head_seconds = medians[:last], medians[last + 1 : -1]
+        bench = _Bench(
+            network,
+            images,
+            settings,
+            stopwatch or stopwatch_of(network.device),
+            host or host_work(network.exit_count, batch_size),
+        )
+        seconds = bench.seconds_per_image()
+        segment_seconds = np.median(seconds.segments, axis=0)
         if meter is not None:
-            ends = _prefix_ends(segment_seconds, settings.energy_prefixes)
-            prefixes = {end: partial(_pass, network, images, end) for end in ends}
-            windows = bench.energy_windows(meter, prefixes, segment_seconds)
+            windows = bench.energy_windows(meter, segment_seconds)
             facts = meter.describe()
-    spreads = [Spread.of(column.tolist()) for column in seconds.T]
+    end_to_end = Spread.of(seconds.end_to_end[:, 0].tolist())
     profile = Profile(
         costs=replace(
             counted,
             segment_seconds=segment_seconds,
-            head_seconds=head_seconds,
-            engine_step_seconds=float(medians[-1]),
+            head_seconds=np.median(seconds.heads, axis=0),
+            engine_step_seconds=float(np.median(seconds.engine_step)),
             seconds_source="measured",
             device=device_name(network.device),
             batch_size=batch_size,
@@ -111,11 +145,12 @@ def measure_profile(
         int8_execution=network.int8_execution,
         compiled=network.compiled,
         threads=torch.get_num_threads(),
-        segment_seconds=tuple(spreads[:last]),
-        head_seconds=tuple(spreads[last + 1 : -1]),
-        engine_step_seconds=spreads[-1],
-        end_to_end_seconds=spreads[last],
-        relative_error_seconds=relative_error(segment_seconds, spreads[last]),
+        segment_seconds=_spreads(seconds.segments),
+        head_seconds=_spreads(seconds.heads),
+        head_host_seconds=_spreads(seconds.heads_on_host),
+        engine_step_seconds=Spread.of(seconds.engine_step[:, 0].tolist()),
+        end_to_end_seconds=end_to_end,
+        relative_error_seconds=relative_error(segment_seconds, end_to_end),
         meter=facts,
         windows=tuple(windows),
         settings=settings,
@@ -125,118 +160,125 @@ def measure_profile(
     return profile if meter is None else with_energies(profile, meter.source)
 
 
-def _no_mark() -> None:
-    """For passes in which nothing happens between the parts."""
+@dataclass(frozen=True, eq=False)
+class _Seconds:
+    """Seconds per image, in R repeats."""
+
+    segments: Floats
+    """``[R, E+1]``, the classifier last."""
+    end_to_end: Floats
+    """``[R, 1]``."""
+    heads: Floats
+    """``[R, E]``: head, copy to the host, decision."""
+    heads_on_host: Floats
+    """``[R, E]``: copy to the host and decision alone."""
+    engine_step: Floats
+    """``[R, 1]``."""
 
 
-def _pass(network: RunnableNetwork, images: torch.Tensor, parts: int, mark: Run = _no_mark) -> State:
-    """Run segments 1..parts, at E + 1 the classifier too; ``mark`` is called before, between and after them."""
-    state: State = (images,)
-    mark()
-    for segment in network.segments[:parts]:
-        state = segment(state)
-        mark()
-    if parts > network.exit_count:
-        state = (network.classifier(state),)
-        mark()
-    return state
-
-
-def _pass_with_heads(network: RunnableNetwork, images: torch.Tensor, mark: Run) -> None:
-    """Run each segment and its head; ``mark`` is called before and after each head."""
-    state: State = (images,)
-    for segment, head in zip(network.segments, network.exit_heads, strict=True):
-        state = segment(state)
-        mark()
-        head(state[0])
-        mark()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Bench:
-    """Windows of time and energy on one device."""
+    """Windows of time and energy of one network on one device."""
 
-    device: torch.device
-    batch_size: int
+    network: RunnableNetwork
+    images: torch.Tensor
     settings: MeasureSettings
-    clock: Callable[[], float]
-    sleep: Callable[[float], object]
+    stopwatch: Stopwatch
+    host: HostWork
 
-    def synchronise(self) -> None:
-        """Wait until the device has done what it was given; a CPU has when the call returns."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def whole(self, mark: Run) -> None:
+        """Run the network without exits up to its answers; ``mark`` is called before, between and after the parts."""
+        state: State = (self.images,)
+        mark()
+        for segment in self.network.segments:
+            state = segment(state)
+            mark()
+        logits_on_host(self.network.classifier(state)).argmax(axis=1)
+        mark()
 
-    def time(self, run: Run) -> float:
-        """Seconds until a call is done."""
-        self.synchronise()
-        start = self.clock()
+    def prefix(self, parts: int) -> None:
+        """Run segments 1..parts, or the whole network."""
+        if parts > self.network.exit_count:
+            return self.whole(lambda: None)
+        state: State = (self.images,)
+        for segment in self.network.segments[:parts]:
+            state = segment(state)
+        return None
+
+    def with_heads(self, mark: Run) -> None:
+        """Run each segment and its head; ``mark`` is called before the head, after it, and after the decision."""
+        state: State = (self.images,)
+        for exit, (segment, head) in enumerate(zip(self.network.segments, self.network.exit_heads, strict=True), 1):
+            state = segment(state)
+            self.stopwatch.synchronise()
+            mark()
+            logits = head(state[0])
+            mark()
+            self.host.decide(logits_on_host(logits), exit)
+            mark()
+
+    def seconds_of(self, run: Callable[[], object]) -> list[float]:
+        """Seconds until a call has returned and the device has done its work."""
+        self.stopwatch.synchronise()
+        start = self.stopwatch.clock()
         run()
-        self.synchronise()
-        return self.clock() - start
+        self.stopwatch.synchronise()
+        return [self.stopwatch.clock() - start]
 
-    def laps(self, run: Callable[[Run], object]) -> list[float]:
-        """Seconds between one mark and the next, where ``run(mark)`` calls ``mark()`` in its course.
+    def seconds_of_heads(self) -> Floats:
+        """``[2, E]``: of the heads, and of the copies and decisions."""
+        laps = self.stopwatch.laps(self.with_heads)
+        return np.array([laps[::3], laps[1::3]])
 
-        A GPU lags behind the host and waiting for it at each mark would drain its queue: it notes the marks itself.
+    def window(self, *runs: Callable[[], Sequence[float] | Floats]) -> list[Floats]:
+        """For each run, which gives ``[..., parts]``: the mean of the middle half of its passes. The runs take turns.
+
+        A window lasts ``timing_window_seconds`` for each part.
         """
-        self.synchronise()
-        if self.device.type == "cuda":
-            stream = torch.cuda.current_stream(self.device)
-            events: list[torch.cuda.Event] = []
+        clock = self.stopwatch.clock
+        start, turns = clock(), [[np.array(run()) for run in runs]]
+        parts = sum(times.shape[-1] for times in turns[0])
+        while clock() - start < parts * self.settings.timing_window_seconds:
+            turns.append([np.array(run()) for run in runs])
+        return [_middle_half(np.array(passes)) / len(self.images) for passes in zip(*turns, strict=True)]
 
-            def mark() -> None:
-                events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
-                events[-1].record(stream)
+    def one_repeat(self) -> tuple[Floats, ...]:
+        """One window of each kind; the fields of :class:`_Seconds` for one repeat."""
+        whole = partial(self.stopwatch.laps, self.whole)
+        segments, end_to_end = self.window(whole, lambda: self.seconds_of(partial(self.whole, lambda: None)))
+        ((heads, on_host),) = self.window(self.seconds_of_heads)
+        (engine,) = self.window(lambda: self.seconds_of(self.smooth))
+        return segments, end_to_end, heads + on_host, on_host, engine / ENGINE_STEPS
 
-            run(mark)
-            self.synchronise()
-            return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
-        times: list[float] = []
-        run(lambda: times.append(self.clock()))
-        return [after - before for before, after in pairwise(times)]
+    def smooth(self) -> None:
+        """Run ``ENGINE_STEPS`` smoothing steps for a batch of logits."""
+        self.host.smooth(np.ones((len(self.images), self.network.classes), dtype=np.float32))
 
-    def seconds_per_image(self, network: RunnableNetwork, images: torch.Tensor) -> Floats:
-        """``[repeats, 2E + 3]``: segments and classifier, all end to end, the heads, a step of the engine."""
-        whole = partial(_pass, network, images, network.exit_count + 1)
-        with_heads = partial(_pass_with_heads, network, images)
-        logits = whole()[0].float().cpu().numpy()
-        engine = partial(jump_ratios, logits, np.ones(network.exit_count), 1, ENGINE_STEPS)
-        kinds: list[list[Callable[[], list[float]]]] = [
-            [lambda: self.laps(whole), lambda: [self.time(whole)]],
-            [lambda: self.laps(with_heads)[::2]],
-            [lambda: [self.time(engine) / ENGINE_STEPS]],
-        ]
+    def seconds_per_image(self) -> _Seconds:
+        """Warm up, then measure all repeats."""
+        start = self.stopwatch.clock()
+        while self.stopwatch.clock() - start < self.settings.warm_up_seconds:
+            self.whole(lambda: None)
+            self.seconds_of_heads()
+            self.smooth()
+        repeats = [self.one_repeat() for _ in range(self.settings.repeats)]
+        return _Seconds(*(np.stack(column) for column in zip(*repeats, strict=True)))
 
-        def window(runs: Sequence[Callable[[], list[float]]]) -> Floats:
-            """``[parts]``, of runs that take turns."""
-            start, turns = self.clock(), [[run() for run in runs]]
-            parts = sum(map(len, turns[0]))
-            while self.clock() - start < parts * self.settings.timing_window_seconds:
-                turns.append([run() for run in runs])
-            typical = [_middle_half(np.array(passes)) for passes in zip(*turns, strict=True)]
-            return np.concatenate(typical) / self.batch_size
-
-        start = self.clock()
-        while self.clock() - start < self.settings.warm_up_seconds:
-            for run in chain(*kinds):
-                run()
-        return np.stack([np.concatenate([window(runs) for runs in kinds]) for _ in range(self.settings.repeats)])
-
-    def energy_windows(self, meter: Meter, prefixes: Mapping[int, Run], segment_seconds: Floats) -> list[EnergyWindow]:
-        """In each round: idle, the prefixes from short to whole, and the whole once more, for comparison."""
+    def energy_windows(self, meter: Meter, segment_seconds: Floats) -> list[EnergyWindow]:
+        """In each repeat: idle, the prefixes from the shortest to the whole network, and the whole network again."""
         settings = self.settings
         nap = settings.energy_window_seconds / 10
-        batches = (segment_seconds.cumsum() * self.batch_size).tolist()
-        whole = len(batches)
-        # Idle: weights and images are in memory as they are when the network runs, and a GPU keeps all it was given.
+        ends = _prefix_ends(segment_seconds, settings.energy_prefixes)
+        batches = (segment_seconds.cumsum() * len(self.images)).tolist()
+        last = len(batches)
+        # In an idle window, weights and images are in memory as they are when the network runs.
         plan: list[tuple[Literal["idle", "prefix", "end_to_end"], int, Run, float]]
-        plan = [("idle", 0, lambda: self.sleep(nap), nap)]
-        plan += [("prefix", parts, run, batches[parts - 1]) for parts, run in prefixes.items()]
-        plan += [("end_to_end", whole, prefixes[whole], batches[-1])]
+        plan = [("idle", 0, lambda: self.stopwatch.sleep(nap), nap)]
+        plan += [("prefix", end, partial(self.prefix, end), batches[end - 1]) for end in ends]
+        plan += [("end_to_end", last, partial(self.prefix, last), batches[-1])]
         windows = []
         for repeat in range(1, settings.repeats + 1):
-            self.sleep(settings.settle_seconds)
+            self.stopwatch.sleep(settings.settle_seconds)
             for what, parts, run, call_seconds in plan:
                 seconds, joules, calls = take_window(
                     meter,
@@ -244,28 +286,34 @@ class _Bench:
                     what=f"{what} of {parts} parts" if parts else what,
                     at_least=settings.energy_window_seconds,
                     call_seconds=call_seconds,
-                    least_calls=ceil(settings.energy_window_images / self.batch_size) if parts else 1,
-                    synchronise=self.synchronise,
-                    clock=self.clock,
+                    least_calls=ceil(settings.energy_window_images / len(self.images)) if parts else 1,
+                    synchronise=self.stopwatch.synchronise,
+                    clock=self.stopwatch.clock,
                 )
-                images = calls * self.batch_size if parts else 0
+                images = calls * len(self.images) if parts else 0
                 windows.append(
                     EnergyWindow(what=what, parts=parts, repeat=repeat, seconds=seconds, joules=joules, images=images)
                 )
         return windows
 
 
+def _spreads(repeats: Floats) -> tuple[Spread, ...]:
+    """The spread of each column of ``[R, parts]``."""
+    return tuple(Spread.of(column.tolist()) for column in repeats.T)
+
+
 def _middle_half(passes: Floats) -> Floats:
-    """``[parts]``: the mean of ``[passes, parts]`` without the quickest and the slowest quarter of the passes."""
+    """The mean over the first axis, without the quickest and the slowest quarter of the passes."""
     quarter = len(passes) // 4
-    return np.array(passes[passes.sum(axis=1).argsort()][quarter : len(passes) - quarter].mean(axis=0))
+    order = passes.reshape(len(passes), -1).sum(axis=1).argsort()
+    return np.array(passes[order][quarter : len(passes) - quarter].mean(axis=0))
 
 
 def _prefix_ends(segment_seconds: Floats, count: int) -> list[int]:
-    """Where measured prefixes end, rising: at most ``count`` parts from 1 to E, and E + 1.
+    """Ends of the measured prefixes, rising: at most ``count`` parts from 1 to E, and E + 1.
 
-    They are spread evenly over the time. What lies between two of them is measured as a difference, and a short
-    stretch would drown in the noise of both: none is shorter than half an even share.
+    The ends are spread evenly over the time. Energy between two ends is a difference of two measurements, whose noise
+    would hide the energy of a short stretch: no stretch is shorter than half of an even share.
     """
     elapsed = segment_seconds.cumsum()
     share = elapsed[-1] / (count + 1)

@@ -1,13 +1,18 @@
-"""What a measured cost profile holds, how its energies follow from its windows, and how it is stored."""
+"""Measured profiles: costs that a bench has measured on one device, with the circumstances of the measurement.
+
+A :class:`Profile` holds :class:`study.costs.costs.Costs`, the spread of each measurement over the repeats, and the
+windows of the energy meter. This module computes the energies of the parts from the windows, and writes and reads
+profiles as JSON. :mod:`study.run.profile` is the command that measures profiles.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,12 +22,8 @@ from study.arrays import Floats
 from study.costs.costs import Costs
 from study.costs.measure.meters import MeterSource, device_name
 from study.errors import UserError, short
-from study.networks.precisions import PRECISIONS, Precision
+from study.networks.precisions import PRECISIONS, Int8Execution, Precision
 from study.storage.strict_json import parse_json
-
-if TYPE_CHECKING:  # the networks import torchvision, which a stored value does not need
-    from study.networks.inference_network import Int8Execution
-
 
 PROFILE_FORMAT = 1
 
@@ -38,28 +39,27 @@ class MeasureSettings:
     repeats: int = 3
     warm_up_seconds: float = 1.0
     timing_window_seconds: float = 0.02
-    """Passes are repeated until a window has lasted so long for every part that is timed in it."""
+    """Length of a window of time for each part that is timed in the window."""
     energy_window_seconds: float = 3.0
     energy_window_images: int = 1000
-    """A window of energy is at least this long and has at least so many images."""
+    """A window of energy lasts at least ``energy_window_seconds`` and has at least ``energy_window_images`` images."""
     energy_prefixes: int = 5
-    """Prefixes (segments 1..l) whose energy is measured besides the whole network's, at most."""
+    """Largest number of prefixes (segments 1..l) whose energy is measured beside the energy of the whole network."""
     settle_seconds: float = 1.0
-    """Between work and the measurement of idle power, in which clocks and counters come to rest."""
+    """Pause between work and the measurement of idle power: clocks and counters come to rest."""
     seed: int = 0
-    """Of the random images."""
+    """Seed of the random images."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("energy_prefixes", "settle_seconds", "seed") else 1e-9
+        for name, value in asdict(self).items():
+            least = 0 if name in ("energy_prefixes", "settle_seconds", "seed") else 1e-9
             if not least <= value < float("inf"):
-                raise UserError(f"measuring: {field.name} is {value}, which is too little or not finite")
+                raise UserError(f"measuring: {name} is {value}, which is too little or not finite")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Of the repeats of one measurement."""
+    """Smallest, median and largest value of one measurement over the repeats."""
 
     minimum: float
     median: float
@@ -67,19 +67,19 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of at least one value."""
         return cls(minimum=float(min(values)), median=float(median(values)), maximum=float(max(values)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyWindow:
-    """What the meter said between two readings, nothing subtracted."""
+    """Joules between two readings of the meter; idle power is not subtracted."""
 
     what: Literal["idle", "prefix", "end_to_end"]
     parts: int
-    """Segments that ran, E + 1 with the classifier, 0 when idle."""
+    """Number of segments that ran; E + 1 with the classifier; 0 when idle."""
     repeat: int
-    """From 1."""
+    """Number of the repeat, from 1."""
     seconds: float
     joules: float
     images: int
@@ -87,36 +87,41 @@ class EnergyWindow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Profile:
-    """Costs measured on one device, with what a reader needs to judge them. Seconds and joules are per image."""
+    """Costs measured on one device, with the circumstances of the measurement. Seconds and joules are per image."""
 
     costs: Costs
-    """Medians over the repeats; the joules are gross, idle power included."""
+    """Medians over the repeats. The joules are gross: they include idle power."""
     precision: Precision
     int8_execution: Int8Execution | None
     compiled: bool
     threads: int
-    """Of torch on the CPU."""
+    """Threads of torch on the CPU."""
     segment_seconds: tuple[Spread, ...]
-    """E + 1 entries, the classifier last."""
-    head_seconds: tuple[Spread, ...]
+    """E + 1 entries, the classifier last. The classifier's seconds end when its answers are on the host."""
+    head_seconds: tuple[Spread, ...] = field(metadata={"measures": "head, copy to host, decision"})
+    """E entries: from the start of the head on an idle device to the decision on the host."""
+    head_host_seconds: tuple[Spread, ...] = field(metadata={"measures": "copy to host, decision"})
+    """E entries: the share of ``head_seconds`` in which a GPU waits for the host."""
     engine_step_seconds: Spread
     end_to_end_seconds: Spread
-    """Of all segments and the classifier in one go, without heads."""
+    """Of all segments and the classifier in one go, up to the answers on the host, without heads."""
     relative_error_seconds: float
     """(Sum of the segments - end to end) / end to end."""
     meter: Mapping[str, object] | None = None
-    """What the meter tells of the device right after work: driver, clocks, power limit."""
+    """Facts that the meter reports right after work: device, driver, clocks, power limit."""
     idle_watts: Spread | None = None
     end_to_end_joules: Spread | None = None
     """Gross."""
     end_to_end_joules_above_idle: Spread | None = None
     segment_energy_above_idle: tuple[float, ...] | None = None
-    """E + 1 entries: as ``costs.segment_energy``, less idle power times the seconds."""
+    """E + 1 entries: ``costs.segment_energy`` minus idle power times the seconds."""
     head_energy_above_idle: tuple[float, ...] | None = None
+    """E entries: ``costs.head_energy`` minus idle power times the seconds."""
     relative_error_energy: float | None = None
-    """As of the seconds. The segments' joules add up to the longest prefix's, so this one tells drift and noise."""
+    """(Sum of the segments - end to end) / end to end. The joules of the segments add up to those of the longest
+    prefix, which runs the same parts as an end-to-end window: the error shows drift and noise."""
     windows: tuple[EnergyWindow, ...] = ()
-    """As they were measured, in order."""
+    """All windows, in the order of the measurement."""
     settings: MeasureSettings
     versions: Mapping[str, str]
     date: str
@@ -124,7 +129,7 @@ class Profile:
 
     def to_json(self) -> str:
         """All fields as JSON text."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "costs"}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "costs"}
         plain = json.loads(json.dumps(values, default=asdict, allow_nan=False))
         return json.dumps({"format": PROFILE_FORMAT, "costs": json.loads(self.costs.to_json()), **plain}, indent=1)
 
@@ -155,13 +160,13 @@ class Profile:
 
 
 def read_profile(path: Location) -> Profile:
-    """The profile in a file.
+    """Read a profile from a JSON file.
 
     Raises:
-        UserError: there is no such file, or it holds none.
-        OSError: it cannot be read.
+        UserError: there is no such file, or the file holds no profile.
+        OSError: the file cannot be read.
     """
-    if not path.is_file():  # a pipe could be waited for without end
+    if not path.is_file():  # reading a pipe could wait for ever
         raise UserError(f"{path}: {'this is no file' if path.exists() else 'no such profile'}: name a profile's .json")
     try:
         return Profile.from_json(path.read_bytes())
@@ -170,37 +175,38 @@ def read_profile(path: Location) -> Profile:
 
 
 _WITH_SPREADS = (
-    *("segment_seconds", "head_seconds", "engine_step_seconds", "end_to_end_seconds", "idle_watts"),
+    *("segment_seconds", "head_seconds", "head_host_seconds", "engine_step_seconds", "end_to_end_seconds"),
+    "idle_watts",
     *("end_to_end_joules", "end_to_end_joules_above_idle", "segment_energy_above_idle", "head_energy_above_idle"),
 )
 
 
 def _revived(value: Any) -> Any:
-    """Lists as tuples and objects as spreads."""
+    """Turn JSON lists into tuples and JSON objects into spreads."""
     if isinstance(value, list):
         return tuple(_revived(entry) for entry in value)
     return Spread(**value) if isinstance(value, dict) else value
 
 
 def check_same_device(profile: Profile, device: torch.device) -> None:
-    """Refuse a profile of another device than the one that runs.
+    """Refuse a profile that was measured on another device.
 
     Raises:
-        UserError: it was measured elsewhere.
+        UserError: the profile names another device.
     """
     here = device_name(device)
     if profile.costs.device != here:
         raise UserError(
-            f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or ask "
-            "for it all the same (--other-device; in a study resources.profiles_of_other_device)"
+            f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or "
+            "ask for it all the same (--other-device; in a study resources.profiles_of_other_device)"
         )
 
 
 def with_energies(profile: Profile, source: MeterSource) -> Profile:
-    """A profile of seconds and energy windows, with the joules of each part.
+    """Add the joules of each part to a profile of seconds and energy windows.
 
     Raises:
-        UserError: a prefix took no more joules than a shorter one.
+        UserError: a prefix took no more joules than a shorter prefix.
     """
 
     def windows(what: str, parts: int) -> list[EnergyWindow]:
@@ -219,31 +225,34 @@ def with_energies(profile: Profile, source: MeterSource) -> Profile:
                 f"measuring energy: {longer} parts took no more joules than the first {shorter} of them: "
                 "the noise is larger than what lies between; raise energy_window_seconds or lower energy_prefixes"
             )
-    segment_energy = _shared_out(gross, ends, segment_seconds)
+    segment_energy = _apportioned(gross, ends, segment_seconds)
     above = [joules("prefix", end, less_watts=idle.median).median for end in ends]
     power = median(window.joules / window.seconds for window in windows("prefix", ends[-1]))
-    step_power = power if source == "rapl" else idle.median
+    # A GPU idles while the host works; the counters of a CPU count the host's work.
+    host_power = power if source == "rapl" else idle.median
+    on_host = np.array([spread.median for spread in profile.head_host_seconds])
+    head_energy = power * (head_seconds - on_host) + host_power * on_host
     end_to_end = joules("end_to_end", ends[-1])
     return replace(
         profile,
         costs=replace(
             profile.costs,
             segment_energy=segment_energy,
-            head_energy=power * head_seconds,
-            engine_step_energy=step_power * step_seconds,
+            head_energy=head_energy,
+            engine_step_energy=host_power * step_seconds,
             energy_source=source,
         ),
         idle_watts=idle,
         end_to_end_joules=end_to_end,
         end_to_end_joules_above_idle=joules("end_to_end", ends[-1], less_watts=idle.median),
-        segment_energy_above_idle=tuple(_shared_out(above, ends, segment_seconds).tolist()),
-        head_energy_above_idle=tuple(((power - idle.median) * head_seconds).tolist()),
+        segment_energy_above_idle=tuple(_apportioned(above, ends, segment_seconds).tolist()),
+        head_energy_above_idle=tuple((head_energy - idle.median * head_seconds).tolist()),
         relative_error_energy=relative_error(segment_energy, end_to_end),
     )
 
 
-def _shared_out(prefix_joules: Sequence[float], ends: Sequence[int], seconds: Floats) -> Floats:
-    """``[E+1]``: the joules between the ends of two prefixes, by seconds."""
+def _apportioned(prefix_joules: Sequence[float], ends: Sequence[int], seconds: Floats) -> Floats:
+    """``[E+1]``: apportion the joules between the ends of two prefixes by seconds."""
     shared = np.empty(len(seconds))
     for first, last, joules in zip([0, *ends[:-1]], ends, np.diff(prefix_joules, prepend=0.0), strict=True):
         stretch = seconds[first:last]
