@@ -19,7 +19,7 @@ from study.checkpoints.tensors import load_best
 from study.data.settings import ImageSet
 from study.errors import UserError, short
 from study.networks.inference_network import RunnableNetwork
-from study.networks.precisions import FORMATS, INT8, Precision
+from study.networks.precisions import FORMATS, INT8, Int8Execution, Precision
 from study.networks.quantization import int8_execution
 from study.storage.publish import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside
 from study.storage.strict_json import dumps, parse_json

@@ -25,8 +25,8 @@ Parts = list[tuple[float, float]]
 SEGMENTS: Parts = [(0.010, 60.0), (0.020, 90.0), (0.016, 120.0), (0.012, 80.0)]
 """The last one is the classifier, whose logits are copied to the host too."""
 HEADS: Parts = [(0.003, 88.0), (0.002, 90.0), (0.001, 92.0)]
-SECONDS = (np.array([seconds for seconds, _ in SEGMENTS]) + [0, 0, 0, COPY]) / BATCH
-JOULES = (np.array([seconds * watts for seconds, watts in SEGMENTS]) + [0, 0, 0, COPY * HOST_WATTS]) / BATCH
+SECONDS = np.add([seconds for seconds, _ in SEGMENTS], [0, 0, 0, COPY]) / BATCH
+JOULES = np.add([seconds * watts for seconds, watts in SEGMENTS], [0, 0, 0, COPY * HOST_WATTS]) / BATCH
 """Of an image, by segment."""
 ON_HOST = (COPY + DECISION) / BATCH
 HEAD_SECONDS = np.array([seconds for seconds, _ in HEADS]) / BATCH + ON_HOST
