@@ -68,7 +68,7 @@ def execute(options: argparse.Namespace) -> None:
     from study.run.loaded_network import load_network, split_images
     from study.run.network_costs import check_cost_options, check_slack, costs_of, levels_of
     from study.run.train_one import ImageSource, resolve_request
-    from study.training.loop import pick_device
+    from study.training.loop import forbid_tf32, pick_device
 
     if options.pretrained is None:
         raise UserError("evaluate: name a trained network with --pretrained")
@@ -82,6 +82,7 @@ def execute(options: argparse.Namespace) -> None:
         head=HeadSettings(),
         data=data_request(options),
     )
+    forbid_tf32()
     loaded = load_network(
         options.pretrained,
         source,

@@ -36,7 +36,7 @@ def execute(options: argparse.Namespace) -> None:
     from study.progress import Reporter
     from study.run.profile import profile_network
     from study.run.train_one import ImageSource, resolve_request
-    from study.training.loop import pick_device
+    from study.training.loop import forbid_tf32, pick_device
 
     if options.pretrained and (options.head or options.classes):
         raise UserError("profile: --head and --classes are of an untrained network; --pretrained knows its own")
@@ -47,6 +47,7 @@ def execute(options: argparse.Namespace) -> None:
         head=HeadSettings(kind=options.head or "bof"),
         data=data_request(options),
     )
+    forbid_tf32()
     profiles = profile_network(
         network,
         data,

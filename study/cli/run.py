@@ -30,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would run and about how long; start nothing")
     parser.add_argument("--extend", action="store_true", help="let the study of this run folder grow to what is asked")
     parser.add_argument("--address", metavar="RAY", help="of a running Ray cluster (default: Ray on this machine)")
+    parser.add_argument("--local", action="store_true", help="work in this process, without Ray (to debug)")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
 
 
@@ -51,6 +52,7 @@ def execute(options: argparse.Namespace) -> None:
         data_root=options.data_root,
         download=options.download,
         address=options.address,
+        local=options.local,
         reporter=Reporter(),
     )
     if options.dry_run:

@@ -14,8 +14,8 @@ from search_spaces.spec import StudySpec
 from study.costs.flops import count_work
 from study.data.loading import load_dataset
 from study.data.settings import Dataset, ImageSet
-from study.execution.ray.nodes import slots_of
-from study.execution.ray.tuning import device_of
+from study.execution.executor import device_of, threads_of
+from study.execution.jobs import prepared
 from study.execution.trial import TrialPlan
 from study.networks.construction import new_network
 from study.run.folder import read_study_file, refuse_other_images, refuse_other_study
@@ -27,7 +27,7 @@ from study.run.progress_estimate import outline, seconds_left, slots_here
 from study.run.run import RunContext
 from study.run.status import trial_statuses
 from study.storage.publish import check_writable
-from study.training.loop import pick_device, train
+from study.training.loop import train
 
 _PROBED_BATCHES = 3
 
@@ -60,7 +60,11 @@ def dry_run(spec: StudySpec, where: RunContext, *, extend: bool) -> dict[str, An
             probed = plans[phase.data][phase.phase]
             measured[phase.data, phase.phase] = _seconds_per_epoch(probed, datasets[phase.data], spec)
     phases = outline(spec, trials, measured)
-    slots = slots_here(spec.resources) if where.address is None else slots_of(where.address, spec.resources)
+    slots = slots_here(spec.resources)
+    if where.address is not None:
+        from study.execution.ray.nodes import slots_of
+
+        slots = slots_of(where.address, spec.resources)
     left = seconds_left(phases, slots)
     started = {trial["trial_id"] for trial in trials}
     rows = [
@@ -111,14 +115,9 @@ def _seconds_per_epoch(plans: Sequence[TrialPlan], dataset: Dataset, spec: Study
     largest: dict[Mode, TrialPlan] = {}
     for plan in sorted(plans, key=lambda plan: flops[plan.network]):
         largest[plan.training.mode] = plan
-    device = device_of(spec.resources)
-    device = pick_device(device.type) if device.type == "cpu" or torch.cuda.is_available() else pick_device("cpu")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
-    try:
-        rates = {mode: _probe(plan, dataset, device) / flops[plan.network] for mode, plan in largest.items()}
-    finally:
-        torch.set_num_threads(threads)
+    device = device_of(spec.resources) if torch.cuda.is_available() else torch.device("cpu")
+    with prepared(device, threads_of(spec.resources)) as here:
+        rates = {mode: _probe(plan, dataset, here) / flops[plan.network] for mode, plan in largest.items()}
     return float(np.mean([rates[plan.training.mode] * flops[plan.network] for plan in plans]))
 
 

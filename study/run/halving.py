@@ -13,7 +13,7 @@ from dataclasses import replace
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.spec import SchedulerSpec, TrainingSpec
-from study.execution.ray.tuning import Workshop, run_trials
+from study.execution.executor import Executor, TrainingContext
 from study.execution.trial import TrialPlan, read_trial
 from study.execution.trial_record import STOPPED, TrialRecord, make_record, rank_records, status_of
 from study.run.plan import rungs
@@ -43,14 +43,20 @@ def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: 
 
 
 def run_phase(
-    plans: Sequence[TrialPlan], section: TrainingSpec, workshop: Workshop, *, keep: int = 1
+    plans: Sequence[TrialPlan],
+    section: TrainingSpec,
+    context: TrainingContext,
+    executor: Executor,
+    *,
+    keep: int = 1,
 ) -> list[TrialRecord]:
     """Train the trials of a phase, as far as they are not trained yet.
 
     Args:
         plans: the trials.
         section: epochs and scheduler.
-        workshop: where to work.
+        context: the images and the run folder.
+        executor: trains the trials.
         keep: how many trials the next step needs: halving leaves at least so many.
 
     Returns:
@@ -63,37 +69,35 @@ def run_phase(
     budgets = rungs(section)
     asha = section.scheduler if section.scheduler.kind == "asha" else None
     for number, budget in enumerate(budgets, start=1):
-        missing = [plan for plan in alive if status_of(plan, workshop.checkpoints, budget) in ("waiting", "running")]
+        missing = [plan for plan in alive if status_of(plan, context.checkpoints, budget) in ("waiting", "running")]
         if missing:
             phase = missing[0].phase
             name = phase if len(budgets) == 1 else f"{phase}, rung {number}/{len(budgets)}"
-            errors |= _train(missing, budget, workshop, name=name, asha=asha)
+            errors |= _train(missing, budget, context, executor, name=name, asha=asha)
             if asha:
-                _mark_stopped(missing, budget, workshop.checkpoints, errors)
+                _mark_stopped(missing, budget, context.checkpoints, errors)
             for plan in missing:
-                if status_of(plan, workshop.checkpoints, budget) in ("waiting", "running"):
+                if status_of(plan, context.checkpoints, budget) in ("waiting", "running"):
                     errors.setdefault(plan.trial_id, "ended without an error, but short of its epochs")
         alive = [plan for plan in alive if plan.trial_id not in errors]
         if number < len(budgets):
-            histories = {plan.trial_id: _history(plan, workshop.checkpoints) for plan in alive}
+            histories = {plan.trial_id: _history(plan, context.checkpoints) for plan in alive}
             kept = set(survivors(histories, budget, section.scheduler.reduction, keep=keep))
             halved |= dict.fromkeys(set(histories) - kept, budget)
             alive = [plan for plan in alive if plan.trial_id in kept]
     records = []
     for plan in plans:
         if plan.trial_id in halved and plan.trial_id not in errors:
-            records.append(_halved_record(plan, halved[plan.trial_id], workshop.checkpoints))
+            records.append(_halved_record(plan, halved[plan.trial_id], context.checkpoints))
             continue
-        status = "failed" if plan.trial_id in errors else status_of(plan, workshop.checkpoints, section.epochs)
-        records.append(make_record(plan, status, workshop.checkpoints, errors.get(plan.trial_id)))
+        status = "failed" if plan.trial_id in errors else status_of(plan, context.checkpoints, section.epochs)
+        records.append(make_record(plan, status, context.checkpoints, errors.get(plan.trial_id)))
     records = rank_records(records)
     wanted = [record for record in records[:keep] if record.weights is None and not math.isnan(record.score)]
     if wanted:  # all that survived it diverged
         for record in wanted:
-            set_aside(
-                workshop.checkpoints / record.plan.trial_id, f"trial {record.plan.trial_id} went on past its rung"
-            )
-        return run_phase(plans, section, workshop, keep=keep)
+            set_aside(context.checkpoints / record.plan.trial_id, f"trial {record.plan.trial_id} went on past its rung")
+        return run_phase(plans, section, context, executor, keep=keep)
     return records
 
 
@@ -119,7 +123,13 @@ def _halved_record(plan: TrialPlan, budget: int, checkpoints: Location) -> Trial
 
 
 def _train(
-    plans: Sequence[TrialPlan], budget: int, workshop: Workshop, *, name: str, asha: SchedulerSpec | None
+    plans: Sequence[TrialPlan],
+    budget: int,
+    context: TrainingContext,
+    executor: Executor,
+    *,
+    name: str,
+    asha: SchedulerSpec | None,
 ) -> dict[str, str]:
     """Train trials up to a budget; returns the errors of those that failed for good.
 
@@ -129,20 +139,20 @@ def _train(
     errors: dict[str, str] = {}
     left = list(plans)
     while left:
-        before = {plan.trial_id: _epochs_done(plan, workshop.checkpoints) for plan in left}
-        failures = run_trials(left, budget, workshop, name=name, asha=asha)
+        before = {plan.trial_id: _epochs_done(plan, context.checkpoints) for plan in left}
+        failures = executor.train(left, budget, context, name=name, asha=asha)
         failed = [plan for plan in left if plan.trial_id in failures]
         left = [
             plan
             for plan in failed
-            if failures[plan.trial_id].worker_died and _epochs_done(plan, workshop.checkpoints) > before[plan.trial_id]
+            if failures[plan.trial_id].worker_died and _epochs_done(plan, context.checkpoints) > before[plan.trial_id]
         ]
         lost = {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
         for identity, error in lost.items():
-            workshop.reporter.line(f"{name}: trial {identity} failed, and the study goes on without it: {error}")
+            context.reporter.line(f"{name}: trial {identity} failed, and the study goes on without it: {error}")
         errors |= lost
         if left:
-            workshop.reporter.line(f"{name}: workers of {len(left)} trials died; they go on from their last epochs")
+            context.reporter.line(f"{name}: workers of {len(left)} trials died; they go on from their last epochs")
     return errors
 
 

@@ -11,7 +11,7 @@ from study.checkpoints.description import WeightsId
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.checkpoints.tensors import save, weights_fingerprint
 from study.data.settings import DataInfo
-from study.execution.ray.tuning import Workshop
+from study.execution.executor import TrainingContext
 from study.execution.trial import read_trial
 from study.execution.trial_record import TrialRecord, make_record
 from study.networks.construction import new_network
@@ -33,18 +33,18 @@ def check_pretrained(spec: StudySpec, info: DataInfo) -> None:
         check_fit(path, load_pretrained(path)[1], plan.network, info)
 
 
-def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
+def adopt_pretrained(spec: StudySpec, context: TrainingContext) -> TrialRecord:
     """The user's own backbone as the one trial of phase 1a, with its validation accuracy."""
     assert spec.backbones.pretrained is not None
-    path, info = Path(spec.backbones.pretrained), workshop.dataset.info
+    path, info = Path(spec.backbones.pretrained), context.dataset.info
     (plan,) = plan_trials(spec, "backbones", info.digest)
     _, tensors = load_pretrained(path)
     plan = dataclasses.replace(plan, parent=WeightsId("weights", weights_fingerprint(tensors)))
-    folder = workshop.checkpoints / plan.trial_id
-    if read_trial(plan, workshop.checkpoints) is None:
+    folder = context.checkpoints / plan.trial_id
+    if read_trial(plan, context.checkpoints) is None:
         network = new_network(plan.network, info, spec.seed)
         load_backbone_weights(network, tensors)
-        result = evaluate_split(network, workshop.dataset.validation, info, plan.training, heads=False)
+        result = evaluate_split(network, context.dataset.validation, info, plan.training, heads=False)
         row = Epoch(
             epoch=0,
             learning_rate=0.0,
@@ -64,4 +64,4 @@ def adopt_pretrained(spec: StudySpec, workshop: Workshop) -> TrialRecord:
             info=info,
             parent=plan.parent,
         )
-    return make_record(plan, "pretrained", workshop.checkpoints)
+    return make_record(plan, "pretrained", context.checkpoints)

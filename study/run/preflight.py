@@ -12,7 +12,7 @@ from study.checkpoints.pretrained import load_pretrained
 from study.costs.flops import count_work
 from study.data.settings import DataInfo, DataSettings
 from study.errors import UserError
-from study.execution.ray.tuning import device_of
+from study.execution.executor import device_of
 from study.networks.construction import check_network, new_network
 from study.networks.precisions import Precision
 from study.networks.quantization import check_precision

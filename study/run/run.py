@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import torch
 
 from results.parts import damaged_parts, empty_table, part_count, read_table, write_part
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.spec import StudySpec
-from study.checkpoints.tensors import load_best
+from study.checkpoints.description import read_description
 from study.costs.flops import count_work
-from study.costs.measure.profile import read_profile
 from study.costs.published import published_flops
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import Dataset, DataSettings
 from study.errors import UserError
-from study.execution.ray.nodes import check_shared
-from study.execution.ray.tracing import NamedImages, Network, measure_network, trace_networks
-from study.execution.ray.tuning import Workshop, device_of
+from study.execution.executor import Executor, NamedImages, Network, TrainingContext, trace_networks
+from study.execution.local import LocalExecutor
 from study.execution.trial import trial_lock
 from study.execution.trial_record import TrialRecord, set_aside_if_damaged
+from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
 from study.run.folder import claim_folder, refuse_other_study
@@ -39,7 +38,7 @@ from study.run.plan import Phase, plan_trials
 from study.run.preflight import check, check_deadlines
 from study.run.provenance import Provenance
 from study.run.tables import write_trials
-from study.search.cost_source import MEASURED, SUSPECT, check_one_source, price, with_frequencies
+from study.search.cost_source import check_one_source, price, with_frequencies
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows
 from study.search.traced_network import TracedNetwork
@@ -57,6 +56,9 @@ class RunContext:
     data_root: Path
     download: bool = False
     address: str | None = None
+    """Of a running Ray cluster; None starts Ray on this machine."""
+    local: bool = False
+    """Work in this process, one job after the other, without Ray."""
     reporter: Reporter
 
     @property
@@ -76,7 +78,8 @@ class DatasetRun:
 
     settings: DataSettings
     dataset: Dataset
-    workshop: Workshop
+    context: TrainingContext
+    executor: Executor
     traces: TraceStore
     provenance: Provenance
 
@@ -99,10 +102,14 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
             phase failed.
     """
     where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
+    executor = executor_of(spec, where)
     all_settings = check(spec)
     refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
-    check_shared(where.folder, where.address)  # a cluster that is not there is told before a folder is made
+    if where.address is not None:  # a cluster that does not answer is reported before a folder is made
+        from study.execution.ray.nodes import check_shared
+
+        check_shared(where.folder, where.address)
     datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
     for dataset in datasets:
         check_deadlines(spec, dataset.info)
@@ -112,14 +119,33 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
         grown = refuse_other_study(spec, where.folder, extend=extend)  # another driver may have been here meanwhile
         claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
         mend(where.folder)
-        strands = [
-            _strand(spec, where, settings, dataset) for settings, dataset in zip(all_settings, datasets, strict=True)
-        ]
-        networks = [_train(spec, where, strand) for strand in strands]
-        for strand, records in zip(strands, networks, strict=True):
-            candidates = trace_candidates(spec, where, strand, records)
-            points = search_operating_points(spec, where, strand, candidates)
-            finish(spec, where, strand, candidates, points)
+        with closing(executor):
+            strands = [
+                _strand(spec, where, executor, settings, dataset)
+                for settings, dataset in zip(all_settings, datasets, strict=True)
+            ]
+            networks = [_train(spec, where, strand) for strand in strands]
+            for strand, records in zip(strands, networks, strict=True):
+                candidates = trace_candidates(spec, where, strand, records)
+                points = search_operating_points(spec, where, strand, candidates)
+                finish(spec, where, strand, candidates, points)
+
+
+def executor_of(spec: StudySpec, where: RunContext) -> Executor:
+    """The executor that a start asks for. Ray is imported only where Ray is used.
+
+    Raises:
+        UserError: the study needs Ray, and the start refuses Ray.
+    """
+    if where.local:
+        if where.address is not None:
+            raise UserError("--local works in this process alone: leave out --address")
+        if "asha" in (spec.backbones.scheduler.kind, spec.exits.scheduler.kind):
+            raise UserError(f"{spec.name}: the scheduler asha compares trials that run together: leave out --local")
+        return LocalExecutor(spec.resources)
+    from study.execution.ray.executor import RayExecutor
+
+    return RayExecutor(spec.resources, where.address)
 
 
 def mend(folder: Location) -> None:
@@ -141,26 +167,24 @@ def mend(folder: Location) -> None:
         set_aside(part, str(error))
 
 
-def _strand(spec: StudySpec, where: RunContext, settings: DataSettings, dataset: Dataset) -> DatasetRun:
-    workshop = Workshop(
-        checkpoints=where.checkpoints,
-        dataset=dataset,
-        resources=spec.resources,
-        reporter=where.reporter,
-        address=where.address,
-    )
+def _strand(
+    spec: StudySpec, where: RunContext, executor: Executor, settings: DataSettings, dataset: Dataset
+) -> DatasetRun:
+    context = TrainingContext(checkpoints=where.checkpoints, dataset=dataset, reporter=where.reporter)
     provenance = Provenance(spec, dataset.info.digest)
     provenance.record(where.tables)
-    traces = TraceStore(where.folder / "traces", where.checkpoints, dataset.calibration, device_of(spec.resources))
-    return DatasetRun(settings=settings, dataset=dataset, workshop=workshop, traces=traces, provenance=provenance)
+    traces = TraceStore(where.folder / "traces", where.checkpoints, dataset.calibration, executor.device)
+    return DatasetRun(
+        settings=settings, dataset=dataset, context=context, executor=executor, traces=traces, provenance=provenance
+    )
 
 
 def _train(spec: StudySpec, where: RunContext, strand: DatasetRun) -> list[TrialRecord]:
     """Phase 1; returns the trials of exit heads, best first."""
     data = strand.settings.name
-    backbones = _readable(lambda: train_backbones(spec, strand.workshop), spec.exits.parents, where)
+    backbones = _readable(lambda: train_backbones(spec, strand), spec.exits.parents, where)
     write_trials(where.tables, backbones, strand.provenance, data=data, part=f"{data}-backbones")
-    exits = _readable(lambda: train_exits(spec, strand.workshop, backbones), spec.operating_points.networks, where)
+    exits = _readable(lambda: train_exits(spec, strand, backbones), spec.operating_points.networks, where)
     write_trials(where.tables, exits, strand.provenance, data=data, part=f"{data}-exits")
     return exits
 
@@ -180,15 +204,17 @@ def _readable(train: Callable[[], list[TrialRecord]], most: int, where: RunConte
     raise UserError(f"{where.checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
 
 
-def train_backbones(spec: StudySpec, workshop: Workshop) -> list[TrialRecord]:
+def train_backbones(spec: StudySpec, strand: DatasetRun) -> list[TrialRecord]:
     """Phase 1a, or the user's own weights in its place."""
     if spec.backbones.pretrained:
-        return [adopt_pretrained(spec, workshop)]
-    plans = plan_trials(spec, "backbones", workshop.dataset.info.digest)
-    return _any_usable(run_phase(plans, spec.backbones, workshop, keep=spec.exits.parents), "backbones")
+        return [adopt_pretrained(spec, strand.context)]
+    plans = plan_trials(spec, "backbones", strand.dataset.info.digest)
+    return _any_usable(
+        run_phase(plans, spec.backbones, strand.context, strand.executor, keep=spec.exits.parents), "backbones"
+    )
 
 
-def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
+def train_exits(spec: StudySpec, strand: DatasetRun, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Phase 1b: exit heads on the best backbones; the usable trials, best first."""
     parents = [record for record in backbones if record.usable][: spec.exits.parents]
     plans = [
@@ -197,12 +223,14 @@ def train_exits(spec: StudySpec, workshop: Workshop, backbones: Sequence[TrialRe
         for plan in plan_trials(
             spec,
             "exits",
-            workshop.dataset.info.digest,
+            strand.dataset.info.digest,
             backbone=parent.plan.network,
             parent=parent.weights,
         )
     ]
-    return _any_usable(run_phase(plans, spec.exits, workshop, keep=spec.operating_points.networks), "exits")
+    return _any_usable(
+        run_phase(plans, spec.exits, strand.context, strand.executor, keep=spec.operating_points.networks), "exits"
+    )
 
 
 def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
@@ -224,7 +252,7 @@ def trace_candidates(
     best = [record for record in records if record.usable][: points.networks]
     weights = [record.weights for record in best if record.weights]
     networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
-    logits = trace_networks(networks, splits, strand.traces, strand.workshop)
+    logits = trace_networks(networks, splits, strand.traces, strand.executor, where.reporter)
     candidates = [
         _priced(spec, where, strand, network, {split: logits[network, split] for split in splits})
         for network in networks
@@ -237,20 +265,17 @@ def _priced(
     spec: StudySpec, where: RunContext, strand: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
 ) -> TracedNetwork:
     points, (name, precision) = spec.operating_points, network
-    trained, _ = load_best(where.checkpoints, name, torch.device("cpu"))
-    work = count_work(trained)
+    checkpoint = read_description(where.checkpoints / name.trial_id / "best")
+    assert checkpoint is not None, "the network was just traced from this checkpoint"
+    network_shape = meta_network(checkpoint.network, checkpoint.data)
+    work = count_work(network_shape)
     file = f"{name.file_stem}-{precision}-batch{points.batch_size}.json"
     profile_path = where.folder / "profiles" / file
-    if points.costs == MEASURED and not profile_path.exists():
-        measure_network(network, points, profile_path, strand.traces, strand.workshop)
-        error = read_profile(profile_path).relative_error_seconds
-        doubt = "; was the machine busy?" if abs(error) > SUSPECT else ""
-        where.reporter.line(f"measured {profile_path.stem}: sum of segments {error:+.1%} off an end-to-end run{doubt}")
     costs = price(
         points,
         work,
         precision,
-        lambda: strand.traces.network(name, precision),
+        lambda: strand.executor.measure(network, points, profile_path, strand.traces),
         profile_path,
         device_here=strand.traces.device,
         # Of which device a profile is, its node has seen to; that of the driver may be another.
@@ -264,7 +289,7 @@ def _priced(
         logits["validation"],
         precision=precision,
         work=work,
-        published=published_flops(trained),
+        published=published_flops(network_shape),
     )
 
 
@@ -340,7 +365,7 @@ def finish(
     # Those without a point on the front too: `compare` reports what else could have been made of them.
     networks: list[Network] = [(one.weights, one.precision) for one in candidates]
     test = NamedImages(images=test_set, digest=test_set.digest)
-    logits = trace_networks(networks, {"test": test}, strand.traces, strand.workshop)
+    logits = trace_networks(networks, {"test": test}, strand.traces, strand.executor, where.reporter)
     rows, exit_rows = front_on_test(
         front, candidates, objectives, lambda one: logits[(one.weights, one.precision), "test"], test.digest
     )

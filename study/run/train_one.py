@@ -19,7 +19,7 @@ from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
 from study.storage.publish import check_writable, safe_name
 from study.training.learning_curves import Epoch, best_epoch
-from study.training.loop import pick_device
+from study.training.loop import forbid_tf32, pick_device
 from study.training.settings import TrainingSettings
 
 
@@ -95,6 +95,7 @@ def train_one(
     if training.mode == "exits" and pretrained is None:
         raise UserError("train: mode exits trains heads on a trained backbone: name one with --pretrained")
     where = pick_device(device)
+    forbid_tf32()
     check_network(network, data)
     if folder:
         check_writable(folder)

@@ -15,7 +15,7 @@ from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.costs.costs import Costs, same_flops
 from study.costs.flops import NetworkWork
-from study.costs.measure.bench import measure_profile
+from study.costs.measure import bench
 from study.costs.measure.meters import find_meter
 from study.costs.measure.profile import check_same_device, read_profile
 from study.costs.model.devices import FALLBACK, LevelDevice, load_device
@@ -99,7 +99,7 @@ def price(
     points: OperatingPointsSpec,
     work: NetworkWork,
     precision: Precision,
-    network: Callable[[], RunnableNetwork],
+    measure_profile: Callable[[], None],
     profile_path: Location,
     *,
     device_here: torch.device,
@@ -112,10 +112,10 @@ def price(
         points: names the costs and the batch size.
         work: counted, of the network.
         precision: of the network.
-        network: called only to measure it.
-        profile_path: where the profile or costs are kept; a measured one that is there is read.
+        measure_profile: measures the network and writes the profile; called where measured costs have no profile yet.
+        profile_path: where the profile or the costs are kept.
         device_here: the device that runs.
-        other_device: whether a measured profile may be of another one.
+        other_device: whether a measured profile may be of another device.
         reporter: told how well the parts of a new profile add up.
 
     Raises:
@@ -126,15 +126,14 @@ def price(
     if points.costs != MEASURED:
         write_atomic(profile_path, costs.to_json().encode())
         return costs
-    if not profile_path.exists():
-        meter = find_meter(device_here)
-        profile = measure_profile(network(), counted=costs, batch_size=points.batch_size, meter=meter)
-        write_atomic(profile_path, profile.to_json().encode())
+    is_new = not profile_path.exists()
+    if is_new:
+        measure_profile()
+    profile = read_profile(profile_path)
+    if is_new:
         error = profile.relative_error_seconds
         doubt = "; was the machine busy?" if abs(error) > SUSPECT else ""
         reporter.line(f"measured {profile_path.stem}: sum of segments {error:+.1%} off an end-to-end run{doubt}")
-        return profile.costs
-    profile = read_profile(profile_path)
     if not other_device:
         check_same_device(profile, device_here)
     if (profile.precision, profile.costs.batch_size) != (precision, points.batch_size) or not same_flops(
@@ -142,6 +141,32 @@ def price(
     ):
         raise UserError(f"{profile_path} is a profile of another network, precision or batch size: remove it")
     return profile.costs
+
+
+def measure(
+    points: OperatingPointsSpec,
+    work: NetworkWork,
+    precision: Precision,
+    network: RunnableNetwork,
+    profile_path: Location,
+    *,
+    device: torch.device,
+) -> None:
+    """Measure what a network costs on this device, and write the profile where there is none.
+
+    Args:
+        points: names the batch size.
+        work: counted, of the network.
+        precision: of the network.
+        network: on the device.
+        profile_path: where the profile is written.
+        device: the device of this machine that is measured.
+    """
+    if profile_path.exists():
+        return
+    counted = load_device(FALLBACK).costs(work, precision=precision, batch_size=points.batch_size)
+    profile = bench.measure_profile(network, counted=counted, batch_size=points.batch_size, meter=find_meter(device))
+    write_atomic(profile_path, profile.to_json().encode())
 
 
 def check_one_source(networks: Sequence[TracedNetwork]) -> None:

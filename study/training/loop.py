@@ -262,15 +262,17 @@ def _fast_bf16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
+def forbid_tf32() -> None:
+    """Let fp32 mean fp32 on GPUs: cuDNN would use TF32, whose mantissa has ten bits, in its place."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def pick_device(name: str) -> torch.device:
     """``cpu``, ``cuda``, ``cuda:1`` or ``auto`` (a GPU where there is one).
-
-    On GPUs, fp32 then means fp32: the ten-bit TF32 that cuDNN would use in its place is switched off.
 
     Raises:
         UserError: the device does not exist here.
     """
-    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -33,10 +33,10 @@ from results.parts import part_count, read_table
 from search_spaces.spec import validate_space
 from study import Costs
 from study.checkpoints.description import FORMAT_VERSION
-from study.execution.ray import tuning
-from study.execution.ray.tuning import Workshop
+from study.execution.executor import EpochProgress, TrainingContext
+from study.execution.ray import executor
+from study.execution.ray.executor import RayExecutor
 from study.progress import Reporter
-from study.run import halving as training
 from study.run.halving import run_phase
 from study.run.plan import plan_trials
 from study.run.provenance import Provenance
@@ -106,30 +106,26 @@ def phase_1(trials: int) -> list[dict[str, Any]]:
         tune.report({"epoch": 1, "score": score})
 
     told: list[tuple[float, float]] = []
-    watcher = tuning._Watcher.on_trial_result
+    advance = EpochProgress.advance
 
     def listen(self: Any, *args: Any, **kwargs: Any) -> None:
-        watcher(self, *args, **kwargs)
+        advance(self, *args, **kwargs)
         told.append((time.perf_counter(), megabytes()))
 
-    tuning._Watcher.on_trial_result = listen
-    tuning.train_trial = trivial
+    EpochProgress.advance = listen
+    executor._train = trivial
     watch = Stopwatch()
-    watch.watch(training, "run_trials", "tune")
+    watch.watch(RayExecutor, "train", "tune")
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder) / "checkpoints"
-        workshop = Workshop(
-            checkpoints=checkpoints,
-            dataset=None,
-            resources=spec.resources,
-            reporter=Reporter(quiet=True),  # type: ignore[arg-type]
-        )
+        context = TrainingContext(checkpoints=checkpoints, dataset=None, reporter=Reporter(quiet=True))  # type: ignore[arg-type]
+        pool = RayExecutor(spec.resources)
         start = time.perf_counter()
-        records = run_phase(plans, spec.backbones, workshop)
+        records = run_phase(plans, spec.backbones, context, pool)
         write_trials(Path(folder) / "tables", records, Provenance(spec, "digest"), data="digits")
         own = time.perf_counter() - start - watch.seconds["tune"]
         again = time.perf_counter()
-        run_phase(plans, spec.backbones, workshop)
+        run_phase(plans, spec.backbones, context, pool)
         again = time.perf_counter() - again
         assert len(read_table(Path(folder) / "tables", "trials")) == trials
         files = [path for path in Path(folder).rglob("*") if path.is_file()]

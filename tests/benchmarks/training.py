@@ -43,7 +43,7 @@ from torchvision import transforms
 from study.data.settings import DataInfo
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.training.loop import Trainer, autocast, pick_device
+from study.training.loop import Trainer, autocast, forbid_tf32, pick_device
 from study.training.loss import training_loss
 from study.training.settings import Mode, TrainingSettings
 
@@ -154,6 +154,7 @@ def main() -> None:
         options.backbone, options.width, options.batch_size = "vgg11", 0.125, 32
     start_quietly(options)
     device = pick_device(options.device)
+    forbid_tf32()
     facts = circumstances() | {"device": str(device), "backbone": options.backbone, "width": options.width}
     print_circumstances(facts)
     generator = np.random.default_rng(0)

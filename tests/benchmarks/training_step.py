@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from study.networks.multi_exit import build_network
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.training.loop import Trainer, pick_device
+from study.training.loop import Trainer, forbid_tf32, pick_device
 from study.training.settings import TrainingSettings
 
 CLASSES = 10
@@ -54,6 +54,7 @@ KINDS = {
 def make_trainer(options: argparse.Namespace, mode: str) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
     """A trainer with random images and labels for ``--batches`` batches."""
     device = pick_device(options.device)
+    forbid_tf32()
     torch.manual_seed(0)
     size = options.image_size
     info = synthetic_info(size, CLASSES)

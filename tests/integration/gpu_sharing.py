@@ -15,8 +15,9 @@ from typing import Any
 import ray
 
 from search_spaces.spec import validate_space
-from study.execution.ray import tuning
-from study.execution.ray.tuning import Workshop, run_trials
+from study.execution.executor import TrainingContext
+from study.execution.ray import executor
+from study.execution.ray.executor import RayExecutor
 from study.progress import Reporter
 from study.run.plan import plan_trials
 
@@ -52,9 +53,9 @@ if __name__ == "__main__":
         },
         "sharing",
     )
-    tuning.train_trial = train_nothing
-    workshop = Workshop(
-        checkpoints=folder, dataset=None, resources=spec.resources, reporter=Reporter(quiet=True), address=address
-    )
-    failures = run_trials(plan_trials(spec, "backbones", "no images"), 1, workshop, name="sharing")
+    executor._train = train_nothing
+    context = TrainingContext(checkpoints=folder, dataset=None, reporter=Reporter(quiet=True))
+    pool = RayExecutor(spec.resources, address)
+    failures = pool.train(plan_trials(spec, "backbones", "no images"), 1, context, name="sharing")
+    pool.close()
     assert not failures, failures

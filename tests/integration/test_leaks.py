@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,8 @@ import torch
 from support.studies import tiny_study
 
 from study.data.loading import load_dataset
-from study.execution.ray.tuning import Workshop
+from study.execution.executor import TrainingContext
+from study.execution.ray.executor import RayExecutor
 from study.progress import Reporter, Task
 from study.run.halving import run_phase
 from study.run.plan import plan_trials
@@ -72,8 +73,10 @@ def test_nothing_grows_with_the_number_of_trials(ray_instance: None, tmp_path: P
     (settings,) = check(spec)
     watch = Watch()
     dataset = load_dataset(settings, tmp_path, download=False)
-    workshop = Workshop(checkpoints=tmp_path / "checkpoints", dataset=dataset, resources=spec.resources, reporter=watch)
-    records = run_phase(plan_trials(spec, "backbones", dataset.info.digest), spec.backbones, workshop)
+    context = TrainingContext(checkpoints=tmp_path / "checkpoints", dataset=dataset, reporter=watch)
+    plans = plan_trials(spec, "backbones", dataset.info.digest)
+    with closing(RayExecutor(spec.resources)) as executor:
+        records = run_phase(plans, spec.backbones, context, executor)
     assert {record.status for record in records} == {"finished"} and len(records) == trials
     window = trials // 10
     early = [sample for sample in watch.samples if trials // 4 - window < sample.trials <= trials // 4]

@@ -19,6 +19,7 @@ from results.summary import summarize_front
 from study import Costs, Hierarchical, Placed, Predictive, Static, Trace, replay
 from study.cli.main import main
 from study.errors import UserError
+from study.execution.ray.executor import RayExecutor
 from study.policies.policies import Classic
 from study.policies.thresholds import thresholds_from_logits
 from study.run.run import run_study
@@ -117,7 +118,7 @@ def test_front_is_what_no_other_point_dominates(finished_study: Path) -> None:
 
 def test_a_finished_study_starts_nothing_again(finished_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
-    monkeypatch.setattr(training_phase, "run_trials", lambda *_, **__: pytest.fail("a trial was started"))
+    monkeypatch.setattr(RayExecutor, "train", lambda *_, **__: pytest.fail("a trial was started"))
     monkeypatch.setattr("study.traces.collect.collect_logits", lambda *_, **__: pytest.fail("a network ran"))
     run_study(tiny_study(), surroundings(finished_study))
     assert before == {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}

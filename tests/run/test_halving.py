@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from results.parts import read_table
-from search_spaces.spec import ResourcesSpec, SchedulerSpec, StudySpec, TrainingSpec
+from search_spaces.spec import SchedulerSpec, StudySpec, TrainingSpec
 from study.checkpoints.description import made_by_now
 from study.checkpoints.tensors import save
 from study.data.settings import DataInfo
-from study.execution.ray.tuning import Failure, Workshop
+from study.execution.executor import TrainingContext
+from study.execution.failures import Failure
 from study.execution.trial import TrialPlan, read_trial
 from study.execution.trial_record import TrialRecord, rank_records
 from study.networks.construction import new_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
-from study.run import halving as phase_module
 from study.run.halving import run_phase, rungs, survivors
 from study.run.provenance import Provenance
 from study.run.tables import write_trials
@@ -64,7 +64,7 @@ def slow_starter(seed: int, number: int) -> float:
 
 
 class Trainer:
-    """Stands in for Ray: trains synthetically, epoch by epoch, and writes real checkpoints."""
+    """An executor that trains synthetically, epoch by epoch, and writes real checkpoints."""
 
     def __init__(self, curve=slow_starter, *, fails=(), kill_after: int | None = None, asha_stops=()) -> None:
         self.curve, self.fails, self.kill_after, self.asha_stops = curve, fails, kill_after, asha_stops
@@ -72,7 +72,7 @@ class Trainer:
         self.calls: list[tuple[list[int], int]] = []
         self.network = new_network(NETWORK, INFO, 0)
 
-    def run_trials(self, missing, epochs, workshop, *, name, asha=None):
+    def train(self, missing, epochs, context, *, name, asha=None):
         self.calls.append(([plan.training.seed for plan in missing], epochs))
         errors = {}
         for plan in missing:
@@ -80,7 +80,7 @@ class Trainer:
             if seed in self.fails:
                 errors[plan.trial_id] = Failure("OutOfMemoryError: 42 GB", worker_died=False)
                 continue
-            checkpoint = read_trial(plan, workshop.checkpoints)
+            checkpoint = read_trial(plan, context.checkpoints)
             history = checkpoint.history if checkpoint else ()
             budget = 1 if asha and seed in self.asha_stops else epochs
             while outcome(history, epochs=budget, patience=plan.training.patience) == "running":
@@ -89,7 +89,7 @@ class Trainer:
                 history = (*history, epoch(len(history) + 1, self.curve(seed, len(history) + 1)))
                 self.trained.append((seed, len(history)))
                 save(
-                    workshop.checkpoints / plan.trial_id,
+                    context.checkpoints / plan.trial_id,
                     self.network,
                     TrainingState(history, {"0.step": torch.tensor(1.0)}),
                     settings=plan.network,
@@ -105,9 +105,8 @@ def run(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: None)  # no test of this file cuts the power
 
     def run_with(trainer: Trainer, folder, trials, section=HALVING) -> list[TrialRecord]:
-        monkeypatch.setattr(phase_module, "run_trials", trainer.run_trials)
-        workshop = Workshop(checkpoints=folder, dataset=None, resources=ResourcesSpec(), reporter=Reporter(quiet=True))
-        return run_phase(trials, section, workshop)
+        context = TrainingContext(checkpoints=folder, dataset=None, reporter=Reporter(quiet=True))
+        return run_phase(trials, section, context, trainer)
 
     return run_with
 
@@ -293,13 +292,13 @@ class Dying(Trainer):
         super().__init__()
         self.epochs_a_life = epochs_a_life
 
-    def run_trials(self, missing, epochs, workshop, *, name, asha=None):
+    def train(self, missing, epochs, context, *, name, asha=None):
         failures = {}
         for plan in missing:
-            checkpoint = read_trial(plan, workshop.checkpoints)
+            checkpoint = read_trial(plan, context.checkpoints)
             done = len(checkpoint.history) if checkpoint else 0
             reached = min(epochs, done + self.epochs_a_life)
-            super().run_trials([plan], reached, workshop, name=name)
+            super().train([plan], reached, context, name=name)
             if reached < epochs:
                 failures[plan.trial_id] = Failure("its worker died", worker_died=True)
         return failures

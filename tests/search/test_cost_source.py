@@ -10,6 +10,7 @@ from search_spaces.spec import parse_space
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, UserError, replay
 from study.checkpoints.description import WeightsId
 from study.costs.flops import count_work
+from study.costs.measure import bench
 from study.costs.model.devices import load_device
 from study.costs.model.dvfs import LevelCosts, simulate, smallest_slack
 from study.networks.inference_network import in_fp32
@@ -88,17 +89,22 @@ def test_a_device_table_prices_a_network_and_keeps_the_costs(network, tmp_path):
 
 def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
     work, path, calls = count_work(network), tmp_path / "one.json", []
-    quick = pricing.measure_profile
+    quick = bench.measure_profile
 
     def measure(*arguments, **options):
         calls.append(options["batch_size"])
         settings = pricing_settings()
         return quick(*arguments, **options, settings=settings)
 
-    monkeypatch.setattr(pricing, "measure_profile", measure)
+    monkeypatch.setattr(bench, "measure_profile", measure)
     asked = points("costs: measured, batch_size: 2")
-    first = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
-    again = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
+
+    def measure_profile() -> None:
+        pricing.measure(asked, work, "fp32", in_fp32(network), path, device=CPU)
+
+    first = pricing.price(asked, work, "fp32", measure_profile, path, other_device=False, **QUIET)
+    again = pricing.price(asked, work, "fp32", measure_profile, path, other_device=False, **QUIET)
+    measure_profile()
     assert calls == [2] and first.to_json() == again.to_json()
     assert first.seconds_source == "measured" and first.batch_size == 2
     assert (np.asarray(first.segment_seconds) > 0).all()
@@ -106,8 +112,8 @@ def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
     stored["costs"]["device"] = "another machine"
     path.write_text(json.dumps(stored))
     with pytest.raises(UserError, match="another machine"):
-        pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
-    costs = pricing.price(asked, work, "fp32", lambda: in_fp32(network), path, other_device=True, **QUIET)
+        pricing.price(asked, work, "fp32", measure_profile, path, other_device=False, **QUIET)
+    costs = pricing.price(asked, work, "fp32", measure_profile, path, other_device=True, **QUIET)
     assert costs.device == "another machine"
 
 
@@ -308,16 +314,15 @@ def test_the_meter_of_this_device_measures(network, tmp_path, monkeypatch):
         asked_for.append(meter)
         raise UserError("far enough")
 
-    monkeypatch.setattr(pricing, "measure_profile", measure)
+    monkeypatch.setattr(bench, "measure_profile", measure)
     with pytest.raises(UserError, match="far enough"):
-        pricing.price(
+        pricing.measure(
             points("costs: measured"),
             count_work(network),
             "fp32",
-            lambda: in_fp32(network),
+            in_fp32(network),
             tmp_path / "one.json",
-            other_device=False,
-            **QUIET,
+            device=CPU,
         )
     assert asked_for == [meter]
 
@@ -366,7 +371,7 @@ def test_int8_that_is_only_simulated_is_not_measured(network, monkeypatch):
     pretended = replace(in_fp32(network), precision="int8", int8_execution="simulated")
     costs = load_device("horowitz-2014-45nm").costs(work, precision="int8", batch_size=1)
     with pytest.raises(UserError, match="simulated"):
-        pricing.measure_profile(pretended, counted=costs, batch_size=1, meter=None)
+        bench.measure_profile(pretended, counted=costs, batch_size=1, meter=None)
 
 
 def test_a_counter_that_cannot_be_read_is_told_before_work_starts(monkeypatch):
@@ -381,9 +386,9 @@ def test_a_counter_that_cannot_be_read_is_told_before_work_starts(monkeypatch):
 
 def test_a_stored_profile_of_another_network_is_refused(network, tmp_path, monkeypatch):
     path, asked = tmp_path / "one.json", points("costs: measured")
-    quick = pricing.measure_profile
-    monkeypatch.setattr(pricing, "measure_profile", lambda *a, **o: quick(*a, **o, settings=pricing_settings()))
-    pricing.price(asked, count_work(network), "fp32", lambda: in_fp32(network), path, other_device=False, **QUIET)
+    quick = bench.measure_profile
+    monkeypatch.setattr(bench, "measure_profile", lambda *a, **o: quick(*a, **o, settings=pricing_settings()))
+    pricing.measure(asked, count_work(network), "fp32", in_fp32(network), path, device=CPU)
     settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind="linear"))
     wider = build_network(settings, classes=4, image_size=32, channels=3).eval()
     for work, precision in ((count_work(wider), "fp32"), (count_work(network), "bf16")):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from search_spaces.spec import StudySpec, validate_space
 from study.progress import Reporter
 from study.run.run import RunContext
 
-TINY = {
+TINY: dict[str, Any] = {
     "name": "tiny",
     "data": {"name": "digits", "limit": 240, "test_limit": 100, "calibration": 0.2, "validation": 0.2},
     "backbones": {

@@ -12,7 +12,7 @@ from study.data.settings import DataInfo
 from study.networks import bof
 from study.networks.multi_exit import build_network
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.training.loop import Trainer, pick_device
+from study.training.loop import Trainer, forbid_tf32
 from study.training.settings import Mode, TrainingSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -35,7 +35,7 @@ INFO = DataInfo(
 @pytest.mark.parametrize("head", ["bof", "conv"])
 def test_a_graph_trains_as_the_plain_step_does(mode: Mode, head: str) -> None:
     torch.manual_seed(0)
-    assert pick_device("cuda").type == "cuda"  # where fp32 is fp32, not TF32
+    forbid_tf32()
     settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind=head, conv_layers=4))  # type: ignore[arg-type]
     network = build_network(settings, classes=3, image_size=32, channels=3).cuda()
     training = TrainingSettings(

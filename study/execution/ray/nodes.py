@@ -15,6 +15,7 @@ from results.storage.atomic import write_atomic
 from results.storage.paths import Location, location
 from search_spaces.spec import ResourcesSpec
 from study.errors import UserError
+from study.execution.failures import last_line
 from study.execution.ray.connection import start_ray
 
 
@@ -39,7 +40,7 @@ def check_shared(folder: Location, address: str | None) -> None:
                 reason = ray.get(answer, timeout=_MARKER_SECONDS)
             except RayError as error:
                 # A node that died a moment ago is asked too, until Ray finds out.
-                reason = last_line(str(error)) if node["NodeID"] in {one["NodeID"] for one in _alive()} else ""
+                reason = last_line(error) if node["NodeID"] in {one["NodeID"] for one in _alive()} else ""
             if reason:
                 address = node["NodeManagerAddress"]
                 raise UserError(
@@ -95,9 +96,3 @@ def refuse_impossible(resources: ResourcesSpec) -> None:
             f"the largest node has {most[0]:g} and {most[1]:g}; lower resources.cpus_per_trial or "
             "resources.gpus_per_trial (0: train on CPUs), as in --set resources.gpus_per_trial=0"
         )
-
-
-def last_line(error: str) -> str:
-    """What an error says in the end, in one line of at most 300 characters."""
-    lines = [line for line in error.strip().splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "unknown error"
