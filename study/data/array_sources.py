@@ -43,6 +43,8 @@ class ArrayPart:
     raw: Pixels
     labels: Indices
     class_names: tuple[str, ...]
+    test_sizes: Indices | None = None
+    """``[C]``: images of each class of the digits that belong to the test part."""
 
     def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
         """Images `[len(indices), channels, image_size, image_size]` and the sha256 of their source.
@@ -98,7 +100,13 @@ def _digits(part: str) -> ArrayPart:
     raw = np.floor(levels.reshape(-1, 1, 8, 8) * 255 / 16 + 0.5).astype(np.uint8)
     test = fixed_test_part(labels.astype(np.int64), len(_DIGITS))
     chosen = test if part == "test" else np.delete(np.arange(len(labels)), test)
-    return ArrayPart(name="digits", raw=raw[chosen], labels=labels[chosen].astype(np.int64), class_names=_DIGITS)
+    return ArrayPart(
+        name="digits",
+        raw=raw[chosen],
+        labels=labels[chosen].astype(np.int64),
+        class_names=_DIGITS,
+        test_sizes=np.bincount(labels[test], minlength=len(_DIGITS)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

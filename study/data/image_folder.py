@@ -1,15 +1,18 @@
 """A user's own images: one folder a class.
 
-Two layouts: `train/<class>/*` and `test/<class>/*`, or a flat `<class>/*`, of which the fifth with the lowest
-hashes of file names is the test part (so that it stays the same for every seed and on every machine).
-Names are sorted; hidden files and files that are no images by their extension are passed over.
+There are two layouts: ``train/<class>/*`` and ``test/<class>/*``, or a flat ``<class>/*``. In a flat folder, the hash
+of an image's path decides whether the image belongs to the test part (:func:`_flat_parts`). The test part is therefore
+the same for every seed and on every machine, and no image changes its part when another one is added or removed.
+Names are sorted. Hidden files and files whose ending is not that of an image are passed over.
 """
 
 import hashlib
 import io
+import itertools
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from study.data.pixels import Pixels
 from study.data.splits import TEST_SHARE, Indices
@@ -26,34 +29,85 @@ from study.errors import UserError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderPart:
-    """The training or the test part: files relative to `root`, labels `[N]`; no file has been opened yet."""
+    """The training or the test part. No file has been opened yet."""
 
     root: Path
     files: tuple[str, ...]
+    """Paths below ``root``."""
     labels: Indices
+    """``[N]``."""
     class_names: tuple[str, ...]
+    test_sizes: Indices | None = None
+    """``[C]``: images of each class of a flat folder that belong to the test part."""
 
     def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
-        """Images `[len(indices), channels, image_size, image_size]` and the sha256 of their source.
+        """Read images.
 
-        The source is each file's path below the folder and its bytes; every file is read once.
+        Args:
+            indices: ``[n]``, of ``files``.
+            image_size: side in pixels.
+            channels: 1 or 3.
+
+        Returns:
+            Pixels ``[n, channels, image_size, image_size]`` and the sha256 over each file's path and bytes.
+
+        Raises:
+            UnreadableImagesError: it names the files that are damaged or no images.
         """
         images = np.empty((len(indices), channels, image_size, image_size), np.uint8)
 
-        def read_into(row: int) -> bytes:
+        def read_into(row: int) -> bytes | str:
             path = self.root / self.files[indices[row]]
-            images[row], digest = _read(path, image_size=image_size, channels=channels)
+            try:
+                images[row], digest = _read(path, image_size=image_size, channels=channels)
+            except _UnreadableError as error:
+                return str(error)
             return digest
 
-        source = hashlib.sha256()
+        source, problems = hashlib.sha256(), []
         with _strict_decoder(), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
-            for index, digest in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
-                source.update(self.files[index].encode(errors="surrogateescape") + b"\0" + digest)
+            for index, outcome in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
+                if isinstance(outcome, str):
+                    problems.append(outcome)
+                else:
+                    source.update(self.files[index].encode(errors="surrogateescape") + b"\0" + outcome)
+        if problems:
+            raise UnreadableImagesError(problems)
         return images, source.hexdigest()
 
 
+class UnreadableImagesError(UserError):
+    """Images that cannot be read.
+
+    Args:
+        problems: a text for each image: its path, and the reason in parentheses.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = problems
+        if len(problems) == 1:
+            super().__init__(f"cannot read image {problems[0]}: mend or remove the file")
+            return
+        lengths = itertools.accumulate(len(problem) + 2 for problem in problems)
+        shown = max(1, sum(1 for _ in itertools.takewhile(lambda length: length <= _LONGEST_LIST, lengths)))
+        more = f" and {len(problems) - shown} more" if shown < len(problems) else ""
+        super().__init__(f"cannot read {len(problems)} images: mend or remove {', '.join(problems[:shown])}{more}")
+
+
+_LONGEST_LIST = 700
+"""Characters of a list of images in an error message."""
+
+
+class _UnreadableError(Exception):
+    """One image cannot be read. The text is its path, and the reason in parentheses."""
+
+
 def folder_part(part: str, root: Path) -> FolderPart:
-    """The `part` ("train" or "test") of the image folder `root`.
+    """List a part of an image folder.
+
+    Args:
+        part: ``train`` or ``test``.
+        root: the folder.
 
     Raises:
         UserError: the folder or its classes are not as they must be; the line says what and where.
@@ -70,9 +124,9 @@ def folder_part(part: str, root: Path) -> FolderPart:
 def _listed_part(part: str, root: Path) -> FolderPart:
     split_layout = any(_subfolders(root / name, root) for name in ("train", "test") if (root / name).is_dir())
     if not split_layout:
-        class_names = _class_names(root, root)
-        chosen = {name: _flat_part(part, name, _image_files(root / name, root)) for name in class_names}
-        return _folder_part(root, chosen)
+        parts = {name: _flat_parts(name, _image_files(root / name, root)) for name in _class_names(root, root)}
+        sizes = np.array([len(of_class["test"]) for of_class in parts.values()], dtype=np.int64)
+        return _folder_part(root, {name: of_class[part] for name, of_class in parts.items()}, test_sizes=sizes)
     for name in ("train", "test"):
         if not (root / name).is_dir():
             raise UserError(f"image folder {root} lacks {name}/: it needs both train/<class>/ and test/<class>/")
@@ -86,30 +140,33 @@ def _listed_part(part: str, root: Path) -> FolderPart:
 
 
 def read_image(path: Path, *, image_size: int, channels: int) -> Pixels:
-    """One image file as training sees it: `[channels, image_size, image_size]` uint8.
+    """One image file as training sees it: ``[channels, image_size, image_size]`` uint8.
 
-    RGB or ITU-R 601 luma; the central square, resized bilinearly with antialiasing.
+    The pixels are RGB or ITU-R 601 luma. The central square is cut out and resized bilinearly with antialiasing.
 
     Raises:
-        UserError: the file cannot be read or is no image; the line names it.
+        UnreadableImagesError: the file cannot be read or is no image.
     """
     with _strict_decoder():
-        return _read(path, image_size=image_size, channels=channels)[0]
+        try:
+            return _read(path, image_size=image_size, channels=channels)[0]
+        except _UnreadableError as error:
+            raise UnreadableImagesError([str(error)]) from error
 
 
 def _read(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]:
-    """Pixels `[C, H, W]` and sha256 of one file."""
+    """Pixels ``[C, H, W]`` and sha256 of one file."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             pixels = _square(image, image_size, "L" if channels == 1 else "RGB")
     except Exception as error:  # decoders meet arbitrary bytes here and fail in arbitrary ways
-        raise UserError(f"cannot read image {path} ({_reason(error)}): mend or remove the file") from error
+        raise _UnreadableError(f"{path} ({_reason(error)})") from error
     return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1), hashlib.sha256(content).digest()
 
 
 def _square(image: Image.Image, size: int, mode: str) -> Pixels:
-    """Short side resized to `size`, centre cut out; cut first, lest a very long image grow huge."""
+    """The central square, resized to ``size``. It is cut out first: resized whole, a very long image would be huge."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip at 255
     elif image.mode in ("I", "F"):
@@ -125,9 +182,9 @@ def _square(image: Image.Image, size: int, mode: str) -> Pixels:
 
 @contextmanager
 def _strict_decoder() -> Iterator[None]:
-    """Pillow's warnings: a possible decompression bomb is an error, the rest is not for the user's eyes.
+    """Make Pillow's warning of a decompression bomb an error, and ignore its other warnings.
 
-    Filters are global to the process: entered once, around the thread pool, not in its threads.
+    Filters of warnings are global to the process. Enter this context once, around a thread pool, not in its threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -147,13 +204,21 @@ def _reason(error: Exception) -> str:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """What Pillow can open, less EPS, which it would hand to Ghostscript, which runs what it reads.
+    """The formats that Pillow can decode, without EPS: Pillow hands EPS files to Ghostscript, which runs them.
 
-    Pillow tries them in this order: with the common ones first, small images take little more than half the time.
+    Pillow tries the formats in this order. With the common ones first, small images take little more than half the
+    time.
     """
     Image.init()
     common = ("JPEG", "PNG")
-    return (*common, *(name for name in Image.OPEN if name not in (*common, "EPS")))
+    others = [name for name, (factory, _) in Image.OPEN.items() if not _only_identified(name, factory)]
+    return (*common, *(name for name in others if name not in (*common, "EPS")))
+
+
+def _only_identified(name: str, factory: object) -> bool:
+    """Whether Pillow recognises a format but cannot decode it: MPEG, and stubs (HDF5, GRIB, ..) without a handler."""
+    stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+    return name == "MPEG" or (stub and getattr(sys.modules[factory.__module__], "_handler", None) is None)
 
 
 def _image_extensions() -> frozenset[str]:
@@ -171,7 +236,7 @@ def _class_names(folder: Path, root: Path) -> tuple[str, ...]:
 
 
 def _subfolders(folder: Path, root: Path) -> list[str]:
-    """Sorted names of the visible folders in `folder`."""
+    """Sorted names of the visible folders in ``folder``."""
     names = []
     for path in folder.iterdir():
         if path.name.startswith("."):
@@ -185,7 +250,7 @@ def _subfolders(folder: Path, root: Path) -> list[str]:
 
 
 def _image_files(folder: Path, root: Path) -> list[str]:
-    """Sorted paths, relative to `root`, of the images that lie directly in a class folder; at least one."""
+    """Sorted paths, relative to ``root``, of the images that lie directly in a class folder; at least one."""
     endings = _image_extensions()
     files = []
     with os.scandir(folder) as entries:
@@ -203,26 +268,39 @@ def _image_files(folder: Path, root: Path) -> list[str]:
 
 
 def _refuse_outside(path: Path, root: Path) -> None:
-    """A folder that is copied or published must hold what it shows: no link may lead out of it."""
+    """Refuse a link out of the image folder: a copy of the folder must hold all images."""
     if not path.resolve().is_relative_to(root):
         raise UserError(f"{path} is a link that leads out of the image folder {root}: put the images themselves there")
 
 
-def _flat_part(part: str, class_name: str, files: list[str]) -> list[str]:
-    """The files of one class that belong to a part of a flat folder."""
-    by_hash = sorted(files, key=lambda file: hashlib.sha256(file.encode(errors="surrogateescape")).digest())
-    test = set(by_hash[: max(1, int(TEST_SHARE * len(files) + 0.5))])
-    if len(test) == len(files):
-        raise UserError(
-            f"class {class_name!r} has {len(files)} image, too few for a training and a test part: add some"
-        )
-    return [file for file in files if (file in test) == (part == "test")]
+def _flat_parts(class_name: str, files: list[str]) -> dict[str, list[str]]:
+    """The files of one class of a flat folder: part -> sorted files.
+
+    A file belongs to the test part if its hash, as a number from 0 to 1, is below 1/5. Each part has at least one image
+    of each class. Of a class without such a file, the file with the lowest hash belongs to the test part. Of a class
+    with such files only, the file with the highest hash belongs to the training part.
+
+    Raises:
+        UserError: the class has one image only.
+    """
+    if len(files) < 2:
+        raise UserError(f"class {class_name!r} has 1 image, too few for a training and a test part: add some")
+    by_hash = sorted(files, key=_hash)
+    below = sum(_hash(file) < TEST_SHARE for file in files)
+    count = min(max(1, below), len(files) - 1)
+    return {"test": sorted(by_hash[:count]), "train": sorted(by_hash[count:])}
 
 
-def _folder_part(root: Path, files: dict[str, list[str]]) -> FolderPart:
+def _hash(file: str) -> float:
+    """The sha256 of a path below the image folder, as a number from 0 to 1."""
+    return int.from_bytes(hashlib.sha256(file.encode(errors="surrogateescape")).digest()[:8]) / 2**64
+
+
+def _folder_part(root: Path, files: dict[str, list[str]], test_sizes: Indices | None = None) -> FolderPart:
     return FolderPart(
         root=root,
         files=tuple(file for of_class in files.values() for file in of_class),
         labels=np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()]).astype(np.int64),
         class_names=tuple(files),
+        test_sizes=test_sizes,
     )

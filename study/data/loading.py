@@ -1,4 +1,4 @@
-"""Loading a data set: the training part cut in three, and, through a door of its own, the test part."""
+"""Load a data set: the three splits of its training part, and, by a function of its own, its test part."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ import numpy as np
 
 from results.storage.paths import expanded
 from study.data.array_sources import array_part
-from study.data.image_folder import folder_part
+from study.data.image_folder import UnreadableImagesError, folder_part
 from study.data.pixels import Pixels, mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
 from study.data.splits import Indices, cut, limited_test_part
 from study.errors import UserError
 
-_DIGEST_FORMAT = 1  # raised when the same settings and bytes come to mean other pixels
+_DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indices give other pixels
 
 
 class _Part(Protocol):
@@ -28,18 +28,30 @@ class _Part(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]: ...
 
+    @property
+    def test_sizes(self) -> Indices | None:
+        """``[C]``: images of each class that the test part takes from the same files; None where it has its own."""
+        ...
+
     def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
-        """Images `[len(indices), channels, image_size, image_size]` and the sha256 of their source bytes."""
+        """Images ``[len(indices), channels, image_size, image_size]`` and the sha256 of their source bytes."""
         ...
 
 
-def load_dataset(settings: DataSettings, data_root: Path, *, download: bool = False) -> Dataset:
-    """Train, calibration and validation split of a data set. No test image is read.
+def load_dataset(
+    settings: DataSettings, data_root: Path, *, download: bool = False, check_test: bool = False
+) -> Dataset:
+    """Load the train, calibration and validation splits of a data set.
 
-    (A flat image folder has its test files among the others: they are listed, never opened.)
+    Args:
+        settings: which data set, and how to cut it.
+        data_root: folder of data sets.
+        download: fetch missing files.
+        check_test: also read the test images, and forget them: a damaged one is told before anything is computed.
+            Otherwise no test image is opened. (The test files of a flat image folder are listed among the others.)
 
     Raises:
-        UserError: wrong settings; files missing, damaged or too few. One line says what would be right.
+        UserError: wrong settings; files missing, damaged or too few.
     """
     settings, image_size, channels = _resolved(settings)
     part = _open_part("train", settings, data_root, download=download)
@@ -50,16 +62,29 @@ def load_dataset(settings: DataSettings, data_root: Path, *, download: bool = Fa
         validation=settings.validation,
         limit=settings.limit,
         seed=settings.seed,
+        test_sizes=part.test_sizes,
     )
     digest = hashlib.sha256(
         json.dumps([_DIGEST_FORMAT, settings.name, image_size, channels, part.class_names]).encode()
     )
-    splits = {}
+    splits: dict[str, ImageSet] = {}
+    unreadable: list[str] = []
     for split, chosen in indices.items():
-        images, source_digest = part.read(chosen, image_size=image_size, channels=channels)
+        try:
+            images, source_digest = part.read(chosen, image_size=image_size, channels=channels)
+        except UnreadableImagesError as error:
+            unreadable += error.problems
+            continue
         splits[split] = ImageSet(images=images, labels=part.labels[chosen])
         digest.update(f"{split} {len(chosen)} {source_digest}".encode())
         digest.update(np.ascontiguousarray(chosen, dtype="<i8").data)
+    if check_test:
+        try:
+            load_test_set(settings, data_root, download=download)
+        except UnreadableImagesError as error:
+            unreadable += error.problems
+    if unreadable:
+        raise UnreadableImagesError(unreadable)
     mean, std = mean_and_std(splits["train"].images)
     info = DataInfo(
         name=settings.name,
@@ -77,12 +102,13 @@ def load_dataset(settings: DataSettings, data_root: Path, *, download: bool = Fa
 
 
 def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = False) -> ImageSet:
-    """The test part, with the class order of `load_dataset`. `seed` has no say in it.
+    """Load the test part, with the class order of :func:`load_dataset`. The seed does not change the test part.
 
-    The official test split; of digits and flat image folders a fixed fifth of each class.
+    The test part is the official test split; of digits, a fixed fifth of each class; of flat image folders, about a
+    fifth, as :mod:`study.data.image_folder` says.
 
     Raises:
-        UserError: as `load_dataset`.
+        UserError: as :func:`load_dataset`.
     """
     settings, image_size, channels = _resolved(settings)
     part = _open_part("test", settings, data_root, download=download)
@@ -92,7 +118,7 @@ def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = F
 
 
 def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:
-    """Resolved settings, and out of them image size and channels, which are not None any more."""
+    """The resolved settings, and their image size and channels, which are not None."""
     settings = resolve(settings)
     assert settings.image_size is not None and settings.channels is not None
     return settings, settings.image_size, settings.channels

@@ -32,12 +32,20 @@ def cut(
     validation: float,
     limit: int | None,
     seed: int,
+    test_sizes: Indices | None = None,
 ) -> dict[str, Indices]:
-    """Split the training part: `{"train", "calibration", "validation"}` -> ascending indices into `labels`.
+    """Cut the training part in three.
 
     Args:
-        labels: `[N]`, each in 0..len(class_names)-1.
-        calibration, validation: shares of the images that `limit` leaves.
+        labels: ``[N]``, each in 0..len(class_names)-1.
+        class_names: ``[C]``, for messages.
+        calibration, validation: shares of the images that ``limit`` leaves.
+        limit: the most images that are used.
+        seed: of the random draws.
+        test_sizes: ``[C]``, images of each class that the test part took from the same files, for messages.
+
+    Returns:
+        ``train``, ``calibration`` and ``validation`` -> ascending indices into ``labels``.
 
     Raises:
         UserError: a class or a split would be left without the images that it needs.
@@ -49,7 +57,7 @@ def cut(
             raise UserError(f"limit {limit} is too small for {len(class_names)} classes: each needs an image")
         kept = _draw(labels, apportion(sizes, limit), (_LIMIT, seed))
         sizes = np.bincount(labels[kept], minlength=len(class_names))
-    calibration_counts, validation_counts = _split_counts(sizes, class_names, calibration, validation)
+    calibration_counts, validation_counts = _split_counts(sizes, class_names, calibration, validation, test_sizes)
     held_out = _draw(labels[kept], calibration_counts + validation_counts, (_HOLD_OUT, seed))
     # The second draw cuts what the first one held out, so that the two splits cannot overlap.
     of_held_out = _draw(labels[kept][held_out], calibration_counts, (_CALIBRATE, seed))
@@ -90,7 +98,7 @@ def apportion(sizes: Indices, total: int) -> Indices:
 
 
 def _split_counts(
-    sizes: Indices, class_names: Sequence[str], calibration: float, validation: float
+    sizes: Indices, class_names: Sequence[str], calibration: float, validation: float, test_sizes: Indices | None
 ) -> tuple[Indices, Indices]:
     """Images per class `[C]` of the calibration and the validation split, by the rule of this module."""
     totals, quotas, counts = [], [], []
@@ -109,8 +117,10 @@ def _split_counts(
     room = sizes - counts[0] - counts[1] - 1  # one image of each class stays in the train split
     if (room < 0).any():
         smallest = int(np.argmin(room))
+        images = "1 image" if sizes[smallest] == 1 else f"{sizes[smallest]} images"
+        rest = "" if test_sizes is None else f" ({test_sizes[smallest]} more in the test part)"
         raise UserError(
-            f"class {class_names[smallest]!r} has {sizes[smallest]} images to train, calibrate and validate on "
+            f"class {class_names[smallest]!r} has {images} to train, calibrate and validate on{rest} "
             f"but needs {counts[0][smallest] + counts[1][smallest] + 1}: add images, drop the class, "
             "raise limit, or make calibration and validation smaller"
         )

@@ -18,7 +18,7 @@ from study.execution.executor import device_of, threads_of
 from study.execution.jobs import prepared
 from study.execution.trial import TrialPlan
 from study.networks.construction import new_network
-from study.run.folder import read_study_file, refuse_other_images, refuse_other_study
+from study.run.folder import STUDY_FILE, read_study_file, refuse_other_images, refuse_other_study
 from study.run.own_weights import check_pretrained
 from study.run.plan import plan_trials
 from study.run.planned import planned_trials
@@ -44,7 +44,10 @@ def dry_run(spec: StudySpec, where: RunContext, *, extend: bool) -> dict[str, An
     all_settings = check(spec)
     grown = refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
-    datasets = {one.name: load_dataset(one, where.data_root, download=where.download) for one in all_settings}
+    new = extend or not (where.folder / STUDY_FILE).is_file()
+    datasets = {
+        one.name: load_dataset(one, where.data_root, download=where.download, check_test=new) for one in all_settings
+    }
     for dataset in datasets.values():
         check_deadlines(spec, dataset.info)
         check_pretrained(spec, dataset.info)

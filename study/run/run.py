@@ -31,7 +31,7 @@ from study.execution.trial_record import TrialRecord, set_aside_if_damaged
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
-from study.run.folder import claim_folder, refuse_other_study
+from study.run.folder import STUDY_FILE, claim_folder, refuse_other_study
 from study.run.halving import run_phase
 from study.run.own_weights import adopt_pretrained, check_pretrained
 from study.run.plan import Phase, plan_trials
@@ -110,7 +110,11 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
         from study.execution.ray.nodes import check_shared
 
         check_shared(where.folder, where.address)
-    datasets = [load_dataset(settings, where.data_root, download=where.download) for settings in all_settings]
+    # A damaged test image is told now, not when everything is trained. Later starts need not look again.
+    new = extend or not (where.folder / STUDY_FILE).is_file()
+    datasets = [
+        load_dataset(settings, where.data_root, download=where.download, check_test=new) for settings in all_settings
+    ]
     for dataset in datasets:
         check_deadlines(spec, dataset.info)
         check_pretrained(spec, dataset.info)

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from support.corpus import CODE, TRAIN, Case, Workplace, each
 
+from study.data.image_folder import folder_part
+
 ONE = f"{TRAIN} --data image_folder --image-size 32 --no-save --folder pets"
 STUDY = (
     "run own_images --folder pets --set data.calibration=0.2 --set data.validation=0.2 "
@@ -96,6 +98,17 @@ def link(name: str, target: str) -> Callable[[Workplace], None]:
     return change
 
 
+def one_of_each_part(place: Workplace) -> None:
+    """Damage one image for training and one of the test part."""
+    for part in ("train", "test"):
+        file = folder_part(part, place / "pets").files[0]
+        (place / "pets" / file).write_bytes(b"no image")
+
+
+def one_test_image(place: Workplace) -> None:
+    (place / "pets" / folder_part("test", place / "pets").files[0]).write_bytes(b"no image")
+
+
 def odd_name(place: Workplace) -> None:
     for path in (place / "pets" / "cat").iterdir():
         path.write_bytes(b"no image")
@@ -138,6 +151,12 @@ FILES = [
     bad("postscript", "a program", every(lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n"), CAT),
     bad("odd-name", "a damaged file with a name that is no text", odd_name, CAT, "caf\\udce9"),
     bad("study-words", "no image, in a study", every(lambda _: b"no image"), CAT, command=STUDY),
+    bad(
+        "study-test-image", "a damaged test image, in a study", one_test_image, CAT, "cannot read image", command=STUDY
+    ),
+    bad("study-both", "damaged images in both parts", one_of_each_part, CAT, "cannot read 2 images", command=STUDY),
+    bad("study-dry", "the same, asked before", one_test_image, CAT, "mend or remove", command=f"{STUDY} --dry-run"),
+    parted("study-test", "a damaged test image, in a study", one_test_image, "pets/test/cat/00.png", command=STUDY),
     bad("study-one-class", "one class, in a study", remove("cat"), "pets", "one class only", command=STUDY),
     parted(
         "study-classes", "classes differ, in a study", lambda p: p.images("pets/test/eel"), "eel only", command=STUDY

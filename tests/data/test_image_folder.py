@@ -1,17 +1,22 @@
 """The user's own images."""
 
+import hashlib
 import os
+import re
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from support.refusals import one_line
 
-from study.data.image_folder import read_image
+from study.data.image_folder import UnreadableImagesError, folder_part, read_image
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import DataSettings
 from study.errors import UserError
@@ -67,17 +72,57 @@ def test_image_folder_pixels_equal_a_plain_decode(split_folder: Path) -> None:
     assert np.array_equal(read_image(path, image_size=20, channels=3), test.images[0])
 
 
+def parts_of(folder: Path) -> dict[str, set[str]]:
+    """Part of a folder -> its files."""
+    return {part: set(folder_part(part, folder).files) for part in ("train", "test")}
+
+
 def test_flat_folder_has_a_test_part_that_no_seed_moves(flat_folder: Path) -> None:
     digests = set()
     for seed in (0, 1):
         asked = folder_settings(flat_folder, seed=seed)
         data, test = load_dataset(asked, NOWHERE), load_test_set(asked, NOWHERE)
-        assert np.bincount(test.labels).tolist() == [2, 2]
-        assert len(data.train) + len(data.calibration) + len(data.validation) == 16
+        assert np.bincount(test.labels).min() >= 1
+        assert len(data.train) + len(data.calibration) + len(data.validation) == 20 - len(test)
         trained = {image.tobytes() for image in data.train.images}
         assert not trained & {image.tobytes() for image in test.images}
         digests.add(test.digest)
     assert len(digests) == 1
+
+
+def test_in_a_flat_folder_the_hash_of_a_path_decides_its_part(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(500):
+            (tmp_path / name / f"{number}.png").touch()
+    parts = parts_of(tmp_path)
+    expected = {
+        file
+        for file in parts["train"] | parts["test"]
+        if int(hashlib.sha256(file.encode()).hexdigest(), 16) / 2**256 < 0.2
+    }
+    assert parts["test"] == expected and len(parts["train"] | parts["test"]) == 1000
+    assert 150 < len(expected) < 250, "about a fifth"
+
+
+@given(count=st.integers(3, 12), removed=st.data())
+def test_removing_an_image_of_a_flat_folder_moves_no_other(count: int, removed: st.DataObject) -> None:
+    """But each part keeps an image of each class."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        for name in ("cat", "dog"):
+            (folder / name).mkdir()
+            for number in range(count):
+                (folder / name / f"{number}.png").touch()
+        before = parts_of(folder)
+        gone = removed.draw(st.sampled_from(sorted(before["train"] | before["test"])))
+        (folder / gone).unlink()
+        after = parts_of(folder)
+        own = [{file for file in files if file.split("/")[0] == gone.split("/")[0]} for files in before.values()]
+        for part in ("train", "test"):
+            assert {file.split("/")[0] for file in after[part]} == {"cat", "dog"}
+            if {gone} not in own:
+                assert after[part] == before[part] - {gone}
 
 
 def test_flat_folder_opens_no_test_image(flat_folder: Path) -> None:
@@ -150,14 +195,71 @@ def test_a_class_without_images(flat_folder: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_class_with_too_few_images(flat_folder: Path, count: int) -> None:
     fill(flat_folder / "eel", count)
-    assert "'eel' has" in refusal(flat_folder, calibration=0.25, validation=0.25)
+    told = refusal(flat_folder, calibration=0.25, validation=0.25)
+    assert "'eel' has 1 image" in told or count == 3
+
+
+def test_a_class_with_too_few_images_says_how_many_are_in_the_test_part(flat_folder: Path) -> None:
+    fill(flat_folder / "pair", 2)
+    told = refusal(flat_folder, calibration=0.25, validation=0.25)
+    assert "class 'pair' has 1 image to train, calibrate and validate on (1 more in the test part)" in told
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None])
 def test_an_image_that_cannot_be_read_is_named(flat_folder: Path, content: bytes | None) -> None:
-    for path in (flat_folder / "cat").iterdir():
-        path.write_bytes(path.read_bytes()[:400] if content is None else content)
-    assert f"cannot read image {flat_folder / 'cat'}" in refusal(flat_folder)
+    damaged = flat_folder / min(parts_of(flat_folder)["train"])
+    damaged.write_bytes(damaged.read_bytes()[:400] if content is None else content)
+    assert f"cannot read image {damaged} (" in refusal(flat_folder)
+
+
+def test_all_images_that_cannot_be_read_are_named_with_their_number(flat_folder: Path) -> None:
+    """Of all splits at once."""
+    training = sorted(parts_of(flat_folder)["train"])
+    for name in training:
+        (flat_folder / name).write_bytes(b"damaged")
+    told = refusal(flat_folder)
+    assert f"cannot read {len(training)} images: mend or remove {flat_folder}" in told
+    named = [name for name in training if str(flat_folder / name) in told]
+    assert (named and f" and {len(training) - len(named)} more" in told) or len(named) == len(training)
+    for name in training[3:]:
+        fill(flat_folder / name.split("/")[0], 10)
+    for name in training[:3]:
+        (flat_folder / name).write_bytes(b"damaged")
+    told = refusal(flat_folder)
+    assert "cannot read 3 images" in told and all(str(flat_folder / name) in told for name in training[:3])
+
+
+def test_many_images_that_cannot_be_read_take_one_short_line() -> None:
+    error = UnreadableImagesError([f"/images/cat/{number}.png (damaged)" for number in range(100_000)])
+    assert "100000 images" in str(error) and "more" in str(error) and len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("layout", ["flat", "split"])
+def test_a_damaged_test_image_is_told_when_asked_and_by_its_own_loading(layout: str, tmp_path: Path) -> None:
+    for part in ("",) if layout == "flat" else ("train", "test"):
+        for name in ("cat", "dog"):
+            fill(tmp_path / part / name, 10)
+    parts = parts_of(tmp_path)
+    (tmp_path / min(parts["test"])).write_bytes(b"damaged")
+    (tmp_path / min(parts["train"])).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cannot read 2 images") as error:
+        load_dataset(folder_settings(tmp_path), NOWHERE, check_test=True)
+    assert all(str(tmp_path / min(files)) in one_line(error) for files in parts.values())
+    (tmp_path / min(parts["train"])).unlink()
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / min(parts["test"])))):
+        load_dataset(folder_settings(tmp_path), NOWHERE, check_test=True)
+    load_dataset(folder_settings(tmp_path), NOWHERE)
+    (tmp_path / min(parts["test"])).unlink()
+    load_dataset(folder_settings(tmp_path), NOWHERE, check_test=True)
+
+
+@pytest.mark.parametrize("ending", ["h5", "hdf", "grib", "bufr", "mpg", "mpeg", "pdf", "txt", "eps"])
+def test_files_that_pillow_cannot_decode_are_no_images(flat_folder: Path, ending: str) -> None:
+    """Pillow registers endings of formats that it only recognises."""
+    before = load_dataset(folder_settings(flat_folder), NOWHERE, check_test=True).info.digest
+    for number in range(10):
+        (flat_folder / "cat" / f"features{number}.{ending}").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert load_dataset(folder_settings(flat_folder), NOWHERE, check_test=True).info.digest == before
 
 
 def test_a_decompression_bomb_is_named(flat_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
