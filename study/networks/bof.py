@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SMALLEST_SUM = 1e-6
-"""Below this sum of similarities a pixel is near no codeword; a larger divisor keeps its gradient finite.
-It is representable in half precision too."""
+"""Smallest divisor of similarities. A pixel whose similarities sum to less is near no codeword; the smallest divisor
+keeps the gradient finite. Half precision can represent the number too."""
 
 
 class Codebook(nn.Module):
@@ -26,44 +26,44 @@ class Codebook(nn.Module):
         self.scale = nn.Parameter(torch.tensor(float(codewords)))
 
     def forward(self, feature: Tensor, grid: int) -> Tensor:
-        """Soft histograms of the codewords over each cell of a `grid` x `grid` grid.
+        """Soft histograms of the codewords over each cell of a ``grid`` x ``grid`` grid.
 
         With x = codewords(feature), the similarity (tanh(slope x + shift) + 1) / 2 is normalised to sum 1 over
-        the codewords at each pixel, times `scale`, then averaged within each cell.
+        the codewords at each pixel, times ``scale``, then averaged within each cell.
 
         Args:
             feature: [B, channels, H, W].
             grid: g.
 
         Returns:
-            [B, K, g, g]; the sum over K is `scale`.
+            [B, K, g, g]; the sum over K is ``scale``.
         """
-        # (tanh(z) + 1) / 2 = sigmoid(2 z): one pass over the map, and no cancellation for negative z.
+        # (tanh(z) + 1) / 2 = sigmoid(2 z), which takes one pass over the map and has no cancellation for negative z.
         if self.training:
-            # Slope and shift folded into the convolution: training on a 32 x 32 map takes 0.6 of the time.
+            # Slope and shift are folded into the convolution: training on a 32 x 32 map takes 0.6 of the time.
             assert self.codewords.bias is not None
             weight = 2 * self.slope * self.codewords.weight
             bias = 2 * (self.slope * self.codewords.bias + self.shift)
             similarity = torch.sigmoid(functional.conv2d(feature, weight, bias))
-            # The mean over a cell of what was divided is a product with a matrix that holds the divisors: the divided
-            # maps, K of them, are never written, nor are their gradients.
+            # The mean of the divided maps over a cell is a product with a matrix that holds the divisors. Neither the K
+            # divided maps nor their gradients are written to memory.
             total = similarity.sum(dim=1).clamp_min(SMALLEST_SUM)
             cells = _cells(*feature.shape[2:], grid, device=feature.device)
             histogram = torch.bmm(similarity.flatten(2), cells / total.flatten(1)[:, :, None])
             return self.scale * histogram.reshape(len(feature), -1, grid, grid)
-        # Kept apart, because quantizers overlook a convolution whose weight is computed; a compiler fuses it.
+        # A separate convolution: quantizers overlook a convolution whose weight is computed. A compiler fuses it.
         similarity = torch.sigmoid(2 * (self.slope * self.codewords(feature) + self.shift))
         membership = similarity / similarity.sum(dim=1, keepdim=True).clamp_min(SMALLEST_SUM)
-        # The scale commutes with the mean: on g x g cells it costs nothing.
+        # The scale commutes with the mean; behind the mean it multiplies g x g cells instead of the whole map.
         return self.scale * functional.adaptive_avg_pool2d(membership, grid)
 
 
 @cache
 def _cells(height: int, width: int, grid: int, *, device: torch.device) -> Tensor:
-    """``[H * W, g * g]``: what each pixel counts in the mean over each cell of adaptive average pooling."""
+    """``[H * W, g * g]``: the weight of each pixel in the mean over each cell of adaptive average pooling."""
     with torch.inference_mode(False):
-        # Made where it is needed: a copy from the host would wait for the device. The mean over a cell is one over its
-        # rows and one over its columns.
+        # Computed on the device: a copy from the host would wait for the device. The mean over a cell is a mean over
+        # rows and a mean over columns.
         rows, columns = (
             functional.adaptive_avg_pool1d(torch.eye(side, device=device)[None], grid)[0] for side in (height, width)
         )

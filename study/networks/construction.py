@@ -1,4 +1,4 @@
-"""Networks for a data set: with weights from a seed, or with shapes alone."""
+"""Building the network for a data set: with weights drawn from a seed, or with shapes alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import NetworkSettings
 
 MOST_PARAMETERS = 10**10
-"""With gradients and Adam's state 160 GB: no device that trains one network holds more."""
+"""Largest network: weights, gradients and Adam's state take 160 GB, more than the memory of one device."""
 
 
 def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiExitNetwork:
-    """A network for a data set with weights drawn from a seed, whatever was drawn before."""
+    """Build a network for a data set, with weights drawn from a seed.
+
+    The process's own random numbers neither influence the weights nor change.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(
@@ -23,20 +26,24 @@ def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiEx
 
 
 def check_network(settings: NetworkSettings, data: DataSettings) -> int:
-    """Refuse what cannot be built, before any image is read.
+    """Refuse a network that cannot be built, before any image is read.
+
+    Args:
+        settings: of the network.
+        data: resolved settings of the data, with image size and channels.
 
     Returns:
-        The network's number of exits.
+        The number of exits.
 
     Raises:
-        UserError: an unknown backbone, a size that it cannot take, or more parameters than can be trained.
+        UserError: the backbone is unknown or refuses the image size, or the network has more than ``MOST_PARAMETERS``.
     """
     assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
     return _meta_network(settings, classes=2, image_size=data.image_size, channels=data.channels).exit_count
 
 
 def meta_network(settings: NetworkSettings, info: DataInfo) -> MultiExitNetwork:
-    """A network for a data set without its numbers: shapes only, which take neither memory nor time.
+    """Build a network for a data set on torch's meta device: shapes without numbers, in no memory and little time.
 
     Raises:
         UserError: as :func:`check_network`.

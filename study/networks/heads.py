@@ -1,7 +1,7 @@
-"""Exit heads: what turns the feature map at an exit into logits.
+"""Exit heads: modules that turn the feature map at an exit into logits.
 
-All heads of a network are one module, `heads(feature, exit) -> logits`, because exits may share parts; a part
-is registered once, under the key that its exits name.
+All heads of a network are one module, ``heads(feature, exit) -> logits``, because exits may share parts. A part is
+registered once, under the key that its exits name.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ class ExitHeads(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, feature: Tensor, exit: int) -> Tensor:
-        """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
+        """Logits [B, C] of exit ``exit`` (from 1) for its feature map [B, channels, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class _Route:
 
 
 class BofHeads(ExitHeads):
-    """Bag-of-Features heads: codebook, then linear layers, shared as the exits' keys say.
+    """Bag-of-Features heads: a codebook, then linear layers. Exits with the same key share the part.
 
-    A histogram over a g x g grid has g*g*K values; where g > 1, a hidden layer of K units brings them down
-    to the K values that the output layer takes from every exit.
+    A histogram over a g x g grid has g*g*K values. If g > 1, a hidden layer of K units reduces them to the K values
+    that the output layer takes from every exit.
 
     Raises:
         ValueError: exits with maps of different channel counts name the same codebook.
@@ -58,7 +58,7 @@ class BofHeads(ExitHeads):
         sides: list[float] = []
         codebook_channels: dict[str, int] = {}
         for point, (channels, height, width) in zip(exits, shapes, strict=True):
-            grid = min(point.grid, height, width)  # a map smaller than its grid has one cell a pixel
+            grid = min(point.grid, height, width)  # a map smaller than the grid has one cell for each pixel
             hidden = f"{point.linear}_grid{grid}" if grid > 1 else None
             self._routes.append(_Route(point.codebook, grid, hidden, point.linear))
             sides.append(height / grid)
@@ -71,11 +71,11 @@ class BofHeads(ExitHeads):
             if channels != codebook_channels.setdefault(point.codebook, channels):
                 expected = codebook_channels[point.codebook]
                 raise ValueError(f"exit {point.name} has {channels} channels, its codebook {point.codebook} {expected}")
-        # One learned scale an exit, even where all else is shared: it starts at the side of a window.
+        # One learned scale for each exit, also of exits that share all other parts. It starts at the side of a window.
         self.window_scales = nn.Parameter(torch.tensor(sides))
 
     def forward(self, feature: Tensor, exit: int) -> Tensor:
-        """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
+        """Logits [B, C] of exit ``exit`` (from 1) for its feature map [B, channels, H, W]."""
         route = self._routes[exit - 1]
         histogram = self.codebooks[route.codebook](feature, route.grid)
         values = (self.window_scales[exit - 1] * histogram).flatten(1)
@@ -86,14 +86,14 @@ class BofHeads(ExitHeads):
 
 
 class SeparateHeads(ExitHeads):
-    """Heads that share nothing: one module an exit, from feature map to logits."""
+    """Heads that share nothing: one module for each exit, from feature map to logits."""
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         super().__init__()
         self.exits = nn.ModuleList(heads)
 
     def forward(self, feature: Tensor, exit: int) -> Tensor:
-        """Logits [B, C] of exit `exit` (from 1) for its feature map [B, channels, H, W]."""
+        """Logits [B, C] of exit ``exit`` (from 1) for its feature map [B, channels, H, W]."""
         logits: Tensor = self.exits[exit - 1](feature)
         return logits
 
@@ -106,11 +106,12 @@ def linear_head(shape: Shape, *, classes: int) -> nn.Module:
 def conv_head(
     shape: Shape, *, classes: int, channels: int, side: int, count: int = 2, separable: bool = False
 ) -> nn.Module:
-    """Average down to at most `side` x `side`, `count` 3x3 convolutions, global average pooling, linear layer.
+    """Average pooling to at most ``side`` x ``side``, ``count`` 3x3 convolutions, global average pooling, linear layer.
 
-    Before the third and every second one after it, max-pooling halves the map and the channels double, as in VGG
-    (Simonyan and Zisserman 2015), until the map has less than four pixels a side: as many operations, a larger view.
-    With `separable` each convolution is a depthwise 3x3 and a 1x1 (Chollet 2017), some eight times cheaper.
+    Before the third, fifth, ... convolution, max-pooling halves the map and the channels double, as in VGG (Simonyan
+    and Zisserman 2015), as long as the map has at least four pixels a side: the number of operations stays the same,
+    and the receptive field grows. With ``separable`` each convolution is a depthwise 3x3 and a 1x1 convolution (Chollet
+    2017), which cost about an eighth.
     """
     incoming, height, width = shape[0], min(side, shape[1]), min(side, shape[2])
     layers: list[nn.Module] = [nn.AdaptiveAvgPool2d((height, width))]
@@ -133,7 +134,7 @@ def conv_head(
 def build_heads(
     settings: HeadSettings, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int
 ) -> ExitHeads:
-    """Build the heads of all `exits`, whose feature maps have `shapes`; both in the order of the exits."""
+    """Build the heads of all ``exits``. ``shapes`` are those of the feature maps, in the order of the exits."""
     if settings.kind == "linear":
         return SeparateHeads([linear_head(shape, classes=classes) for shape in shapes])
     if settings.kind in ("conv", "separable"):

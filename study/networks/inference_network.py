@@ -1,28 +1,25 @@
-"""Networks as inference sees them: parts to call one after the other, at some precision, on some device."""
+"""The interface of inference: a network as parts to call one after the other, at a precision, on a device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from study.networks.heads import Shape
 from study.networks.precisions import Int8Execution, Precision
 from study.networks.registry import State
 
-if TYPE_CHECKING:
-    from study.networks.heads import Shape
-    from study.networks.multi_exit import MultiExitNetwork
-
 
 class InferenceNetwork(Protocol):
-    """What running exit by exit needs; a :class:`MultiExitNetwork` in eval mode has it too."""
+    """A network that runs exit by exit, as a ``MultiExitNetwork`` in eval mode does."""
 
     @property
     def segments(self) -> Sequence[Callable[[State], State]]:
-        """E parts, ``segment(state) -> state``; the first gets ``(images,)``."""
+        """E parts, ``segment(state) -> state``; the first part gets ``(images,)``."""
         ...
 
     @property
@@ -32,7 +29,7 @@ class InferenceNetwork(Protocol):
 
     @property
     def classifier(self) -> Callable[[State], Tensor]:
-        """What follows the last exit: ``classifier(state) -> logits [B, C]``."""
+        """The part behind the last exit: ``classifier(state) -> logits [B, C]``."""
         ...
 
     @property
@@ -42,13 +39,13 @@ class InferenceNetwork(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the images must be."""
+        """The device on which the images must be."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunnableNetwork:
-    """A network made ready for inference at one precision. It takes fp32 images and gives fp32 logits."""
+    """A network prepared for inference at one precision: from fp32 images to fp32 logits."""
 
     segments: tuple[Callable[[State], State], ...]
     exit_heads: tuple[Callable[[Tensor], Tensor], ...]
@@ -59,7 +56,7 @@ class RunnableNetwork:
     device: torch.device
     precision: Precision
     int8_execution: Int8Execution | None = None
-    """How int8 is computed; None where nothing is int8."""
+    """How int8 is computed; None if no part is int8."""
     compiled: bool = False
 
     @property
@@ -81,21 +78,3 @@ def all_logits(network: InferenceNetwork, images: Tensor) -> Tensor:
         logits.append(network.heads(state[0], exit))
     logits.append(network.classifier(state))
     return torch.stack(logits, dim=1)
-
-
-def in_fp32(network: MultiExitNetwork) -> RunnableNetwork:
-    """The network as it is, in eval mode; parts are shared, not copied."""
-    network.eval()
-
-    def head(exit: int) -> Callable[[Tensor], Tensor]:
-        return lambda feature: network.heads(feature, exit)
-
-    return RunnableNetwork(
-        segments=network.segments,
-        exit_heads=tuple(head(exit) for exit in range(1, network.exit_count + 1)),
-        classifier=network.classifier,
-        classes=network.classes,
-        input_shape=network.input_shape,
-        device=network.device,
-        precision="fp32",
-    )

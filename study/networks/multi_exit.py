@@ -25,14 +25,14 @@ class MultiExitNetwork(nn.Module):
 
     Attributes:
         backbone: the whole model, with its library's parameter names.
-        heads: `heads(feature, exit) -> logits [B, C]`, exits from 1.
+        heads: ``heads(feature, exit) -> logits [B, C]``, exits from 1.
         classes: C.
         input_shape: (channels, height, width) of an image.
         exit_shapes: (channels, height, width) of the feature map at each exit.
 
-    Segments and classifier are views of `backbone`, not submodules: they hold its very layers (also in a deep
-    copy, and after `.to()`), and `state_dict()` has each tensor once. Whether a layer trains or evaluates is
-    set through `backbone` and `heads`.
+    Segments and classifier are views of ``backbone``, not submodules: they hold the layers of ``backbone`` (also in a
+    deep copy, and after ``.to()``), and ``state_dict()`` has each tensor once. ``backbone.train()`` and
+    ``heads.train()`` set the mode of the layers.
     """
 
     def __init__(self, segmented: Segmented, head: HeadSettings, *, classes: int, input_shape: Shape) -> None:
@@ -46,12 +46,12 @@ class MultiExitNetwork(nn.Module):
 
     @property
     def segments(self) -> tuple[nn.Module, ...]:
-        """E modules, `segment(state) -> state`, `state = (feature, *carried)`; the first gets `(images,)`."""
+        """E modules, ``segment(state) -> state``, ``state = (feature, *carried)``; the first one gets ``(images,)``."""
         return self._segmented.segments
 
     @property
     def classifier(self) -> nn.Module:
-        """What follows the last exit: `classifier(state) -> logits [B, C]`."""
+        """The part behind the last exit: ``classifier(state) -> logits [B, C]``."""
         return self._segmented.classifier
 
     @property
@@ -61,12 +61,12 @@ class MultiExitNetwork(nn.Module):
 
     @property
     def exit_count(self) -> int:
-        """E, the classifier not counted."""
+        """E; the classifier does not count."""
         return len(self.exits)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class MultiExitNetwork(nn.Module):
         return all_logits(self, images)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of the classifier alone; no head runs."""
+        """Logits [B, C] of the classifier, without running a head."""
         state: tuple[Tensor, ...] = (images,)
         for segment in self.segments:
             state = segment(state)
@@ -83,10 +83,10 @@ class MultiExitNetwork(nn.Module):
 
 
 def build_network(settings: NetworkSettings, *, classes: int, image_size: int, channels: int) -> MultiExitNetwork:
-    """Build an untrained network for `image_size` x `image_size` images of `channels` planes.
+    """Build an untrained network for ``image_size`` x ``image_size`` images of ``channels`` planes.
 
     Raises:
-        UserError: unknown backbone, impossible size (see `build_backbone`).
+        UserError: the backbone is unknown or a size is impossible (see ``build_backbone``).
     """
     segmented = build_backbone(
         settings.backbone, classes=classes, image_size=image_size, channels=channels, width=settings.width
@@ -96,21 +96,25 @@ def build_network(settings: NetworkSettings, *, classes: int, image_size: int, c
 
 
 def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """Copy trained weights into the backbone; the heads stay as they are.
+    """Copy trained weights into the backbone; the heads stay unchanged.
 
     Args:
-        network: changed in place, or not at all.
-        tensors: a state_dict of the backbone (torchvision's names, `features.0.weight`), or one of a
-            `MultiExitNetwork` (`backbone.features.0.weight`), of which the heads are ignored.
+        network: changed in place; unchanged after an error.
+        tensors: state_dict of a backbone (torchvision's names, ``features.0.weight``) or of a ``MultiExitNetwork``
+            (``backbone.features.0.weight``), whose heads are ignored.
 
     Raises:
-        UserError: a tensor is missing, unexpected, or of another shape (often: another class count).
+        UserError: a tensor is missing, unexpected, or has another shape (often: another number of classes).
     """
     network.backbone.load_state_dict(matching_weights(network, tensors), strict=False)
 
 
 def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of some tensors that are of a network's backbone, by the backbone's names; raises as above."""
+    """Select the tensors of a network's backbone and give them the backbone's names.
+
+    Raises:
+        UserError: as :func:`load_backbone_weights`.
+    """
     expected = network.backbone.state_dict()
     if tensors.keys() & expected.keys():
         given = dict(tensors)
@@ -122,7 +126,7 @@ def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -
         if name in given and given[name].shape != tensor.shape:
             shapes = f"{list(given[name].shape)}, this network's is {list(tensor.shape)}"
             raise UserError(f"the weights do not fit the backbone: {name} has shape {shapes}")
-    # Files older than this counter lack it; evaluation never reads it.
+    # Old files of torchvision lack this counter, which evaluation does not read.
     missing = [name for name in expected if name not in given and not name.endswith(".num_batches_tracked")]
     unexpected = [name for name in given if name not in expected]
     for what, names in (("lack", missing), ("have an unexpected", unexpected)):
@@ -134,7 +138,7 @@ def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -
 
 @torch.no_grad()
 def _measure(segmented: Segmented, input_shape: Shape) -> tuple[Shape, ...]:
-    """Shapes of the feature maps, from one black image; in eval mode, where batch norm keeps its statistics."""
+    """Measure the shapes of the feature maps on one black image, in eval mode: batch norm keeps its statistics."""
     training = segmented.model.training
     segmented.model.eval()
     state: tuple[Tensor, ...] = (torch.zeros(1, *input_shape),)

@@ -20,24 +20,24 @@ accurate as int8 and no faster than float.
 
 @dataclass(frozen=True, kw_only=True)
 class NumberFormat:
-    """A format of weights and operands, and of the feature maps that a part reads and writes."""
+    """A format of weights and operands, and of the feature maps between parts."""
 
     name: str
     bits: int
-    """Of a weight, and of an operand of its multiplications."""
+    """Bits of a weight, and of the other operand of a multiplication."""
     map_bytes: int
-    """Of one element of a feature map between two parts."""
+    """Bytes of one element of a feature map between two parts."""
 
     @property
     def weight_bytes(self) -> float:
-        """Of one weight."""
+        """Bytes of one weight."""
         return self.bits / 8
 
 
 FP32 = NumberFormat(name="fp32", bits=32, map_bytes=4)
 BF16 = NumberFormat(name="bf16", bits=16, map_bytes=2)
 INT8 = NumberFormat(name="int8", bits=8, map_bytes=4)
-"""Maps between parts stay in fp32, because any of them may be read by a head in float; a part rounds its own input."""
+"""Feature maps between parts stay in fp32, because a head in fp32 may read any of them. A part rounds its own input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class PartFormats:
     """The formats of one precision."""
 
     backbone: NumberFormat
-    """Of segments and classifier."""
+    """Format of segments and classifier."""
     heads: NumberFormat
 
 
@@ -55,4 +55,4 @@ FORMATS: Mapping[Precision, PartFormats] = {
     "int8": PartFormats(backbone=INT8, heads=FP32),
     "int8_all": PartFormats(backbone=INT8, heads=INT8),
 }
-"""Heads stay in float, as in the paper, except in ``int8_all``."""
+"""Heads compute in fp32, as in the paper, except in ``int8_all``."""

@@ -1,8 +1,12 @@
 """A trained network made ready for inference at a precision: fp32, bf16, int8.
 
-int8 is static post-training quantization by torchao's PT2E flow with the X86 Inductor quantizer: weights have one scale
-a channel, activations one a tensor, found on calibration images. Each segment, the classifier and, if asked for, each
-head is quantized by itself, so that live inference, traces and profiles run the very same parts.
+int8 is static post-training quantization by torchao's PT2E flow with the X86 Inductor quantizer. Weights have one scale
+for each channel, activations one scale for each tensor; calibration images give the ranges of the activations. Each
+segment, the classifier and, on request, each head is quantized separately, so that live inference, traces and profiles
+run the same parts.
+
+The lowering to integer kernels uses private modules of torch (``torch._inductor``), because torch offers no public way
+for batches of any size. ``pyproject.toml`` therefore bounds torch and torchao from above.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from study.errors import UserError
-from study.networks.inference_network import RunnableNetwork, in_fp32
+from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.precisions import PRECISIONS, Int8Execution, Precision
 from study.networks.registry import State
@@ -30,14 +34,14 @@ CALIBRATION_BATCH = 64
 
 
 def check_precision(precision: str, device: torch.device | None) -> Precision:
-    """The precision by its name.
+    """Return a precision by its name.
 
     Args:
-        precision: its name.
-        device: to compute on; None where it is not at hand, so that nothing is known of it.
+        precision: name of the precision.
+        device: device that computes; None: unknown, and not checked.
 
     Raises:
-        UserError: it is unknown, or the device has no bf16 arithmetic.
+        UserError: the precision is unknown, or the device has no bf16 arithmetic.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
@@ -53,19 +57,19 @@ def prepare(
     calibration: Tensor | None = None,
     compiled: bool = False,
 ) -> RunnableNetwork:
-    """The network at a precision, on the device where it is.
+    """Prepare a network for inference at a precision, on its device.
 
     Args:
-        network: stays as it is, in eval mode.
+        network: its weights stay unchanged; it is put into eval mode.
         precision: ``fp32``; ``bf16``: backbone in bf16, heads in fp32; ``int8``: backbone in int8, heads in fp32;
-            ``int8_all``: heads in int8 too.
-        calibration: ``[N, channels, height, width]`` normalised images of the calibration split, which show int8 the
-            ranges of activations; a few hundred are enough.
-        compiled: let ``torch.compile`` make kernels of each part (seconds a part at its first batch). From then on the
-            process freezes the weights of all that it compiles.
+            ``int8_all``: backbone and heads in int8.
+        calibration: ``[N, channels, height, width]`` normalised images of the calibration split, from which int8 takes
+            the ranges of activations; a few hundred images are enough.
+        compiled: compile each part with ``torch.compile``, which takes seconds for each part at the first batch. The
+            process then freezes the weights of everything that it compiles.
 
     Raises:
-        UserError: the device lacks the precision, int8 has no calibration images, or torchao is not there.
+        UserError: the device lacks the precision, or int8 has no calibration images.
     """
     precision = check_precision(precision, network.device)
     runnable = in_fp32(network)
@@ -73,32 +77,54 @@ def prepare(
         runnable = _in_bf16(network, runnable)
     elif precision != "fp32":
         if calibration is None or not len(calibration):
-            raise UserError("int8 needs images of the calibration split to find the ranges of its activations")
+            raise UserError("int8 needs images of the calibration split, which give the ranges of the activations")
         runnable = _in_int8(network, runnable, precision, calibration, compiled=compiled)
     return _compile(runnable) if compiled else runnable
 
 
+def in_fp32(network: MultiExitNetwork) -> RunnableNetwork:
+    """Prepare a network in fp32: put it into eval mode and share its parts."""
+    network.eval()
+
+    def head(exit: int) -> Callable[[Tensor], Tensor]:
+        return lambda feature: network.heads(feature, exit)
+
+    return RunnableNetwork(
+        segments=network.segments,
+        exit_heads=tuple(head(exit) for exit in range(1, network.exit_count + 1)),
+        classifier=network.classifier,
+        classes=network.classes,
+        input_shape=network.input_shape,
+        device=network.device,
+        precision="fp32",
+    )
+
+
 def int8_execution(device: torch.device) -> Int8Execution:
-    """How int8 is computed on a device: oneDNN's integer kernels on x86 CPUs, simulated elsewhere."""
+    """How a device computes int8: by oneDNN's integer kernels on x86 CPUs, simulated elsewhere."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    if device.type != "cpu" or not x86 or not torch._C._has_mkldnn:
+    if device.type != "cpu" or not x86 or not _has_onednn():
         return "simulated"
-    # Without these, pairs of products are added in 16 bits, which saturate.
     known = torch.cpu.get_capabilities()
     return "x86_kernels" if any(known.get(name) for name in _SUMS_IN_32_BITS) else "x86_kernels_7_bit"
 
 
 _SUMS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""A CPU without these instructions adds pairs of 8-bit products in 16 bits, which saturate."""
 
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return _has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _in_bf16(network: MultiExitNetwork, fp32: RunnableNetwork) -> RunnableNetwork:
-    """Backbone in bf16; each head gets its feature map, and everyone the classifier's logits, in fp32."""
+    """Backbone in bf16. Heads read feature maps in fp32; the classifier's logits are fp32."""
     half = copy.deepcopy(network)
     half.backbone.to(torch.bfloat16)
 
@@ -118,7 +144,7 @@ def _in_bf16(network: MultiExitNetwork, fp32: RunnableNetwork) -> RunnableNetwor
 
 
 class _Head(nn.Module):
-    """One exit's head as a module of its own, as export wants it."""
+    """The head of one exit as a module: ``torch.export`` takes modules."""
 
     def __init__(self, heads: nn.Module, exit: int) -> None:
         super().__init__()
@@ -131,25 +157,25 @@ class _Head(nn.Module):
 
 @dataclass(eq=False)
 class _Part:
-    """A part under quantization."""
+    """A part that is being quantized."""
 
     module: nn.Module
     sample: tuple[Any, ...]
     """Arguments of one call, on a batch of calibration images."""
     observed: Any
-    """The module with observers; the module itself where there is nothing to quantize."""
+    """The module with observers, or the module itself if it has nothing to quantize."""
 
 
 def _in_int8(
     network: MultiExitNetwork, fp32: RunnableNetwork, precision: Precision, calibration: Tensor, *, compiled: bool
 ) -> RunnableNetwork:
-    # Quantized where compilers and observers work best; simulated parts move to the device afterwards.
+    # Export and observers run on the CPU; simulated parts move to the device afterwards.
     source = copy.deepcopy(network).cpu().eval()
     images = calibration.cpu()
     if len(images) == 1:
-        images = images.repeat(2, 1, 1, 1)  # export takes a batch of 1 for a constant
+        images = images.repeat(2, 1, 1, 1)  # export treats a batch size of 1 as a constant
     execution = int8_execution(network.device)
-    with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):  # its observers draw numbers
+    with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):  # observers draw random numbers
         backbone, heads = _observe(source, images[:CALIBRATION_BATCH], with_heads=precision == "int8_all")
         for batch in torch.split(images, CALIBRATION_BATCH):
             state: State = (batch,)
@@ -159,9 +185,9 @@ def _in_int8(
                     heads[exit - 1].observed(state[0])
             backbone[-1].observed(state)
         parts = [*backbone, *heads]
-        # The compiler lowers by itself all that it gets.
-        left = parts if not compiled else backbone[:1] if _leaves_first_part(source) else []
-        lowered = left if execution != "simulated" else []
+        # The compiler lowers the parts that it compiles.
+        uncompiled = parts if not compiled else backbone[:1] if _leaves_first_part(source) else []
+        lowered = uncompiled if execution != "simulated" else []
         finished = [_finish(part, lower=part in lowered).to(network.device) for part in parts]
     depth = network.exit_count
     return replace(
@@ -175,7 +201,7 @@ def _in_int8(
 
 
 def _observe(source: MultiExitNetwork, images: Tensor, *, with_heads: bool) -> tuple[list[_Part], list[_Part]]:
-    """Segments and classifier, and heads, with observers in them."""
+    """Insert observers; return segments and classifier, and heads."""
     state: State = (images,)
     backbone, heads = [], []
     for exit, segment in enumerate(source.segments, start=1):
@@ -190,11 +216,10 @@ def _observe(source: MultiExitNetwork, images: Tensor, *, with_heads: bool) -> t
 def _observed(module: nn.Module, sample: tuple[Any, ...]) -> _Part:
     if not any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules()):
         return _Part(module, sample, observed=module)
-    try:
-        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
-        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-    except ImportError:
-        raise UserError("int8 needs the package torchao: python3 -m pip install torchao") from None
+    # Imported here, because networks in fp32 and bf16 run without torchao.
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
     seven_bits = int8_execution(torch.device("cpu")) == "x86_kernels_7_bit"
     config = x86.get_default_x86_inductor_quantization_config(reduce_range=seven_bits)
     quantizer = x86.X86InductorQuantizer().set_global(config)
@@ -202,7 +227,7 @@ def _observed(module: nn.Module, sample: tuple[Any, ...]) -> _Part:
 
 
 def _export(module: nn.Module, sample: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """The module as a graph, for batches of any size."""
+    """Export a module as a graph for batches of any size."""
     batch = torch.export.Dim("batch", min=2)
     shapes = tuple({0: batch} if isinstance(item, Tensor) else tuple({0: batch} for _ in item) for item in sample)
     return torch.export.export(module, sample, dynamic_shapes=shapes)
@@ -218,9 +243,9 @@ def _finish(part: _Part, *, lower: bool) -> Any:
 
 
 def _lower(converted: Any, sample: tuple[Any, ...]) -> Any:
-    """Replace quantize, float operation, dequantize by oneDNN's integer operations.
+    """Replace the sequence quantize, float operation, dequantize by oneDNN's integer operations.
 
-    The passes are those of torchao's ``lower_pt2e_quantized_to_x86``, which fixes the batch size and so cannot serve.
+    The passes are those of torchao's ``lower_pt2e_quantized_to_x86``, which cannot be used: it fixes the batch size.
     """
     from torch._inductor.constant_folding import constant_fold
     from torch._inductor.fx_passes.freezing_patterns import freezing_passes
@@ -229,25 +254,26 @@ def _lower(converted: Any, sample: tuple[Any, ...]) -> Any:
     freezing_passes(lowered, sample)
     constant_fold(lowered)
     for node in list(lowered.graph.nodes):
-        if node.target is torch.ops.aten.view.default:  # oneDNN's results lie in memory by channels
+        if node.target is torch.ops.aten.view.default:  # oneDNN's results have the layout channels_last
             node.target = torch.ops.aten.reshape.default
         elif node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default:
             node.target = _rounded
-        elif node.op == "call_module" and "guards" in str(node.target):  # 20 us a part, on arguments that we give
+        elif node.op == "call_module" and "guards" in str(node.target):  # checks that take 20 us a part
             lowered.graph.erase_node(node)
     lowered.recompile()
     return lowered
 
 
 def _rounded(x: Tensor, scale: float, zero_point: int, smallest: int, largest: int, dtype: torch.dtype) -> Tensor:
-    """x / scale + zero_point as an integer, bit for bit as the operation that it replaces, in less memory."""
+    """x / scale + zero_point as an integer: bit-equal to the replaced operation, in less memory."""
     return (x * (1.0 / scale)).round_().add_(zero_point).clamp_(smallest, largest).to(dtype)
 
 
 def integer_operations(network: RunnableNetwork) -> dict[str, int]:
-    """oneDNN's integer operations in each part's graph: ``segment 1`` ... ``classifier``, ``head 1`` ... -> count.
+    """Count oneDNN's integer operations in the graph of each part.
 
-    Empty graphs count 0, and so do parts that are no lowered graphs.
+    Returns:
+        Counts by name of the part: ``segment 1`` ... ``classifier``, ``head 1`` ... A part without a graph counts 0.
     """
     parts: Sequence[tuple[str, object]] = [
         *((f"segment {exit}", part) for exit, part in enumerate(network.segments, start=1)),
@@ -263,15 +289,15 @@ def _count_integer(part: object) -> int:
 
 
 def _compile(runnable: RunnableNetwork) -> RunnableNetwork:
-    """Each part compiled, for batches of any size."""
-    # Frozen weights let the compiler choose int8 kernels. The option of torch.compile comes too late for them (torch
-    # 2.15: "qconv_prepack ... no fake impl"), so the setting of the process has to change.
+    """Compile each part for batches of any size."""
+    # The compiler chooses int8 kernels only if weights are frozen. The same option as an argument of torch.compile
+    # fails (torch 2.15: "qconv_prepack ... no fake impl"); the setting of the process works.
     torch._inductor.config.freezing = True
 
     options: dict[str, Any] = {"dynamic": True}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-        # Segments of one class share its `forward`, and with it a limit of recompilations beyond which they would
-        # silently run uncompiled. Older versions of torch cannot tell them apart.
+        # Segments of one class share one ``forward`` and one limit of recompilations. Beyond the limit they would run
+        # uncompiled, without a message. Older versions of torch lack this option.
         options["isolate_recompiles"] = True
 
     def compiled(part: Callable[..., Any]) -> Callable[..., Any]:
@@ -289,17 +315,17 @@ def _compile(runnable: RunnableNetwork) -> RunnableNetwork:
 
 
 def _leaves_first_part(network: RunnableNetwork | MultiExitNetwork) -> bool:
-    """Whether the first segment is better not compiled.
+    """Whether the first segment stays uncompiled.
 
-    Images of one plane lie in memory by rows and by channels at once; oneDNN's convolution takes the one, the compiler
-    (torch 2.15) the other for granted.
+    Images of one plane have both memory layouts, rows first and channels last, at once. oneDNN's convolution assumes
+    one of them, the compiler (torch 2.15) the other.
     """
     return network.input_shape[0] == 1
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the notices of a library that is used as documented off the user's screen."""
+    """Hide warnings of torch and torchao that the user cannot act upon."""
     logger = logging.getLogger("torch.utils._pytree")
     level = logger.level
     with warnings.catch_warnings():

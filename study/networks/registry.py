@@ -1,8 +1,7 @@
-"""What a backbone is, and how one is found by its name.
+"""Backbones: what a backbone is, and how the program finds a backbone by its name.
 
-A backbone is an ordinary torch model and a view of it as *segments* and a *classifier*. Everything else in
-this project (exits, costs, traces, searches) works on that view, so a new backbone is one function: see
-`register_backbone`.
+A backbone is an ordinary torch model and a view of the model as *segments* and a *classifier*. Exits, costs, traces and
+searches work on the view. A new backbone is one function: see ``register_backbone``.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,17 +17,20 @@ WIDEST = 1000
 ENTRY_POINT_GROUP = "predictive_exit.backbones"
 
 State: TypeAlias = tuple[Tensor, ...]
-"""`(feature, *carried)`: the map that an exit reads, then what later segments need (a ResNet's skip)."""
+"""``(feature, *carried)``: the map that an exit reads, then the tensors that later segments need (a ResNet's skip)."""
 
 
 @dataclass(frozen=True)
 class ExitPoint:
-    """Where an exit sits, and which parts of its head it shares with other exits.
+    """The place of an exit, and the parts of its head that it shares with other exits.
 
-    `name` says the place ("conv1_2", "pool1", "layer2.0.conv1"). Exits with the same `codebook` share their
-    codewords, and must have the same number of channels; exits with the same `linear` share their linear
-    layers. `grid` is the side g of the g x g grid onto which Bag-of-Features pooling averages. Both keys
-    become part of parameter names, hence are identifiers.
+    Attributes:
+        name: the place ("conv1_2", "pool1", "layer2.0.conv1").
+        codebook: exits with the same key share their codewords, and must have the same number of channels.
+        linear: exits with the same key share their linear layers.
+        grid: side g of the g x g grid onto which Bag-of-Features pooling averages.
+
+    Both keys become part of parameter names: they must be identifiers.
     """
 
     name: str
@@ -44,16 +46,16 @@ class ExitPoint:
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """A backbone and the view of it that the exits need: what a backbone builder returns.
+    """A backbone and its view as segments and classifier: the result of a backbone builder.
 
     Attributes:
-        model: the whole network as its library has it: `model(images) -> logits [B, C]`.
-        segments: E modules, `segment(state) -> state`; the first gets `(images,)`, exit l reads the feature
-            that segment l returns. A segment must not change a tensor of the state that it was given.
-        classifier: the rest of the network, `classifier(state) -> logits [B, C]`.
-        exits: one `ExitPoint` behind each segment.
+        model: the whole network as its library has it: ``model(images) -> logits [B, C]``.
+        segments: E modules, ``segment(state) -> state``; the first one gets ``(images,)``. Exit l reads the feature
+            that segment l returns. A segment must not change a tensor of its input.
+        classifier: the rest of the network, ``classifier(state) -> logits [B, C]``.
+        exits: one ``ExitPoint`` behind each segment.
 
-    Segments and classifier hold the very same layers as `model`, and no others.
+    Segments and classifier hold the layers of ``model``, all of them and no others.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -92,7 +94,7 @@ class FeatureSegment(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, state: State) -> State:
-        """From `(feature,)` to `(feature,)`."""
+        """From ``(feature,)`` to ``(feature,)``."""
         return (self.layers(state[0]),)
 
 
@@ -104,16 +106,16 @@ class FeatureClassifier(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, state: State) -> Tensor:
-        """From `(feature, ...)` to logits [B, C]."""
+        """From ``(feature, ...)`` to logits [B, C]."""
         logits: Tensor = self.layers(state[0])
         return logits
 
 
 class BackboneBuilder(Protocol):
-    """Builds one untrained backbone for `image_size` x `image_size` images of `channels` planes."""
+    """Builds one untrained backbone for ``image_size`` x ``image_size`` images of ``channels`` planes."""
 
     def __call__(self, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-        """Return the segmented backbone; `width` scales every channel count."""
+        """Return the segmented backbone; ``width`` scales every channel count."""
         ...
 
 
@@ -122,9 +124,9 @@ _builders: dict[str, BackboneBuilder] = {}
 
 
 def register_backbone(name: str) -> Callable[[_Builder], _Builder]:
-    """Add a backbone under `name`; a study then names it like any built-in one.
+    """Add a backbone under ``name``; a study file can then name the backbone.
 
-    The whole of it is one function that returns segments::
+    A backbone is one function that returns segments::
 
         @register_backbone("tiny")
         def tiny(*, classes: int, image_size: int, channels: int, width: float) -> Segmented:
@@ -141,15 +143,15 @@ def register_backbone(name: str) -> Callable[[_Builder], _Builder]:
                 exits=(ExitPoint("conv1", "first", "all", grid=2), ExitPoint("conv2", "second", "all", grid=2)),
             )
 
-    To let the worker processes of a cluster find it too, ship it in a distribution whose `pyproject.toml` says::
+    Worker processes of a cluster find a backbone in an installed distribution whose ``pyproject.toml`` says::
 
         [project.entry-points."predictive_exit.backbones"]
         tiny = "my_package.my_module:tiny"
 
-    (the decorator is then not needed).
+    Such a backbone needs no decorator.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: a backbone of this name is registered already.
     """
 
     def register(builder: _Builder) -> _Builder:
@@ -162,13 +164,13 @@ def register_backbone(name: str) -> Callable[[_Builder], _Builder]:
 
 
 def backbone_names() -> list[str]:
-    """Names that `build_backbone` knows, sorted: registered ones and entry points of other distributions."""
+    """Sorted names of all backbones: registered ones, and entry points of other distributions."""
     _import_built_in()
     return sorted(_builders.keys() | entry_points(group=ENTRY_POINT_GROUP).names)
 
 
 def build_backbone(name: str, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-    """Build the untrained backbone `name`.
+    """Build the untrained backbone ``name``.
 
     Raises:
         UserError: the name is unknown, a size is impossible, or the backbone refuses the image size.
@@ -182,12 +184,12 @@ def build_backbone(name: str, *, classes: int, image_size: int, channels: int, w
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded to a multiple of 8 (what matrix units like), at least 8."""
+    """``channels`` times ``width``, rounded to a multiple of 8, at least 8. Matrix units compute multiples of 8."""
     return max(8, 8 * round(channels * width / 8))
 
 
 def _import_built_in() -> None:
-    """Import the modules whose backbones register themselves."""
+    """Import the modules that register the built-in backbones."""
     from study.networks import resnet, vgg  # noqa: F401
 
 
@@ -197,5 +199,5 @@ def _find(name: str) -> BackboneBuilder:
         return _builders[name]
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         builder: BackboneBuilder = entry_point.load()
-        return _builders.setdefault(name, builder)  # loading may have run the decorator
+        return _builders.setdefault(name, builder)  # the import may have run the decorator
     raise UserError(f"unknown backbone {name!r}; known are {', '.join(backbone_names())}")

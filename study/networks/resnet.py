@@ -21,19 +21,19 @@ DEPTHS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
 """Blocks in each of the four stages."""
 
 POOLED_FROM = 96
-"""Images of at least this many pixels are shrunk by a max-pool (3x3, stride 3) in the stem."""
+"""Images with a side of at least this many pixels pass a max-pool (3x3, stride 3) in the stem."""
 
 
 class ScaledResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
-    """Torchvision's ResNet for small images, with every channel count scaled by `width`.
+    """Torchvision's ResNet for small images, with every channel count scaled by ``width``.
 
-    The stem is a 3x3 convolution of stride 1, without a max-pool below `POOLED_FROM` pixels.
+    The stem is a 3x3 convolution of stride 1, without a max-pool below ``POOLED_FROM`` pixels.
     """
 
-    inplanes: int  # the parent's count of channels so far
+    inplanes: int  # channels of the last layer that the parent class has made
 
     def __init__(self, layers: list[int], *, classes: int, image_size: int, channels: int, width: float) -> None:
-        self._width = width  # before the parent's constructor, which calls _make_layer
+        self._width = width  # set before the parent's constructor, which calls _make_layer
         super().__init__(BasicBlock, layers)
         stem = scale_channels(64, width)
         self.conv1 = nn.Conv2d(channels, stem, kernel_size=3, padding=1, bias=False)
@@ -45,7 +45,7 @@ class ScaledResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     def _make_layer(
         self, block: type[BasicBlock], planes: int, blocks: int, stride: int = 1, dilate: bool = False
     ) -> nn.Sequential:
-        if not hasattr(self, "layer1"):  # the first stage: its input is the stem that __init__ puts in
+        if not hasattr(self, "layer1"):  # the first stage, whose input is the stem
             self.inplanes = scale_channels(self.inplanes, self._width)
         planes = scale_channels(planes, self._width)
         layer: nn.Sequential = super()._make_layer(block, planes, blocks, stride, dilate)
@@ -53,7 +53,7 @@ class ScaledResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
 
 
 class FirstConvolution(nn.Module):
-    """First half of a residual block (for the very first block, with the stem before it)."""
+    """First half of a residual block. Of the first block of the network, the stem is a part."""
 
     def __init__(self, block: BasicBlock, stem: nn.Module) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class FirstConvolution(nn.Module):
         self.layers = nn.Sequential(block.conv1, block.bn1, block.relu)
 
     def forward(self, state: State) -> State:
-        """From `(feature,)` to `(feature, skip)`, the skip being the block's input."""
+        """From ``(feature,)`` to ``(feature, skip)``; the skip is the block's input."""
         skip = self.stem(state[0])
-        # The ReLU works in place, but on the output of the batch norm: the skip stays as it is.
+        # The ReLU works in place on the output of the batch norm: the skip stays unchanged.
         return self.layers(skip), skip
 
 
@@ -77,13 +77,16 @@ class SecondConvolution(nn.Module):
         self.relu = block.relu
 
     def forward(self, state: State) -> State:
-        """From `(feature, skip)` to `(feature,)`."""
+        """From ``(feature, skip)`` to ``(feature,)``."""
         feature, skip = state
         return (self.relu(self.layers(feature) + self.shortcut(skip)),)
 
 
 def build_resnet(name: str, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-    """Build `name` (a key of `DEPTHS`): two exits a block, g = 2, a codebook a block, linear layers a stage."""
+    """Build ``name`` (a key of ``DEPTHS``): two exits and one codebook in each block, g = 2.
+
+    The exits of a stage share their linear layers.
+    """
     model = ScaledResNet(DEPTHS[name], classes=classes, image_size=image_size, channels=channels, width=width)
     segments: list[nn.Module] = []
     exits: list[ExitPoint] = []

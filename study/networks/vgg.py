@@ -24,13 +24,13 @@ LAYOUTS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 
 
 def build_vgg(name: str, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-    """Build `name` (a key of `LAYOUTS`) with a single linear layer after global average pooling.
+    """Build ``name`` (a key of ``LAYOUTS``) with a single linear layer after global average pooling.
 
-    The feature map is halved by each max-pool. Exits right behind a max-pool, and those of the last stage,
-    average their codewords over the whole map (g = 1), all others over its quarters (g = 2).
+    Each max-pool halves the feature map. Exits right behind a max-pool and exits of the last stage average their
+    codewords over the whole map (g = 1), all other exits over quarters of the map (g = 2).
 
     Raises:
-        UserError: nothing would be left of the image after the max-pools.
+        UserError: the image is smaller than the max-pools need.
     """
     layout = [item if item == "M" else scale_channels(int(item), width) for item in cfgs[LAYOUTS[name]]]
     smallest = 2 ** layout.count("M")
@@ -45,8 +45,8 @@ def build_vgg(name: str, *, classes: int, image_size: int, channels: int, width:
 
 
 def _model(layout: list[int | str], classes: int, channels: int) -> VGG:
-    # On the meta device, because torchvision's constructor allocates 100 M parameters of a classifier for
-    # 224-pixel images, which is replaced here.
+    # On the meta device: torchvision's constructor allocates a classifier of 100 M parameters for images of 224 pixels,
+    # which is replaced below.
     with torch.device("meta"):
         model = VGG(nn.Identity(), init_weights=False)
     model.features = make_layers(layout, batch_norm=True)
@@ -60,7 +60,7 @@ def _model(layout: list[int | str], classes: int, channels: int) -> VGG:
 
 
 def _initialise(model: VGG) -> None:
-    """Draw the weights by the rule of torchvision's constructor (batch norm starts at 1 and 0 anyway)."""
+    """Draw the weights by the rule of torchvision's constructor; batch norm starts at 1 and 0."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -20,7 +20,7 @@ from results.storage.paths import Location
 from search_spaces.spec import StudySpec
 from study.checkpoints.description import read_description
 from study.costs.flops import count_work
-from study.costs.published import published_flops
+from study.costs.published_program import published_program_flops
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import Dataset, DataSettings
 from study.errors import UserError
@@ -293,7 +293,7 @@ def _priced(
         logits["validation"],
         precision=precision,
         work=work,
-        published=published_flops(network_shape),
+        published=published_program_flops(network_shape),
     )
 
 

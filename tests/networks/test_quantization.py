@@ -8,10 +8,10 @@ import torch
 from support.tiny_network import TINY
 
 from study import Predictive, Trace, UserError, replay
-from study.networks.inference_network import all_logits, in_fp32
+from study.networks.inference_network import all_logits
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import PRECISIONS
-from study.networks.quantization import check_precision, int8_execution, integer_operations, prepare
+from study.networks.quantization import check_precision, in_fp32, int8_execution, integer_operations, prepare
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.decision_table import ratio_table
 from study.policies.live import run_policy

@@ -13,8 +13,8 @@ from study.costs.flops import count_work
 from study.costs.measure import bench
 from study.costs.model.devices import load_device
 from study.costs.model.dvfs import LevelCosts, simulate, smallest_slack
-from study.networks.inference_network import in_fp32
 from study.networks.multi_exit import build_network
+from study.networks.quantization import in_fp32
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
 from study.search import cost_source as pricing

@@ -1,7 +1,7 @@
-"""Energy meters: counters of joules behind one protocol, one class a vendor.
+"""Energy meters: counters of joules behind one protocol, one class for each vendor.
 
-A meter's reading means nothing alone; the difference of two readings is what was consumed between them. Work that a
-device was given and has not done yet is not in its counter: synchronise first, then read.
+The difference of two readings is the energy consumed between them; one reading alone means nothing. Queued work that a
+device has not done yet is not in the counter: synchronise first, then read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Run = Callable[[], object]
 MeterSource = Literal["nvml", "rapl"]
 
 PERIODS_OF_A_WINDOW = 5
-"""Fewer updates of a counter tell little: the first and the last are cut off somewhere by the window."""
+"""Updates of the counter in a window, at least. A window cuts off part of its first and of its last update."""
 READ_EVERY_SECONDS = 30.0
-"""Within a window, so that no wrap-around of a counter is missed."""
+"""Longest time between two readings in a window, so that each wrap-around of a counter is seen."""
 WITHOUT = "measure without a meter (predictive-exit profile --no-meter): energies then come from a model"
-"""The way out of every error that keeps a meter from being read."""
+"""End of each error message about a meter that cannot be read."""
 POWERCAP = Path("/sys/class/powercap")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -35,35 +35,35 @@ class Meter(Protocol):
 
     @property
     def source(self) -> MeterSource:
-        """What energies measured with it name as their source."""
+        """The ``energy_source`` of energies that this meter measures."""
         ...
 
     @property
     def device(self) -> str:
-        """The device, as people call it."""
+        """Name of the device."""
         ...
 
     @property
     def driver(self) -> str | None:
-        """Version of what keeps the counter."""
+        """Version of the software that offers the counter."""
         ...
 
     @property
     def period(self) -> float:
-        """Seconds between two updates of the counter, on the long side: between them it stands still."""
+        """Longest known time in seconds between two updates of the counter."""
         ...
 
     def read(self) -> float:
-        """Joules since some fixed moment; never less than the reading before."""
+        """Joules since a fixed moment; never less than the previous reading."""
         ...
 
     def describe(self) -> dict[str, object]:
-        """What to record beside a measurement: device, driver, clocks now, limits; JSON values only."""
+        """Facts to record beside a measurement: device, driver, present clocks, limits; JSON values only."""
         ...
 
 
 class NoMeterError(UserError):
-    """The device has no energy counter that could be read."""
+    """The device has no readable energy counter."""
 
 
 class NvmlMeter:
@@ -73,34 +73,28 @@ class NvmlMeter:
         index: the device as torch numbers it (``cuda:<index>``).
 
     Raises:
-        NoMeterError: this GPU, or this slice of one, has no counter.
-        UserError: the package nvidia-ml-py is missing.
+        NoMeterError: this GPU, or this slice of a GPU, has no counter.
     """
 
     source: MeterSource = "nvml"
-    # NVIDIA documents no period. Between 20 and 100 ms have been seen, depending on the GPU.
+    # NVIDIA documents no period. Periods between 20 and 100 ms have been observed, depending on the GPU.
     period = 0.1
 
     def __init__(self, index: int) -> None:
-        try:
-            import pynvml  # optional, and a CPU needs none of it
-        except ImportError:
-            raise UserError(
-                "the energy counter of a GPU is read by the package nvidia-ml-py, which is missing: "
-                f"pip install nvidia-ml-py, or {WITHOUT}"
-            ) from None
+        import pynvml  # here, because a machine without a GPU measures without NVML
+
         self._nvml = pynvml
         self.device = torch.cuda.get_device_name(index)
-        # NVML sees every GPU of the machine in the order of the bus, torch those that CUDA_VISIBLE_DEVICES left it, in
-        # CUDA's order (fastest first): the same index may be another board. The UUID is the same for both.
+        # NVML numbers all GPUs of the machine in the order of the bus. Torch numbers the GPUs in CUDA_VISIBLE_DEVICES
+        # in CUDA's order (fastest first). An index may mean another board there; a UUID means the same board in both.
         uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
         try:
             self._nvml.nvmlInit()
             self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-            self.read()  # GPUs older than Volta have the function and refuse it
+            self.read()  # a GPU older than Volta refuses the call here
             self.driver: str | None = str(self._nvml.nvmlSystemGetDriverVersion())
         except self._nvml.NVMLError as error:
-            # A slice of a partitioned GPU (MIG) also ends here: the board's counter is that of all slices.
+            # A slice of a partitioned GPU (MIG) fails here too: the counter of the board counts all slices.
             raise NoMeterError(f"{self.device} (cuda:{index}) has no energy counter to read: {error}") from None
 
     def read(self) -> float:
@@ -108,7 +102,7 @@ class NvmlMeter:
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
 
     def describe(self) -> dict[str, object]:
-        """Device, driver, power limit, clocks and temperature now; what this GPU does not tell is left out."""
+        """Device, driver, power limit, present clocks and temperature, as far as this GPU reports them."""
         nvml, handle = self._nvml, self._handle
         facts: dict[str, object] = {"source": self.source, "device": self.device, "driver": self.driver}
         queries: dict[str, Callable[[], object]] = {
@@ -129,23 +123,23 @@ class NvmlMeter:
 class RaplMeter:
     """The counters of a machine's CPU packages and their memory (Intel and AMD, Linux), summed.
 
-    They count what the whole machine does, other programs included. Cores and graphics are part of their package, and
-    ``psys`` contains the packages: adding either would count the same joules twice. ``intel-rapl-mmio`` offers the
-    same packages a second time.
+    The counters count the work of the whole machine, other programs included. The zones of cores and graphics are parts
+    of a package, and ``psys`` contains the packages: to add these zones would count joules twice. ``intel-rapl-mmio``
+    offers the same packages a second time.
 
-    A counter wraps around at ``max_energy_range_uj`` (a common 262 kJ: after 22 minutes at 200 W). One wrap between
-    two readings is seen and added, two look like one: :func:`take_window` reads more often than that.
+    A counter wraps around at ``max_energy_range_uj`` (often 262 kJ: after 22 minutes at 200 W). One wrap between two
+    readings is detected; two wraps look like one. :func:`take_window` therefore reads every 30 seconds.
 
     Args:
-        root: where Linux shows its power zones.
+        root: folder in which Linux shows the power zones.
 
     Raises:
         NoMeterError: there is no such counter.
-        UserError: the counters may not be read.
+        UserError: this user may not read the counters.
     """
 
     source: MeterSource = "rapl"
-    period = 0.01  # the counters move every millisecond; the margin is for machines on which they do not
+    period = 0.01  # counters move every millisecond; the factor of ten is a margin for slower machines
 
     def __init__(self, root: Path = POWERCAP) -> None:
         self.device = device_name(torch.device("cpu"))
@@ -158,7 +152,7 @@ class RaplMeter:
         self._microjoules = 0
 
     def read(self) -> float:
-        """Joules since this meter was made."""
+        """Joules since this meter was created."""
         for index, zone in enumerate(self._zones):
             now = _number(zone / "energy_uj")
             gone = now - self._last[index]
@@ -167,7 +161,7 @@ class RaplMeter:
         return self._microjoules / 1e6
 
     def describe(self) -> dict[str, object]:
-        """Device, kernel, the zones that are summed, and the long-term power limit of each where there is one."""
+        """Device, kernel, the summed zones, and the long-term power limit of each zone that has one."""
         facts: dict[str, object] = {"source": self.source, "device": self.device, "driver": self.driver}
         facts["zones"] = [f"{zone.name} ({_text(zone / 'name')})" for zone in self._zones]
         limits = {}
@@ -182,13 +176,13 @@ class RaplMeter:
 
 
 def find_meter(device: torch.device) -> Meter | None:
-    """The meter of a device, or None where it has none.
+    """The meter of a device, or None if the device has no meter.
 
     Raises:
-        UserError: there is one, but something that a person can mend keeps it from being read.
+        UserError: there is a meter that cannot be read for a reason which the user can change.
     """
     try:
-        # A ROCm build of torch calls its devices "cuda" too; NVML knows nothing of them.
+        # A ROCm build of torch calls AMD's GPUs "cuda" too; NVML does not know them.
         if device.type == "cuda" and torch.version.hip is None:
             return NvmlMeter(torch.cuda.current_device() if device.index is None else device.index)
         if device.type == "cpu":
@@ -209,16 +203,16 @@ def take_window(
     synchronise: Callable[[], object],
     clock: Callable[[], float],
 ) -> tuple[float, float, int]:
-    """Call ``run`` again and again between two readings of the meter.
+    """Call ``run`` repeatedly between two readings of the meter.
 
     Args:
         meter: of the device that does the work.
         run: the work.
-        what: the work's name, for errors.
-        at_least: seconds.
-        call_seconds: about how long one call takes; a wrong guess makes the window longer, not wrong.
-        least_calls: calls in the window, at least.
-        synchronise: waits until the device has done all it was given.
+        what: name of the work in error messages.
+        at_least: smallest length of the window in seconds.
+        call_seconds: estimated seconds of one call. A wrong estimate makes the window longer; the result stays right.
+        least_calls: smallest number of calls in the window.
+        synchronise: waits until the device has done all queued work.
         clock: seconds.
 
     Returns:
@@ -229,7 +223,7 @@ def take_window(
     """
 
     def reading() -> tuple[float, float]:
-        # In this order at both ends, so that the time which a reading takes cancels.
+        # The order is the same at both ends, so that the time of a reading cancels.
         synchronise()
         return meter.read(), clock()
 
@@ -256,7 +250,7 @@ def take_window(
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called by its maker; for a CPU, how many threads torch uses is a separate matter."""
+    """The maker's name of a device. The number of threads of a CPU is not part of the name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -266,13 +260,13 @@ def device_name(device: torch.device) -> str:
             key, _, value = line.partition(":")
             if key.strip() == "model name" and value.strip():
                 return value.strip()
-    return platform.processor() or platform.machine()  # Arm's cpuinfo names no model
+    return platform.processor() or platform.machine()  # on Arm, cpuinfo names no model
 
 
 def _energy_zones(root: Path) -> list[Path]:
-    """The packages and, of each, its memory."""
+    """The zones of the packages and of their memories."""
     names = {}
-    for zone in sorted(root.glob("intel-rapl:*")):  # AMD's are called so too
+    for zone in sorted(root.glob("intel-rapl:*")):  # the zones of AMD's CPUs have the same names
         if re.fullmatch(r"intel-rapl:\d+(:\d+)?", zone.name) and (zone / "name").is_file():
             names[zone.name] = _text(zone / "name")
     packages = {zone for zone, name in names.items() if name.startswith("package-")}

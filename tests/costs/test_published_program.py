@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from study.costs.flops import NetworkWork, count_work
-from study.costs.published import published_flops
+from study.costs.published_program import published_program_flops
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
 
@@ -44,7 +44,7 @@ def test_vgg19_by_hand(vgg19):
     stage 5    2^2 x 4 x 512^2                 =  4,194,304   pool 1 x 512^2     =    262,144  (the classifier's)
     classifier 512 x 10                        =      5,120
     """
-    segments, heads = published_flops(vgg19)
+    segments, heads = published_program_flops(vgg19)
     convolutions = 4_390_912 + 6_291_456 + 14_680_064 + 14_680_064 + 4_194_304
     pools = 4 * 1_048_576 + 262_144
     assert segments.shape == (21,)
@@ -71,7 +71,7 @@ def test_resnet34_by_hand(resnet34):
     stage 4    256 x 512 + 5 x 512^2  + projection         = 1,572,864
                all of it 1,024 times, and 512 x 10 of the classifier
     """
-    segments, heads = published_flops(resnet34)
+    segments, heads = published_program_flops(resnet34)
     assert segments.shape == (33,)
     assert segments.sum() == 2 * (1024 * (192 + 24_576 + 131_072 + 786_432 + 1_572_864) + 5_120)
     assert segments[0] == 2 * 4_390_912  # stem and first convolution
@@ -86,21 +86,22 @@ def test_resnet34_by_hand(resnet34):
 
 def test_the_stem_of_a_resnet_keeps_its_own_maps():
     """96 pixels: a convolution onto 96 x 96, a max-pool onto 32 x 32, then stage 1."""
-    segments, _ = published_flops(network("resnet18", width=0.125, image_size=96))
+    segments, _ = published_program_flops(network("resnet18", width=0.125, image_size=96))
     assert segments[0] == convolution(3, 8, 96) + convolution(8, 8, 32) + convolution(8, 8, 32)
     assert segments[-2] == convolution(64, 64, 32)
 
 
 def test_linear_heads_cost_what_they_are():
     net = network("resnet18", width=0.125, kind="linear")
-    assert np.array_equal(published_flops(net)[1], count_work(net).head_flops)
+    assert np.array_equal(published_program_flops(net)[1], count_work(net).head_flops)
 
 
 def shares(network: MultiExitNetwork) -> tuple[np.ndarray, np.ndarray]:
     """Cost up to each exit, without heads, as a share of the whole network: true and published, ``[E]`` each."""
     work: NetworkWork = count_work(network)
     true, published = (
-        segments.cumsum()[:-1] / segments.sum() for segments in (work.segment_flops, published_flops(network)[0])
+        segments.cumsum()[:-1] / segments.sum()
+        for segments in (work.segment_flops, published_program_flops(network)[0])
     )
     return true, published
 
@@ -130,7 +131,7 @@ def test_vgg19_looks_cheaper_at_some_exits_only(vgg19):
 def test_vgg19_heads_look_dearer_than_they_are(vgg19):
     """Their convolutions are 1x1, hence lose nothing, while the network beside them loses most of its sum."""
     work = count_work(vgg19)
-    segments, heads = published_flops(vgg19)
+    segments, heads = published_program_flops(vgg19)
     assert np.array_equal(heads, work.head_flops)
     assert work.segment_flops.sum() / segments.sum() == pytest.approx(8.18, abs=0.01)
 
@@ -138,7 +139,7 @@ def test_vgg19_heads_look_dearer_than_they_are(vgg19):
 def test_counting_changes_nothing():
     net = network("resnet18", width=0.125).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    published_flops(net)
+    published_program_flops(net)
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert not any(module._forward_hooks for module in net.modules())

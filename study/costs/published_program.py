@@ -1,16 +1,17 @@
-"""FLOPs as the published program accounts for them, for comparison with the paper only: never an objective.
+"""FLOPs by the cost tables of the paper's published program: for comparison with the paper, never an objective.
 
 Source: the program of Li et al., "Predictive Exit", arXiv 2206.04685. Its tables of computational cost differ from the
-true count (`study.costs.flops`) by three errors, which are reconstructed here:
+true count (:mod:`study.costs.flops`) by three errors, which this module reconstructs:
 
 1. A convolution is priced without its kernel: H_out x W_out x C_in x C_out multiply-accumulates, whether 1x1 or 3x3.
-2. A max-pool is priced as if it were such a convolution, from its C channels to C channels. It multiplies nothing.
-3. All stages of a ResNet are priced at the map of the first stage, as if none of them shrank it.
+2. A max-pool of C channels is priced as a convolution from C to C channels. In truth a max-pool multiplies nothing.
+3. All stages of a ResNet are priced at the map of the first stage, as if no stage made the map smaller.
 
-Heads are counted by the same rules, those of a ResNet on maps of its first stage's size. Linear layers count as they
-are. The unit is that of the true count, 2 x multiply-accumulates. What else is odd in those tables is left out here:
-they omit all linear layers, hence the classifier; they price a skip without projection as one more convolution; they
-price some of VGG-19's pools at the map before, some at the map behind; its third convolution reads 128 channels there.
+Heads are counted by the same rules; the heads of a ResNet on maps of the size of the first stage. Linear layers count
+as in the true count. The unit is 2 x multiply-accumulates, as in the true count. Four other oddities of the tables are
+left out: the tables omit all linear layers, hence the classifier; they price a skip without projection as one more
+convolution; they price some pools of VGG-19 at the map before and some at the map behind; the third convolution of
+VGG-19 reads 128 channels there.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from study.arrays import Floats
 from study.networks.multi_exit import MultiExitNetwork
 
 
-def published_flops(network: MultiExitNetwork) -> tuple[Floats, Floats]:
-    """What the segments and the heads of a network would cost by the published accounting, for one image.
+def published_program_flops(network: MultiExitNetwork) -> tuple[Floats, Floats]:
+    """Count the FLOPs of segments and heads for one image as the published program counts them.
 
-    A network is taken for a ResNet if its backbone is one of torchvision's class; in any other, each layer is priced at
-    its own map. Convolutions, max-pools and linear layers count where they are modules. The network is left unchanged.
+    A network counts as a ResNet if its backbone is of torchvision's class ``ResNet``. In any other network, each layer
+    is priced at its own map. Convolutions, max-pools and linear layers count if they are modules. The network stays
+    unchanged.
 
     Returns:
         ``(segments [E+1], heads [E])``, the classifier as the last segment.
@@ -54,7 +56,7 @@ def published_flops(network: MultiExitNetwork) -> tuple[Floats, Floats]:
 
 
 def _price(part: nn.Module, *arguments: object, smallest_map: int = 0) -> tuple[float, Any]:
-    """Run a part; returns its FLOPs, with no map priced at fewer than ``smallest_map`` pixels, and its output."""
+    """Run a part; return its FLOPs and its output. A map is priced at ``smallest_map`` pixels or more."""
     products: list[int] = []
 
     def price(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
