@@ -48,7 +48,7 @@ class FrontSummary:
     """The one with the least energy; None without energies."""
     tolerance: float
     optimism: float | None
-    """Share of the front's hypervolume on validation that is gone on test; None in tables of earlier versions."""
+    """Share of the front's hypervolume on validation that is lost on test; None where the first volume is 0."""
     mean_optimism: float
     """Accuracy on validation less that on test, in the mean over the front: what choosing flattered, and chance."""
     classic_optimism: float
@@ -139,10 +139,8 @@ def _refuse_unknown(table: Location, rows: pd.DataFrame, columns: Sequence[str])
 
 
 def _optimism(front: pd.DataFrame) -> float | None:
-    volumes = front[["hypervolume", "test_hypervolume"]].dropna()
-    if volumes.empty or volumes["hypervolume"].iloc[0] <= 0:
-        return None
-    return float(1 - volumes["test_hypervolume"].iloc[0] / volumes["hypervolume"].iloc[0])
+    validation, test = float(front["hypervolume"].iloc[0]), float(front["test_hypervolume"].iloc[0])
+    return 1 - test / validation if validation > 0 else None
 
 
 def _only(column: pd.Series) -> str | None:

@@ -1,11 +1,12 @@
-"""Checkpoints: a trained network as safetensors and JSON, published whole or not at all.
+"""The description of a checkpoint: what was trained, how and by which versions. Reading one needs no torch.
 
-``<folder>/best`` holds weights and metadata of the best epoch; ``<folder>/last`` the optimizer's state as well, to go
-on from. Nothing is ever pickled.
+A checkpoint is a published folder of safetensors and JSON files. ``<trial id>/best`` holds the weights and the
+description of the best epoch. ``<trial id>/last`` holds those of the last epoch, and the state of the optimizer.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -107,13 +108,29 @@ def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: 
     )
 
 
+def is_trial_id(name: str) -> bool:
+    """Whether :func:`trial_id` gives such names: a synchronised or damaged folder has another name."""
+    return re.fullmatch("[0-9a-f]{12}", name) is not None
+
+
 def read_description(folder: Location) -> Checkpoint | None:
-    """The checkpoint without its tensors; of those only the sizes are compared with the manifest."""
+    """The description of a checkpoint; None where nothing was published. Of the tensors only the sizes are checked.
+
+    Raises:
+        DamagedError: files do not match their manifest, or the folder holds no checkpoint.
+        UserError: the checkpoint has another format.
+    """
     published = read_published(folder, names={"checkpoint.json"})
-    return _parse(folder, published) if published else None
+    return parse(folder, published) if published else None
 
 
-def _parse(folder: Location, published: Published) -> Checkpoint:
+def parse(folder: Location, published: Published) -> Checkpoint:
+    """The description in a published folder.
+
+    Raises:
+        DamagedError: the folder holds no checkpoint.
+        UserError: the checkpoint has another format.
+    """
     none = f"{folder} is no checkpoint of this program"
     try:
         raw: dict[str, Any] = parse_json(published.files["checkpoint.json"])
@@ -135,7 +152,7 @@ def _parse(folder: Location, published: Published) -> Checkpoint:
                 "history": history,
                 "parent": None if raw["parent"] is None else WeightsId.parse(raw["parent"]),
                 "versions": raw["versions"],
-                "made_by": tuple((epoch, made_by) for epoch, made_by in raw.get("made_by", [[1, raw["versions"]]])),
+                "made_by": tuple((epoch, made_by) for epoch, made_by in raw["made_by"]),
                 "weights_hash": weights_hash[:16],
             },
         )

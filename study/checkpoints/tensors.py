@@ -17,7 +17,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from results.storage.paths import Location
-from study.checkpoints.description import FORMAT_VERSION, Checkpoint, MadeBy, WeightsId, _parse, made_by_now
+from study.checkpoints.description import FORMAT_VERSION, Checkpoint, MadeBy, WeightsId, made_by_now, parse
 from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.construction import meta_network, new_network
@@ -113,7 +113,7 @@ def read(folder: Location) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Ten
     published = read_published(folder)
     if published is None:
         return None
-    checkpoint = _parse(folder, published)
+    checkpoint = parse(folder, published)
     try:
         weights = safetensors.load(published.files["weights.safetensors"])
         optimizer = safetensors.load(published.files.get("optimizer.safetensors", safetensors.save({})))

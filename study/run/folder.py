@@ -16,7 +16,7 @@ from results.parts import read_table
 from results.schemas import TableError
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location, location
-from search_spaces.spec import SpecError, StudySpec, validate_space
+from search_spaces.spec import StudySpec
 from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
 from study.storage.publish import safe_name, set_aside
@@ -140,7 +140,7 @@ def _stored_studies(folder: Location) -> list[dict[str, Any]]:
 
 
 def _grows_into(stored: dict[str, Any], other: dict[str, Any]) -> bool:
-    found = list(differences_of(settings_of(stored), settings_of(other)))
+    found = list(differences_of(without_free_keys(stored), without_free_keys(other)))
     return bool(found) and all(difference.grows for difference in found)
 
 
@@ -158,20 +158,7 @@ def _digests_of_tables(folder: Location) -> dict[str, str]:
 
 
 def _differences(stored: dict[str, Any], spec: StudySpec) -> list[Difference]:
-    return list(differences_of(settings_of(stored), settings_of(spec.plain())))
-
-
-def _completed(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored study with the defaults of keys that its version did not know: they say what that version did."""
-    try:
-        return validate_space(stored, STUDY_FILE).plain()
-    except SpecError:
-        return stored
-
-
-def settings_of(stored: dict[str, Any]) -> dict[str, Any]:
-    """What decides the results of a stored study, with the defaults of keys that its version did not know."""
-    return without_free_keys(_completed(stored))
+    return list(differences_of(without_free_keys(stored), without_free_keys(spec.plain())))
 
 
 def without_free_keys(study: dict[str, Any]) -> dict[str, Any]:
@@ -204,8 +191,6 @@ def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, dige
         UserError: they are others.
     """
     known = stored["provenance"].get("data_digest", {}) if stored else _digests_of_tables(folder)
-    if isinstance(known, str):  # of the one data set of an earlier version
-        known = {next(iter(digests)): known}
     for name, digest in digests.items():
         if known.get(name, digest) != digest:
             raise UserError(

@@ -12,15 +12,15 @@ import pandas as pd
 from results.parts import part_count, read_table, rows_of
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
+from search_spaces.settings import HEAD_MODES
 from search_spaces.spec import StudySpec, validate_space
-from study.checkpoints.description import WeightsId
+from study.checkpoints.description import WeightsId, is_trial_id, read_description
+from study.errors import UserError
 from study.execution.failures import FailureLog
-from study.run.folder import STUDY_FILE, no_run_folder, read_study_file, settings_of
+from study.run.folder import STUDY_FILE, no_run_folder, read_study_file, without_free_keys
 from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here
 from study.storage.locks import is_held
-from study.storage.publish import DamagedError, read_published
-from study.storage.strict_json import parse_json
-from study.training.learning_curves import best_epoch, history_from_json
+from study.training.learning_curves import best_epoch
 
 
 def study_status(folder: Location) -> dict[str, Any]:
@@ -70,19 +70,19 @@ def study_status(folder: Location) -> dict[str, Any]:
         "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
         "finished": set(present) == set(SCHEMAS)
         # It is written last, and again by each start that changes anything.
-        and _fronts(tables, spec, names) >= set(names),
+        and _fronts(tables, spec) >= set(names),
         "failed": sum(trial["status"] == "failed" for trial in own),
     }
 
 
-def _fronts(tables: Location, spec: StudySpec, names: Sequence[str]) -> set[str]:
-    """The data sets whose front, which is written last, is of the study as it stands, and not of a smaller one."""
+def _fronts(tables: Location, spec: StudySpec) -> set[str]:
+    """The data sets with a front of the study as it stands, and not of a smaller study. A front is written last."""
     front, provenance = read_table(tables, "front"), read_table(tables, "provenance").set_index("provenance")
-    wanted = settings_of(spec.plain())
-    mine = [settings_of(json.loads(provenance["study"].get(name, "{}"))) == wanted for name in front["provenance"]]
-    if not any(front["provenance"].isin(provenance.index)):  # of an earlier version
-        mine = [True] * len(front)
-    return set(front.loc[mine, "data"].fillna(names[0]))
+    wanted = without_free_keys(spec.plain())
+    mine = [
+        without_free_keys(json.loads(provenance["study"].get(name, "{}"))) == wanted for name in front["provenance"]
+    ]
+    return set(front.loc[mine, "data"])
 
 
 def _of_study(
@@ -108,7 +108,7 @@ def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str
     failures = FailureLog(folder / "failures.json").read()
     names = {digest: name for name, digest in _digests(stored).items()}
     folders = {path.name: path for path in (folder / "checkpoints").glob("*") if path.is_dir()}
-    trials = [_trial_status(path, failures, names) for _, path in sorted(folders.items()) if _is_trial(path)]
+    trials = [_trial_status(path, failures, names) for _, path in sorted(folders.items()) if is_trial_id(path.name)]
     return trials + [
         {
             **_NOT_STARTED,
@@ -133,10 +133,6 @@ def _packed_status(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_trial(folder: Location) -> bool:
-    return not folder.name.endswith(".damaged")
-
-
 _NOT_STARTED: dict[str, Any] = {
     **{"mode": None, "data": None, "parent": None, "weights": None},
     **{"epochs": 0, "seconds": 0.0, "score": None, "error": None},
@@ -145,10 +141,7 @@ _NOT_STARTED: dict[str, Any] = {
 
 def _digests(stored: Mapping[str, Any]) -> dict[str, str]:
     """Data set -> digest of its images, as ``study.yaml`` says."""
-    known = stored["provenance"].get("data_digest") or {}
-    names = stored["study"].get("data", {}).get("name", "digits")
-    first = names if isinstance(names, str) else names[0]
-    return {first: known} if isinstance(known, str) else dict(known)
+    return dict(stored["provenance"].get("data_digest") or {})
 
 
 def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[PhaseOutline], float | None]:
@@ -160,35 +153,29 @@ def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[Ph
 def _trial_status(
     folder: Location, failures: Mapping[str, Mapping[str, str | None]], names: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A trial as its last checkpoint tells; read as plain JSON, because parsing it in full would import torch."""
+    """A trial as its last checkpoint describes it; tensors are not read, so that no torch is imported."""
     row = {**_NOT_STARTED, "trial_id": folder.name, "status": "under way"}
     if is_held(folder.parent.parent / "locks" / f"{folder.name}.lock"):
         row["status"] = "running"
     elif folder.name in failures:
         row |= {"status": "failed", "error": failures[folder.name]["error"]}
     try:
-        published = read_published(folder / "last", names={"checkpoint.json"})
-    except DamagedError as error:
+        last, best = read_description(folder / "last"), read_description(folder / "best")
+    except UserError as error:
         return {**row, "status": "damaged", "error": str(error)}
-    if published is None:
+    if last is None:
         return row if row["status"] != "under way" else {**row, "status": "no epoch yet"}
-    try:
-        description = parse_json(published.files["checkpoint.json"])
-        network, mode = description["network"], description["training"]["mode"]
-        history = history_from_json(description["history"])
-        score = math.nan if history[-1].diverged else best_epoch(history).score
-        best = read_published(folder / "best", names=())
-        return {
-            **row,
-            "mode": mode,
-            "parent": description["parent"],
-            "weights": WeightsId(folder.name, best.digests["weights.safetensors"][:16]) if best else None,
-            "data": names.get(description["data"]["digest"], description["data"]["name"]),
-            "network": f"{network['backbone']} x {network['width']:g}",
-            "head": network["head"]["kind"] if mode in ("exits", "joint") else None,
-            "epochs": history[-1].epoch,
-            "seconds": sum(epoch.seconds for epoch in history),
-            "score": None if math.isnan(score) else score,
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):  # a DamagedError is a ValueError
-        return {**row, "status": "damaged", "error": f"{folder / 'last'} is no checkpoint of this program"}
+    history, mode = last.history, last.training.mode
+    score = math.nan if history[-1].diverged else best_epoch(history).score
+    return {
+        **row,
+        "mode": mode,
+        "parent": last.parent,
+        "weights": WeightsId(folder.name, best.weights_hash) if best else None,
+        "data": names.get(last.data.digest, last.data.name),
+        "network": f"{last.network.backbone} x {last.network.width:g}",
+        "head": last.network.head.kind if mode in HEAD_MODES else None,
+        "epochs": history[-1].epoch,
+        "seconds": sum(epoch.seconds for epoch in history),
+        "score": None if math.isnan(score) else score,
+    }

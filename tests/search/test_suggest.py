@@ -4,13 +4,11 @@ import json
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from optuna.trial import FixedTrial
 from support.searches import ALL_POLICIES, ONE, TWO, parse_policy, run, run_killed, split, traced
 
-from results.parts import read_table, rows_of
-from results.schemas import SCHEMAS
+from results.parts import rows_of
 from search_spaces.spec import OperatingPointsSpec, parse_space
 from study.policies.decision_table import table_for
 from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
@@ -165,26 +163,6 @@ def test_a_row_gives_back_the_very_point(tmp_path, beta, monkeypatch):
         assert metrics == {name: row[name] for name in metrics}
     kinds = {type(point.policy) for point in suggested}
     assert kinds == {Predictive, Hierarchical, Placed, Static, Classic}
-
-
-NEW = ["criterion", "betas", "beta_low", "beta_high", "hypervolume", "hypervolume_ratio"]
-
-
-def test_a_table_without_criteria_and_hypervolumes_still_gives_its_points_and_is_gone_on_with(tmp_path):
-    """That of an earlier version."""
-    text = f"policy: {ALL_POLICIES}, placements: [[1, 3], [2]]"
-    whole = run(spec(text, trials=40, sampler="tpe"), ONE, tmp_path / "whole")
-    run(spec(text, trials=20, sampler="tpe"), ONE, tmp_path / "old")
-    path = tmp_path / "old" / "operating_points" / "part-00000.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(NEW), path)
-    old = read_table(tmp_path / "old", "operating_points")
-    assert old[NEW].isna().all().all() and list(old.columns) == SCHEMAS["operating_points"].names
-    for before, now in zip(rows_of(old), rows_of(whole), strict=False):
-        assert point_of(before, ONE).policy == point_of(now, ONE).policy
-        assert getattr(point_of(before, ONE).policy, "criterion", "logit") == "logit"
-    longer = run(spec(text, trials=40, sampler="tpe"), ONE, tmp_path / "old")
-    pd.testing.assert_frame_equal(longer.drop(columns=NEW), whole.drop(columns=NEW))
-    pd.testing.assert_frame_equal(longer.iloc[20:], whole.iloc[20:])
 
 
 def test_one_choice_is_not_asked_for():

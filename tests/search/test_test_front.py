@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -262,24 +261,14 @@ def test_optimism_is_what_the_front_loses_from_validation_to_test(tmp_path, obje
     assert any(f"{summary.optimism:.1%} less hypervolume" in line for line in front_lines(summary))
 
 
-def test_a_front_of_an_earlier_version_has_no_optimism_of_hypervolume(tmp_path):
-    rows, exit_rows = on_test(stored_points(tmp_path))
-    write_part(tmp_path, "front", rows)
-    write_part(tmp_path, "exits", [*front.network_exit_rows(NETWORK), *exit_rows])
-    path, new = tmp_path / "front" / "part-00000.parquet", ["optimism", "hypervolume", "test_hypervolume", "criterion"]
-    pq.write_table(pq.read_table(path).drop_columns([*new, "test_flops_low", "test_flops_high", "betas"]), path)
-    summary = summarize_front(tmp_path)
-    assert summary.optimism is None and summary_json(summary)["optimism"]["hypervolume"] is None
-    assert summary.mean_optimism == pytest.approx(np.mean([row["optimism"] for row in rows]))
-    assert not any("hypervolume" in line for line in front_lines(summary))
-
-
 def test_a_front_without_hypervolume_on_validation_has_no_optimism(tmp_path):
     """One that is no better than guessing."""
     rows, exit_rows = on_test(stored_points(tmp_path))
     write_part(tmp_path, "front", [{**row, "hypervolume": 0.0, "test_hypervolume": 0.1} for row in rows])
     write_part(tmp_path, "exits", [*front.network_exit_rows(NETWORK), *exit_rows])
-    assert summarize_front(tmp_path).optimism is None
+    summary = summarize_front(tmp_path)
+    assert summary.optimism is None and summary_json(summary)["optimism"]["hypervolume"] is None
+    assert not any("hypervolume" in line for line in front_lines(summary))
 
 
 def test_a_network_s_own_statistics_and_costs(tmp_path):
