@@ -18,7 +18,7 @@ from study.checkpoints.description import WeightsId
 from study.data.settings import Dataset, ImageSet
 from study.errors import UserError
 from study.execution.failures import Failure, FailureLog
-from study.execution.trial import TrialPlan
+from study.execution.trial_plan import TrialPlan
 from study.networks.precisions import Precision
 from study.progress import Reporter, Task
 from study.traces.store import TraceStore

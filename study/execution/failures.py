@@ -13,7 +13,7 @@ from study.errors import UserError
 from study.storage.strict_json import dumps, parse_json
 
 if TYPE_CHECKING:  # it brings torch, and `status` is to be quick
-    from study.execution.trial import TrialPlan
+    from study.execution.trial_plan import TrialPlan
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from study.checkpoints.tensors import read_best
 from study.costs.flops import count_work
 from study.data.settings import Dataset
 from study.execution.executor import NamedImages
-from study.execution.trial import TrialPlan, run_trial
+from study.execution.trial import run_trial
+from study.execution.trial_plan import TrialPlan
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.search.cost_source import measure

@@ -19,7 +19,7 @@ from study.execution.executor import (
 )
 from study.execution.failures import Failure, last_line, refuse_lost_storage
 from study.execution.jobs import measure_job, trace_job, train_job
-from study.execution.trial import TrialPlan
+from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
 from study.training.learning_curves import Epoch
 

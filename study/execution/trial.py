@@ -7,55 +7,23 @@ runs it again finds what was done and goes on from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 
 from results.storage.paths import Location
-from study.checkpoints.description import Checkpoint, MadeBy, WeightsId, made_by_now, read_description, trial_id
+from study.checkpoints.description import Checkpoint, MadeBy, made_by_now, read_description
 from study.checkpoints.tensors import load_weights, read, read_best, save
 from study.data.settings import Dataset
+from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
 from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
-from study.networks.settings import NetworkSettings
 from study.storage.locks import exclusive
 from study.storage.publish import DamagedError, set_aside, sweep
 from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState, train
-from study.training.settings import TrainingSettings
 
 PATIENCE_SECONDS = 60.0
 """A worker whose driver was killed ends within seconds; as long, whoever trains its trial next waits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialPlan:
-    """What a trial will compute."""
-
-    phase: str
-    network: NetworkSettings
-    training: TrainingSettings
-    data_digest: str
-    parent: WeightsId | None = None
-    """The backbone that exit heads are trained on."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """The values that the search chose, for the table."""
-
-    @property
-    def trial_id(self) -> str:
-        """The trial's name."""
-        return trial_id(self.network, self.training, self.data_digest, self.parent)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values, to travel in a trial's configuration."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, raw: Mapping[str, Any]) -> TrialPlan:
-        """The inverse of :meth:`to_plain`."""
-        network, training = NetworkSettings.from_plain(raw["network"]), TrainingSettings(**raw["training"])
-        return cls(**{**raw, "network": network, "training": training})
 
 
 def run_trial(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from results.storage.paths import Location
 from study.checkpoints.description import Checkpoint, WeightsId, read_description
 from study.checkpoints.tensors import read
-from study.execution.trial import TrialPlan, read_trial
+from study.execution.trial import read_trial
+from study.execution.trial_plan import TrialPlan
 from study.storage.publish import DamagedError, set_aside
 from study.training.learning_curves import best_epoch, outcome
 

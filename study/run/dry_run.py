@@ -16,7 +16,7 @@ from study.data.loading import load_dataset
 from study.data.settings import Dataset, ImageSet
 from study.execution.executor import device_of, threads_of
 from study.execution.jobs import prepared
-from study.execution.trial import TrialPlan
+from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
 from study.run.folder import STUDY_FILE, read_study_file, refuse_other_images, refuse_other_study
 from study.run.own_weights import check_pretrained

@@ -14,7 +14,8 @@ from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.spec import SchedulerSpec, TrainingSpec
 from study.execution.executor import Executor, TrainingContext
-from study.execution.trial import TrialPlan, read_trial
+from study.execution.trial import read_trial
+from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import STOPPED, TrialRecord, make_record, rank_records, status_of
 from study.run.plan import rungs
 from study.storage.publish import set_aside

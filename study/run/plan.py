@@ -16,7 +16,7 @@ from search_spaces.spec import SpecError, StudySpec, TrainingSpec
 from study.checkpoints.description import WeightsId
 from study.data.settings import DataSettings, resolve
 from study.errors import UserError
-from study.execution.trial import TrialPlan
+from study.execution.trial_plan import TrialPlan
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.training.settings import TrainingSettings
 

@@ -13,7 +13,8 @@ from study.checkpoints.tensors import weights_fingerprint
 from study.data.loading import load_dataset
 from study.data.settings import DataSettings, resolve
 from study.errors import UserError
-from study.execution.trial import TrialPlan, train_in_folder
+from study.execution.trial import train_in_folder
+from study.execution.trial_plan import TrialPlan
 from study.networks.construction import check_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter

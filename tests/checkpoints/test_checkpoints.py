@@ -19,7 +19,7 @@ from study.checkpoints.pretrained import load_pretrained
 from study.checkpoints.tensors import build_trained, load_weights, read, save
 from study.data.settings import DataInfo
 from study.errors import UserError
-from study.execution.trial import TrialPlan
+from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
 from study.networks.multi_exit import load_backbone_weights
 from study.networks.settings import HeadSettings, NetworkSettings

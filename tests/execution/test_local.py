@@ -16,7 +16,7 @@ from support.studies import TINY, surroundings, tiny_study
 
 from study.errors import UserError
 from study.execution import local
-from study.execution.trial import TrialPlan
+from study.execution.trial_plan import TrialPlan
 from study.run.run import run_study
 
 SMALL: dict[str, dict[str, object]] = {

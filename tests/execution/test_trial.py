@@ -13,7 +13,8 @@ from study.checkpoints.description import WeightsId, read_description
 from study.checkpoints.tensors import read
 from study.data.settings import DataInfo, Dataset
 from study.errors import UserError
-from study.execution.trial import TrialPlan, read_trial, run_trial
+from study.execution.trial import read_trial, run_trial
+from study.execution.trial_plan import TrialPlan
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.training.settings import TrainingSettings
 

@@ -12,7 +12,8 @@ from study.checkpoints.tensors import save
 from study.data.settings import DataInfo
 from study.execution.executor import TrainingContext
 from study.execution.failures import Failure
-from study.execution.trial import TrialPlan, read_trial
+from study.execution.trial import read_trial
+from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import TrialRecord, rank_records
 from study.networks.construction import new_network
 from study.networks.settings import HeadSettings, NetworkSettings

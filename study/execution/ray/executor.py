@@ -36,7 +36,7 @@ from study.execution.failures import Failure, FailureLog, last_line, refuse_lost
 from study.execution.jobs import measure_job, trace_job, train_job
 from study.execution.ray.connection import start_ray
 from study.execution.ray.nodes import refuse_impossible
-from study.execution.trial import TrialPlan
+from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
 
 

@@ -1,0 +1,40 @@
+"""What a trial will compute, and the name that follows from it. Reading a plan needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from study.checkpoints.description import WeightsId, trial_id
+from study.networks.settings import NetworkSettings
+from study.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """What a trial will compute."""
+
+    phase: str
+    network: NetworkSettings
+    training: TrainingSettings
+    data_digest: str
+    parent: WeightsId | None = None
+    """The backbone that exit heads are trained on."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The values that the search chose, for the table."""
+
+    @property
+    def trial_id(self) -> str:
+        """The trial's name."""
+        return trial_id(self.network, self.training, self.data_digest, self.parent)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, to travel in a trial's configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, raw: Mapping[str, Any]) -> TrialPlan:
+        """The inverse of :meth:`to_plain`."""
+        network, training = NetworkSettings.from_plain(raw["network"]), TrainingSettings(**raw["training"])
+        return cls(**{**raw, "network": network, "training": training})
