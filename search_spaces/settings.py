@@ -75,11 +75,22 @@ class Description:
 class DataFields:
     """Which images a study takes, and how they are cut into splits. None: the default of the data set."""
 
-    name: Annotated[str, Description("the data set", searched=False, option="data")] = "digits"
+    name: Annotated[
+        str, Description("the data set, as digits, cifar10 or image_folder", searched=False, option="data")
+    ] = "digits"
     image_size: Annotated[
-        int | None, Description("pixels a side", least=SMALLEST_IMAGE, most=LARGEST_IMAGE, searched=False)
+        int | None,
+        Description(
+            "pixels a side, else what is usual for the data set",
+            least=SMALLEST_IMAGE,
+            most=LARGEST_IMAGE,
+            searched=False,
+        ),
     ] = None
-    channels: Annotated[Literal[1, 3] | None, Description("3: colour; 1: grey (ITU-R 601 luma)", searched=False)] = None
+    channels: Annotated[
+        Literal[1, 3] | None,
+        Description("3: colour; 1: grey (ITU-R 601 luma); else what is usual for the data set", searched=False),
+    ] = None
     calibration: Annotated[
         float, Description("share of the training part that calibrates", above=0, below=1, searched=False)
     ] = 0.1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from results.storage.paths import Location, location
-
-DEFAULT_COSTS = "horowitz-2014-45nm"
+from search_spaces.settings import DEFAULT_DEVICE, BackboneFields, DataFields, Setting, settings_of
 
 
 def positive(text: str) -> int:
@@ -55,20 +55,55 @@ def add_image_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch a missing data set")
 
 
+def add_settings(
+    parser: argparse.ArgumentParser, settings: type, *, only: Collection[str] = (), known_to: str | None = None
+) -> None:
+    """An option for each field of a dataclass of :mod:`search_spaces.settings`.
+
+    Args:
+        parser: gets the options.
+        settings: the dataclass.
+        only: the names of the options that are wanted; empty: all.
+        known_to: the option that names a checkpoint, whose settings are the defaults. The value of an option that is
+            left out is None then.
+    """
+    for setting in settings_of(settings).values():
+        if only and setting.option not in only:
+            continue
+        known = [f"that of {known_to}"] if known_to else []
+        default = [] if setting.default is None else [str(setting.default)]
+        parser.add_argument(
+            f"--{setting.option.replace('_', '-')}",
+            type=_parser_of(setting),
+            choices=setting.choices or None,
+            default=None if known_to else setting.default,
+            help=f"{setting.description.meaning} (default: {' or '.join(known + default) or 'none'})",
+        )
+
+
+def _parser_of(setting: Setting) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = setting.kind(text)
+        except ValueError:
+            value = text
+        if not setting.choices and not setting.allows(value):
+            raise argparse.ArgumentTypeError(f"must be {setting.expected()}, got {text[:60]!r}")
+        return value
+
+    return parse
+
+
+def given(options: argparse.Namespace, settings: type) -> dict[str, Any]:
+    """The values that the options of :func:`add_settings` have, by the names of the fields."""
+    return {name: getattr(options, setting.option) for name, setting in settings_of(settings).items()}
+
+
 def add_network_and_data(parser: argparse.ArgumentParser) -> None:
     """Which network, on which images, on which device."""
     parser.add_argument("--pretrained", type=Path, metavar="PATH", help="checkpoint folder, .safetensors or state_dict")
-    parser.add_argument("--backbone", help="e.g. vgg19, resnet34 (default: that of --pretrained, or vgg19)")
-    parser.add_argument("--width", type=float, help="factor on channel counts (default: that of --pretrained, or 1)")
-    parser.add_argument(
-        "--data",
-        help="digits, cifar10, cifar100, svhn, stl10, fashion_mnist or image_folder"
-        " (default: that of --pretrained, or digits)",
-    )
-    parser.add_argument("--folder", help="data set image_folder: the folder with the images")
-    parser.add_argument("--image-size", type=int, help="pixels a side (default: the data set's)")
-    parser.add_argument("--channels", type=int, choices=(1, 3), help="default: the data set's")
-    parser.add_argument("--limit", type=int, help="train on at most so many images")
+    add_settings(parser, BackboneFields, known_to="--pretrained")
+    add_settings(parser, DataFields, known_to="--pretrained")
     add_image_source(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -78,7 +113,7 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
     """Where energies come from."""
     parser.add_argument(
         "--costs",
-        default=DEFAULT_COSTS,
+        default=DEFAULT_DEVICE,
         metavar="TABLE",
         help="a device table by name or path, or (evaluate) a profile's .json (default: %(default)s)",
     )
@@ -92,7 +127,6 @@ def add_stored_space(parser: argparse.ArgumentParser, text: str) -> None:
 
 def data_request(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the data settings that the options name; None where an option was left out."""
-    names = {"name": "data", **{name: name for name in ("folder", "image_size", "channels", "limit", "seed")}}
-    request = {name: getattr(options, option) for name, option in names.items()}
-    # A folder on the command line is meant from where one stands; in a study file, from the data root.
+    request = {**given(options, DataFields), "seed": options.seed}
+    # A folder on the command line stands below the current folder; one in a study file, below the data root.
     return {**request, "folder": str(Path(options.folder).absolute()) if options.folder else None}

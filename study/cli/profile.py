@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from search_spaces.settings import HeadKind
 from study.cli.options import add_costs, add_network_and_data, batch, data_request, positive, positive_number, whole
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS
@@ -13,9 +15,7 @@ from study.networks.precisions import PRECISIONS
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``profile``."""
     add_network_and_data(parser)
-    parser.add_argument(
-        "--head", default=None, choices=("bof", "linear", "conv", "separable"), help="of an untrained network"
-    )
+    parser.add_argument("--head", choices=get_args(HeadKind), help="of an untrained network (default: bof)")
     parser.add_argument("--classes", type=_classes, help="of an untrained network (default: 10)")
     parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
     parser.add_argument("--batch-size", nargs="+", type=batch, default=[1])

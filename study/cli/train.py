@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
-from study.cli.options import add_network_and_data, batch, data_request, positive
+from search_spaces.settings import HeadFields, Mode, TrainingFields
+from study.cli.options import add_network_and_data, add_settings, data_request, given, positive
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``train``."""
     add_network_and_data(parser)
-    parser.add_argument("--mode", default="original", choices=("normal", "original", "exits", "joint"))
+    parser.add_argument("--mode", default="original", choices=get_args(Mode), help="what is trained")
     parser.add_argument("--epochs", type=positive, default=30)
-    parser.add_argument("--batch-size", type=batch, default=128)
-    parser.add_argument("--optimizer", default="adam", choices=("adam", "adamw", "sgd"))
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--schedule", default="cosine", choices=("constant", "cosine"))
-    parser.add_argument("--warmup-epochs", type=float, default=0.0)
-    parser.add_argument("--ema-decay", type=float, default=0.0, help="keep an average of the weights (0: none)")
-    parser.add_argument("--patience", type=positive, help="stop after so many epochs without a better score")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
-    parser.add_argument("--head", default="bof", choices=("bof", "linear", "conv", "separable"))
-    parser.add_argument("--codewords", type=int, default=64, help="of a bof head")
+    add_settings(parser, TrainingFields)
+    add_settings(parser, HeadFields)
     parser.add_argument("--seed", type=int, help="of weights and splits (default: that of --pretrained, or 0)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--output", type=Path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
@@ -43,23 +36,14 @@ def execute(options: argparse.Namespace) -> None:
         options.pretrained,
         backbone=options.backbone,
         width=options.width,
-        head=HeadSettings(kind=options.head, codewords=options.codewords),
+        head=HeadSettings(**given(options, HeadFields)),
         data=data_request(options),
     )
-    constant = options.schedule == "constant"
     training = TrainingSettings(
         mode=options.mode,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        schedule=options.schedule,
-        schedule_epochs=1 if constant else options.epochs,
-        warmup_epochs=options.warmup_epochs,
-        ema_decay=options.ema_decay,
-        patience=options.patience,
-        precision=options.precision,
+        schedule_epochs=1 if options.schedule == "constant" else options.epochs,
         seed=data.seed,
+        **given(options, TrainingFields),
     )
     folder = None if options.no_save else options.output or default_folder(network, options.mode, data, options.suffix)
     best = train_one(

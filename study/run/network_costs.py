@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from search_spaces.settings import DEFAULT_DEVICE
 from study.costs.costs import Costs, same_flops
 from study.costs.measure.profile import check_same_device, read_profile
-from study.costs.model.devices import FALLBACK, LevelDevice, load_device
+from study.costs.model.devices import LevelDevice, load_device
 from study.costs.model.dvfs import LevelCosts, Rule, smallest_slack
 from study.errors import UserError
 from study.policies.base import Policy
@@ -34,7 +35,7 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
             check_same_device(profile, network.device)
         except UserError as error:
             raise UserError(f"{name_or_profile}: {error}") from None
-    counted = load_device(FALLBACK).costs(loaded.network, precision=network.precision, batch_size=1)
+    counted = load_device(DEFAULT_DEVICE).costs(loaded.network, precision=network.precision, batch_size=1)
     if profile.precision != network.precision:
         raise UserError(f"{name_or_profile} is a profile at {profile.precision}, not at {network.precision}")
     if not same_flops(profile.costs, counted):

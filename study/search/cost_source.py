@@ -12,13 +12,14 @@ import torch
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.choices import Choice
+from search_spaces.settings import DEFAULT_DEVICE
 from search_spaces.spec import OperatingPointsSpec
 from study.costs.costs import Costs, same_flops
 from study.costs.flops import NetworkWork
 from study.costs.measure import bench
 from study.costs.measure.meters import find_meter
 from study.costs.measure.profile import check_same_device, read_profile
-from study.costs.model.devices import FALLBACK, LevelDevice, load_device
+from study.costs.model.devices import LevelDevice, load_device
 from study.costs.model.dvfs import RULES, LevelCosts, smallest_slack
 from study.errors import UserError
 from study.networks.inference_network import RunnableNetwork
@@ -121,7 +122,7 @@ def price(
     Raises:
         UserError: a stored profile cannot be read, or is of another device or network.
     """
-    table = load_device(FALLBACK if points.costs == MEASURED else points.costs)
+    table = load_device(DEFAULT_DEVICE if points.costs == MEASURED else points.costs)
     costs = table.costs(work, precision=precision, batch_size=points.batch_size)
     if points.costs != MEASURED:
         write_atomic(profile_path, costs.to_json().encode())

@@ -23,7 +23,7 @@ from study.cli.main import main
         ("train --output {models}/original/last/manifest.json/x", "is not a folder that you may write in"),
         ("run quickstart --storage {models}/original/last/manifest.json", "is not a folder that you may write in"),
         ("train --epochs 0", "argument --epochs"),
-        ("train --learning-rate nan", "learning_rate is nan"),
+        ("train --learning-rate nan", "--learning-rate: must be a number above 0"),
         ("train --device tpu", "device 'tpu'"),
         ("train --data image_folder", "name the folder"),
         ("train --data image_folder --folder nowhere", "nowhere"),

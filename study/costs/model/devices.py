@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from search_spaces.settings import DEFAULT_DEVICE
 from study.arrays import Floats
 from study.costs.costs import Costs
 from study.costs.flops import NetworkWork, Work, count_work
@@ -173,12 +174,8 @@ class LevelDevice:
 Device: TypeAlias = OperationDevice | LevelDevice
 
 
-FALLBACK = "horowitz-2014-45nm"
-"""Prices operations where nothing is known of the device."""
-
-
 def modelled_costs(
-    network: MultiExitNetwork, *, precision: str = "fp32", batch_size: int = 1, device: str = FALLBACK
+    network: MultiExitNetwork, *, precision: str = "fp32", batch_size: int = 1, device: str = DEFAULT_DEVICE
 ) -> Costs:
     """FLOPs counted and costs modelled, for a network on a device at a precision and batch size.
 
