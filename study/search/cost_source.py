@@ -165,7 +165,7 @@ def measure(
     """
     if profile_path.exists():
         return
-    counted = load_device(FALLBACK).costs(work, precision=precision, batch_size=points.batch_size)
+    counted = load_device(DEFAULT_DEVICE).costs(work, precision=precision, batch_size=points.batch_size)
     profile = bench.measure_profile(network, counted=counted, batch_size=points.batch_size, meter=find_meter(device))
     write_atomic(profile_path, profile.to_json().encode())
 
