@@ -64,7 +64,7 @@ def compared(study: str, *, rules: bool = False) -> Comparison:
     return compare(
         spec,
         networks,
-        lambda one: tests[one.weights, one.precision],
+        test_logits=lambda one: tests[one.weights, one.precision],
         published=lambda one: published_costs(folder, one),
         rules=[str(rule) for rule in spec.dvfs.values if rule != "none"],
     )
@@ -73,7 +73,7 @@ def compared(study: str, *, rules: bool = False) -> Comparison:
 def best_network(study: str) -> str:
     """The network with the cheapest point, on validation, that loses at most one point."""
     rows = compared(study).rows
-    rows = rows[(rows["drop"] == POINT) & (rows["precision"] == "fp32") & ~rows["contender"].str.contains("oracle")]
+    rows = rows[(rows["drop"] == POINT) & (rows["precision"] == "fp32") & ~rows["family"].str.contains("oracle")]
     return str(rows.sort_values("flops_share")["trial_id"].iloc[0])
 
 
@@ -160,13 +160,13 @@ def comparison(study: str, precision: str, *points: str) -> str:
     return markdown(
         {
             "at most": f"{row['drop'] * 100:g}",
-            "policy": row["contender"],
+            "policy": row["family"],
             "lost on test (95 %)": interval(row),
             "FLOPs": percent(row["test_flops_share"]),
             "published accounting": percent(row["test_flops_published_share"]),
             "energy": percent(row["test_energy_share"]),
             "heads run": f"{row['test_heads_run']:.1f}",
-            "engine right": percent(row.get("prediction_accuracy")),
+            "engine right": percent(row.get("test_prediction_accuracy")),
         }
         for row in rows_of(rows_of_best(study, precision))
         if f"{row['drop'] * 100:g}" in points
@@ -176,11 +176,11 @@ def comparison(study: str, precision: str, *points: str) -> str:
 def frequencies(study: str, precision: str) -> str:
     """Energy of an image's whole period, idle or busy, as shares of the classic network's at full speed."""
     rows = rows_of_best(study, precision, rules=True)
-    shown = rows[rows["drop"].isin([0.0, POINT]) & ~rows["contender"].str.contains("oracle")]
+    shown = rows[rows["drop"].isin([0.0, POINT]) & ~rows["family"].str.contains("oracle")]
     return markdown(
         {
             "at most": f"{row['drop'] * 100:g}",
-            "policy": row["contender"],
+            "policy": row["family"],
             "FLOPs": percent(row["test_flops_share"]),
             "`race_to_idle`": percent(row["test_energy_share_race_to_idle"]),
             "`paper`": percent(row["test_energy_share_paper"]),
@@ -193,12 +193,12 @@ def frequencies(study: str, precision: str) -> str:
 def stops(study: str, precision: str) -> str:
     """Where the images stop, at the points that lose at most one point."""
     rows = rows_of_best(study, precision)
-    kept = list(rows_of(rows[(rows["drop"] == POINT) & (rows["contender"] != "static")]))
+    kept = list(rows_of(rows[(rows["drop"] == POINT) & (rows["family"] != "static")]))
     last = len(kept[0]["test_stopped"]) - 1
     exits = [exit for exit in range(last + 1) if any(row["test_stopped"][exit] >= 5e-4 for row in kept)]
     return markdown(
         {
-            "policy": row["contender"],
+            "policy": row["family"],
             **{
                 "classifier" if exit == last else f"exit {exit + 1}": percent(row["test_stopped"][exit])
                 for exit in exits
@@ -211,6 +211,7 @@ def stops(study: str, precision: str) -> str:
 def predictions(study: str, precision: str) -> str:
     """How often the engine is right from each start layer, at the beta of the point that loses at most one point."""
     found = compared(study).predictions
+    found = found[found["split"] == "test"]
     kept = found[
         (found["trial_id"] == best_network(study)) & (found["precision"] == precision) & (found["drop"] == POINT)
     ]
@@ -246,7 +247,7 @@ def headline(*studies: str) -> str:
     ]
     for study in studies:
         for drop in (POINT, 2 * POINT):
-            at = {row["contender"]: row for row in rows_of(rows_of_best(study, "fp32")) if row["drop"] == drop}
+            at = {row["family"]: row for row in rows_of(rows_of_best(study, "fp32")) if row["drop"] == drop}
             for policy in ("predictive", "placed, margin"):
                 if policy not in at:
                     continue
@@ -270,8 +271,8 @@ def headline(*studies: str) -> str:
 
 def findings(study: str, published: str) -> str:
     """What the tables of a jointly trained network say, beside those of the published heads on its backbone."""
-    at = {(row["drop"], row["contender"]): row for row in rows_of(rows_of_best(study, "fp32"))}
-    theirs = {(row["drop"], row["contender"]): row for row in rows_of(rows_of_best(published, "fp32"))}
+    at = {(row["drop"], row["family"]): row for row in rows_of(rows_of_best(study, "fp32"))}
+    theirs = {(row["drop"], row["family"]): row for row in rows_of(rows_of_best(published, "fp32"))}
     joint, frozen = (
         read_table(REFERENCE / name / "tables", "trials").set_index("trial_id").loc[best_network(name)]
         for name in (study, published)
@@ -283,8 +284,8 @@ def findings(study: str, published: str) -> str:
     flops = costs[costs["precision"] == "fp32"].groupby("part")["flops"]
     heads = flops.min()["head"] / flops.sum()["segment"], flops.max()["head"] / flops.sum()["segment"]
 
-    def share(contender: str, of: Mapping[tuple[float, str], dict[str, Any]] = at) -> float:
-        return float(of[POINT, contender]["test_flops_share"])
+    def share(family: str, of: Mapping[tuple[float, str], dict[str, Any]] = at) -> float:
+        return float(of[POINT, family]["test_flops_share"])
 
     engine, cut, placed = share("predictive"), share("static"), share("placed, margin")
     saves = [
@@ -331,8 +332,8 @@ def percent(share: float | None) -> str:
 def seeds(*studies: str) -> str:
     """The points that lose at most one point, of studies that differ by their seed: mean, least and most."""
     tables = [pd.read_csv(REFERENCE / study / "comparison.csv") for study in studies]
-    rows = pd.concat(table[table["drop"].isin([POINT]) | (table["contender"] == "classic")] for table in tables)
-    found = rows.groupby("contender")[["test_accuracy", "test_drop", "test_flops_share", "test_energy_share"]]
+    rows = pd.concat(table[table["drop"].isin([POINT]) | (table["family"] == "classic")] for table in tables)
+    found = rows.groupby("family")[["test_accuracy", "test_drop", "test_flops_share", "test_energy_share"]]
     assert (found.size() == len(studies)).all(), "each policy has a point with each seed"
     least, mean, most = found.min(), found.mean(), found.max()
 

@@ -20,6 +20,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="accuracy that may be lost against the network without exits, on validation (default: 0 0.005 0.01 0.02)",
     )
     parser.add_argument("--objective", default="flops", choices=("flops", "energy"), help="what is to be least")
+    parser.add_argument(
+        "--report-test",
+        action="store_true",
+        help="report the chosen points on test too; without it the test traces are not opened",
+    )
     add_stored_space(parser, "other costs, precisions, jumps, constraints, as operating_points.statistic=mean_max")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all rows as .csv or .parquet")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -38,6 +43,7 @@ def execute(options: argparse.Namespace) -> None:
         data=options.data,
         drops=options.drop or DROPS,
         objective=options.objective,
+        report_test=options.report_test,
         output=options.output,
         as_json=options.json,
     )

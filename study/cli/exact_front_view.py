@@ -30,13 +30,6 @@ from study.search.space import check_depth, check_names, constraint_values
 from study.search.traced_network import TracedNetwork, reference_network
 from study.storage.strict_json import dumps
 
-_WAY_OUT = {
-    "beta": "operating_points.beta=auto",
-    "placements": "'operating_points.placements=[[4, 8]]', or another policy",
-    "latency_p50 is no mean over images": "'operating_points.objectives=[accuracy, latency_mean]'",
-    "latency_p99 is no mean over images": "'operating_points.objectives=[accuracy, latency_mean]'",
-}
-
 
 def show_exact_front(
     folder: Location,
@@ -64,7 +57,7 @@ def show_exact_front(
     check_names(spec, criteria=CRITERIA)
     reason = uncovered(spec)
     if reason:
-        raise UserError(f"front --exact does not cover this space: {reason}; --set {_WAY_OUT[reason.split(':')[0]]}")
+        raise UserError(f"front --exact does not cover this space: {reason}; --set {reason.remedy}")
     if changes:  # what is stored was checked before it was computed
         own = stored_study(folder).operating_points
         if (spec.costs, spec.dvfs, spec.quantization) != (own.costs, own.dvfs, own.quantization):

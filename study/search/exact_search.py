@@ -1,4 +1,4 @@
-"""The exact front of a whole search space: what phase 2 could find at best, computed instead of searched."""
+"""The exact front of a whole search space, computed without a search: the best that phase 2 can find."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from study.policies.base import Policy
 from study.policies.policies import POLICIES
 from study.policies.replay import Walk
 from study.policies.thresholds import Statistic
-from study.search.operating_point import OperatingPoint
+from study.search.operating_point import OperatingPoint, effective_rule
 from study.search.space import constraint_values, known_value
 from study.search.traced_network import TracedNetwork
 
@@ -31,7 +31,7 @@ MEASURES = {"flops": "flops", "bitops": "bitops", "energy": "energy", "latency_m
 
 @dataclass(frozen=True, eq=False)
 class ExactPoint:
-    """A point of the exact front; its beta lies well inside the interval that gives it."""
+    """A point of the exact front. The beta of its policy lies inside the interval of betas that give this point."""
 
     point: OperatingPoint
     beta_low: float | None
@@ -39,19 +39,38 @@ class ExactPoint:
     """None for a policy without beta."""
 
     def settings(self) -> dict[str, Any]:
-        """Its columns in the tables."""
+        """The columns of the point's settings in the tables."""
         return {**self.point.settings(), "beta_low": self.beta_low, "beta_high": self.beta_high}
 
 
-def uncovered(spec: OperatingPointsSpec) -> str | None:
-    """Why the front of a space cannot be computed exactly, in words; None where it can."""
+@dataclass(frozen=True)
+class Uncovered:
+    """Why the front of a search space cannot be computed exactly."""
+
+    key: str
+    """The key of ``operating_points`` that must change."""
+    reason: str
+    remedy: str
+    """A change of the study file under which the front can be computed: ``KEY=VALUE``."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+def uncovered(spec: OperatingPointsSpec) -> Uncovered | None:
+    """Why the front of a search space cannot be computed exactly; None where it can."""
     if spec.beta == "per_exit":
-        return "beta: per_exit has one dimension for each exit"
+        return Uncovered("beta", "per_exit has one dimension for each exit", "operating_points.beta=auto")
     if "placed" in spec.policy.values and spec.placements == "auto":
-        return "placements: auto has two to the power of the number of exits"
-    for name in (*spec.objectives, *spec.constraints.limits):
-        if name in ("latency_p50", "latency_p99"):
-            return f"{name} is no mean over images: ask for latency_mean"
+        remedy = "'operating_points.placements=[[4, 8]]', or another policy"
+        return Uncovered("placements", "auto has two to the power of the number of exits", remedy)
+    for key, names in (("objectives", spec.objectives), ("constraints", spec.constraints.limits)):
+        for name in names:
+            if name in ("latency_p50", "latency_p99"):
+                remedy = "'operating_points.objectives=[accuracy, latency_mean]'"
+                if key == "constraints":
+                    remedy = f"operating_points.constraints.{name}=null"
+                return Uncovered(key, f"{name} is not a mean over images, latency_mean is", remedy)
     return None
 
 
@@ -61,9 +80,9 @@ def exact_points(
     """The non-dominated operating points of a search space on validation, cheapest first.
 
     Args:
-        spec: the space; :func:`uncovered` must not object to it.
-        networks: the networks.
-        reference_accuracy: a limit on the drop of accuracy counts from it.
+        spec: the space; :func:`uncovered` must be None for it.
+        networks: to choose from.
+        reference_accuracy: the accuracy that a limit on the drop of accuracy counts from.
 
     Returns:
         The points, and their values ``[P, M]`` in the order of the objectives.
@@ -75,45 +94,62 @@ def exact_points(
     measures = list(dict.fromkeys([*wanted, *most]))
     for network in networks:
         for measure in measures:
-            network.costs.parts(measure)  # refuses a cost that it does not hold
+            network.costs.parts(measure)  # refuses a cost that the network's costs do not hold
     least = reference_accuracy - limits["accuracy_drop"] if "accuracy_drop" in limits else 0.0
-    found, values = _fixed_points(spec, networks, reference_accuracy)
+    fixed, values = _fixed_points(spec, networks, reference_accuracy)
+    found: list[ExactPoint | _SweptPoint] = list(fixed)
     sources = [source for network in networks for source in _sources(spec, network, measures)]
-    for beta in _beta_ranges(spec) if sources else []:
-        sweeps = [source.sweep for source in sources]
-        front = front_of_sweeps(sweeps, ["accuracy", *wanted], Limits(beta, least, most))
+    for betas in _beta_ranges(spec) if sources else []:
+        front = front_of_sweeps([source.sweep for source in sources], ["accuracy", *wanted], Limits(betas, least, most))
         rows = zip(*(front[name] for name in ("sweep", "start_layer", "beta_low", "beta_high")), strict=True)
-        found += [sources[int(row[0])].at(int(row[1]), (row[2], row[3]), beta) for row in rows]
+        found += [_SweptPoint(sources[place], layer, (low, high), betas) for place, layer, low, high in rows]
         values = np.concatenate([values, front[["accuracy", *wanted]].to_numpy()])
-    _, first = np.unique(values, axis=0, return_index=True)
-    first = first[non_dominated(values[first], maximize=[True] + [False] * len(wanted))]
-    first = first[np.lexsort([*values[first].T[::-1][:-1], values[first][:, 1]])]
-    order = [["accuracy", *wanted].index(MEASURES.get(name, name)) for name in spec.objectives]
-    return [found[place] for place in first], values[first][:, order]
+    _, distinct = np.unique(values, axis=0, return_index=True)
+    best = distinct[non_dominated(values[distinct], maximize=[True] + [False] * len(wanted))]
+    cheapest_first = sorted(best.tolist(), key=lambda place: tuple(values[place, 1:]))
+    points = [one.exact_point() if isinstance(one := found[place], _SweptPoint) else one for place in cheapest_first]
+    columns = [["accuracy", *wanted].index(MEASURES.get(name, name)) for name in spec.objectives]
+    return points, values[cheapest_first][:, columns]
 
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """A sweep, and what it sweeps in the words of phase 2."""
+    """A sweep, with the settings of phase 2 that the sweep stands for."""
 
     network: TracedNetwork
-    statistic: Statistic
+    statistic: Statistic | None
     dvfs: str
     sweep: Sweep
 
-    def at(self, start_layer: int, interval: tuple[float, float], allowed: tuple[float, float]) -> ExactPoint:
-        """The operating point of an interval of beta, as far as it is allowed."""
-        low, high = max(interval[0], allowed[0]), min(interval[1], allowed[1])
-        policy = self.sweep.policy(_inside(low, high) if low < high else high, start_layer)
-        point = OperatingPoint(self.network, self.statistic, policy, dvfs=self.dvfs)
-        return ExactPoint(point, *((low, high) if low < high < _LARGEST else interval))
+
+@dataclass(frozen=True, eq=False)
+class _SweptPoint:
+    """A point of a sweep, of which no operating point is made yet: most points are dominated."""
+
+    source: _Source
+    start_layer: int
+    interval: tuple[float, float]
+    """Betas that give the point."""
+    allowed: tuple[float, float]
+    """Betas of the search space."""
+
+    def exact_point(self) -> ExactPoint:
+        """The operating point at a beta that the search space allows."""
+        source = self.source
+        low, high = max(self.interval[0], self.allowed[0]), min(self.interval[1], self.allowed[1])
+        policy = source.sweep.policy(_inside(low, high) if low < high else high, int(self.start_layer))
+        point = OperatingPoint(source.network, source.statistic, policy, dvfs=source.dvfs)
+        return ExactPoint(point, *((low, high) if low < high < _LARGEST else self.interval))
 
 
 _LARGEST = float(np.finfo(np.float64).max)
 
 
 def _inside(low: float, high: float) -> float:
-    """A beta as far as can be from both ends, in proportion: live logits differ in their last bits."""
+    """The geometric mean of the ends of an interval of betas: live logits differ from traced ones in their last bits.
+
+    Half the upper end where the lower end is 0; twice the lower end where the interval has no upper end.
+    """
     if high >= _LARGEST:
         return low * 2 if low > 0 else 1.0
     middle = float(np.sqrt(low) * np.sqrt(high)) if low > 0 else high / 2
@@ -122,7 +158,7 @@ def _inside(low: float, high: float) -> float:
 
 def _beta_ranges(spec: OperatingPointsSpec) -> list[tuple[float, float]]:
     if not isinstance(spec.beta, Choice):
-        return [(0.0, _LARGEST)]  # what holds only for an infinite beta is no setting
+        return [(0.0, _LARGEST)]  # a study cannot ask for an infinite beta
     if spec.beta.is_range:
         return [(float(spec.beta.low), float(spec.beta.high))]
     return [(float(cast(float, value)), float(cast(float, value))) for value in spec.beta.values]
@@ -134,8 +170,8 @@ def _integers(choice: Choice) -> list[int]:
     return [int(cast(int, value)) for value in choice.values]
 
 
-def _rules(spec: OperatingPointsSpec) -> Iterator[tuple[Policy, Sequence[Statistic]]]:
-    """Every rule of the space that has a beta, with the statistics that make a difference to it."""
+def _swept_policies(spec: OperatingPointsSpec) -> Iterator[tuple[Policy, Sequence[Statistic | None]]]:
+    """Every policy of the space that has a beta, at beta 1, with the statistics that its decisions depend on."""
     statistics = cast(Sequence[Statistic], spec.statistic.values)
     values: dict[str, Sequence[Any]] = {
         "beta": [1.0],
@@ -146,8 +182,8 @@ def _rules(spec: OperatingPointsSpec) -> Iterator[tuple[Policy, Sequence[Statist
     }
     for kind in _kinds(spec):
         if "beta" in kind.settings():
-            for rule in kind.variants(values):
-                yield rule, statistics if rule.compares_thresholds else statistics[:1]
+            for policy in kind.variants(values):
+                yield policy, statistics if policy.compares_thresholds else (None,)
 
 
 def _kinds(spec: OperatingPointsSpec) -> list[type[Policy]]:
@@ -157,16 +193,16 @@ def _kinds(spec: OperatingPointsSpec) -> list[type[Policy]]:
 def _sources(spec: OperatingPointsSpec, network: TracedNetwork, measures: Sequence[str]) -> Iterator[_Source]:
     exits = network.exit_count
     every = range(1, exits + 1) if not isinstance(spec.start_layer, Choice) else _integers(spec.start_layer)
-    for (rule, statistics), dvfs in product(_rules(spec), cast(Sequence[str], spec.dvfs.values)):
-        if OperatingPoint(network, "mean_logit", rule, dvfs=dvfs).dvfs != dvfs and "race_to_idle" in spec.dvfs.values:
-            continue  # the rule has nothing to go by, and race_to_idle stands in the list anyhow
-        layers = every if "start_layer" in rule.settings() else [1]
-        there = [layer for layer in layers if _fits(rule.at(start_layer=layer), exits)]
-        layers = [layer for layer in there if _possible(spec, network, rule.at(start_layer=layer), dvfs)]
+    for (policy, statistics), dvfs in product(_swept_policies(spec), cast(Sequence[str], spec.dvfs.values)):
+        effective = effective_rule(policy, dvfs)
+        if effective != dvfs and effective in spec.dvfs.values:
+            continue  # the same points come with the effective rule itself
+        layers = every if "start_layer" in policy.settings() else [1]
+        there = [layer for layer in layers if _fits(policy.at(start_layer=layer), exits)]
+        layers = [layer for layer in there if is_possible(spec, network, policy.at(start_layer=layer), dvfs)]
         for statistic in statistics if layers else ():
-            point = OperatingPoint(network, statistic, rule, dvfs=dvfs)
-            values = None if dvfs == "none" else _values_under_rule(network, point.dvfs, measures)
-            sweep = Sweep(network.trace(statistic), network.costs, rule, layers, values)
+            values = None if dvfs == "none" else _values_under_rule(network, effective, measures)
+            sweep = Sweep(network.trace(statistic), network.costs, policy, layers, values)
             yield _Source(network, statistic, dvfs, sweep)
 
 
@@ -179,8 +215,8 @@ def _fits(policy: Policy, exits: int) -> bool:
     return True
 
 
-def _possible(spec: OperatingPointsSpec, network: TracedNetwork, policy: Policy, dvfs: str) -> bool:
-    """Whether the parts fit into the memory that is allowed, and the deadline can be kept."""
+def is_possible(spec: OperatingPointsSpec, network: TracedNetwork, policy: Policy, dvfs: str) -> bool:
+    """Whether a policy keeps the limit on memory, and its deadline, at every beta."""
     memory = spec.constraints.memory
     if memory is not None and network.memory is not None and network.memory.of_policy(policy) > memory:
         return False
@@ -188,19 +224,21 @@ def _possible(spec: OperatingPointsSpec, network: TracedNetwork, policy: Policy,
 
 
 def keeps_deadline(network: TracedNetwork, policy: Policy, dvfs: str) -> bool:
-    """Whether no walk is late for being slowed down; what a frequency rule has no say in runs as fast as can be."""
+    """Whether no image is late under a frequency rule; a policy that no rule slows down is never late."""
     plan = network.frequencies
-    if dvfs != "deadline" or plan is None or not (policy.knows_its_end or policy.predicts):
+    if plan is None or effective_rule(policy, dvfs) != "deadline":
         return True
     return smallest_slack(plan.levels, policy, network.exit_count) <= plan.slack
 
 
 def _values_under_rule(network: TracedNetwork, dvfs: str, measures: Sequence[str]) -> Any:
-    """What each sample costs when the frequency follows a rule: no sum over the parts of the network."""
+    """A function that gives the costs of each sample of a walk under a frequency rule.
+
+    Under a rule the cost of a walk is not the sum of the costs of its parts.
+    """
 
     def values(walk: Walk, policy: Policy) -> Floats:
-        point = OperatingPoint(network, "mean_logit", policy, dvfs=dvfs)
-        seconds, joules, _ = point.of_samples(walk)
+        seconds, joules, _ = OperatingPoint(network, None, policy, dvfs=dvfs).of_samples(walk)
         under_rule = {"seconds": seconds, "energy": joules}
         columns = [
             under_rule[name] if name in under_rule else network.costs.per_sample(walk, name) for name in measures
@@ -213,16 +251,16 @@ def _values_under_rule(network: TracedNetwork, dvfs: str, measures: Sequence[str
 def _fixed_points(
     spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], reference_accuracy: float
 ) -> tuple[list[ExactPoint], Floats]:
-    """The points, and their values, of policies without a beta that keep to the constraints."""
+    """The points of policies without a beta that keep the constraints, and their values ``[P, M]``."""
     points, values = [], []
     costs = [name for name in spec.objectives if name != "accuracy"]
     kinds = sorted((kind for kind in _kinds(spec) if "beta" not in kind.settings()), key=list(POLICIES.values()).index)
     for network, dvfs in product(networks, cast(Sequence[str], spec.dvfs.values)):
         every_exit = {"exit": range(1, network.exit_count + 1)}
         for policy in chain.from_iterable(kind.variants(every_exit) for kind in kinds):
-            if not _possible(spec, network, policy, dvfs):
+            if not is_possible(spec, network, policy, dvfs):
                 continue
-            point = OperatingPoint(network, "mean_logit", policy, dvfs=dvfs)
+            point = OperatingPoint(network, None, policy, dvfs=dvfs)
             metrics = point.evaluate()
             exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy)
             if all(value <= 0 for value in exceeded.values()):
@@ -232,10 +270,10 @@ def _fixed_points(
 
 
 def check_covered(spec: OperatingPointsSpec) -> None:
-    """Refuse what needs the exact front of a space that has none.
+    """Refuse a study that needs the exact front of a space whose front cannot be computed exactly.
 
     Raises:
-        UserError: ``search: exact`` or ``stop: hypervolume_ratio`` is asked of it.
+        UserError: the study asks for ``search: exact`` or ``stop: hypervolume_ratio``.
     """
     reason = uncovered(spec)
     if reason and spec.search == "exact":

@@ -1,4 +1,4 @@
-"""Phase 2's networks: traced networks, and what an operating point of one of them is worth."""
+"""An operating point: a traced network, a policy and a frequency rule; and its metrics on a split."""
 
 from __future__ import annotations
 
@@ -28,30 +28,40 @@ COLUMNS = {
 """Objective or constraint -> column of the tables."""
 
 
+def effective_rule(policy: Policy, rule: str) -> str:
+    """The frequency rule that a policy follows when a study asks for ``rule``.
+
+    The rules ``paper`` and ``deadline`` need to know the next exit: a policy with a prediction engine predicts it, and
+    ``deadline`` also takes a policy that knows its end. All other policies run at f_max: ``race_to_idle``.
+    """
+    follows = policy.predicts or (policy.knows_its_end and rule == "deadline")
+    return rule if rule == "none" or follows else "race_to_idle"
+
+
 @dataclass(frozen=True, eq=False)
 class OperatingPoint:
     """A network at a precision, the statistic of its thresholds, a policy, and the rule that sets the frequency."""
 
     network: TracedNetwork
-    statistic: Statistic
+    statistic: Statistic | None
+    """Of the thresholds; None for a policy that compares no thresholds."""
     policy: Policy
     beta_quantile: float | None = None
     dvfs: str = "none"
-    """``none`` or a :data:`study.costs.model.dvfs.Rule`; ``race_to_idle`` where the policy gives a rule nothing."""
+    """``none`` or a :data:`study.costs.model.dvfs.Rule`; replaced by :func:`effective_rule`."""
 
     def __post_init__(self) -> None:
-        follows = self.policy.predicts or (self.policy.knows_its_end and self.dvfs == "deadline")
-        if self.dvfs != "none" and not follows:
-            object.__setattr__(self, "dvfs", "race_to_idle")
+        object.__setattr__(self, "dvfs", effective_rule(self.policy, self.dvfs))
+        if not self.policy.compares_thresholds:
+            object.__setattr__(self, "statistic", None)
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for points that are the same: thresholds do not matter to a policy that compares nothing."""
-        statistic = self.statistic if self.policy.compares_thresholds else ""
-        return self.network.weights, self.network.precision, statistic, self.policy, self.dvfs
+        """Equal for two suggestions of the same operating point."""
+        return self.network.weights, self.network.precision, self.statistic, self.policy, self.dvfs
 
     def settings(self) -> dict[str, Any]:
-        """The point's columns in the tables."""
+        """The columns of the point's settings in the tables."""
         network = self.network
         return {
             **self.policy.to_row(),

@@ -39,7 +39,7 @@ def suggest(
     if "criterion" in own:
         settings["criterion"] = _suggest(trial, "criterion", spec.criterion)
     criterion = settings.get("criterion", kind.criterion)
-    statistic: Statistic = "mean_logit"
+    statistic: Statistic | None = None
     if criterion == "logit" and not kind.knows_its_end:
         statistic = _suggest(trial, "statistic", spec.statistic)
         if statistic not in get_args(Statistic):
@@ -69,7 +69,7 @@ def _suggest_beta(
     trial: optuna.trial.BaseTrial,
     spec: OperatingPointsSpec,
     network: TracedNetwork,
-    statistic: Statistic,
+    statistic: Statistic | None,
     criterion: Criterion,
     depth: str,
 ) -> tuple[Betas, float | None]:

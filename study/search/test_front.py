@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from results.intervals import Bootstrap, wilson_interval
+from results.intervals import mean_interval, wilson_interval
 from results.pareto import non_dominated
 from results.parts import rows_of
 from results.schemas import SCHEMAS
-from study.arrays import Floats, Integers
+from study.arrays import Floats
 from study.costs.costs import MEASURES
 from study.fronts.exit_statistics import exit_columns
 from study.policies.policies import Classic
@@ -71,13 +70,11 @@ def front_on_test(
         test_digest: names the test images.
 
     Returns:
-        Rows of the tables ``front`` and ``exits``. Accuracies, FLOPs and energies come with their 95 % bootstrap
-        intervals, all from the same resamples.
+        Rows of the tables ``front`` and ``exits``. Accuracies, FLOPs and energies come with 95 % intervals.
     """
     names = set(SCHEMAS["front"].names) - {"hypervolume"}  # in operating_points that of the search
     rows: list[dict[str, Any]] = []
     exit_rows: list[dict[str, Any]] = []
-    resampled: list[dict[str, Floats]] = []
     for stored in rows_of(front):
         point = point_of(stored, networks)
         split = test_logits(point.network)
@@ -90,14 +87,11 @@ def front_on_test(
                 "test_accuracy": metrics["accuracy"],
                 "optimism": stored["accuracy"] - metrics["accuracy"],
                 **{f"test_{name}": metrics.get(name) for name in _COSTS},
+                **_intervals(point, walk, metrics["accuracy"]),
                 "test_classic_accuracy": metrics["classic_accuracy"],
                 "test_digest": test_digest,
             }
         )
-        resampled.append(_of_samples(point, walk, trace.labels))
-        if len(resampled) == _AT_ONCE or len(rows) == len(front):
-            _add_intervals(rows[-len(resampled) :], resampled)
-            resampled.clear()
         columns = exit_columns(trace, walk, point.network.costs)
         exit_rows += _exit_rows(columns, point.network, "test", point.statistic, stored["number"])
     indicator = HypervolumeIndicator.of(objectives, networks)
@@ -105,34 +99,18 @@ def front_on_test(
     return [{**row, **volumes} for row in rows], exit_rows
 
 
-_AT_ONCE = 64
-"""Points whose samples are resampled in one product of matrices."""
-
-
-def _of_samples(point: OperatingPoint, walk: Walk, labels: Integers) -> dict[str, Floats]:
-    """What of a point has intervals, for each sample ``[N]``."""
+def _intervals(point: OperatingPoint, walk: Walk, accuracy: float) -> dict[str, float]:
+    """The columns of the 95 % intervals of a walk on test: Wilson's for the accuracy, Student's for mean costs."""
+    costs = {"flops": point.network.costs.per_sample(walk, "flops")}
     _, joules, _ = point.of_samples(walk)
-    values = {
-        "accuracy": (walk.predictions == labels).astype(np.float64),
-        "flops": point.network.costs.per_sample(walk, "flops"),
-    }
-    return values if joules is None else {**values, "energy_joules": joules}
-
-
-def _add_intervals(rows: Sequence[dict[str, Any]], values: Sequence[Mapping[str, Floats]]) -> None:
-    """Add the columns of the 95 % intervals to some rows of the front."""
-    bootstrap = _bootstrap(rows[0]["test_samples"])
-    names = [(row, name) for row, of_samples in zip(rows, values, strict=True) for name in of_samples]
-    columns = np.column_stack([of_samples[name] for of_samples in values for name in of_samples])
-    for (row, name), low, high in zip(names, *bootstrap.interval(columns), strict=True):
-        if name == "accuracy" and row["test_accuracy"] in (0, 1):  # what never varies cannot be resampled
-            low, high = wilson_interval(row["test_accuracy"], row["test_samples"])
-        row[f"test_{name}_low"], row[f"test_{name}_high"] = float(low), float(high)
-
-
-@cache
-def _bootstrap(samples: int) -> Bootstrap:
-    return Bootstrap(samples)
+    if joules is not None:
+        costs["energy_joules"] = joules
+    low, high = wilson_interval(accuracy, len(walk.predictions))
+    columns = {"test_accuracy_low": low, "test_accuracy_high": high}
+    ends = mean_interval(np.column_stack(list(costs.values())))
+    for name, low, high in zip(costs, *ends, strict=True):
+        columns |= {f"test_{name}_low": float(low), f"test_{name}_high": float(high)}
+    return columns
 
 
 def network_exit_rows(network: TracedNetwork) -> list[dict[str, Any]]:
@@ -148,7 +126,7 @@ def network_exit_rows(network: TracedNetwork) -> list[dict[str, Any]]:
 
 
 def _exit_rows(
-    columns: Mapping[str, NDArray[Any]], network: TracedNetwork, split: str, statistic: str, point: int | None
+    columns: Mapping[str, NDArray[Any]], network: TracedNetwork, split: str, statistic: str | None, point: int | None
 ) -> list[dict[str, Any]]:
     known: Mapping[str, Any] = {
         "trial_id": network.trial_id,
@@ -159,6 +137,8 @@ def _exit_rows(
         "statistic": statistic,
     }
     whole = {**columns, **_costs_of_cuts(network)}
+    if statistic is None:  # the policy of the point reads no thresholds
+        whole["threshold"] = np.full(network.exit_count + 1, np.nan)
     values = zip(*(column.tolist() for column in whole.values()), strict=True)
     return [{**{name: _or_none(value) for name, value in zip(whole, row, strict=True)}, **known} for row in values]
 

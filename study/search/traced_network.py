@@ -90,9 +90,13 @@ class TracedNetwork:
         """Bytes of its parts at its precision and the costs' batch size."""
         return None if self.work is None else Memory.of(self.work, self.precision, self.costs.batch_size)
 
-    def trace(self, statistic: Statistic, split: SplitLogits | None = None) -> Trace:
-        """The trace of the validation split, or of another, with the thresholds that the calibration split gives."""
+    def trace(self, statistic: Statistic | None, split: SplitLogits | None = None) -> Trace:
+        """The trace of the validation split, or of another split, with thresholds from the calibration split.
+
+        ``statistic`` None is for policies that read no thresholds; the trace then has those of ``mean_logit``.
+        """
         split = self.validation if split is None else split
+        statistic = statistic or "mean_logit"
         key = split, statistic  # a split is hashed by identity, and the key keeps the split alive
         if key not in self._traces:
             thresholds = thresholds_from_logits(self.calibration.logits, statistic)
@@ -123,7 +127,7 @@ class TracedNetwork:
         assert plan is not None, "checked before the search"
         return simulate(walk, plan.levels, rule=rule, policy=policy, slack=plan.slack, period=plan.period)
 
-    def beta_at(self, quantile: float, statistic: Statistic, criterion: Criterion = "logit") -> float:
+    def beta_at(self, quantile: float, statistic: Statistic | None, criterion: Criterion = "logit") -> float:
         """The beta that a share ``quantile`` of all (sample, exit) scores of the validation trace lies below.
 
         Raises:
@@ -131,14 +135,16 @@ class TracedNetwork:
         """
         return _positive(np.quantile(self._sorted_scores(statistic, criterion)[-1], quantile))
 
-    def betas_at(self, quantiles: Sequence[float], statistic: Statistic, criterion: Criterion) -> tuple[float, ...]:
+    def betas_at(
+        self, quantiles: Sequence[float], statistic: Statistic | None, criterion: Criterion
+    ) -> tuple[float, ...]:
         """The same for each exit by itself."""
         scores = self._sorted_scores(statistic, criterion)[:-1]
         # An exit without a finite score is one whose threshold is 0: there beta makes no difference.
         pairs = zip(scores, quantiles, strict=True)
         return tuple(_positive(np.quantile(own, quantile)) if len(own) else 1.0 for own, quantile in pairs)
 
-    def _sorted_scores(self, statistic: Statistic, criterion: Criterion) -> list[Floats]:
+    def _sorted_scores(self, statistic: Statistic | None, criterion: Criterion) -> list[Floats]:
         """The finite scores of each exit, then those of all exits."""
         key = (statistic, criterion) if criterion == "logit" else criterion
         if key not in self._scores:

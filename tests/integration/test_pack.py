@@ -101,7 +101,7 @@ def test_compare_writes_what_it_prints(packed: Path, tmp_path: Path, capsys: pyt
     assert main(["compare", str(packed), "--drop", "0.05", "--output", str(tmp_path / "c.csv"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     written = pd.read_csv(tmp_path / "c.csv")
-    assert written["contender"].tolist() == [row["contender"] for row in printed["comparison"]]
+    assert written["family"].tolist() == [row["family"] for row in printed["comparison"]]
     assert set(written["drop"]) == {0.05}
     assert main(["compare", str(packed), "--output", str(tmp_path / "c.txt")]) == 2
     assert "must end in .csv or .parquet" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.intervals import RESAMPLES, Bootstrap, mean_interval, wilson_interval
+from results.intervals import mean_interval, wilson_interval
 
 SAMPLES = 400
 
@@ -79,88 +79,6 @@ def test_a_quantity_s_interval_does_not_depend_on_the_others():
     for place in range(values.shape[1]):
         alone = mean_interval(values[:, [place]])
         np.testing.assert_allclose(np.ravel(alone), [together[0][place], together[1][place]], rtol=1e-12)
-
-
-def test_intervals_are_those_of_scipy_s_percentile_bootstrap():
-    values = columns()
-    low, high = Bootstrap(SAMPLES).interval(values)
-    for place, column in enumerate(values.T):
-        other = stats.bootstrap((column,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
-        width = other.high - other.low
-        assert (low[place], high[place]) == pytest.approx((other.low, other.high), abs=0.06 * width)
-
-
-def test_intervals_are_those_of_the_normal_approximation():
-    values = columns(2000)
-    low, high = Bootstrap(2000).interval(values)
-    error = values.std(axis=0) / sqrt(2000)
-    for end, sign in ((low, -1), (high, 1)):
-        np.testing.assert_array_less(np.abs(end - (values.mean(axis=0) + sign * 1.96 * error)), 0.25 * error)
-
-
-def test_about_95_of_100_intervals_hold_the_true_mean():
-    rng = np.random.default_rng(3)
-    low, high = Bootstrap(100).interval(rng.normal(7.0, 2.0, (100, 2000)))
-    assert ((low <= 7.0) & (high >= 7.0)).mean() == pytest.approx(0.94, abs=0.015)
-
-
-def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
-    values = columns()
-    first, again, other = (Bootstrap(SAMPLES, seed=seed).interval(values) for seed in (5, 5, 6))
-    np.testing.assert_array_equal(first, again)
-    assert not np.isclose(first, other, rtol=1e-12)[:, 1:].any()
-    np.testing.assert_array_equal(Bootstrap(SAMPLES).interval(values), Bootstrap(SAMPLES, seed=0).interval(values))
-
-
-def test_an_interval_lies_about_the_mean_and_shrinks_with_more_samples():
-    widths = {}
-    for samples in (50, 5000):
-        values = columns(samples)
-        low, high = Bootstrap(samples).interval(values)
-        assert (low < values.mean(axis=0)).all() and (values.mean(axis=0) < high).all()
-        widths[samples] = (high - low) / values.std(axis=0)
-    np.testing.assert_allclose(widths[50] / widths[5000], 10, rtol=0.15)
-
-
-def test_a_constant_has_no_width():
-    """Not even by rounding, which would put its mean outside: a static cut costs the same for every image."""
-    values = np.tile([0.0, 1.0, 0.1, 1 / 3, 796_419_072.0, 2.7e-5], (SAMPLES, 1))
-    low, high = Bootstrap(SAMPLES).interval(values)
-    assert low.tolist() == high.tolist() == values[0].tolist()
-
-
-def test_all_columns_are_resampled_alike():
-    """So that two operating points compare: what one is dearer by in every sample, its interval is too."""
-    values = columns()[:, 2]
-    low, high = Bootstrap(SAMPLES).interval(np.column_stack([values, values + 5.0, -values, 3 * values]))
-    assert (low[1], high[1]) == pytest.approx((low[0] + 5, high[0] + 5), rel=1e-12)
-    assert (low[2], high[2]) == pytest.approx((-high[0], -low[0]), rel=1e-12)
-    assert (low[3], high[3]) == pytest.approx((3 * low[0], 3 * high[0]), rel=1e-12)
-
-
-def test_a_column_s_interval_does_not_depend_on_the_others():
-    bootstrap, values = Bootstrap(SAMPLES), columns()
-    together = bootstrap.interval(values)
-    for place in range(values.shape[1]):
-        alone = bootstrap.interval(values[:, [place]])
-        np.testing.assert_allclose(np.ravel(alone), [together[0][place], together[1][place]], rtol=1e-12)
-
-
-def test_one_sample_has_no_width_and_no_column_no_interval():
-    low, high = Bootstrap(1).interval(np.array([[2.5, -1.0]]))
-    assert low.tolist() == high.tolist() == [2.5, -1.0]
-    low, high = Bootstrap(3).interval(np.empty((3, 0)))
-    assert low.shape == high.shape == (0,)
-
-
-def test_the_number_of_resamples_is_kept_to():
-    """Of two of them the ends lie 2.5 % from either."""
-    values = columns()[:, [2]]
-    low, high = Bootstrap(SAMPLES, resamples=2).interval(values)
-    first, second = sorted((low - 0.025 * (high - low) / 0.95, high + 0.025 * (high - low) / 0.95))
-    assert RESAMPLES >= 1000 and first < second
-    drawn = np.random.default_rng(0).multinomial(SAMPLES, np.full(SAMPLES, 1 / SAMPLES), size=2)
-    assert sorted((drawn @ values / SAMPLES).ravel()) == pytest.approx([float(first[0]), float(second[0])], rel=1e-9)
 
 
 @pytest.mark.parametrize("samples", [1, 7, 263])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from results.intervals import Bootstrap
+from results.intervals import mean_interval, wilson_interval
 from results.parts import read_table, rows_of, write_part
 from results.schemas import SCHEMAS
 from results.summary import summarize_front, summary_json
@@ -22,6 +22,7 @@ from study.errors import UserError
 from study.policies.policies import Classic, Hierarchical, Placed, Predictive
 from study.policies.thresholds import thresholds_from_logits
 from study.progress import Reporter
+from study.run.evaluate import Evaluation
 from study.run.folder import claim_folder, refuse_other_study
 from study.run.run import RunContext, check, run_study
 from study.search import test_front as front
@@ -170,18 +171,32 @@ def per_sample(point: OperatingPoint, test: SplitLogits) -> dict[str, np.ndarray
     }
 
 
-@pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 130])
-def test_every_point_has_the_bootstrap_intervals_of_its_own_test_images(tmp_path, count):
-    """However many of them are resampled at a time."""
-    policies = [Hierarchical(0.2 + place / 40, 1 + place % 4) for place in range(count)]
+def interval_of(name: str, values: np.ndarray) -> tuple[float, float]:
+    """Wilson's for shares, Student's for means."""
+    if name == "accuracy":
+        return wilson_interval(float(values.mean()), len(values))
+    low, high = mean_interval(values[:, None])
+    return float(low[0]), float(high[0])
+
+
+def test_every_point_has_the_intervals_of_its_own_test_images(tmp_path):
+    policies = [Hierarchical(0.2 + place / 40, 1 + place % 4) for place in range(20)]
     rows, _ = on_test(stored_points(tmp_path, policies=policies))
-    bootstrap = Bootstrap(70)
-    assert len(rows) == count
+    assert len(rows) == len(policies)
     for row, policy in zip(rows, policies, strict=True):
         for name, values in per_sample(OperatingPoint(NETWORK, "mean_max", policy), TEST).items():
-            low, high = (float(end[0]) for end in bootstrap.interval(values[:, None]))
+            low, high = interval_of(name, values)
             assert (row[f"test_{name}_low"], row[f"test_{name}_high"]) == pytest.approx((low, high), rel=1e-12)
             assert row[f"test_{name}"] == pytest.approx(values.mean(), rel=1e-12)
+
+
+def test_evaluate_and_the_front_have_one_interval_for_one_accuracy(tmp_path):
+    policy = POLICIES[0]
+    (row,), _ = on_test(stored_points(tmp_path, policies=[policy]))
+    walk = replay(NETWORK.trace("mean_max", TEST), policy)
+    live = Evaluation("test", walk, None, TEST.labels, COSTS, 1.0, policy, "fp32", None).summary()
+    assert live["accuracy"] == row["test_accuracy"] and live["samples"] == row["test_samples"]
+    assert (live["accuracy_low"], live["accuracy_high"]) == (row["test_accuracy_low"], row["test_accuracy_high"])
 
 
 def test_an_estimate_lies_in_its_interval(tmp_path):
@@ -197,7 +212,6 @@ def test_an_estimate_lies_in_its_interval(tmp_path):
 
 @pytest.mark.parametrize("right", [True, False])
 def test_where_all_answers_are_right_or_none_the_interval_is_wilson_s(tmp_path, right):
-    """What never varies cannot be resampled."""
     logits = np.zeros((70, EXITS + 1, CLASSES), dtype=np.float32)
     logits[np.arange(70), :, TEST.labels if right else (TEST.labels + 1) % CLASSES] = 9
     rows, _ = on_test(stored_points(tmp_path), test=lambda one: SplitLogits(logits, TEST.labels))
@@ -230,7 +244,7 @@ def test_intervals_under_a_frequency_rule_are_those_of_its_energies(tmp_path):
     policy = Predictive(1.2, 1, 3)
     walk = replay(one.trace("mean_max", TEST), policy)
     joules = simulate(walk, levels, rule="paper", policy=policy, slack=0.5, period=20.0).joules
-    low, high = (float(end[0]) for end in Bootstrap(70).interval(joules[:, None]))
+    low, high = interval_of("energy_joules", joules)
     assert joules.std() > 0 and row["test_energy_joules"] == pytest.approx(joules.mean())
     assert (row["test_energy_joules_low"], row["test_energy_joules_high"]) == pytest.approx((low, high))
 
