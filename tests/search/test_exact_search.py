@@ -338,7 +338,7 @@ COVERED = [
 @pytest.mark.parametrize(("text", "reason"), UNCOVERED)
 def test_what_has_no_exact_front_is_told_why(text, reason):
     chosen = spec(text)
-    assert uncovered(chosen).startswith(reason)
+    assert str(uncovered(chosen)).startswith(reason)
     check_covered(chosen)
     check_covered(spec(f"{text}, stop: {{plateau: 2}}"))
     with pytest.raises(UserError, match=r"^operating_points\.search: exact does not cover this space: ") as error:
