@@ -386,5 +386,5 @@ def test_an_exact_front_without_a_point_is_told(tmp_path):
     reporter.line = told.append
     none = spec(f"{EXACT}, constraints: {{energy: 1e-9}}")
     list_exact_points(none, ONE, tmp_path, name="across", reporter=reporter)
-    assert told == ["operating points: none of one keeps to the constraints"]
+    assert told == ["operating points: no operating point of one keeps the constraints"]
     assert not any(tmp_path.iterdir())
