@@ -16,7 +16,7 @@ register_profiles()
 settings.load_profile("default")
 
 RAY = "tests/integration"
-TOGETHER = (RAY, "tests/bad_input")
+TOGETHER = (RAY, "tests/bad_input", "tests/cli")
 """Folders whose tests run in one process, because they share session fixtures that take long."""
 
 
