@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # There is a test process for each core: each of them computes on one thread. Libraries read the variable when they are
 # loaded, and child processes inherit it.
@@ -32,3 +33,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         groups[item] = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
         item.add_marker(pytest.mark.xdist_group(groups[item]))
     items.sort(key=lambda item: groups[item] != RAY)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished tiny study; tests must not change it."""
+    from support.studies import run_context, tiny_study
+
+    from study.run.run import run_study
+
+    folder = tmp_path_factory.mktemp("finished") / "tiny"
+    run_study(tiny_study(), run_context(folder))
+    return folder

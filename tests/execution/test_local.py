@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from support.faults import comparable_tables
-from support.studies import TINY, surroundings, tiny_study
+from support.studies import TINY, run_context, tiny_study
 
 from study.errors import UserError
 from study.execution import local
@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, object]] = {
 
 def run(folder: Path, **changes: dict[str, object]) -> None:
     sections = {name: {**SMALL.get(name, {}), **changes.get(name, {})} for name in {*SMALL, *changes}}
-    run_study(tiny_study(**sections), replace(surroundings(folder), local=True))
+    run_study(tiny_study(**sections), run_context(folder))
 
 
 def test_a_local_study_needs_no_ray_and_keeps_the_threads_of_its_caller(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_what_needs_a_cluster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave out --local"):
         run(tmp_path / "tiny", backbones={"scheduler": {"kind": "asha", "first_rung": 1, "reduction": 2}})
     with pytest.raises(UserError, match="leave out --address"):
-        run_study(tiny_study(), replace(surroundings(tmp_path / "tiny"), local=True, address="auto"))
+        run_study(tiny_study(), replace(run_context(tmp_path / "tiny"), address="auto"))
     assert not (tmp_path / "tiny").exists()
 
 

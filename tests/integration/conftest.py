@@ -1,4 +1,4 @@
-"""One small Ray instance for all integration tests, and one small finished study."""
+"""One small Ray instance for all tests with Ray, and one small study to compare with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from support.faults import STUDY, comparable_tables
-from support.studies import surroundings, tiny_study
+from support.studies import run_context
 
 from search_spaces.spec import validate_space
 from study.run.run import run_study
@@ -27,14 +27,6 @@ def ray_instance() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
-def finished_study(ray_instance: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a finished tiny study; tests must not change it."""
-    folder = tmp_path_factory.mktemp("finished") / "tiny"
-    run_study(tiny_study(), surroundings(folder))
-    return folder
-
-
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     """The small study for real commands."""
@@ -44,8 +36,8 @@ def study_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lived(ray_instance: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
-    """The tables of the small study, run locally by a process that nothing befell."""
+def lived(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    """The tables of the small study, run by this process from its start to its end."""
     folder = tmp_path_factory.mktemp("lived") / "small"
-    run_study(validate_space(STUDY, "small"), surroundings(folder))
+    run_study(validate_space(STUDY, "small"), run_context(folder))
     return comparable_tables(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -117,3 +118,9 @@ def held_locks(run_folder: Location) -> list[str]:
     locks = {"driver": run_folder / ".lock"}
     locks |= {trial: trial_lock(run_folder / "checkpoints", trial) for trial in checkpointed(run_folder)}
     return [name for name, lock in locks.items() if is_held(lock)]
+
+
+def lease_of(run_folder: Location) -> str:
+    """The newest lease of the driver; empty without one, or where it was released."""
+    names = sorted((path.name for path in run_folder.glob(".lock.lease-*")), key=lambda name: (len(name), name))
+    return names[-1] if names and not json.loads((run_folder / names[-1]).read_bytes())["released"] else ""

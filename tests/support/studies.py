@@ -34,13 +34,20 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny_study(**changes: dict[str, object]) -> StudySpec:
-    """A study of seconds; ``changes`` are merged into its sections."""
-    sections = {key: value for key, value in TINY.items() if isinstance(value, dict)}
-    merged = {key: {**sections.get(key, {}), **changes.get(key, {})} for key in {*sections, *changes}}
-    return validate_space({**TINY, **merged}, "tiny")
+def tiny_settings(**changes: object) -> dict[str, object]:
+    """The keys of a study of seconds; ``changes`` are merged into its sections, or replace other keys."""
+    merged = {
+        name: {**TINY.get(name, {}), **change} if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    return {**TINY, **merged}
 
 
-def surroundings(folder: Path) -> RunContext:
-    """Run quietly in a folder."""
-    return RunContext(folder=folder, data_root=folder / "data", reporter=Reporter(quiet=True))
+def tiny_study(**changes: object) -> StudySpec:
+    """A study of seconds with some changes."""
+    return validate_space(tiny_settings(**changes), "tiny")
+
+
+def run_context(folder: Path, *, local: bool = True) -> RunContext:
+    """Run quietly in a folder: in this process, or else on Ray on this machine."""
+    return RunContext(folder=folder, data_root=folder / "data", local=local, reporter=Reporter(quiet=True))

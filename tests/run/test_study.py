@@ -1,4 +1,4 @@
-"""A whole study on Ray: its tables, its resume, its fronts."""
+"""A whole study in this process: its tables, its resume, its fronts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from support.studies import surroundings, tiny_study
+from support.studies import run_context, tiny_study
 
-import study.run.halving as training_phase
 from results.parts import read_table
 from results.schemas import SCHEMAS
 from results.summary import summarize_front
 from study import Costs, Hierarchical, Placed, Predictive, Static, Trace, replay
 from study.cli.main import main
 from study.errors import UserError
-from study.execution.ray.executor import RayExecutor
+from study.execution.local import LocalExecutor
 from study.policies.policies import Classic
 from study.policies.thresholds import thresholds_from_logits
 from study.run.run import run_study
@@ -118,9 +117,9 @@ def test_front_is_what_no_other_point_dominates(finished_study: Path) -> None:
 
 def test_a_finished_study_starts_nothing_again(finished_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
-    monkeypatch.setattr(RayExecutor, "train", lambda *_, **__: pytest.fail("a trial was started"))
+    monkeypatch.setattr(LocalExecutor, "train", lambda *_, **__: pytest.fail("a trial was started"))
     monkeypatch.setattr("study.traces.collect.collect_logits", lambda *_, **__: pytest.fail("a network ran"))
-    run_study(tiny_study(), surroundings(finished_study))
+    run_study(tiny_study(), run_context(finished_study))
     assert before == {path: path.read_bytes() for path in finished_study.rglob("*") if path.is_file()}
 
 
@@ -148,14 +147,14 @@ def test_stopped_at_any_table_write_and_run_again_gives_the_same_tables(
 
     monkeypatch.setattr(results.parts, "write_atomic", dying)
     with pytest.raises(Killed):
-        run_study(tiny_study(), surroundings(folder))
+        run_study(tiny_study(), run_context(folder))
     monkeypatch.setattr(results.parts, "write_atomic", original)
-    run_study(tiny_study(), surroundings(folder))
+    run_study(tiny_study(), run_context(folder))
     assert_same_tables(finished_study, folder)
 
 
 def test_trials_go_on_from_their_last_checkpoint(
-    finished_study: Path, ray_instance: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trial whose exits were never trained: the end is the same, bit for bit. The path may be relative."""
     monkeypatch.chdir(tmp_path)
@@ -164,90 +163,29 @@ def test_trials_go_on_from_their_last_checkpoint(
     trials = tables_of(finished_study)["trials"]
     lost = trials[trials["phase"] == "exits"].iloc[0]["trial_id"]
     shutil.rmtree(folder / "checkpoints" / lost)
-    run_study(tiny_study(), surroundings(folder))
+    run_study(tiny_study(), run_context(folder))
     assert_same_tables(finished_study, folder)
 
 
 def test_a_changed_study_is_refused_with_the_difference(finished_study: Path) -> None:
     with pytest.raises(UserError, match=r"exits.epochs is 1 there and 2 here"):
-        run_study(tiny_study(exits={"epochs": 2}), surroundings(finished_study))
+        run_study(tiny_study(exits={"epochs": 2}), run_context(finished_study))
 
 
-def test_impossible_resources_are_refused(ray_instance: None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a trial asks for 1 CPUs and 64 GPUs"):
-        run_study(tiny_study(resources={"gpus_per_trial": 64}), surroundings(tmp_path / "tiny"))
-
-
-def test_failed_trials_are_told_and_retried(ray_instance: None, tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    spec = tiny_study(
-        backbones={"trials": 1, "epochs": 1, "scheduler": {"kind": "none"}}, operating_points={"trials": 5}
-    )
-    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"max_failures": 0})})
-    blocker = None
-    plans = training_phase.plan_trials
-
-    def sabotage(*args: object, **kwargs: object) -> list[object]:
-        nonlocal blocker
-        made = plans(*args, **kwargs)
-        if args[1] == "exits" and args[2]:  # not the check before the start, which knows no images yet
-            # A file where the first trial's folder belongs.
-            blocker = folder / "checkpoints" / made[0].trial_id
-            blocker.parent.mkdir(parents=True, exist_ok=True)
-            blocker.write_text("in the way")
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("study.run.run.plan_trials", sabotage)
-        run_study(spec, surroundings(folder))
-    trials = tables_of(folder)["trials"]
-    failed = trials[trials["status"] == "failed"]
-    assert len(failed) == 1 and blocker is not None and failed.iloc[0]["trial_id"] == blocker.name
-    assert failed.iloc[0]["error"]
-    blocker.unlink()
-    run_study(spec, surroundings(folder))
-    assert set(tables_of(folder)["trials"]["status"]) == {"finished"}
-
-
-def test_asha_stops_the_trials_that_learn_nothing(ray_instance: None, tmp_path: Path) -> None:
-    """Which trials those are is not decided again when the study goes on."""
-    folder = tmp_path / "tiny"
-    rates = [0.01, 0.008, 1e-9, 2e-9]
-    spec = tiny_study(
-        backbones={
-            "trials": len(rates),
-            "epochs": 6,
-            "scheduler": {"kind": "asha", "first_rung": 3, "reduction": 2},
-            "learning_rate": rates,
-        },
-        operating_points={"trials": 5},
-    )
-    spec = spec.model_copy(update={"seed": 6})  # the order of the trials: those that learn come first
-    run_study(spec, surroundings(folder))
-    trials = tables_of(folder)["trials"]
-    backbones = trials[trials["phase"] == "backbones"].set_index("status")
-    assert set(backbones.index) == {"finished", "stopped_by_asha"}
-    rate = backbones["settings"].map(lambda text: json.loads(text)["training"]["learning_rate"])
-    assert (rate["stopped_by_asha"] < 1e-8).all() and rate["finished"].max() == max(rates)
-    assert set(backbones.loc["stopped_by_asha", "epochs_done"]) == {3}
-    run_study(spec, surroundings(folder))
-    pd.testing.assert_frame_equal(trials, tables_of(folder)["trials"])
-
-
-def test_own_weights_take_the_place_of_backbones(finished_study: Path, ray_instance: None, tmp_path: Path) -> None:
+def test_own_weights_take_the_place_of_backbones(finished_study: Path, tmp_path: Path) -> None:
     trials = tables_of(finished_study)["trials"]
     best = trials[trials["phase"] == "backbones"].iloc[0]
     weights = finished_study / "checkpoints" / best["trial_id"]
     spec = tiny_study(
         backbones={"trials": 1, "pretrained": str(weights), "learning_rate": 0.001}, operating_points={"trials": 5}
     )
-    run_study(spec, surroundings(tmp_path / "tiny"))
+    run_study(spec, run_context(tmp_path / "tiny"))
     own = tables_of(tmp_path / "tiny")["trials"].set_index("status").loc["pretrained"]
     assert own["classifier_accuracy"] == pytest.approx(best["classifier_accuracy"], abs=1e-6)
     before = tables_of(tmp_path / "tiny")
     for part in ("last", "best"):
         (tmp_path / "tiny" / "checkpoints" / own["trial_id"] / part / "manifest.json").write_text("{")
-        run_study(spec, surroundings(tmp_path / "tiny"))
+        run_study(spec, run_context(tmp_path / "tiny"))
         pd.testing.assert_frame_equal(before["front"], tables_of(tmp_path / "tiny")["front"])
         shutil.rmtree(tmp_path / "tiny" / "checkpoints" / f"{own['trial_id']}.damaged")
 
@@ -299,7 +237,7 @@ def test_precisions_rules_and_constraints_from_traces_to_front(finished_study: P
         "constraints": {"accuracy_drop": 0.6, "latency_p99": 1.0},
     }
     spec = tiny_study(operating_points=changes)
-    run_study(spec, surroundings(folder))
+    run_study(spec, run_context(folder))
     tables = tables_of(folder)
     points = tables["operating_points"]
     assert set(points["precision"]) == {"fp32", "int8"} and set(points["dvfs"]) == set(changes["dvfs"])
@@ -320,7 +258,7 @@ def test_precisions_rules_and_constraints_from_traces_to_front(finished_study: P
     assert whole["cumulative_flops"].nunique() == whole["parameters"].nunique() == 1
     assert (whole["cumulative_flops_published"] < whole["cumulative_flops"]).all()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    run_study(spec, surroundings(folder))
+    run_study(spec, run_context(folder))
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -352,7 +290,7 @@ def test_an_exact_study_ends_with_test_figures_of_the_whole_front(finished_study
     for part in ("checkpoints", "traces"):
         shutil.copytree(finished_study / part, folder / part)
     spec = tiny_study(operating_points={"search": "exact", "placements": [[2, 6], [4]]})
-    run_study(spec, surroundings(folder))
+    run_study(spec, run_context(folder))
     tables = tables_of(folder)
     points, front = tables["operating_points"], tables["front"]
     assert set(points["sampler"]) == {"exact"} and points["number"].tolist() == list(range(len(points)))
@@ -368,7 +306,7 @@ def test_an_exact_study_ends_with_test_figures_of_the_whole_front(finished_study
     summary = summarize_front(folder / "tables")
     assert summary.optimism == 1 - front["test_hypervolume"].iloc[0] / front["hypervolume"].iloc[0]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    run_study(spec, surroundings(folder))
+    run_study(spec, run_context(folder))
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -380,7 +318,7 @@ def test_constraints_that_no_point_keeps_end_in_one_line(
         shutil.copytree(finished_study / part, folder / part)
     spec = tiny_study(operating_points={"constraints": {"memory": 1.0}})
     with pytest.raises(UserError, match=r"none of \d+ operating points keeps .* exceeds memory"):
-        run_study(spec, surroundings(folder))
+        run_study(spec, run_context(folder))
     assert len(read_table(folder / "tables", "operating_points")) == 30
     capsys.readouterr()
     assert main(["status", str(folder)]) == 0

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 from support.faults import KEYS, differences
-from support.studies import TINY, surroundings, tiny_study
+from support.studies import TINY, run_context, tiny_study
 
 from results.parts import read_table
 from study.checkpoints.description import WeightsId
@@ -75,7 +75,7 @@ def test_damaged_tables_traces_and_settings_are_set_aside_and_computed_again(
         before = sorted(folder.rglob("*"))
         assert main(command) == 2, "a command that reads mends nothing"
         assert len(capsys.readouterr().err.splitlines()) == 1 and sorted(folder.rglob("*")) == before
-    run_study(tiny_study(), surroundings(folder))
+    run_study(tiny_study(), run_context(folder))
     told = capsys.readouterr().err
     assert_same(tables_of(finished_study), tables_of(folder))
     for path in damaged:
@@ -101,7 +101,7 @@ def test_damaged_checkpoints_are_set_aside_and_trained_again(
         weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     (folder / "checkpoints" / exits[0] / "last" / "stray-0123456789ab.bin").write_text("of a killed writer")
     (next((folder / "checkpoints" / exits[1] / "last").glob("checkpoint-*"))).unlink()
-    run_study(tiny_study(), surroundings(folder))
+    run_study(tiny_study(), run_context(folder))
     assert_same(tables_of(finished_study), tables_of(folder))
     told = capfd.readouterr().err
     for one in (parent, backbones[0], backbones[1], exits[0], exits[1]):
@@ -112,14 +112,14 @@ def test_damaged_checkpoints_are_set_aside_and_trained_again(
     assert {trial["trial_id"] for trial in status["trials"]} == set(trials["trial_id"])
 
 
-def test_an_extended_study_ends_as_the_larger_one(finished_study: Path, ray_instance: None, tmp_path: Path) -> None:
+def test_an_extended_study_ends_as_the_larger_one(finished_study: Path, tmp_path: Path) -> None:
     changes = {"backbones": {"trials": 4}, "exits": {"epochs": 1, "trials": 2}, "operating_points": {"trials": 45}}
     extended, larger = tmp_path / "extended" / "tiny", tmp_path / "larger" / "tiny"
     shutil.copytree(finished_study, extended)
     with pytest.raises(UserError, match=r"backbones.trials is 3 there and 4 here.*--extend"):
-        run_study(tiny_study(**changes), surroundings(extended))
-    run_study(tiny_study(**changes), surroundings(extended), extend=True)
-    run_study(tiny_study(**changes), surroundings(larger))
+        run_study(tiny_study(**changes), run_context(extended))
+    run_study(tiny_study(**changes), run_context(extended), extend=True)
+    run_study(tiny_study(**changes), run_context(larger))
     found, expected = tables_of(extended), tables_of(larger)
     assert len(found.pop("provenance")) == 2 and len(expected.pop("provenance")) == 1
     searched = set(expected["operating_points"]["search"])
@@ -134,12 +134,12 @@ def test_an_extended_study_ends_as_the_larger_one(finished_study: Path, ray_inst
         )
     stored = yaml.safe_load((extended / "study.yaml").read_text())
     assert len(stored["provenance"]["extended"]) == 1
-    run_study(tiny_study(**changes), surroundings(extended))  # from now on it is the larger one
+    run_study(tiny_study(**changes), run_context(extended))  # from now on it is the larger one
 
 
 @pytest.mark.slow
 def test_a_study_grows_by_another_data_set(
-    finished_study: Path, ray_instance: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
     for number in range(80):
@@ -149,7 +149,7 @@ def test_a_study_grows_by_another_data_set(
     folder = tmp_path / "tiny"
     shutil.copytree(finished_study, folder)
     changes = {"data": {"name": ["digits", "image_folder"], "folder": str(tmp_path / "images")}}
-    run_study(tiny_study(**changes), surroundings(folder), extend=True)
+    run_study(tiny_study(**changes), run_context(folder), extend=True)
     before, after = tables_of(finished_study), tables_of(folder)
     for name in ("trials", "operating_points", "front", "exits", "costs"):
         assert set(after[name]["data"]) == {"digits", "image_folder"}, name
@@ -215,7 +215,7 @@ def test_status_of_a_study_that_has_not_grown_up_yet(
 
     monkeypatch.setattr("study.run.run._train", stop)  # before the first of the new epochs
     with pytest.raises(KeyboardInterrupt):
-        run_study(tiny_study(backbones={"epochs": 5}), surroundings(folder), extend=True)
+        run_study(tiny_study(backbones={"epochs": 5}), run_context(folder), extend=True)
     status = status_of(folder)
     assert not status["finished"]
     assert [(one["started"], one["epochs_done"]) for one in status["phases"]] == [(0, 0), (0, 0)], "a longer cosine"

@@ -1,0 +1,77 @@
+"""What a study does on Ray that it cannot do in one process: trials side by side, trials that fail in a worker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from support.faults import comparable_tables
+from support.studies import run_context, tiny_settings, tiny_study
+
+from search_spaces.spec import validate_space
+from study.cli.main import main
+from study.errors import UserError
+from study.run.run import run_study
+
+
+def test_impossible_resources_are_refused(ray_instance: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a trial asks for 1 CPUs and 64 GPUs"):
+        run_study(tiny_study(resources={"gpus_per_trial": 64}), run_context(tmp_path / "tiny", local=False))
+
+
+def test_asha_stops_a_trial_that_learns_nothing_and_a_failed_trial_is_tried_again(
+    ray_instance: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first start has a file in the place of a trial's folder. The second start decides nothing of ASHA anew."""
+    rates = [0.01, 0.008, 1e-9, 2e-9]
+    settings = tiny_settings(
+        seed=6,  # the order of the trials: those that learn come first
+        backbones={
+            "trials": len(rates),
+            "epochs": 6,
+            "scheduler": {"kind": "asha", "first_rung": 3, "reduction": 2},
+            "learning_rate": rates,
+        },
+        operating_points={"trials": 5},
+        resources={"max_failures": 0},
+    )
+    folder = tmp_path / "tiny"
+    blocker = folder / "checkpoints" / trials_of(settings, tmp_path, capsys)[-1]
+    blocker.parent.mkdir(parents=True)
+    blocker.write_text("in the way")
+    study = validate_space(settings, "tiny")
+
+    run_study(study, run_context(folder, local=False))
+    first = backbones_of(folder)
+    assert sorted(first["status"]) == ["failed", "finished", "finished", "stopped_by_asha"]
+    assert first.loc[blocker.name, "status"] == "failed" and first.loc[blocker.name, "error"]
+    stopped = first[first["status"] == "stopped_by_asha"].iloc[0]
+    assert stopped["learning_rate"] < 1e-8 and stopped["epochs_done"] == 3
+
+    blocker.unlink()
+    run_study(study, run_context(folder, local=False))
+    second = backbones_of(folder)
+    assert second.loc[blocker.name, "status"] == "finished" and pd.isna(second.loc[blocker.name, "error"])
+    pd.testing.assert_frame_equal(
+        first.drop(blocker.name), second.drop(blocker.name).loc[first.index.drop(blocker.name)]
+    )
+
+
+def trials_of(settings: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The backbones' trials of a study that has not begun."""
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    capsys.readouterr()
+    assert main(["run", str(file), "--storage", str(folder / "elsewhere"), "--dry-run", "--json"]) == 0
+    return [row["trial_id"] for row in json.loads(capsys.readouterr().out)["backbones"]]
+
+
+def backbones_of(folder: Path) -> pd.DataFrame:
+    """The backbones' rows of the table of trials, by trial."""
+    trials = comparable_tables(folder)["trials"]
+    rates = trials["settings"].map(lambda text: json.loads(text)["training"]["learning_rate"])
+    return trials.assign(learning_rate=rates)[trials["phase"] == "backbones"].set_index("trial_id")
