@@ -7,8 +7,8 @@ from typing import Any
 
 from results.parts import read_table
 from search_spaces.spec import validate_space
-from study.progress import Reporter
-from study.run.run import RunContext, run_study
+from study.run.run import run_study
+from support.studies import run_context
 
 STUDY: dict[str, Any] = {
     "name": "small",
@@ -19,8 +19,7 @@ STUDY: dict[str, Any] = {
 }
 
 
-def finish_study(folder: Path) -> None:
+def finish_study(folder: Path, study: dict[str, Any] = STUDY) -> None:
     """Run a small study in this process."""
-    spec = validate_space(STUDY, "small")
-    run_study(spec, RunContext(folder=folder, data_root=folder, local=True, reporter=Reporter(quiet=True)))
+    run_study(validate_space(study, "small"), run_context(folder))
     assert len(read_table(folder / "tables", "front")) > 2, "some mistakes take several points"
