@@ -1,4 +1,8 @@
-"""Cost profiles: what each segment, exit head and engine step of one network costs per image."""
+"""Costs of one network: FLOPs, seconds and joules of each segment, exit head and engine step, per image.
+
+:class:`Costs` holds numbers from any source: counted, modelled on a device (:mod:`study.costs.model.devices`) or
+measured (:class:`study.costs.measure.profile.Profile`, which adds the circumstances of the measurement).
+"""
 
 from __future__ import annotations
 
@@ -32,16 +36,17 @@ class Costs:
         segment_flops: ``[E+1]``; the last entry is the classifier's.
         head_flops: ``[E]``.
         engine_step_flops: one smoothing step of the prediction engine.
-        segment_energy, head_energy, engine_step_energy: joules, or None where no model and no meter gave them.
-        segment_seconds, head_seconds, engine_step_seconds: likewise.
-        energy_source: ``nvml``, ``rapl`` or ``modelled:<profile>``; required with energies.
+        segment_energy, head_energy, engine_step_energy: joules, or None without a model and without a meter.
+        segment_seconds, head_seconds, engine_step_seconds: seconds, or None. Measured seconds of a head include the
+            copy of its logits to the host and the decision.
+        energy_source: ``nvml``, ``rapl`` or ``modelled:<device table>``; required with energies.
         segment_bitops, head_bitops, engine_step_bitops: multiply-accumulates x bits of weight x bits of operand.
-        seconds_source: ``measured`` or ``modelled:<profile>``.
-        device: what the seconds and energies are of.
-        batch_size: images a batch that seconds and energies hold for.
+        seconds_source: ``measured`` or ``modelled:<device table>``.
+        device: the device of seconds and energies.
+        batch_size: images in a batch, for which seconds and energies hold.
 
     Raises:
-        UserError: lengths do not fit, a cost is negative or not finite, or energies come without a source.
+        UserError: lengths do not fit, a cost is negative or not finite, or energies have no source.
     """
 
     segment_flops: ArrayLike
@@ -91,14 +96,14 @@ class Costs:
         return len(cast(Floats, self.head_flops))
 
     def holds(self, measure: Measure) -> bool:
-        """Whether this profile has a measure."""
+        """Whether these costs have a measure."""
         return getattr(self, f"segment_{measure}") is not None
 
     def parts(self, measure: str) -> tuple[Floats, Floats, float]:
         """``(segments [E+1], heads [E], engine step)`` of one measure.
 
         Raises:
-            UserError: the measure is unknown, or this profile does not hold it.
+            UserError: the measure is unknown, or these costs do not have it.
         """
         if measure not in MEASURES:
             raise UserError(f"cost {measure!r} is unknown: use one of {', '.join(MEASURES)}")
@@ -108,12 +113,12 @@ class Costs:
         return segments, heads, getattr(self, f"engine_step_{measure}")
 
     def per_sample(self, walk: Walk, measure: str) -> Floats:
-        """What each sample of a walk cost, ``[N]``: segments up to its exit, heads tried, engine steps run."""
+        """Cost of each sample of a walk, ``[N]``: segments up to the exit, heads tried, engine steps run."""
         segments, heads, step = self.parts(measure)
         return segments.cumsum()[walk.exit_index - 1] + walk.tried @ heads + walk.engine_steps * step
 
     def mean(self, tally: Tally, measure: str) -> float:
-        """What a sample of a counted walk cost in the mean: that of :meth:`per_sample`, from E sums."""
+        """Mean cost of a sample of a counted walk: the mean of :meth:`per_sample`, from the sums over the exits."""
         segments, heads, step = self.parts(measure)
         total = tally.stopped @ segments.cumsum() + tally.tried @ heads + tally.engine_steps * step
         return float(total / tally.samples)
@@ -134,7 +139,7 @@ class Costs:
         """The inverse of :meth:`to_json`.
 
         Raises:
-            UserError: the text is no cost profile.
+            UserError: the text holds no costs.
         """
         try:
             values: dict[str, Any] = parse_json(text)
@@ -153,6 +158,7 @@ def _numbers(name: str, value: ArrayLike) -> Floats:
 
 
 def same_flops(one: Costs, other: Costs) -> bool:
-    """Whether two profiles count the same FLOPs in every part: a sign that they are of the same network."""
-    mine, its = one.parts("flops"), other.parts("flops")
-    return all(np.array_equal(mine[part], its[part]) for part in range(3))
+    """Whether two costs have equal FLOPs in every part, as costs of the same network have."""
+    return all(
+        np.array_equal(mine, others) for mine, others in zip(one.parts("flops"), other.parts("flops"), strict=True)
+    )

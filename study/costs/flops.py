@@ -19,7 +19,7 @@ from study.networks.multi_exit import MultiExitNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one image asks of one part of a network."""
+    """Operations and memory of one part of a network for one image."""
 
     flops: float
     """2 x multiply-accumulates of convolutions and linear layers."""
@@ -30,15 +30,15 @@ class Work:
     parameters: float = 0.0
     """Learnable elements of the modules that ran, buffers excluded."""
     parameter_sizes: Mapping[str, float] = field(default_factory=dict)
-    """The same one by one, by name: heads that share a tensor share its name."""
+    """Elements of each tensor, by name. Heads that share a tensor share its name."""
     peak_activation_elements: float = 0.0
-    """Feature-map elements alive at once, at most, while the part runs.
+    """Largest number of feature-map elements that are alive at once while the part runs.
 
-    While an operation runs, alive are its inputs, its output, and every other map that is still to be read: by a later
-    operation of the part (a skip while a residual block's convolutions run), or after it (the state that a segment
-    hands on; for a head the whole state, because the image may go on). Element-wise operations and batch normalisation
-    write over an input of the same size that nothing reads later, whether or not the library does so. Weights and the
-    workspace of a kernel are not counted.
+    While an operation runs, its inputs, its output and every map that is read later are alive. A later operation of the
+    part may read a map (a skip while the convolutions of a residual block run), or a later part may read it (the state
+    that a segment returns; for a head the whole state, because the image may go on). Element-wise operations and batch
+    normalisation count as overwriting an input of the same size that nothing reads later, whether or not the library
+    does so. Weights and the workspace of a kernel do not count.
     """
 
 
@@ -65,9 +65,9 @@ class NetworkWork:
 
     @property
     def parameters_at_exits(self) -> Floats:
-        """``[E+1]``, of the network cut at each exit: its segments and this exit's head; last, the one without exits.
+        """``[E+1]``: of the network cut at each exit, with its segments and the head of the exit; last, without exits.
 
-        What a head shares with others counts whole: a codebook, linear layers, and the vector of E window scales.
+        Shared parts of a head count whole: a codebook, linear layers, and the vector of E window scales.
         """
         heads = np.array([*(work.parameters for work in self.heads), 0.0])
         parameters: Floats = heads + np.cumsum([work.parameters for work in self.segments])
@@ -75,9 +75,9 @@ class NetworkWork:
 
 
 def count_work(network: MultiExitNetwork) -> NetworkWork:
-    """Count by running one zero image through each part (``torch.utils.flop_counter``).
+    """Count the work of each part by running one zero image through it (``torch.utils.flop_counter``).
 
-    Element-wise operations, pooling and normalisation count no FLOPs, as is usual. The engine's smoothing step adds
+    Element-wise operations, pooling and normalisation count no FLOPs, as is usual. A smoothing step of the engine adds
     three neighbours for each of C classes: 2 C additions.
     """
     device = next(network.parameters()).device
@@ -101,13 +101,13 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
 def _measure(
     part: nn.Module, read: tuple[Tensor, ...], *arguments: object, kept: tuple[Tensor, ...] = ()
 ) -> tuple[Work, tuple[Tensor, ...]]:
-    """Run a part; returns its work and its output as a tuple. Only the modules that ran are charged for weights.
+    """Run a part; return its work and its output as a tuple. Only the weights of modules that ran count.
 
     Args:
         part: a segment, the heads or the classifier.
-        read: the tensors of the state that it reads.
-        arguments: what it is called with.
-        kept: tensors that must outlast it, besides its output.
+        read: tensors of the state that the part reads.
+        arguments: arguments of the call.
+        kept: tensors that stay alive behind the part, besides its output.
     """
     ran: list[nn.Module] = []
     hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in part.modules()]
@@ -119,7 +119,7 @@ def _measure(
         for hook in hooks:
             hook.remove()
     written: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
-    # A tensor that is only carried along stays where it is.
+    # A carried tensor that the part returns unchanged is not moved.
     new = [tensor for tensor in written if all(tensor is not old for old in read)]
     ran_parameters = {id(tensor) for module in ran for tensor in module.parameters(recurse=False)}
     sizes = {name: float(tensor.numel()) for name, tensor in part.named_parameters() if id(tensor) in ran_parameters}
@@ -137,17 +137,17 @@ def _measure(
 
 
 def _elements(tensors: Iterable[Tensor]) -> float:
-    """Elements of the distinct ones; counters of batches are no numbers of the network."""
+    """Elements of distinct tensors of floats; integer tensors are batch counters, not weights."""
     return float(sum({id(tensor): tensor.numel() for tensor in tensors if tensor.is_floating_point()}.values()))
 
 
 _Buffers = Mapping[int, int]
-"""Elements of pieces of memory, by their addresses; a view is the same piece as what it views."""
+"""Elements of pieces of memory, by address. A view and its base are one piece."""
 
 
 @dataclass(frozen=True)
 class _Operation:
-    """What one operation read and wrote."""
+    """The memory that one operation read and wrote."""
 
     read: _Buffers
     written: _Buffers
@@ -155,17 +155,17 @@ class _Operation:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hooks for subclasses untyped
-    """Writes down every operation, also those that are no module (a residual addition).
+    """Records every operation, also operations outside modules (a residual addition).
 
     Args:
-        ignored: memory that is no feature map.
+        ignored: memory of tensors that are not feature maps.
     """
 
     def __init__(self, *, ignored: _Buffers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[_Operation] = []
         self._ignored = ignored
-        self._held: list[object] = []  # a freed tensor's address could come again as another's
+        self._held: list[object] = []  # keeps tensors alive: a freed address could be used again
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
@@ -176,7 +176,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         inputs, outputs = tree_leaves((args, kwargs)), tree_leaves(result)
         element_wise = torch.Tag.pointwise in function.tags
         if "batch_norm" in function.name():
-            outputs, element_wise = outputs[:1], True  # then come a batch's statistics, which serve only training
+            outputs, element_wise = outputs[:1], True  # the other outputs are statistics for training
         read, written = (
             {address: count for address, count in _buffers(leaves).items() if address not in self._ignored}
             for leaves in (inputs, outputs)
@@ -186,19 +186,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
 
 def _buffers(leaves: Iterable[object]) -> _Buffers:
-    """The memory of those that are tensors of floats (the indices of a max-pool serve only training)."""
+    """The memory of the tensors of floats. (Integer tensors are indices of max-pools, which serve only training.)"""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     storages = [(tensor.untyped_storage(), tensor.element_size()) for tensor in tensors]
     return {storage.data_ptr(): storage.nbytes() // size for storage, size in storages}
 
 
 def _peak(operations: Sequence[_Operation], *, before: _Buffers, after: _Buffers) -> float:
-    """Most elements alive during one of the operations.
+    """Largest number of elements that are alive during one of the operations.
 
     Args:
-        operations: in their order.
-        before: memory that holds maps when the first one starts.
-        after: memory that must hold its maps when the last one has ended.
+        operations: in the order of execution.
+        before: memory that holds maps when the first operation starts.
+        after: memory that must hold maps when the last operation has ended.
     """
     last_use = dict.fromkeys(before, -1)
     for index, operation in enumerate(operations):

@@ -1,4 +1,4 @@
-"""Memory that a network needs at inference: weights of the parts that are kept, and the largest maps alive at once."""
+"""Memory of a network at inference: weights of the kept parts, and the largest feature maps alive at once."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Memory:
     segment_weights: Floats
     """``[E+1]``; the last entry is the classifier's."""
     head_weights: tuple[Mapping[str, float], ...]
-    """E times the bytes of each tensor, by name: heads that share a tensor share its name."""
+    """E entries: bytes of each tensor, by name. Heads that share a tensor share its name."""
     segment_maps: Floats
-    """``[E+1]``: the largest maps alive at once while a batch runs through the part."""
+    """``[E+1]``: bytes of the maps alive at once, at most, while a batch runs through the part."""
     head_maps: Floats
     """``[E]``."""
 
     @classmethod
     def of(cls, work: NetworkWork, precision: Precision, batch_size: int) -> Memory:
-        """From counted elements, at a precision and batch size."""
+        """Compute bytes from counted elements, for a precision and batch size."""
         formats = FORMATS[precision]
         return cls(
             segment_weights=_weights(work.segments, formats.backbone),
@@ -41,7 +41,7 @@ class Memory:
         )
 
     def of_policy(self, policy: Policy) -> float:
-        """Bytes for a program that keeps just the parts that a walk of the policy may run."""
+        """Bytes of a program that keeps only the parts which a walk of the policy may run."""
         exits = len(self.head_weights)
         depth, tried = policy.depth(exits), policy.heads_it_may_run(exits)
         shared = {
@@ -54,13 +54,13 @@ class Memory:
         return float(self.segment_weights[:depth].sum() + sum(shared.values()) + maps)
 
     def of_cuts(self) -> Floats:
-        """``[E+1]``, of the network cut at each exit; the last entry is the network without exits."""
+        """``[E+1]``: bytes of the network cut at each exit; the last entry is the network without exits."""
         heads = [sum(head.values()) for head in self.head_weights]
         weights = self.segment_weights.cumsum() + np.array([*heads, 0.0])
         return np.asarray(weights + self.maps_of_cuts())
 
     def maps_of_cuts(self) -> Floats:
-        """``[E+1]``, the largest maps alone."""
+        """``[E+1]``: as :meth:`of_cuts`, the feature maps alone."""
         maps: Floats = np.maximum(np.maximum.accumulate(self.segment_maps), np.append(self.head_maps, 0.0))
         return maps
 

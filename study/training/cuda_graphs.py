@@ -1,7 +1,7 @@
 """Forward and backward pass as one CUDA graph.
 
-A network with twenty exit heads runs thousands of small kernels a step; asking for each from Python takes longer than
-the kernels do. A graph asks for all of them at once.
+A network with twenty exit heads runs thousands of small kernels in a step. To launch them one by one from Python takes
+longer than to compute them. A graph launches all kernels at once.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import torch
 from torch import Tensor, nn
 
 _WARM_UP_STEPS = 3
-"""Libraries choose their algorithms and allocate their workspaces before the capture."""
+"""Steps before the capture, in which libraries choose algorithms and allocate workspaces."""
 
 
 class GraphedBackward:
     """The gradients of a loss, captured once and replayed for other batches of the same shape.
 
     Args:
-        loss_of: the loss of a batch, from tensors of the shapes of ``images`` and ``labels``; must not ask the host.
-        module: what it runs, in the mode that it is to run in; its weights must stay where they are in memory.
+        loss_of: computes the loss of a batch, from tensors of the shapes of ``images`` and ``labels``. It must not wait
+            for the device.
+        module: the network, in the mode of the training; its weights must keep their addresses in memory.
         images, labels: a batch, on the current CUDA device.
 
     Raises:
-        RuntimeError: an operation asks the host, or cannot be captured for another reason.
+        RuntimeError: an operation waits for the device, or cannot be captured for another reason.
     """
 
     def __init__(
@@ -36,21 +37,21 @@ class GraphedBackward:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
         try:
-            # The first real batch then draws what it would have drawn without a warm-up.
-            with torch.random.fork_rng(devices=[images.device]), _asking_the_host_is_an_error():
+            # With the fork, the first real batch draws the same random numbers as without a warm-up.
+            with torch.random.fork_rng(devices=[images.device]), _waiting_for_the_device_is_an_error():
                 self._warm_up(loss_of)
             self.graph = torch.cuda.CUDAGraph()
-            _forget_gradients(self.parameters)  # the capture then makes its own, which every replay overwrites
-            # What other threads of a worker do meanwhile is none of the capture's business.
+            _forget_gradients(self.parameters)  # the capture allocates new gradients, which each replay overwrites
+            # Work of other threads of this process must not end up in the capture.
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 loss = loss_of(self.images, self.labels)
                 loss.backward()  # type: ignore[no-untyped-call]
-            # The loss alone: with its history, later plain steps would meet the capture's stream in it.
+            # Detached: with the history of the loss, later steps without a graph would touch the capture's stream.
             self.loss = loss.detach()
             self.gradients = [parameter.grad for parameter in self.parameters]
         finally:
             with torch.no_grad():
-                for buffer, before in buffers:  # batch-norm statistics count each batch once
+                for buffer, before in buffers:  # the first batch must count only once in batch-norm statistics
                     buffer.copy_(before)
 
     def _warm_up(self, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -61,11 +62,11 @@ class GraphedBackward:
                 for _ in range(_WARM_UP_STEPS):
                     _forget_gradients(self.parameters)
                     loss_of(self.images, self.labels).backward()  # type: ignore[no-untyped-call]
-        finally:  # whatever it was given by then still runs, and writes to the module's buffers
+        finally:  # after an error, queued kernels still run and write to the buffers of the module
             torch.cuda.current_stream().wait_stream(stream)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Leave the gradients of a batch in the parameters; returns its loss, which the next call overwrites."""
+        """Leave the gradients of a batch in the parameters; return the loss, which the next call overwrites."""
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()
@@ -75,14 +76,15 @@ class GraphedBackward:
 
 
 @contextlib.contextmanager
-def _asking_the_host_is_an_error() -> Iterator[None]:
-    """Found in the warm-up, it leaves the device as it was; in a capture it would break the device's random numbers.
+def _waiting_for_the_device_is_an_error() -> Iterator[None]:
+    """Raise an error where the host waits for the device.
 
-    The mode is that of the whole process: nothing else of it may use the GPU meanwhile.
+    An error in the warm-up leaves the device unchanged; an error in a capture would break the random numbers of the
+    device. The mode holds for the whole process: no other thread may use the GPU meanwhile.
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it does not find everything: the capture finds the rest
+        warnings.simplefilter("ignore")  # torch warns that the mode misses some waits; the capture finds the rest
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield

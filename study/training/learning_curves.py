@@ -1,4 +1,4 @@
-"""Learning curves: what each epoch of a training run gave, and what follows from it."""
+"""Learning curves: losses and accuracies of each epoch of a training run, the best epoch, and the end of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.storage.strict_json import from_fields
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One row of a learning curve. ``score`` is what phase 1 ranks by and early stopping watches."""
+    """One row of a learning curve. Phase 1 ranks by ``score``, and early stopping watches it."""
 
     epoch: int
     learning_rate: float
@@ -20,23 +20,23 @@ class Epoch:
     validation_loss: float
     classifier_accuracy: float
     exit_accuracies: tuple[float, ...]
-    """``[E]`` on the validation split; empty in the modes that leave the heads idle."""
+    """``[E]`` on the validation split; empty in modes without heads."""
     score: float
     seconds: float
 
     @property
     def diverged(self) -> bool:
-        """Whether the weights are ruined: a loss was not finite, and so there is no score."""
+        """Whether a loss was not finite: the weights are useless and the score is NaN."""
         return math.isnan(self.score)
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """The epoch with the highest score; the first of equals. A diverged epoch (NaN) is never better."""
+    """The epoch with the highest score; the first one of equal scores. A diverged epoch is never better."""
     return max(history, key=lambda row: (-math.inf if math.isnan(row.score) else row.score, -row.epoch))
 
 
 def outcome(history: Sequence[Epoch], *, epochs: int, patience: int | None) -> str:
-    """``running``, or why a run with this history is over: ``finished``, ``stopped_early``, ``diverged``."""
+    """``running``, or why a run with this history has ended: ``finished``, ``stopped_early`` or ``diverged``."""
     if history and history[-1].diverged:
         return "diverged"
     if len(history) >= epochs:
@@ -48,7 +48,7 @@ def outcome(history: Sequence[Epoch], *, epochs: int, patience: int | None) -> s
 
 
 def history_to_json(history: Sequence[Epoch]) -> list[dict[str, object]]:
-    """A history as JSON-able rows; a number that is not finite becomes None."""
+    """Rows of a history for JSON; a number that is not finite becomes None."""
     return [{key: _none_for_nan(value) for key, value in asdict(row).items()} for row in history]
 
 
@@ -56,7 +56,7 @@ def history_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
     """The inverse of :func:`history_to_json`.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: these are no such rows.
+        ValueError, TypeError, KeyError, AttributeError: the rows are not those of a history.
     """
     history = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What training minimises: the loss of the classifier, of the exits, or of both."""
+"""The loss of training: of the classifier, of the exits, or of both."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from study.training.settings import TrainingSettings
 
 
 def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
-    """The loss of a batch, with gradients for what the mode trains.
+    """Compute the loss of a batch, with gradients for the parts that the mode trains.
 
-    In ``exits`` no gradient flows through the backbone: it runs without a record of its operations.
+    In the mode ``exits``, the backbone runs without recording operations: no gradient flows through it.
 
     Args:
-        network: its parts in train or eval mode, as the mode of training has them.
+        network: each part in train or eval mode, according to the mode of training.
         images: ``[B, channels, H, W]`` float.
         labels: ``[B]`` int64.
         settings: mode, weights, label smoothing, distillation.
 
     Returns:
-        ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, and in ``joint`` both.
+        ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, or in ``joint`` the sum of
+        both.
     """
     if not settings.trains_heads:
         return _cross_entropies(network.classify(images)[None], labels, settings)[0]
@@ -44,7 +45,7 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
     logits = torch.stack([network.heads(feature, exit) for exit, feature in enumerate(features, start=1)])
     losses = _cross_entropies(logits, labels, settings)
     if teacher is not None:
-        # KL(teacher || exit), times the square of the temperature: its gradients then match those of the labels.
+        # KL(teacher || exit) times the square of the temperature: gradients have the scale of those from labels.
         apart = F.kl_div(_softened(logits, settings), teacher.expand_as(logits), reduction="none", log_target=True)
         distances = settings.temperature**2 * apart.sum(dim=2).mean(dim=1)
         losses = losses.lerp(distances, settings.distillation)
@@ -57,7 +58,7 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
-    """``[E]`` of logits ``[E, B, C]``: all exits in one go, which a GPU is asked for at once."""
+    """``[E]`` of logits ``[E, B, C]``, in one call for all exits: a GPU computes it in few kernels."""
     exits, images, _ = logits.shape
     each = F.cross_entropy(
         logits.float().flatten(0, 1), labels.repeat(exits), label_smoothing=settings.label_smoothing, reduction="none"

@@ -1,6 +1,7 @@
 """Precisions: what is quantized and what is not, how near the logits stay, and that integers are computed with."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from support.tiny_network import TINY
 
 from study import Predictive, Trace, UserError, replay
-from study.networks.inference_network import all_logits
+from study.networks.inference_network import RunnableNetwork, all_logits
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import PRECISIONS
 from study.networks.quantization import check_precision, in_fp32, int8_execution, integer_operations, prepare
@@ -51,6 +52,17 @@ def in_int8(tiny):
     return prepare(tiny, "int8", calibration=images(100))
 
 
+@pytest.fixture(scope="session")
+def vgg() -> MultiExitNetwork:
+    return network("vgg11", kind="bof", image_size=32)
+
+
+@pytest.fixture(scope="session")
+def vgg_in_int8(vgg) -> RunnableNetwork:
+    """Backbone and heads: an export of 25 parts, which several tests share."""
+    return prepare(vgg, "int8_all", calibration=images(64, 32))
+
+
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().mean().detach() / other.abs().mean().detach())
 
@@ -78,11 +90,14 @@ def test_heads_stay_in_float_and_read_the_quantized_map(tiny, in_int8):
     assert torch.equal(in_int8.heads(state[0], 1), tiny.heads(state[0], 1))
 
 
-@pytest.mark.parametrize(("backbone", "kind"), [("vgg11", "bof"), ("resnet18", "conv")])
-def test_heads_are_quantized_where_asked(backbone, kind):
-    net = network(backbone, kind=kind, image_size=32)
-    ready = prepare(net, "int8_all", calibration=images(64, 32))
-    x = images(5, 32, seed=2)
+@pytest.mark.parametrize("kind", ["bof", "conv"])
+def test_heads_are_quantized_where_asked(kind, request):
+    if kind == "bof":
+        net, ready, size = request.getfixturevalue("vgg"), request.getfixturevalue("vgg_in_int8"), 32
+    else:
+        net, size = network(kind=kind), 8
+        ready = prepare(net, "int8_all", calibration=images(64, size))
+    x = images(5, size, seed=2)
     with torch.inference_mode():
         assert distance(all_logits(ready, x), net(x)) < 0.1
         state = ready.segments[0]((x,))
@@ -102,10 +117,14 @@ def test_each_convolution_and_linear_layer_is_one_integer_operation(in_int8):
 
 
 @on_x86
-def test_a_residual_block_with_its_projection(tmp_path):
+def test_a_residual_block_with_its_projection():
     """ResNet-18: 17 convolutions, 3 projections, 1 linear layer."""
-    ready = prepare(network("resnet18", image_size=32), "int8", calibration=images(64, 32))
+    net = network("resnet18", image_size=32)
+    ready = prepare(net, "int8", calibration=images(64, 32))
     assert sum(integer_operations(ready).values()) == 21
+    x = images(5, 32, seed=2)
+    with torch.inference_mode():
+        assert distance(all_logits(ready, x), net(x)) < 0.1
 
 
 @on_x86
@@ -144,11 +163,16 @@ def test_the_range_comes_from_the_calibration_images(tiny):
 
 
 @pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "fp32"])
-def test_a_live_run_equals_the_replay_of_its_trace(precision):
+def test_a_live_run_equals_the_replay_of_its_trace(precision, vgg, request):
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bf16 arithmetic")
-    net = network("vgg11", image_size=32)
-    ready, x = prepare(net, precision, calibration=images(64, 32)), images(40, 32, seed=6)
+    if precision == "bf16":
+        ready = prepare(vgg, precision)
+    else:
+        ready = request.getfixturevalue("vgg_in_int8")
+        if precision == "int8":  # the same backbone with heads in float
+            ready = replace(ready, precision=precision, exit_heads=in_fp32(vgg).exit_heads)
+    x = images(40, 32, seed=6)
     logits = collect_logits(ready, x, lambda batch: batch, batch_size=7)
     # Thresholds fall with depth, so that images stop at many exits.
     thresholds = thresholds_from_logits(logits, "mean_max") * np.geomspace(3.0, 0.3, ready.exit_count)

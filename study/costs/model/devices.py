@@ -1,8 +1,9 @@
-"""Modelled costs: what a network costs on a device that is known by a table, not by a meter.
+"""Modelled costs: costs of a network on a device that a table describes.
 
-A table of *operations* prices multiplications, additions and memory traffic: it has energies but no time. A table of
-*levels* describes a device with frequency levels: time follows from a roofline, energy is busy power times that time.
-Absolute values are those of the model, never a measurement; `modelled:<name>` says so wherever they appear.
+A table of *operations* has energies of multiplications, additions and memory traffic, and no time. A table of *levels*
+describes a device with frequency levels: time follows from a roofline, and energy is busy power times time. The values
+are those of a model, never measurements; their source ``modelled:<name>`` says so. :mod:`study.costs.model.tables` says
+how to add a device.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from study.networks.precisions import FORMATS, FP32, PRECISIONS, NumberFormat, P
 
 PICO, NANO, MICRO, MEGA, GIGA = 1e-12, 1e-9, 1e-6, 1e6, 1e9
 PartPrice: TypeAlias = Callable[[Work, NumberFormat], float]
-"""What one part costs one image when it computes in one format."""
+"""Cost of one part for one image, from the work of the part and its number format."""
 
 
 @dataclass(frozen=True)
 class OperationDevice:
-    """Energies from the prices of operations and memory traffic; no time, no frequency."""
+    """A device with energies of operations and memory traffic, without time and frequency."""
 
     table: OperationTable
 
     @property
     def name(self) -> str:
-        """Of the table."""
+        """Name of the table."""
         return self.table.name
 
     def costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> Costs:
         """FLOPs, bit operations and energy per image.
 
         Raises:
-            UserError: the device has no such precision, or the batch is empty.
+            UserError: the device lacks the precision, or the batch is empty.
         """
         formats = _formats(precision, self.name, list(self.table.formats))
         work = _counted(network, batch_size)
@@ -67,8 +68,8 @@ class OperationDevice:
     def joules(self, part: Work, number_format: NumberFormat, *, batch_size: int) -> float:
         """Energy of one part for one image.
 
-        One product and one addition for each multiply-accumulate; each element of the part's input and output moves
-        once on the chip; each weight comes from DRAM once a batch.
+        Each multiply-accumulate is one product and one addition. Each element of the part's input and output moves once
+        on the chip. Each weight is read from DRAM once for a batch.
         """
         prices = self.table.formats[number_format.name]
         operations = part.flops / 2 * (prices.multiply_picojoules.value + prices.add_picojoules.value)
@@ -77,7 +78,7 @@ class OperationDevice:
         return (operations + activations + weights / batch_size) * PICO
 
     def engine_joules(self, step: Work) -> float:
-        """Energy of one engine step: it only adds, in fp32, and its few numbers are on the chip."""
+        """Energy of one engine step: additions in fp32, of numbers that are on the chip."""
         additions = step.flops * self.table.formats[FP32.name].add_picojoules.value
         moved = step.activation_elements * FP32.map_bytes * self.table.on_chip_picojoules_per_byte.value
         return (additions + moved) * PICO
@@ -85,13 +86,13 @@ class OperationDevice:
 
 @dataclass(frozen=True)
 class LevelDevice:
-    """Time and energy at each frequency level of a device."""
+    """A device with time and energy at each of L frequency levels."""
 
     table: LevelTable
 
     @property
     def name(self) -> str:
-        """Of the table."""
+        """Name of the table."""
         return self.table.name
 
     @cached_property
@@ -101,7 +102,7 @@ class LevelDevice:
 
     @cached_property
     def busy_watts(self) -> Floats:
-        """``[L]``: the table's own, or static power + effective capacitance x V^2 x f (dynamic power of CMOS)."""
+        """``[L]``: from the table, or static power + effective capacitance x V^2 x f (dynamic power of CMOS)."""
         watts, volts = self.table.levels.watts, self.table.levels.volts
         if watts is not None:
             return np.array(watts.values)
@@ -113,15 +114,15 @@ class LevelDevice:
         """FLOPs, bit operations, seconds and energy per image at the highest level.
 
         Raises:
-            UserError: the device has no such precision, or the batch is empty.
+            UserError: the device lacks the precision, or the batch is empty.
         """
         return self.level_costs(network, precision=precision, batch_size=batch_size).costs[-1]
 
     def level_costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> LevelCosts:
-        """The same at every level, with what a simulation of frequency scaling needs besides.
+        """Costs at every level, idle power and switching time: the input of a simulation of frequency scaling.
 
         Raises:
-            UserError: the device has no such precision, or the batch is empty.
+            UserError: the device lacks the precision, or the batch is empty.
         """
         formats = _formats(precision, self.name, list(self.table.formats))
         work = _counted(network, batch_size)
@@ -133,7 +134,7 @@ class LevelDevice:
         )
 
     def seconds(self, part: Work, number_format: NumberFormat, *, level: int, batch_size: int) -> float:
-        """Time of one part for one image of a full batch: the roofline model, and a launch for each part.
+        """Time of one part for one image of a full batch, by the roofline model and a launch for each part.
 
         A batch takes max(operations / (operations per cycle x f x utilisation), bytes / bandwidth) + launch. Only the
         first term depends on the frequency f. Bytes are the weights once and the activations of all images.
@@ -152,7 +153,7 @@ class LevelDevice:
 
     def _costs_at(self, level: int, work: NetworkWork, formats: PartFormats, batch_size: int) -> Costs:
         price = partial(self.seconds, level=level, batch_size=batch_size)
-        # All steps behind a head are one small loop over its logits: they are part of the head's launch.
+        # All engine steps behind a head are one small loop over its logits, without a launch of their own.
         engine_step = self._roofline(work.engine_step, FP32, level=level, batch_size=batch_size)
         seconds = _each_part("seconds", work, formats, price, engine_step)
         energy = {
@@ -177,19 +178,19 @@ Device: TypeAlias = OperationDevice | LevelDevice
 def modelled_costs(
     network: MultiExitNetwork, *, precision: str = "fp32", batch_size: int = 1, device: str = DEFAULT_DEVICE
 ) -> Costs:
-    """FLOPs counted and costs modelled, for a network on a device at a precision and batch size.
+    """Count FLOPs and model costs of a network on a device, at a precision and batch size.
 
     Raises:
-        UserError: there is no such device, or it has no such precision.
+        UserError: there is no such device, or the device lacks the precision.
     """
     return load_device(device).costs(network, precision=precision, batch_size=batch_size)
 
 
 def load_device(name_or_path: str) -> Device:
-    """A device by the bare name of a bundled table, or by the path of a YAML file.
+    """Load a device by the name of a bundled table, or by the path of a YAML file.
 
     Raises:
-        UserError: there is neither, or the file is no device table.
+        UserError: there is no such table and no such file, or the file holds no device table.
     """
     if name_or_path in device_names():
         return _device(_bundled_table(name_or_path))
@@ -199,7 +200,7 @@ def load_device(name_or_path: str) -> Device:
         raise UserError(f"{name_or_path}: no such device table, and no bundled device of that name (there are {known})")
     table = read_table(path)
     if table.name in device_names() and table != _bundled_table(table.name):
-        # Costs of both would carry the same source, and a front would mix them.
+        # Costs of both devices would have the same source, and a front would mix them.
         raise UserError(f"{path}: name: {table.name} is a bundled device with other numbers; choose another name")
     return _device(table)
 
@@ -210,7 +211,7 @@ def _bundled_table(name: str) -> OperationTable | LevelTable:
 
 
 def device_names() -> list[str]:
-    """Names of the bundled devices."""
+    """Names of the bundled device tables."""
     files = resources.files("study.costs").joinpath("devices").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
@@ -220,7 +221,7 @@ def _device(table: OperationTable | LevelTable) -> Device:
 
 
 def _formats(precision: str, device: str, known: list[str]) -> PartFormats:
-    """The formats of a precision, all of which the device has."""
+    """The formats of a precision; refuse a format that the device lacks."""
     formats = {str(name): value for name, value in FORMATS.items()}.get(precision)
     if formats is None:
         raise UserError(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
@@ -247,7 +248,7 @@ def _operations(work: NetworkWork, formats: PartFormats) -> dict[str, Any]:
             work,
             formats,
             lambda part, number_format: part.flops / 2 * number_format.bits**2,
-            # An addition of two fp32 numbers counts its bits once: there is no product.
+            # An addition of two fp32 numbers counts 32 bits: there is no product of bits.
             work.engine_step.flops * FP32.bits,
         ),
     }

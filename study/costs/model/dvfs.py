@@ -1,12 +1,12 @@
-"""Frequency scaling per image: a simulation over a device's levels, from walks alone.
+"""Frequency scaling per image: a simulation from walks, over the frequency levels of a device.
 
-After a failed exit the prediction engine says how far the next exit is. From that follows the frequency of the next
-segments (Li et al., AAAI 2023). Nothing here touches a clock: levels, their costs and the latency of a switch come from
-a :class:`LevelCosts`, of a modelled device or of measurements at each level.
+After a failed exit, the prediction engine predicts the distance of the next exit. The frequency of the next segments
+follows from the distance (Li et al., AAAI 2023). The simulation changes no clock: levels, costs and the latency of a
+switch come from a :class:`LevelCosts`, of a modelled device or of measurements at each level.
 
-A walk is a row of *legs*. A leg runs from behind one tried exit (or the input) to the next one tried: its segments, the
-head there, and the engine's steps behind that head. A leg runs at one level, for the next one is known only when the
-engine has answered.
+A walk is a sequence of *legs*. A leg runs from behind a tried exit (or from the input) to the next tried exit: its
+segments, the head of this exit, and the engine's steps behind this head. A leg runs at one level: the level of the next
+leg is known only after the engine's steps.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ Rule = Literal["race_to_idle", "paper", "deadline"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 ROUNDING = 1e-12
-"""Relative; sums of the same seconds in another order differ by less."""
+"""Relative tolerance; sums of the same seconds in another order differ by less."""
 
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
-    """What N samples took under a rule."""
+    """Seconds and joules of N samples under a rule."""
 
     seconds: Floats
-    """``[N]``, until the answer."""
+    """``[N]``, up to the answer."""
     joules: Floats
     """``[N]``, over the whole period: busy, switching and idle."""
     switches: Integers
-    """``[N]``, changes of the level, the one back to f_max behind the answer included."""
+    """``[N]``: changes of the level, including the change back to f_max behind the answer."""
     smallest_slack: float
-    """Below it the rule ``deadline`` would have been refused."""
+    """The smallest slack that the rule ``deadline`` accepts."""
 
 
 def smallest_slack(levels: LevelCosts, policy: Policy, exit_count: int) -> float:
     """The share of the classic network's time at f_max by which a policy's worst walk may exceed it; at least 0.
 
-    The worst walk runs at f_max, tries every exit that the policy may try, stops at none and runs K_max engine steps
-    behind each. (With a prediction engine that is the walk of jumps of 1: any other one leaves out heads.)
+    The worst walk runs at f_max, tries every exit that the policy may try, stops at no exit and runs K_max engine steps
+    behind each exit. (With a prediction engine, this is the walk of jumps of 1: any other walk omits heads.)
 
     Raises:
-        UserError: the network has another number of exits than the levels, or not those of the policy.
+        UserError: the network has another number of exits than the levels, or lacks an exit of the policy.
     """
     if exit_count != levels.exit_count:
         raise UserError(f"levels: costs of {levels.exit_count} exits do not fit a network with {exit_count}")
@@ -65,27 +65,29 @@ def smallest_slack(levels: LevelCosts, policy: Policy, exit_count: int) -> float
 def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slack: float, period: float) -> Simulated:
     """Latency and energy of each sample of a walk when the frequency follows a rule.
 
-    Each sample starts at f_max. ``race_to_idle`` stays there. ``paper``: a leg behind a failed exit l whose engine
-    predicted a jump of k runs at f_max * min(1, k / max(1, E - l)), rounded to the nearest level, ties upwards; all
-    others run at f_max. ``deadline``: such a leg runs at the lowest level at which the sample still answers within
-    (1 + slack) x the classic network's time at f_max, even if the predicted exit fails, its engine needs K_max steps,
-    and the worst walk follows at f_max. That level always exists: f_max itself is one, as long as the worst walk from
-    the start fits, which ``slack >= smallest_slack`` grants; each leg then hands on the same promise to the next. The
-    leg from exit E to the classifier has a known end and is treated so too; so is the only leg of a
-    policy that knows its end. Policies that predict nothing stay at f_max.
+    Each sample starts at f_max.
 
-    A switch takes ``switch_seconds`` at the power of the higher of its two levels. The one back to f_max, for the next
-    image, happens behind the answer: it costs energy, not latency.
+    - ``race_to_idle``: all legs run at f_max.
+    - ``paper``: a leg behind a failed exit l with a predicted jump of k runs at f_max * min(1, k / max(1, E - l)),
+      rounded to the nearest level, ties upwards. All other legs run at f_max.
+    - ``deadline``: a leg behind a prediction runs at the lowest level that keeps the deadline, (1 + slack) x the classic
+      network's time at f_max, even if the predicted exit fails, the engine needs K_max steps there, and the worst walk
+      follows at f_max. Such a level always exists: with ``slack >= smallest_slack`` the worst walk from the input at
+      f_max keeps the deadline, and each leg leaves enough time for the worst walk behind it. The leg from exit E to the
+      classifier has a known end and is treated in the same way, as is the only leg of a policy that knows its end
+      (``Policy.knows_its_end``). Other policies that predict nothing stay at f_max.
 
-    Energy is that of a whole *period*, in which the device idles when it is not busy. Without that, a level that
-    saves power by taking longer would be compared with a device that vanishes when it has answered, and idling, the
-    price of racing, would be free. All points of one front need the same period.
+    A switch takes ``switch_seconds`` at the power of the higher of the two levels. The switch back to f_max, for the
+    next image, happens behind the answer: it costs energy, but no latency.
+
+    Energy is that of a whole *period*, in which the device idles when it is not busy. Without a period, idling would be
+    free, and a fast level would look better than it is. All points of one front need the same period.
 
     Args:
         walk: of N samples, by ``policy``.
         levels: costs of each level.
-        rule: how the frequency is chosen.
-        policy: the one that walked.
+        rule: rule that chooses the frequency.
+        policy: policy of the walk.
         slack: of the deadline, as a share of the classic network's time at f_max.
         period: seconds from one image to the next, at least the deadline.
 
@@ -130,18 +132,18 @@ def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slac
 
 @dataclass(frozen=True, eq=False)
 class _Choice:
-    """How the level of a leg is chosen."""
+    """Chooses the level of each leg."""
 
     rule: Rule
     policy: Policy
     levels: LevelCosts
     seconds: PathCosts
     worst_after: Floats
-    """``[E+2]``, of :func:`worst_seconds`."""
+    """``[E+2]``, from :func:`worst_seconds`."""
     deadline: float
 
     def levels_of(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
-        """``[B]``: for legs from ``start`` to ``end``, of samples now at ``level`` after ``elapsed`` seconds."""
+        """``[B]``: levels of legs from ``start`` to ``end``, of samples at ``level`` after ``elapsed`` seconds."""
         top = np.full(len(start), len(self.levels.costs) - 1, dtype=np.int64)
         if self.rule == "deadline" and self.policy.knows_its_end:
             return self._lowest_in_time(start, end, level, elapsed)
@@ -154,13 +156,13 @@ class _Choice:
     def _of_the_paper(self, start: Integers, end: int) -> Integers:
         """f_max * min(1, k / max(1, E - l)).
 
-        The way stands for the jump: the two differ only where a jump overshoots, and then both give f_max or more, to
-        which f_max is the nearest level.
+        k is here the distance from ``start`` to ``end``. Distance and jump differ only if the jump overshoots; both
+        then give f_max or more, and f_max is the nearest level.
         """
         return nearest_level(self.levels, end - start, np.maximum(1, self.levels.exit_count - start))
 
     def _lowest_in_time(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
-        """The lowest level whose leg leaves time for the worst walk behind it."""
+        """``[B]``: the lowest level at which the leg leaves time for the worst walk behind it."""
         every = np.arange(len(self.levels.costs))
         top, switch = every[-1], self.levels.switch_seconds
         leg = self.seconds.cost(every, start[:, None], end, most_steps(self.policy, end, self.levels.exit_count))
@@ -168,12 +170,12 @@ class _Choice:
         if end < self.policy.depth(self.levels.exit_count):
             needed += self.worst_after[end] + (every != top) * switch
         in_time = needed <= self.deadline * (1 + ROUNDING)
-        in_time[:, top] = True  # it is, but for rounding
+        in_time[:, top] = True  # f_max is in time; rounding may say otherwise
         return np.asarray(in_time.argmax(axis=1), dtype=np.int64)
 
 
 def nearest_level(levels: LevelCosts, numerator: ArrayLike, denominator: ArrayLike) -> Integers:
-    """``[B]``, the levels nearest to f_max * numerator / denominator (each ``[B]``), the upper one of a tie."""
+    """``[B]``: the levels nearest to f_max * numerator / denominator (each ``[B]``); of a tie, the upper level."""
     megahertz = np.asarray(levels.megahertz)
     wanted = megahertz[-1] * np.asarray(numerator) / np.asarray(denominator)
     distance = np.abs(megahertz - wanted[:, None])
@@ -189,10 +191,11 @@ def _check_walk(walk: Walk, policy: Policy) -> None:
 
 
 def _engine_steps(walk: Walk, samples: Integers, exit: int, policy: Policy) -> Integers:
-    """``[B]``, what the engine ran behind an exit: the jump that it predicted, 0 where the sample stopped.
+    """``[B]``: engine steps behind an exit, which are the predicted jump; 0 for a sample that stopped.
 
-    A jump is the difference of two exits, unless it may have overshot. What was predicted then, only the sum of all
-    steps tells: those before sum to the way from the first exit. Where the sample stopped, nothing is left of that sum.
+    A jump is the difference of two exits, unless the jump may have overshot. The last jump of a walk then is the sum of
+    all engine steps minus the earlier jumps, which add up to the distance from the first exit. For a sample that
+    stopped, this difference is 0.
     """
     exit_count = walk.tried.shape[1]
     if not policy.predicts or exit >= exit_count:

@@ -1,4 +1,4 @@
-"""Costs at each frequency level of a device, and the walks that take longest."""
+"""Costs at each frequency level of a device, and the longest walks of a policy."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from study.policies.base import Policy
 
 @dataclass(frozen=True, eq=False)
 class LevelCosts:
-    """What a network costs at each of L frequency levels of one device.
+    """Costs of a network at each of L frequency levels of one device.
 
     Args:
-        megahertz: ``[L]``, rising; the last one is f_max.
-        costs: L profiles with seconds and energies, of a busy device.
+        megahertz: ``[L]``, rising; the last entry is f_max.
+        costs: L costs with seconds and energies, of a busy device.
         idle_watts: power of the device while it waits.
-        switch_seconds: how long a change of the level delays the image.
+        switch_seconds: delay of an image by a change of the level.
 
     Raises:
-        UserError: the levels do not rise, or the profiles do not fit.
+        UserError: the levels do not rise, or the costs do not fit.
     """
 
     megahertz: ArrayLike
@@ -67,20 +67,20 @@ class LevelCosts:
 class PathCosts:
     """One measure of every leg at every level.
 
-    A leg runs from behind one tried exit, or the input, to the next one tried: its segments, the head there, and the
-    engine's steps behind that head.
+    A leg runs from behind a tried exit, or from the input, to the next tried exit: its segments, the head of this exit,
+    and the engine's steps behind this head.
     """
 
     segments: Floats
-    """``[L, E+2]``, all segments up to l = 0..E+1."""
+    """``[L, E+2]``: sum of the segments up to l = 0..E+1."""
     heads: Floats
-    """``[L, E+2]``, the head of exit l; 0 where there is none."""
+    """``[L, E+2]``: head of exit l; 0 at the input and at the classifier."""
     engine_step: Floats
     """``[L]``."""
 
     @classmethod
     def of(cls, levels: LevelCosts, measure: str) -> PathCosts:
-        """Of ``seconds`` or ``energy``."""
+        """Sum up ``seconds`` or ``energy``."""
         parts = [costs.parts(measure) for costs in levels.costs]
         return cls(
             segments=np.array([[0.0, *segments.cumsum()] for segments, _, _ in parts]),
@@ -89,19 +89,19 @@ class PathCosts:
         )
 
     def cost(self, level: Integers, start: Integers, end: int, engine_steps: Integers | int) -> Floats:
-        """Of legs from behind exit ``start`` (0: the input) up to ``end``, broadcast over all but ``end``."""
+        """Cost of legs from behind exit ``start`` (0: the input) to ``end``; all but ``end`` are broadcast."""
         segments = self.segments[level, end] - self.segments[level, start]
         result: Floats = segments + self.heads[level, end] + engine_steps * self.engine_step[level]
         return result
 
 
 def most_steps(policy: Policy, exit: int, exit_count: int) -> int:
-    """Engine steps that may run behind an exit: none behind the last one, which has nowhere to jump."""
+    """Largest number of engine steps behind an exit; 0 behind the last exit, from which no jump is possible."""
     return policy.max_jump if exit < exit_count else 0
 
 
 def worst_seconds(costs: Costs, policy: Policy) -> Floats:
-    """``[E+2]``: the longest walk that is left behind a failed exit l = 0..E+1; l = 0 is the input, E + 1 the end."""
+    """``[E+2]``: seconds of the longest walk behind a failed exit l = 0..E+1; 0 is the input, E + 1 the end."""
     segments, heads, step = costs.parts("seconds")
     exits = costs.exit_count
     tried = policy.heads_it_may_run(exits)

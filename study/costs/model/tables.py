@@ -1,6 +1,14 @@
-"""Device tables: what a YAML file says of a device, checked before anything is computed from it.
+"""Device tables: YAML files from which the costs of a device are modelled.
 
-Every number comes with a text that says where it is from; ``docs/devices.md`` describes the format.
+To add a device, write a YAML file; no code changes. The bundled tables in ``study/costs/devices/`` are examples: a file
+of ``kind: operations`` (:class:`OperationTable`) gives energies of operations and of memory traffic; a file of
+``kind: levels`` (:class:`LevelTable`) gives frequency levels with power, peak rates and bandwidth. Name the path of the
+file wherever a device is named (``operating_points.costs`` of a study file, ``--costs``,
+:func:`study.costs.model.devices.load_device`). A file in ``study/costs/devices/`` is known by the bare name, without
+``.yaml``; the file must have the name that it gives in ``name``.
+
+Every number has a ``source``, which begins with ``published:``, ``measured:`` or ``assumption:``. This module checks a
+table before any cost is computed. ``docs/devices.md`` describes every key.
 """
 
 from __future__ import annotations
@@ -21,33 +29,33 @@ Source: TypeAlias = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    # Strict, so that a quoted number or a yes/no is a mistake and not a 1.
+    # Strict: a quoted number or a yes/no is an error, not a number.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Quantity(_Section):
-    """A number and where it is from."""
+    """A positive number and its source."""
 
     value: Positive
     source: Source
 
 
 class Overhead(_Section):
-    """A number that may be 0, and where it is from."""
+    """A number from 0, and its source."""
 
     value: float = Field(ge=0)
     source: Source
 
 
 class Share(_Section):
-    """A part of a whole, and where it is from."""
+    """A share above 0 and at most 1, and its source."""
 
     value: float = Field(gt=0, le=1)
     source: Source
 
 
 class Column(_Section):
-    """One number a frequency level, and where they are from."""
+    """One number for each frequency level, and their source."""
 
     values: list[Positive] = Field(min_length=1)
     source: Source
@@ -57,18 +65,18 @@ class OperationPrices(_Section):
     """Energies of the operations of one number format."""
 
     multiply_picojoules: Quantity
-    """Of one product."""
+    """Energy of one product."""
     add_picojoules: Quantity
-    """Of its addition to the sum, in the format of the sum."""
+    """Energy of adding the product to a sum, in the format of the sum."""
 
 
 class Throughput(_Section):
-    """What the whole device computes in one number format."""
+    """Rate of the whole device in one number format."""
 
     operations_per_cycle: Quantity
-    """2 x multiply-accumulates per clock cycle, at most."""
+    """Peak: 2 x multiply-accumulates per clock cycle."""
     utilisation: Share
-    """Share of that which a network reaches."""
+    """Share of the peak that a network reaches."""
 
 
 class Levels(_Section):
@@ -95,11 +103,11 @@ class Levels(_Section):
 class _Table(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")
     device: Source
-    """In words."""
+    """Description of the device in words."""
 
 
 class OperationTable(_Table):
-    """A device that is known only by the energies of its operations and of its memory traffic."""
+    """A device described by energies of operations and of memory traffic; it has no time."""
 
     kind: Literal["operations"]
     on_chip_picojoules_per_byte: Quantity
@@ -113,7 +121,7 @@ class OperationTable(_Table):
 
 
 class LevelTable(_Table):
-    """A device with frequency levels."""
+    """A device described by frequency levels, power, peak rates and bandwidth."""
 
     kind: Literal["levels"]
     idle_watts: Quantity
@@ -149,10 +157,10 @@ _KINDS: dict[str, type[OperationTable | LevelTable]] = {"operations": OperationT
 
 
 def read_table(path: Path) -> OperationTable | LevelTable:
-    """A device table from a YAML file.
+    """Read a device table from a YAML file.
 
     Raises:
-        UserError: the file cannot be read, or says something that is no device table.
+        UserError: the file cannot be read, or holds no device table.
     """
     try:
         raw = read_yaml(path, "a device table")
@@ -162,7 +170,7 @@ def read_table(path: Path) -> OperationTable | LevelTable:
 
 
 def parse_table(raw: object, source: str) -> OperationTable | LevelTable:
-    """A device table from plain values; ``source`` names it in errors.
+    """Check plain values as a device table; ``source`` names the table in error messages.
 
     Raises:
         UserError: a key is missing, unknown or of a wrong type, or a number is impossible.
