@@ -70,12 +70,12 @@ def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slac
     - ``race_to_idle``: all legs run at f_max.
     - ``paper``: a leg behind a failed exit l with a predicted jump of k runs at f_max * min(1, k / max(1, E - l)),
       rounded to the nearest level, ties upwards. All other legs run at f_max.
-    - ``deadline``: a leg behind a prediction runs at the lowest level that keeps the deadline, (1 + slack) x the classic
-      network's time at f_max, even if the predicted exit fails, the engine needs K_max steps there, and the worst walk
-      follows at f_max. Such a level always exists: with ``slack >= smallest_slack`` the worst walk from the input at
-      f_max keeps the deadline, and each leg leaves enough time for the worst walk behind it. The leg from exit E to the
-      classifier has a known end and is treated in the same way, as is the only leg of a policy that knows its end
-      (``Policy.knows_its_end``). Other policies that predict nothing stay at f_max.
+    - ``deadline``: a leg behind a prediction runs at the lowest level that keeps the deadline, (1 + slack) x the
+      classic network's time at f_max, even if the predicted exit fails, the engine needs K_max steps there, and the
+      worst walk follows at f_max. Such a level always exists: with ``slack >= smallest_slack`` the worst walk from the
+      input at f_max keeps the deadline, and each leg leaves enough time for the worst walk behind it. The leg from exit
+      E to the classifier has a known end and is treated in the same way, as is the only leg of a policy that knows its
+      end (``Policy.knows_its_end``). Other policies that predict nothing stay at f_max.
 
     A switch takes ``switch_seconds`` at the power of the higher of the two levels. The switch back to f_max, for the
     next image, happens behind the answer: it costs energy, but no latency.
