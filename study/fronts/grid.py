@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from study.arrays import Integers, share
+from study.arrays import Floats, share
 from study.costs.costs import MEASURES, Costs
 from study.errors import UserError
-from study.fronts.sweep import Sweep, kernel_arguments
+from study.fronts.sweep import Sums, Sweep
 from study.policies.base import Policy
 from study.policies.decision_table import table_for
 from study.policies.policies import Hierarchical, Overshoot, Predictive
@@ -27,31 +27,31 @@ def replay_grid(
     max_jumps: Sequence[int] = (8,),
     overshoots: Sequence[Overshoot] = ("last_exit",),
 ) -> pd.DataFrame:
-    """Accuracy and mean costs of every point of a grid, equal to those of one :func:`study.replay` each.
+    """Accuracy and mean costs of every point of a grid, equal to the results of one :func:`study.replay` a point.
 
-    All start layers of a beta come out of one pass from the last exit to the first. Of more than some betas, all come
-    out of one pass over the pieces of each sample (:mod:`study.policies.kernels`), whose time hardly grows with them:
-    O(N E K_max min(B, E log B)) for each longest jump and overshoot.
+    For few betas, one pass from the last exit to the first gives all start layers of a beta. For many betas, one pass
+    over the pieces of each sample (:mod:`study.fronts.kernels`) gives all betas; its time hardly grows with their
+    number. The time is O(N E K_max min(B, E log B)) for each longest jump and overshoot.
 
     Args:
         trace: N samples.
-        costs: of the network that made it.
-        betas: B of them, each above 0, in any order.
+        costs: of the network that made the trace.
+        betas: B numbers above 0, in any order.
         start_layers: all exits by default.
-        max_jumps: K_max of the engine; 0 is the hierarchical walk, for which overshoot means nothing.
-        overshoots: as of ``Predictive``.
+        max_jumps: K_max of the engine; 0 is the hierarchical walk, which ignores the overshoot.
+        overshoots: as in ``Predictive``.
 
     Returns:
         One row a point: beta, start_layer, max_jump, overshoot, accuracy and each measure that the costs hold.
 
     Raises:
-        UserError: a value of the grid is none, or trace and costs do not belong together.
+        UserError: a value of the grid is impossible, or trace and costs do not belong together.
     """
     rising = np.unique(np.asarray(betas, dtype=np.float64))
     if not len(rising) or not (rising > 0).all():
         raise UserError(f"betas are {list(betas)}, but must be numbers above 0")
     for overshoot in overshoots:
-        Predictive(1.0, overshoot=overshoot)  # refuses an unknown one, where no engine would ask for it
+        Predictive(1.0, overshoot=overshoot)  # refuses an unknown overshoot, even if no engine uses it
     if not (len(max_jumps) and len(overshoots)):
         raise UserError("the grid has no point: max_jumps and overshoots need at least one value each")
     measures = [measure for measure in MEASURES if costs.holds(measure)]
@@ -64,33 +64,32 @@ def replay_grid(
 
 
 FEW = 64
-"""Betas up to which a pass for each of them is faster than the pieces of all of them."""
+"""Up to this number of betas, one pass for each beta is faster than one pass over the pieces of all betas."""
 
 
-def _points(sweep: Sweep, betas: np.ndarray, measures: Sequence[str]) -> pd.DataFrame:
-    from study.policies.kernels import add_changes, add_points
+def _points(sweep: Sweep, betas: Floats, measures: Sequence[str]) -> pd.DataFrame:
+    """The points of all start layers at rising betas ``[B]``."""
+    from study.fronts.kernels import add_changes, add_points
 
-    arguments, units = kernel_arguments(sweep, measures)
-    trace, layers = sweep.trace, np.asarray(sweep.start_layers)
-    scores = table_for(trace, sweep.rule).scores
-    size, few = (trace.exit_count + 2, len(betas)), len(betas) <= FEW
+    trace, layers, policy = sweep.trace, np.asarray(sweep.start_layers), sweep.compiled
+    costs, units = sweep.part_costs(measures)
+    scores, few = table_for(trace, sweep.rule).scores, len(betas) <= FEW
+    add = add_points if few else add_changes
 
-    def part(chunk: slice) -> tuple[Integers, Integers]:
-        right, sums = np.zeros(size, dtype=np.int64), np.zeros((*size, len(measures)), dtype=np.int64)
-        add = add_points if few else add_changes
-        add(scores[chunk], trace.right[chunk], *arguments, betas, right, sums)
-        return right, sums
+    def part(chunk: slice) -> Sums:
+        sums = Sums.zeros((trace.exit_count + 2, len(betas)), len(measures))
+        add(scores[chunk], trace.right[chunk], policy, costs, betas, sums)
+        return sums
 
-    # Per chunk there are tables of the whole grid: no more chunks than cores.
-    parts = share(part, len(scores), each=1)
-    right, sums = (np.sum([one[i] for one in parts], axis=0)[layers] for i in (0, 1))
+    # Each chunk has sums of the whole grid, so there are no more chunks than cores.
+    right, all_costs = (values[layers] for values in Sums.total(share(part, len(scores), each=1)))
     if not few:
-        right, sums = (changes[:, ::-1].cumsum(axis=1)[:, ::-1] for changes in (right, sums))
+        right, all_costs = (changes[:, ::-1].cumsum(axis=1)[:, ::-1] for changes in (right, all_costs))
     samples = len(trace.labels)
     columns = {
         "beta": np.tile(betas, len(layers)),
         "start_layer": np.repeat(layers, len(betas)),
         "accuracy": right.ravel() / samples,
     }
-    means = sums.reshape(-1, len(measures)) * units / samples
+    means = all_costs.reshape(-1, len(measures)) * units / samples
     return pd.DataFrame(columns | {measure: means[:, place] for place, measure in enumerate(measures)})

@@ -1,19 +1,19 @@
 """A sweep: every operating point of one network under one rule, as beta falls from infinity to 0.
 
-Decisions are piecewise constant in beta, so that a trace has finitely many operating points. Each sample's way changes
-at finitely many betas; the changes of all samples, sorted, add up to the operating points of a start layer. Every cut
-is written so that an interval of beta is ``(beta_low, beta_high]``: ``r >= beta`` holds up to and including r,
-``r^k > beta`` up to and including the float64 just below r^k.
+Decisions are piecewise constant in beta, so a trace has finitely many operating points. The walk of each sample changes
+at finitely many betas. The changes of all samples, sorted by beta and added up, give the operating points of a start
+layer. An interval of beta is ``(beta_low, beta_high]``: ``r >= beta`` holds up to and including r, and ``r^k > beta``
+holds up to and including the float64 just below r^k.
 
-Costs are added up as whole numbers of a unit, a power of two small enough that the largest sum has 62 bits: sums are
-exact and the same in every order, so that points which are equal on paper are equal here.
+Costs are added up as whole numbers of a unit. The unit is a power of two, small enough that the largest sum has 62
+bits. Sums are therefore exact and do not depend on the order of samples: points that are equal on paper are equal here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,14 +21,64 @@ from numpy.typing import ArrayLike, NDArray
 from study.arrays import Floats, Integers, concurrently, slices
 from study.costs.costs import Costs
 from study.errors import UserError
-from study.policies.base import Policy
+from study.policies.base import CompiledPolicy, Policy
 from study.policies.decision_table import table_for
 from study.policies.replay import Walk, join_walks, walk_samples
 from study.traces.trace import Trace
 
 AT_ONCE = 2**24
-"""Changes that are held at a time: some 60 bytes each with two costs, what is added up of them included."""
+"""Changes in memory at a time. A change takes some 60 bytes with two costs, the added-up points included."""
 _BITS = 62
+
+
+class PartCosts(NamedTuple):
+    """M costs of the parts of a network, in units."""
+
+    heads: Integers
+    """``[E+2, M]``; 0 at the unused place and at the classifier."""
+    engine_step: Integers
+    """``[M]``."""
+    ends: Integers
+    """``[E+2, M]``, all segments up to an exit."""
+
+
+class ChangeList(NamedTuple):
+    """n changes of right answers and costs as beta falls, in any order."""
+
+    beta: Floats
+    """``[n]``; a change holds at its beta and below."""
+    right: NDArray[np.int8]
+    """``[n]``, right answers gained (-1, 0 or 1)."""
+    costs: Integers
+    """``[n, M]``, costs added."""
+
+    @classmethod
+    def empty(cls, count: int, measures: int) -> ChangeList:
+        """Room for changes."""
+        return cls(np.empty(count), np.empty(count, np.int8), np.empty((count, measures), np.int64))
+
+    def part(self, which: slice) -> ChangeList:
+        """Some of the changes; a view."""
+        return ChangeList(self.beta[which], self.right[which], self.costs[which])
+
+
+class Sums(NamedTuple):
+    """Right answers and costs, added up over all samples."""
+
+    right: Integers
+    """``[...]``."""
+    costs: Integers
+    """``[..., M]``, in units."""
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...], measures: int) -> Sums:
+        """Sums of no samples."""
+        return cls(np.zeros(shape, dtype=np.int64), np.zeros((*shape, measures), dtype=np.int64))
+
+    @classmethod
+    def total(cls, parts: Sequence[Sums]) -> Sums:
+        """The sums over several parts of the samples."""
+        return cls(np.sum([one.right for one in parts], axis=0), np.sum([one.costs for one in parts], axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +88,12 @@ class Sweep:
     Args:
         trace: N samples.
         costs: of the network that made the trace.
-        rule: whose beta, and start layer if it has one, are swept; its own are left aside.
-        start_layers: those to sweep; None: all exits. ``Placed`` starts at its first exit.
-        values: in place of costs that add up part by part, what each sample of a walk costs under a policy: ``[N, M]``.
-            The sweep then walks in plain arrays, some ten to thirty times slower.
+        rule: the policy whose beta is swept, and whose start layer is swept if the policy has one. The values of beta
+            and start layer in ``rule`` do not matter.
+        start_layers: the start layers to sweep; None: all exits. A policy without this setting starts at its first
+            exit.
+        values: the costs of each sample of a walk under a policy, ``[N, M]``, in place of costs that add up part by
+            part. The sweep then walks in plain arrays, some ten to thirty times slower.
 
     Raises:
         UserError: trace, costs and rule do not belong together, or the rule has nothing to sweep.
@@ -77,14 +129,42 @@ class Sweep:
         """The rule at a beta and a start layer."""
         return self.rule.at(beta=beta, start_layer=start_layer)
 
+    @property
+    def compiled(self) -> CompiledPolicy:
+        """The rule as numbers."""
+        return cast(CompiledPolicy, self.rule.compiled(self.trace.exit_count))
+
+    def part_costs(self, measures: Sequence[str]) -> tuple[PartCosts, Floats]:
+        """The costs in whole units, and the units ``[M]``.
+
+        Raises:
+            UserError: the costs do not hold a measure.
+        """
+        exits = self.trace.exit_count
+        units = _units([self._most(measure) for measure in measures], len(self.trace.labels))
+        heads, ends = np.zeros((2, exits + 2, len(measures)), dtype=np.int64)
+        step = np.zeros(len(measures), dtype=np.int64)
+        for column, measure in enumerate(measures):
+            of_segments, of_heads, of_step = self.costs.parts(measure)
+            ends[1:, column] = _whole(of_segments, units[column]).cumsum()
+            heads[1:-1, column] = _whole(of_heads, units[column])
+            if self.rule.max_jump:
+                step[column] = _whole(of_step, units[column])
+        return PartCosts(heads, step, ends), units
+
+    def _most(self, measure: str) -> float:
+        """More than any walk can cost."""
+        segments, heads, step = self.costs.parts(measure)
+        return float(segments.sum() + heads.sum() + self.trace.exit_count * self.rule.max_jump * step)
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """All operating points of one start layer, from high beta to low."""
+    """All operating points of one start layer, from high beta to low beta."""
 
     start_layer: int
     beta_high: Floats
-    """``[P]``; a point holds down to the next one's, the last one down to 0."""
+    """``[P]``; a point holds down to the next point's beta_high, the last point down to 0."""
     right: Integers
     """``[P]``, right answers."""
     sums: Integers
@@ -100,86 +180,83 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """By how much right answers and costs change as beta falls, for one start layer."""
+    """How right answers and costs of one start layer change as beta falls from infinity."""
 
     start_layer: int
-    right: int
-    """Right answers at beta = infinity."""
-    sums: Integers
-    """``[M]``, costs there."""
-    beta: Floats
-    """``[n]``, in any order; a change holds at its beta and below."""
-    change_of_right: NDArray[np.int8]
-    change: Integers
-    """``[n, M]``."""
+    at_infinity: Sums
+    """The sums at beta = infinity."""
+    list: ChangeList
     units: Floats
+    """``[M]``."""
 
     def add_up(self) -> Points:
-        """Sort and add up. O(n log n)."""
-        from study.policies.kernels import add_up
+        """Sort the changes and add them up. O(n log n)."""
+        from study.fronts.kernels import add_up
 
-        room, measures = len(self.beta) + 1, len(self.sums)
-        high, right = np.empty(room), np.empty(room, dtype=np.int64)
-        sums = np.empty((room, measures), dtype=np.int64)
-        order = np.argsort(self.beta)
-        found = add_up(self.beta, order, self.change_of_right, self.change, self.right, self.sums, high, right, sums)
-        return Points(self.start_layer, high[:found], right[:found], sums[:found], self.units)
+        count, measures = len(self.list.beta), len(self.units)
+        highs, points = np.empty(count + 1), Sums.zeros((count + 1,), measures)
+        found = add_up(self.list, np.argsort(self.list.beta), self.at_infinity, highs, points)
+        return Points(self.start_layer, highs[:found], points.right[:found], points.costs[:found], self.units)
 
 
 def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[list[Changes]]:
-    """The changes of each start layer, so many layers at a time that they fit into the memory.
+    """The changes of each start layer, in groups of start layers whose changes fit into memory together.
 
     Raises:
         UserError: the costs do not hold a measure.
     """
+    layers = np.asarray(sweep.start_layers)
     if sweep.values is not None or sweep.rule.criterion == "patience":
-        for layer in sweep.start_layers or ():
+        for layer in map(int, layers):
             yield [changes_by_walking(sweep, measures, layer)]
         return
-    from study.policies.kernels import count_changes, list_changes
+    from study.fronts.kernels import count_changes, list_changes
 
-    trace, layers = sweep.trace, np.asarray(sweep.start_layers)
-    arguments, units = kernel_arguments(sweep, measures)
+    trace, policy = sweep.trace, sweep.compiled
+    costs, units = sweep.part_costs(measures)
     scores, exits = table_for(trace, sweep.rule).scores, trace.exit_count
     chunks = slices(len(scores))
 
     def count(chunk: slice) -> Integers:
         counts = np.zeros(exits + 2, dtype=np.int64)
-        count_changes(scores[chunk], trace.right[chunk], *arguments, counts)
+        count_changes(scores[chunk], trace.right[chunk], policy, costs, counts)
         return counts
 
     counts = np.array(concurrently(count, chunks))  # [chunks, E+2]
     totals = counts.sum(axis=0)
     for group in _groups(layers, totals):
+        # Each start layer of the group has a part of the list, and each chunk of samples has a part of that part.
         wanted = np.zeros(exits + 2, dtype=np.bool_)
         wanted[group] = True
         first = np.where(wanted, totals, 0).cumsum() - np.where(wanted, totals, 0)
         places = np.where(wanted, first + counts.cumsum(axis=0) - counts, -1)
-        room = int(totals[group].sum())
-        out = np.empty(room), np.empty(room, np.int8), np.empty((room, len(measures)), np.int64)
+        found = ChangeList.empty(int(totals[group].sum()), len(measures))
 
-        def write(item: tuple[slice, Integers], out: tuple[Any, ...] = out) -> tuple[Integers, Integers]:
-            chunk, place = item
-            hits, sums = np.zeros(exits + 2, dtype=np.int64), np.zeros((exits + 2, len(measures)), dtype=np.int64)
-            list_changes(scores[chunk], trace.right[chunk], *arguments, place.copy(), *out, hits, sums)
-            return hits, sums
+        def write(item: tuple[slice, Integers], found: ChangeList = found) -> Sums:
+            chunk, places = item
+            sums = Sums.zeros((exits + 2,), len(measures))
+            list_changes(scores[chunk], trace.right[chunk], policy, costs, places.copy(), found, sums)
+            return sums
 
-        parts = concurrently(write, zip(chunks, places, strict=True))
-        hits, sums = (np.sum([part[i] for part in parts], axis=0) for i in (0, 1))
-        own = {layer: slice(first[layer], first[layer] + totals[layer]) for layer in map(int, group)}
-        beta, right, change = out
+        sums = Sums.total(concurrently(write, zip(chunks, places, strict=True)))
         yield [
-            Changes(layer, int(hits[layer]), sums[layer], beta[part], right[part], change[part], units)
-            for layer, part in own.items()
+            Changes(
+                layer,
+                Sums(sums.right[layer], sums.costs[layer]),
+                found.part(slice(first[layer], first[layer] + totals[layer])),
+                units,
+            )
+            for layer in map(int, group)
         ]
 
 
 def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) -> Changes:
     """The changes of one start layer, walked sample by sample in plain arrays.
 
-    Each sample is walked at its own beta, then at the next value below which its way can change, until none is left:
-    O(E) operations on arrays for each of its at most (K_max + 1) E comparisons. The twin of the compiled way, and the
-    only one for costs that depend on the whole walk.
+    Each sample is walked at beta = infinity, then at the next lower beta at which its walk can change, and so on until
+    no such beta is left. The number of walks of a sample is at most its number of comparisons, (K_max + 1) E; each walk
+    takes O(E) operations on arrays. The tests compare the result with the compiled sweep. Costs that depend on the
+    whole walk have no other sweep.
     """
     trace, policy = sweep.trace, sweep.policy(1.0, start_layer)
     table, exits, samples = table_for(trace, policy).up_to(policy.max_jump), trace.exit_count, len(trace.labels)
@@ -193,56 +270,33 @@ def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) 
         betas.append(beta)
         left = next_cut > 0
         row, beta = row[left], next_cut[left]
-    row, walk = np.concatenate(rows), join_walks(walks)  # all at once: a simulation is slow to start
+    row, walk = np.concatenate(rows), join_walks(walks)  # all walks at once, because a simulation is slow to start
     if sweep.values is not None:
-        costs = np.asarray(sweep.values(walk, policy))
-        units = _units(list(np.abs(costs).max(axis=0)), samples)
-        values = _whole(costs, units)
+        values = np.asarray(sweep.values(walk, policy))
+        units = _units(list(np.abs(values).max(axis=0)), samples)
+        costs = _whole(values, units)
     else:
-        (_, _, _, heads, step, ends), units = kernel_arguments(sweep, measures)
-        values = ends[walk.exit_index] + walk.tried @ heads[1:-1] + walk.engine_steps[:, None] * step
+        parts, units = sweep.part_costs(measures)
+        costs = parts.ends[walk.exit_index] + walk.tried @ parts.heads[1:-1]
+        costs += walk.engine_steps[:, None] * parts.engine_step
     right = (walk.predictions == trace.labels[row]).astype(np.int8)
-    # What a sample was worth before: its row of the round before.
+    # The row of the same sample in the round before.
     order = np.argsort(row, kind="stable")
     before = np.empty(len(row), dtype=np.int64)
     before[order[1:]] = order[:-1]
     later = np.arange(samples, len(row))
     return Changes(
         start_layer,
-        int(right[:samples].sum(dtype=np.int64)),
-        values[:samples].sum(axis=0),
-        np.concatenate(betas)[later],
-        right[later] - right[before[later]],
-        values[later] - values[before[later]],
+        Sums(right[:samples].sum(dtype=np.int64), costs[:samples].sum(axis=0)),
+        ChangeList(
+            np.concatenate(betas)[later], right[later] - right[before[later]], costs[later] - costs[before[later]]
+        ),
         units,
     )
 
 
-def kernel_arguments(sweep: Sweep, measures: Sequence[str]) -> tuple[tuple[Any, ...], Floats]:
-    """``(next_exit, max_jump, beyond, heads, step, ends)`` of the compiled loops, and the units ``[M]`` of costs."""
-    exits = sweep.trace.exit_count
-    compiled = sweep.rule.compiled(exits)
-    assert compiled is not None, "checked by the sweep"
-    units = _units([_scale(sweep, measure) for measure in measures], len(sweep.trace.labels))
-    heads, ends = np.zeros((2, exits + 2, len(measures)), dtype=np.int64)
-    step = np.zeros(len(measures), dtype=np.int64)
-    for column, measure in enumerate(measures):
-        segments, of_heads, of_step = sweep.costs.parts(measure)
-        ends[1:, column] = _whole(segments, units[column]).cumsum()
-        heads[1:-1, column] = _whole(of_heads, units[column])
-        if compiled.max_jump:
-            step[column] = _whole(of_step, units[column])
-    return (compiled.next_exit, compiled.max_jump, compiled.beyond, heads, step, ends), units
-
-
-def _scale(sweep: Sweep, measure: str) -> float:
-    """More than any walk can cost."""
-    segments, heads, step = sweep.costs.parts(measure)
-    return float(segments.sum() + heads.sum() + sweep.trace.exit_count * sweep.rule.max_jump * step)
-
-
 def _units(largest: Sequence[float], samples: int) -> Floats:
-    """``[M]``, powers of two of which a sum over all samples holds fewer than 2^62."""
+    """``[M]``, powers of two. A sum of N values up to the largest one is below 2^62 units."""
     exponents = [np.ceil(np.log2(value * samples)) if value > 0 else _BITS for value in largest]
     return np.asarray(np.exp2(np.asarray(exponents) + 1 - _BITS))
 
@@ -252,7 +306,7 @@ def _whole(values: ArrayLike, units: ArrayLike) -> Integers:
 
 
 def _groups(layers: Integers, totals: Integers) -> Iterator[Integers]:
-    """Start layers whose changes together are few enough to be held at a time; at least one."""
+    """Start layers whose changes together do not exceed :data:`AT_ONCE`; at least one start layer a group."""
     group: list[int] = []
     for layer in layers:
         if group and totals[[*group, layer]].sum() > AT_ONCE:

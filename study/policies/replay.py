@@ -91,7 +91,7 @@ def replay(trace: Trace, policy: Policy) -> Walk:
 
     exit_index, engine_steps = np.empty((2, samples), dtype=np.int64)
     tried = np.zeros((samples, exits), dtype=np.bool_)
-    walk(table.scores, *compiled, exit_index, tried, engine_steps)
+    walk(table.scores, compiled, exit_index, tried, engine_steps)
     return Walk(exit_index, trace.answers[np.arange(samples), exit_index - 1], tried, engine_steps)
 
 
@@ -110,7 +110,7 @@ def tally(trace: Trace, policy: Policy) -> Tally:
 
     def part(chunk: slice) -> tuple[int, int, Integers, Integers]:
         stopped, tried = np.zeros(exits + 2, dtype=np.int64), np.zeros(exits + 1, dtype=np.int64)
-        return *count(scores[chunk], right[chunk], *compiled, stopped, tried), stopped[1:], tried[1:]
+        return *count(scores[chunk], right[chunk], compiled, stopped, tried), stopped[1:], tried[1:]
 
     parts = [part(slice(None))] if len(scores) < MANY else share(part, len(scores), each=1)
     hits, steps, stopped, tried = (sum(counts) for counts in zip(*parts, strict=True))

@@ -34,7 +34,7 @@ def first_calls() -> dict[str, float]:
     """Seconds of the first call of everything that is compiled, on a trace that needs no time by itself."""
     subject = synthetic(16, 4)
     steps: dict[str, Callable[[], object]] = {
-        "import of the kernels": lambda: import_module("study.policies.kernels"),
+        "import of the kernels": lambda: import_module("study.fronts.kernels"),
         "table of ratios": lambda: table_for(subject.trace, RULE),
         "replay": lambda: replay(subject.trace, RULE),
         "tally": lambda: tally(subject.trace, RULE),

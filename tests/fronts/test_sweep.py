@@ -255,7 +255,7 @@ def test_slices_cover_all_samples_once(samples, cores, piece, each):
 
 @pytest.mark.parametrize("rule", [Classic(), Static(1)])
 def test_a_rule_without_beta_is_refused(rule):
-    with pytest.raises(UserError, match="Predictive, Hierarchical and Placed"):
+    with pytest.raises(UserError, match="needs a policy with a beta"):
         Sweep(learned_trace(60), rounded_costs(), rule)
 
 
