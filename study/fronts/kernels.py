@@ -323,3 +323,50 @@ def keep_promising(sums, samples, allowed, kept):
                 keep = False
                 break
         kept[i] = keep
+
+
+@compiled
+def find_cheapest(scores, right, tried, costs, bounds, best):
+    """The least cost of a placement over all betas, for each bound on the accuracy.
+
+    Args:
+        scores: a :class:`study.fronts.placement.ScoreList`.
+        right: as at the top of the module.
+        tried: ``[E+2]``, whether the placement tries an exit.
+        costs: ``[E+2, M]``, the costs of a sample that stops at an exit, in units.
+        bounds: a :class:`study.fronts.placement.Bounds`.
+        best: ``[D]``; receives the least first cost among the points that keep a bound, if there are any.
+    """
+    score, sample, exit = scores.score, scores.sample, scores.exit
+    least_right, most, units = bounds.least_right, bounds.most, bounds.units
+    samples, last = right.shape
+    measures = costs.shape[1]
+    here = np.full(samples, last, dtype=np.int32)
+    hits = 0
+    sums = np.zeros(measures, dtype=np.int64)
+    for n in range(samples):
+        hits += right[n, last - 1]
+    for m in range(measures):
+        sums[m] = samples * costs[last, m]
+    at = 0
+    while True:
+        # An infinite score is above every beta: its sample stops before beta starts to fall.
+        if not (at < len(score) and score[at] == np.inf):
+            allowed = True
+            for m in range(measures):
+                allowed = allowed and sums[m] * units[m] / samples <= most[m]
+            if allowed:
+                for d in range(len(best)):
+                    if hits >= least_right[d] and sums[0] < best[d]:
+                        best[d] = sums[0]
+        if at >= len(score):
+            break
+        beta = score[at]
+        while at < len(score) and score[at] == beta:
+            n, to = sample[at], exit[at]
+            if tried[to] and to < here[n]:
+                hits += right[n, to - 1] - right[n, here[n] - 1]
+                for m in range(measures):
+                    sums[m] += costs[to, m] - costs[here[n], m]
+                here[n] = to
+            at += 1
