@@ -42,6 +42,8 @@ class FrontSummary:
     and ``test_accuracy_drop`` against the point's own network on the test split."""
     best_static: pd.Series | None
     """The cheapest network cut within ``tolerance`` of the reference (a row of ``exits``)."""
+    static_test_accuracy: float | None
+    """Accuracy of that cut on test; None where no point of the front is of the same network and precision."""
     best_point: pd.Series | None
     """The point of the front with the fewest FLOPs within ``tolerance`` of the reference."""
     thriftiest_point: pd.Series | None
@@ -101,17 +103,19 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
         test_accuracy_drop=front["test_classic_accuracy"] - front["test_accuracy"],
     )
     enough = reference.accuracy - tolerance - 1e-12
+    best_static = _cheapest(
+        cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)],
+        "cumulative_flops",
+        "cumulative_energy_joules",
+    )
     return FrontSummary(
         reference=reference,
         energy_source=_only(front["energy_source"]),
         latency_source=_only(front["latency_source"]),
         device=_only(front["device"]),
         points=points,
-        best_static=_cheapest(
-            cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)],
-            "cumulative_flops",
-            "cumulative_energy_joules",
-        ),
+        best_static=best_static,
+        static_test_accuracy=None if best_static is None else _accuracy_on_test(exits, best_static),
         best_point=_cheapest(points[points["accuracy"] >= enough], "flops", "energy_joules"),
         thriftiest_point=_cheapest(
             points[(points["accuracy"] >= enough) & points["energy_joules"].notna()], "energy_joules", "flops"
@@ -121,6 +125,15 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
         mean_optimism=float((front["accuracy"] - front["test_accuracy"]).mean()),
         classic_optimism=float((front["classic_accuracy"] - front["test_classic_accuracy"]).mean()),
     )
+
+
+def _accuracy_on_test(exits: pd.DataFrame, cut: pd.Series) -> float | None:
+    """The accuracy on test of a network cut at an exit, from the statistics of any front point of the network."""
+    same = exits["split"] == "test"
+    for name in ("trial_id", "precision", "exit"):
+        same &= exits[name] == cut[name]
+    found = exits.loc[same, "accuracy_all"]
+    return None if found.empty else float(found.iloc[0])
 
 
 _OF_POINTS = (

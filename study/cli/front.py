@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print, write or draw the front of a study."""
-    from study.cli.front_view import print_front, write_front
+    from study.cli.front_view import print_front, require_front, write_front
     from study.cli.printing import check_output
 
     check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
@@ -46,6 +46,7 @@ def execute(options: argparse.Namespace) -> None:
         return
     if options.set:
         raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
+    require_front(options.folder)
     if options.output:
         write_front(options.folder, options.output, data=options.data)
     if options.figure:

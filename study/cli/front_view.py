@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from results.parts import data_names, rows_of
+from results.parts import data_names, empty_table, part_count, read_table, rows_of
 from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front, summary_json
 from study.cli.printing import PlainTable, console_of, require_run_folder, write_points
+from study.errors import UserError
 from study.policies.policies import policy_from_row
 from study.storage.strict_json import dumps
 
@@ -24,7 +25,7 @@ SHOWN = 60
 
 def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
     """Print the front of a run folder, or those of all its data sets."""
-    require_run_folder(folder)
+    require_front(folder)
     tables = folder / "tables"
     several = data_names(tables, "front")
     if data is not None or len(several) < 2:
@@ -43,6 +44,19 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
         for line in front_lines(summary):
             console.print(line, soft_wrap=True)
     console.print(f"tables: {tables}")
+
+
+def require_front(folder: Location) -> None:
+    """Refuse a folder that is no run folder, and a finished study whose front is empty, with the reason of ``run``."""
+    require_run_folder(folder)
+    tables = folder / "tables"
+    finished = part_count(tables, "costs") > 0
+    if finished and not part_count(tables, "front"):
+        from study.search.test_front import why_no_front
+
+        there = part_count(tables, "operating_points")
+        points = read_table(tables, "operating_points") if there else empty_table("operating_points")
+        raise UserError(f"{folder}: {why_no_front(points)}")
 
 
 def front_lines(summary: FrontSummary) -> list[str]:
@@ -87,7 +101,11 @@ def front_lines(summary: FrontSummary) -> list[str]:
         share = static["cumulative_flops"] / classic.flops
         cut = f"a network simply cut (exit {static['exit']} of {static['trial_id']}, {static['precision']})"
         energy = f" and {static['cumulative_energy_joules'] / classic.energy_joules:.1%} of its energy"
-        lines.append(f"{cut} needs {share:.1%} of its FLOPs{energy if summary.energy_source else ''} for that")
+        test = summary.static_test_accuracy
+        on_test = "not evaluated on test" if test is None else f"on test {test:.2%}"
+        lines.append(
+            f"{cut} needs {share:.1%} of its FLOPs{energy if summary.energy_source else ''} for that; {on_test}"
+        )
     return lines
 
 
@@ -158,5 +176,5 @@ def _text(value: Any, form: str) -> str:
 
 def write_front(folder: Location, output: Path, *, data: str | None = None) -> None:
     """Write the front, with its shares of the classic network, as .csv or .parquet."""
-    require_run_folder(folder)
+    require_front(folder)
     write_points(summarize_front(folder / "tables", data=data).points, output)

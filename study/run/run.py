@@ -5,7 +5,6 @@ Run and resume are one act: what is done is derived from what is there and whole
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ from study.run.provenance import Provenance
 from study.run.tables import write_trials
 from study.search.cost_source import check_one_source, price, with_frequencies
 from study.search.optuna_search import list_exact_points, search
-from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows
+from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows, why_no_front
 from study.search.traced_network import TracedNetwork
 from study.storage.locks import exclusive, is_held
 from study.storage.publish import check_writable, content_hash, set_aside, sweep, sweep_drafts
@@ -315,11 +314,7 @@ def search_groups(spec: StudySpec, candidates: Sequence[TracedNetwork]) -> dict[
 def search_operating_points(
     spec: StudySpec, where: RunContext, strand: DatasetRun, candidates: Sequence[TracedNetwork]
 ) -> pd.DataFrame:
-    """Phase 2; returns the rows of its searches in the table ``operating_points``.
-
-    Raises:
-        UserError: not one trial could be evaluated.
-    """
+    """Phase 2; returns the rows of its searches in the table ``operating_points``."""
     points, groups = spec.operating_points, search_groups(spec, candidates)
     for name, group in groups.items():
         if points.search == "exact":
@@ -329,13 +324,9 @@ def search_operating_points(
     there = part_count(where.tables, "operating_points")
     table = read_table(where.tables, "operating_points") if there else empty_table("operating_points")
     table = table[table["search"].isin(list(groups))]
-    if table.empty:
-        raise UserError(f"{spec.name}: no operating point of the exact front keeps to the constraints; loosen them")
     failed = table[table["state"] == "FAIL"]
     if len(failed):
         where.reporter.line(f"{len(failed)} of {len(table)} operating points failed; first: {failed['error'].iloc[0]}")
-    if len(failed) == len(table):
-        raise UserError(f"{spec.name}: no operating point could be evaluated: {failed['error'].iloc[0]}")
     return table
 
 
@@ -349,7 +340,7 @@ def finish(
     """Evaluate the front once on the test split and write the last tables. Here the test images are read first.
 
     Raises:
-        UserError: no operating point keeps to the constraints.
+        UserError: the front is empty: no operating point could be evaluated, or none keeps the constraints.
     """
     objectives, data = spec.operating_points.objectives, strand.settings.name
 
@@ -363,7 +354,7 @@ def finish(
     front = front_of(points, objectives)
     if front.empty:
         write("exits", own_exit_rows)
-        raise UserError(f"{spec.name}: {_closest(points)}")
+        raise UserError(f"{spec.name}: {why_no_front(points)}")
     where.reporter.line(f"test: {len(front)} points of the front")
     test_set = load_test_set(strand.settings, where.data_root, download=where.download)
     # Those without a point on the front too: `compare` reports what else could have been made of them.
@@ -375,16 +366,3 @@ def finish(
     )
     write("exits", own_exit_rows + exit_rows)
     write("front", rows)
-
-
-def _closest(points: pd.DataFrame) -> str:
-    """Which constraint the point that comes nearest to all of them still breaks."""
-    done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna()]
-    exceeded = done["constraints"].map(json.loads)
-    nearest = min(exceeded, key=lambda values: max(values.values()))
-    name = max(nearest, key=nearest.get)
-    unit = "of all images" if name == "accuracy_drop" else "times the limit"
-    return (
-        f"none of {len(exceeded)} operating points keeps to the constraints; the nearest exceeds {name} by "
-        f"{nearest[name]:.3g} {unit}; loosen it under another --name"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,6 +52,26 @@ def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
         done[columns].to_numpy(dtype=np.float64), maximize=[column == "accuracy" for column in columns]
     )
     return done[on_front].sort_values([*costs, "accuracy"], ignore_index=True)
+
+
+def why_no_front(points: pd.DataFrame) -> str:
+    """Why the front of some rows of ``operating_points`` is empty, in one line.
+
+    Where every point breaks a constraint, the line names the constraint that the nearest point exceeds most.
+    """
+    if points.empty:
+        return "no operating point of the exact front keeps the constraints; loosen them under another --name"
+    done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna()]
+    if done.empty:
+        return f"no operating point could be evaluated: {points['error'].iloc[0]}"
+    exceeded = done["constraints"].map(json.loads)
+    nearest = min(exceeded, key=lambda values: max(values.values()))
+    name = max(nearest, key=nearest.get)
+    unit = "of all images" if name == "accuracy_drop" else "times the limit"
+    return (
+        f"none of {len(exceeded)} operating points keeps the constraints; the nearest exceeds {name} by "
+        f"{nearest[name]:.3g} {unit}; loosen it under another --name"
+    )
 
 
 def front_on_test(
