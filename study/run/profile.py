@@ -21,6 +21,7 @@ from study.costs.model.devices import load_device
 from study.data.loading import load_dataset
 from study.data.settings import DataSettings
 from study.errors import UserError
+from study.networks.compiler import check_compiler
 from study.networks.construction import check_network
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network
@@ -99,6 +100,8 @@ def profile_network(
         UserError: an unknown name, a device without the precision, or a window too short for its counter.
     """
     known = [check_precision(precision, device) for precision in precisions]
+    if compiled:
+        check_compiler(device)
     check_network(settings, data)
     table = load_device(model)
     meter = find_meter(device) if metered else None
