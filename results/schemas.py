@@ -133,6 +133,8 @@ SCHEMAS: Mapping[str, Any] = {
             _field("mode", _TEXT),
             _field("settings", _TEXT),
             _field("seed", _INT),
+            _field("device", _TEXT),
+            _field("threads", _INT),
             _field("epochs_done", _INT),
             _field("best_epoch", _INT),
             _field("split", _TEXT),

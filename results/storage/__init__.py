@@ -1,1 +1,1 @@
-"""Local paths, paths on object stores, and files that are written whole or not at all."""
+"""Paths here and on object stores, and files that are written whole or not at all."""

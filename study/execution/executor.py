@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
@@ -57,6 +57,14 @@ class Executor(Protocol):
     @property
     def device(self) -> torch.device:
         """The kind of device that each job gets."""
+        ...
+
+    def fast_precision(self) -> Literal["fp32", "bf16"]:
+        """The precision that ``auto`` means on the machines that train.
+
+        Raises:
+            UserError: no machine is large enough for a job, or the cluster is gone.
+        """
         ...
 
     def train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 
@@ -22,6 +23,7 @@ from study.execution.jobs import measure_job, trace_job, train_job
 from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
 from study.training.learning_curves import Epoch
+from study.training.loop import fast_precision
 
 
 class LocalExecutor:
@@ -34,6 +36,10 @@ class LocalExecutor:
     def device(self) -> torch.device:
         """The kind of device that each job gets."""
         return device_of(self._resources)
+
+    def fast_precision(self) -> Literal["fp32", "bf16"]:
+        """See :meth:`Executor.fast_precision`."""
+        return fast_precision(self.device)
 
     def train(
         self,

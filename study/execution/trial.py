@@ -13,6 +13,7 @@ import torch
 from results.storage.paths import Location
 from study.checkpoints.description import Checkpoint, MadeBy, made_by_now, read_description
 from study.checkpoints.tensors import load_weights, read, read_best, save
+from study.costs.measure.meters import device_name
 from study.data.settings import Dataset
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
@@ -90,7 +91,8 @@ def train_in_folder(
     network = new_network(plan.network, dataset.info, plan.training.seed)
     found = _last_state(folder, network, partial=plan.training.mode == "normal") if folder else None
     resume, earlier = found or (None, ())
-    made_by = made_by_now(earlier, len(resume.history) + 1 if resume else 1)
+    first = len(resume.history) + 1 if resume else 1
+    made_by = made_by_now(earlier, first, device=device_name(device), threads=str(torch.get_num_threads()))
     if resume is None and backbone_weights is not None:
         load_backbone_weights(network, backbone_weights())
     network.to(device)

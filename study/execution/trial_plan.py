@@ -26,7 +26,13 @@ class TrialPlan:
 
     @property
     def trial_id(self) -> str:
-        """The trial's name."""
+        """The trial's name.
+
+        Raises:
+            ValueError: the precision is ``auto``. Two machines could mean two precisions by it.
+        """
+        if self.training.precision == "auto":
+            raise ValueError("the precision auto must be resolved before a trial is named")
         return trial_id(self.network, self.training, self.data_digest, self.parent)
 
     def to_plain(self) -> dict[str, Any]:

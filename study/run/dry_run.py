@@ -18,13 +18,13 @@ from study.execution.executor import device_of, threads_of
 from study.execution.jobs import prepared
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
-from study.run.folder import STUDY_FILE, read_study_file, refuse_other_images, refuse_other_study
+from study.run.folder import STUDY_FILE, read_study_file, recorded_precisions, refuse_other_images, refuse_other_study
 from study.run.own_weights import check_pretrained
-from study.run.plan import plan_trials
+from study.run.plan import plan_trials, resolve_precision
 from study.run.planned import planned_trials
 from study.run.preflight import check, check_deadlines
 from study.run.progress_estimate import outline, seconds_left, slots_here
-from study.run.run import RunContext
+from study.run.run import RunContext, executor_of
 from study.run.status import trial_statuses
 from study.storage.publish import check_writable
 from study.training.loop import train
@@ -42,6 +42,7 @@ def dry_run(spec: StudySpec, where: RunContext, *, extend: bool) -> dict[str, An
         UserError: as ``run``.
     """
     all_settings = check(spec)
+    spec = resolve_precision(spec, recorded_precisions(where.folder), executor_of(spec, where), where.reporter)
     grown = refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
     new = extend or not (where.folder / STUDY_FILE).is_file()

@@ -139,6 +139,14 @@ def _stored_studies(folder: Location) -> list[dict[str, Any]]:
     return [one for one in studies if not any(_grows_into(one, other) for other in studies)]
 
 
+def recorded_precisions(folder: Location) -> dict[str, str]:
+    """Phase -> precision of the training, of the study that a run folder holds; empty in a new folder."""
+    for stored in _stored_studies(folder):
+        with contextlib.suppress(KeyError, TypeError):
+            return {phase: str(stored[phase]["precision"]) for phase in ("backbones", "exits")}
+    return {}
+
+
 def _grows_into(stored: dict[str, Any], other: dict[str, Any]) -> bool:
     found = list(differences_of(without_free_keys(stored), without_free_keys(other)))
     return bool(found) and all(difference.grows for difference in found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from search_spaces.choices import draw
 from search_spaces.settings import HeadFields, TrainingFields, settings_of
@@ -18,7 +18,11 @@ from study.data.settings import DataSettings, resolve
 from study.errors import UserError
 from study.execution.trial_plan import TrialPlan
 from study.networks.settings import HeadSettings, NetworkSettings
+from study.progress import Reporter
 from study.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from study.execution.executor import Executor
 
 Phase = Literal["backbones", "exits"]
 
@@ -33,6 +37,36 @@ def data_settings(spec: StudySpec, name: str) -> DataSettings:
     if len(spec.data.names) > 1 and name != "image_folder":
         asked["folder"] = None  # the folder is that of image_folder
     return resolve(DataSettings(seed=spec.seed, **asked))
+
+
+def resolve_precision(
+    spec: StudySpec, recorded: Mapping[str, str], executor: Executor, reporter: Reporter
+) -> StudySpec:
+    """The study with a precision in place of ``auto``, so that one trial never mixes two precisions.
+
+    The first start asks the machines that train. A later start takes the precision that the run folder records, and
+    reports where these machines would have meant the other one.
+
+    Args:
+        spec: the study as asked for.
+        recorded: phase -> precision, of the study that the run folder holds; empty in a new folder.
+        executor: asked what ``auto`` means.
+        reporter: told of the difference.
+
+    Raises:
+        UserError: the cluster is gone, or no machine of the cluster is large enough for a trial.
+    """
+    phases: list[Phase] = [phase for phase in get_args(Phase) if getattr(spec, phase).precision == "auto"]
+    if not phases:
+        return spec
+    here = executor.fast_precision()
+    changes: dict[str, Any] = {}
+    for phase in phases:
+        precision = recorded.get(phase, here)
+        if precision != here:
+            reporter.line(f"{phase}: precision auto stays {precision}, as recorded; {here} would be fast here")
+        changes[phase] = getattr(spec, phase).model_copy(update={"precision": precision})
+    return spec.model_copy(update=changes)
 
 
 def plan_trials(

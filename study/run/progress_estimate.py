@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from search_spaces.choices import draw
 from search_spaces.settings import HEAD_MODES
 from search_spaces.spec import ResourcesSpec, StudySpec
+from study.arrays import core_count
 from study.run.plan import epochs_of
 
 
@@ -92,7 +92,7 @@ def _drawn(spec: StudySpec, phase: Any) -> int:
 
 def slots_here(resources: ResourcesSpec) -> int:
     """How many trials run at once on this machine."""
-    fitting = (os.cpu_count() or 1) // resources.cpus_per_trial
+    fitting = core_count() // resources.cpus_per_trial
     if resources.gpus_per_trial:
         import torch  # slow, and of no use to a study on CPUs
 

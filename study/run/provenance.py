@@ -15,6 +15,9 @@ from study.storage.publish import content_hash
 from study.storage.strict_json import dumps
 from study.storage.versions import versions
 
+MACHINE = ("device", "threads")
+"""Columns of the table ``trials``; elsewhere they would double the rows of ``provenance``."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -33,6 +36,7 @@ class Provenance:
 
     def row(self, made_by: Mapping[str, str]) -> dict[str, Any]:
         """The row of the table ``provenance`` for some versions."""
+        made_by = {name: value for name, value in made_by.items() if name not in MACHINE}
         values = {
             "study": self._study,
             "seed": self.spec.seed,

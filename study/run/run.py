@@ -30,10 +30,10 @@ from study.execution.trial_record import TrialRecord, set_aside_if_damaged
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
-from study.run.folder import STUDY_FILE, claim_folder, refuse_other_study
+from study.run.folder import STUDY_FILE, claim_folder, recorded_precisions, refuse_other_study
 from study.run.halving import run_phase
 from study.run.own_weights import adopt_pretrained, check_pretrained
-from study.run.plan import Phase, plan_trials
+from study.run.plan import Phase, plan_trials, resolve_precision
 from study.run.preflight import check, check_deadlines
 from study.run.provenance import Provenance
 from study.run.tables import write_trials
@@ -103,12 +103,13 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
     where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
     executor = executor_of(spec, where)
     all_settings = check(spec)
-    refuse_other_study(spec, where.folder, extend=extend)
     check_writable(where.folder)
     if where.address is not None:  # a cluster that does not answer is reported before a folder is made
         from study.execution.ray.nodes import check_shared
 
         check_shared(where.folder, where.address)
+    spec = resolve_precision(spec, recorded_precisions(where.folder), executor, where.reporter)
+    refuse_other_study(spec, where.folder, extend=extend)
     # A damaged test image is told now, not when everything is trained. Later starts need not look again.
     new = extend or not (where.folder / STUDY_FILE).is_file()
     datasets = [

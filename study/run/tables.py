@@ -49,7 +49,10 @@ def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[s
     }
     if checkpoint:
         best = best_epoch(checkpoint.history)
+        machine = checkpoint.made_by[-1][1] if checkpoint.made_by else {}
         row |= {
+            "device": machine.get("device"),
+            "threads": int(machine["threads"]) if "threads" in machine else None,
             "epochs_done": checkpoint.history[-1].epoch,
             "best_epoch": best.epoch,
             "split": "validation",

@@ -20,7 +20,7 @@ from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
 from study.storage.publish import check_writable, safe_name
 from study.training.learning_curves import Epoch, best_epoch
-from study.training.loop import forbid_tf32, pick_device
+from study.training.loop import fast_precision, forbid_tf32, pick_device
 from study.training.settings import TrainingSettings
 
 
@@ -110,6 +110,9 @@ def train_one(
         )
     if pretrained and tensors is not None:
         check_fit(pretrained, tensors, network, dataset.info)
+    if training.precision == "auto":
+        found = read_description(folder / "last") if folder else None
+        training = dataclasses.replace(training, precision=found.training.precision if found else fast_precision(where))
     plan = TrialPlan(phase="train", network=network, training=training, data_digest=dataset.info.digest, parent=parent)
     if folder:
         _refuse_other_run(folder, plan)

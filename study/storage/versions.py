@@ -11,10 +11,7 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """The versions of this program, of the libraries that compute, of Python, and the kind of machine.
-
-    ``code`` is a hash of the sources of this program: between two releases the version does not change.
-    """
+    """Of this program (``code``: a hash of its very sources), the libraries that compute, Python and the machine."""
     names = ("predictive-exit", "torch", "torchvision", "torchao", "numpy", "numba", "optuna", "ray")
     return {
         **{name: version_of(name) for name in names},
@@ -25,7 +22,7 @@ def versions() -> dict[str, str]:
 
 
 def version_of(name: str) -> str:
-    """The version of an installed distribution."""
+    """Of an installed distribution; this program runs from its bare sources too."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -34,10 +31,10 @@ def version_of(name: str) -> str:
 
 @cache
 def _code_digest() -> str:
-    """Twelve hex digits that change with any source file of this program."""
+    """Twelve digits that change with any source file: between two releases, the version alone does not tell."""
     digest = hashlib.sha256()
     for package in ("results", "search_spaces", "study"):
-        spec = find_spec(package)  # not imported: the schema of study files imports pydantic
+        spec = find_spec(package)  # found, not imported: a machine that trains needs no schema of study files
         assert spec is not None and spec.submodule_search_locations
         root = Path(spec.submodule_search_locations[0])
         for file in sorted(root.rglob("*.py")):

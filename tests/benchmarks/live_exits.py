@@ -57,7 +57,7 @@ from study.policies.thresholds import thresholds_from_logits
 from study.run.loaded_network import load_network
 from study.run.train_one import ImageSource, resolve_request
 from study.traces.collect import ready, trace_images
-from study.training.loop import train
+from study.training.loop import fast_precision, train
 from study.training.settings import TrainingSettings
 
 TOLERANCE = 0.01
@@ -103,13 +103,21 @@ def train_on_digits(*, quick: bool) -> Subject:
         mode="original",
         batch_size=64,
         optimizer="adamw",
+        precision=fast_precision(network.device),
         learning_rate=2e-3,
         weight_decay=0.01,
         schedule="cosine",
         schedule_epochs=8,
         warmup_epochs=1,
     )
-    exits = TrainingSettings(mode="exits", batch_size=64, optimizer="adamw", learning_rate=1e-2, schedule="constant")
+    exits = TrainingSettings(
+        mode="exits",
+        batch_size=64,
+        optimizer="adamw",
+        learning_rate=1e-2,
+        schedule="constant",
+        precision=fast_precision(network.device),
+    )
     for training, epochs in ((backbone, 1 if quick else 8), (exits, 1 if quick else 6)):
         start = time.perf_counter()
         last = train(network, dataset, training, epochs=epochs)[-1]

@@ -43,7 +43,7 @@ from torchvision import transforms
 from study.data.settings import DataInfo
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.training.loop import Trainer, autocast, forbid_tf32, pick_device
+from study.training.loop import Trainer, autocast, fast_precision, forbid_tf32, pick_device
 from study.training.loss import training_loss
 from study.training.settings import Mode, TrainingSettings
 
@@ -170,7 +170,7 @@ def main() -> None:
     )
     runs: dict[str, Callable[[], object]] = {}
     for mode in options.modes:
-        training = TrainingSettings(mode=mode, batch_size=options.batch_size)
+        training = TrainingSettings(mode=mode, batch_size=options.batch_size, precision=fast_precision(device))
         network = build_network(settings, classes=CLASSES, image_size=size, channels=3)
         conventional = Conventional(
             copy.deepcopy(network), Pictures(images, labels, info), training, device, workers=options.workers

@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from study.networks.multi_exit import build_network
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.training.loop import Trainer, forbid_tf32, pick_device
+from study.training.loop import Trainer, fast_precision, forbid_tf32, pick_device
 from study.training.settings import TrainingSettings
 
 CLASSES = 10
@@ -64,7 +64,9 @@ def make_trainer(options: argparse.Namespace, mode: str) -> tuple[Trainer, torch
         head=HeadSettings(kind=options.head, conv_channels=options.conv_channels),
     )
     network = build_network(settings, classes=CLASSES, image_size=size, channels=3).to(device)
-    training = TrainingSettings(mode=mode, batch_size=options.batch_size, optimizer="adamw")  # type: ignore[arg-type]
+    training = TrainingSettings(
+        mode=mode, batch_size=options.batch_size, optimizer="adamw", precision=fast_precision(device)
+    )  # type: ignore[arg-type]
     count = options.batch_size * options.batches
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=device)
     return Trainer(network, training, info), images, torch.randint(0, CLASSES, (count,), device=device)

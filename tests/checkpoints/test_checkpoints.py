@@ -226,7 +226,7 @@ def test_the_mode_of_the_heads_can_be_searched():
 @pytest.mark.parametrize("phase", ["backbones", "exits"])
 def test_a_trial_s_name_does_not_depend_on_the_epoch_budget(phase):
     def planned(epochs: int, rate: float = 0.1) -> list[str]:
-        text = f"name: x\n{phase}: {{epochs: {epochs}, schedule: constant, learning_rate: {rate}}}"
+        text = f"name: x\n{phase}: {{epochs: {epochs}, schedule: constant, learning_rate: {rate}, precision: fp32}}"
         plans = plan_trials(parse_space(text, "x"), phase, "digest", backbone=NETWORK)
         return [plan.trial_id for plan in plans]
 

@@ -52,7 +52,7 @@ def plans(count: int = 8, **training) -> list[TrialPlan]:
         TrialPlan(
             phase="backbones",
             network=NETWORK,
-            training=TrainingSettings(mode="normal", seed=seed, **training),
+            training=TrainingSettings(mode="normal", seed=seed, precision="fp32", **training),
             data_digest=INFO.digest,
         )
         for seed in range(count)

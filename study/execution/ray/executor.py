@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -38,6 +38,7 @@ from study.execution.ray.connection import start_ray
 from study.execution.ray.nodes import refuse_impossible
 from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
+from study.training.loop import fast_precision
 
 
 class RayExecutor:
@@ -56,6 +57,16 @@ class RayExecutor:
     def device(self) -> torch.device:
         """The kind of device that each job gets."""
         return device_of(self._resources)
+
+    def fast_precision(self) -> Literal["fp32", "bf16"]:
+        """See :meth:`Executor.fast_precision`; Ray is started for a cluster only."""
+        if self._address is None:
+            return fast_precision(self.device)
+        self._start()
+        precision: Literal["fp32", "bf16"] = _result_of(
+            self._submit(_fast_precision, self.device), "the precision of this cluster"
+        )
+        return precision
 
     def _start(self) -> None:
         start_ray(self._address)
@@ -168,6 +179,10 @@ def _result_of(task: Any, what: str) -> Any:
 
 def _trace(threads: int, traces: TraceStore, weights: Any, precision: Any, names: list[str], *images: Any) -> None:
     trace_job(traces, weights, precision, dict(zip(names, images, strict=True)), threads=threads)
+
+
+def _fast_precision(threads: int, device: torch.device) -> Literal["fp32", "bf16"]:
+    return fast_precision(device)
 
 
 def _measure(threads: int, *arguments: Any) -> None:
