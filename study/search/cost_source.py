@@ -1,4 +1,4 @@
-"""Where a study's costs come from: a device table, or measurements on the machine that runs."""
+"""Costs of the networks of a study: from a device table, or measured on the machine that runs the study."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from study.progress import Reporter
 from study.search.traced_network import Frequencies, TracedNetwork
 
 MEASURED = "measured"
-"""The name of the costs that are measured where the study runs."""
+"""The value of ``operating_points.costs`` for costs that are measured where the study runs."""
 SUSPECT = 0.15
-"""A profile whose parts add up worse than this is pointed out."""
+"""Relative error of the sum of a profile's parts above which a doubt is printed."""
 
 
 def check_costs(
@@ -42,13 +42,13 @@ def check_costs(
     *,
     stored_will_do: bool = False,
 ) -> None:
-    """Refuse costs that cannot give what the study asks of them.
+    """Refuse costs that lack what the study asks for.
 
     Args:
-        points: names the costs and what is asked of them.
-        precisions: to be priced.
-        device_here: the one that measured costs would be of.
-        stored_will_do: profiles may have been measured elsewhere, so that this device need not be able to.
+        points: the costs, and the objectives, constraints and rules that need them.
+        precisions: of the networks.
+        device_here: the device that measured costs would be of.
+        stored_will_do: profiles are stored already; this device need not be able to measure.
 
     Raises:
         UserError: there is no such device table, it lacks a precision, or it knows no time or no frequency levels and
@@ -171,10 +171,10 @@ def measure(
 
 
 def check_one_source(networks: Sequence[TracedNetwork]) -> None:
-    """Refuse to compare costs that do not compare.
+    """Refuse to compare costs of several sources, devices or batch sizes.
 
     Raises:
-        UserError: profiles of several devices or sources came together.
+        UserError: the costs differ in one of these.
     """
     for name in ("energy_source", "seconds_source", "device", "batch_size"):
         values = sorted({str(getattr(network.costs, name)) for network in networks})
@@ -183,9 +183,9 @@ def check_one_source(networks: Sequence[TracedNetwork]) -> None:
 
 
 def with_frequencies(points: OperatingPointsSpec, networks: Sequence[TracedNetwork]) -> list[TracedNetwork]:
-    """Networks with the levels, the slack and the common period that the simulation needs.
+    """The networks with the settings of frequency scaling: levels, slack and the common period.
 
-    The slack ``auto`` is the smallest that every policy of the space can keep.
+    The slack ``auto`` is the smallest slack that every policy of the space can keep.
     """
     if points.dvfs.values == ("none",):
         return list(networks)
@@ -198,7 +198,7 @@ def with_frequencies(points: OperatingPointsSpec, networks: Sequence[TracedNetwo
         slack = points.dvfs_slack
         if slack == "auto":
             slack = max(_smallest_slacks(points, levels))
-        # The clock goes back to f_max behind the answer, and must be there when the next image comes.
+        # The clock returns to f_max after the answer and before the next image.
         period = (1 + float(slack)) * levels.costs[-1].classic("seconds") + levels.switch_seconds
         plans.append(Frequencies(levels=levels, slack=float(slack), period=period))
     period = max(plan.period for plan in plans)
@@ -209,10 +209,10 @@ def with_frequencies(points: OperatingPointsSpec, networks: Sequence[TracedNetwo
 
 
 def check_slack(points: OperatingPointsSpec, works: Iterable[NetworkWork], precisions: Sequence[Precision]) -> None:
-    """Refuse a slack within which no policy of the search can keep its deadline, for any of some networks.
+    """Refuse a slack within which no policy of the search keeps its deadline on any of the networks.
 
     Raises:
-        UserError: it is too small; the smallest that would do is named.
+        UserError: the slack is too small; the message names the smallest possible slack.
     """
     if points.dvfs_slack == "auto" or "deadline" not in points.dvfs.values:
         return

@@ -1,4 +1,4 @@
-"""How good a search is: the hypervolume of what it found, beside that of the exact front."""
+"""The quality of a search: the hypervolume of the points found, as a share of a common box."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from study.search.operating_point import COLUMNS
 from study.search.traced_network import TracedNetwork
 
 MARGIN = 1.1
-"""The reference point is this many times as dear as the classic network."""
+"""Cost of the reference point, as a multiple of the cost of the classic network."""
 GROWTH = 1e-3
-"""A batch that adds less than this share to the hypervolume belongs to a plateau."""
+"""Growth of the hypervolume, as a share, below which a search is on a plateau."""
 
 
 @dataclass(frozen=True, eq=False)
 class HypervolumeIndicator:
-    """Hypervolumes of sets of operating points, as a share of the box between an ideal and a reference point.
+    """The hypervolume indicator: the share of a box that a set of operating points dominates (Zitzler and Thiele 1998).
 
-    The ideal point is always right and costs nothing. The reference point guesses (1 / C) and costs 1.1 times as much
-    as the classic network, the dearest one where several networks are searched.
+    The box lies between an ideal point, with accuracy 1 and no cost, and a reference point. The reference point has the
+    accuracy of guessing, 1 / C, and :data:`MARGIN` times the cost of the classic network; of several networks the most
+    expensive one counts.
     """
 
     objectives: Sequence[str]
@@ -34,7 +35,7 @@ class HypervolumeIndicator:
 
     @classmethod
     def of(cls, objectives: Sequence[str], networks: Sequence[TracedNetwork]) -> HypervolumeIndicator:
-        """For the networks of one search."""
+        """The indicator for the networks of one search."""
         reference = {}
         for objective in objectives:
             if objective == "accuracy":
@@ -44,7 +45,7 @@ class HypervolumeIndicator:
         return cls(objectives, reference)
 
     def hypervolume(self, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> float:
-        """Of operating points as rows of the tables; ``prefix`` is that of their columns."""
+        """The hypervolume of rows of a table; ``prefix`` is the prefix of the columns: ``test_`` or none."""
         return self.of_values(self.values(rows, prefix=prefix))
 
     def values(self, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> Floats:
@@ -54,14 +55,14 @@ class HypervolumeIndicator:
         return values.reshape(-1, len(self.objectives))
 
     def update_front(self, front: Floats, more: Floats) -> Floats:
-        """Those of both ``[n, M]`` that no other dominates, each once, in their order."""
+        """The non-dominated points of two sets ``[n, M]``, without duplicates, in their order."""
         values = np.concatenate([front, more])
         _, first = np.unique(values, axis=0, return_index=True)
         values = values[np.sort(first)]
         return values[non_dominated(values, maximize=[name == "accuracy" for name in self.objectives])]
 
     def of_values(self, values: Floats) -> float:
-        """Of points ``[n, M]``, in the order of the objectives."""
+        """The hypervolume of points ``[n, M]``; columns in the order of the objectives."""
         if not len(values):
             return 0.0
         columns = []
@@ -78,7 +79,15 @@ def _classic(network: TracedNetwork, objective: str) -> float:
 
 
 def on_plateau(hypervolumes: Sequence[float], batches: int) -> bool:
-    """Whether the last so many batches have hardly added anything; ``hypervolumes`` are those after each batch."""
-    if len(hypervolumes) <= batches or hypervolumes[-1] == 0:  # nothing is found yet: no plateau, but the plain
+    """Whether the last ``batches`` batches added less than :data:`GROWTH` to the hypervolume.
+
+    Args:
+        hypervolumes: after each batch.
+        batches: number of batches to look back.
+
+    Returns:
+        False as long as no point is found: the hypervolume is then 0.
+    """
+    if len(hypervolumes) <= batches or hypervolumes[-1] == 0:
         return False
     return hypervolumes[-1] - hypervolumes[-1 - batches] < GROWTH * hypervolumes[-1]

@@ -16,11 +16,11 @@ from study.policies.thresholds import Statistic
 from study.search.operating_point import COLUMNS
 
 SEARCHABLE: tuple[Criterion, ...] = tuple(name for name in CRITERIA if name != "oracle")
-"""The oracle knows the labels: no search may take it."""
+"""The criteria that a search may use. The oracle is left out: it knows the labels."""
 
 
 def check_names(points: OperatingPointsSpec, *, criteria: Sequence[str] = SEARCHABLE) -> None:
-    """Refuse what the program does not know.
+    """Refuse unknown names in a search space.
 
     Raises:
         UserError: an unknown name, or a criterion that no policy of the space has.
@@ -43,10 +43,10 @@ def check_names(points: OperatingPointsSpec, *, criteria: Sequence[str] = SEARCH
 
 
 def check_depth(points: OperatingPointsSpec, depth: int) -> None:
-    """Refuse exits that a network with so many exits does not have.
+    """Refuse a search space that names an exit beyond the last exit, number ``depth``.
 
     Raises:
-        UserError: one is named.
+        UserError: the space names such an exit.
     """
     asked = {"start_layer": points.start_layer.largest if isinstance(points.start_layer, Choice) else 1}
     if points.placements != "auto":
@@ -57,9 +57,9 @@ def check_depth(points: OperatingPointsSpec, depth: int) -> None:
 
 
 def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], reference: float) -> dict[str, float]:
-    """By how much each limit is exceeded; kept where it is 0 or below.
+    """Constraint -> excess over its limit; a constraint is kept where the excess is 0 or below.
 
-    A drop of accuracy is told as a share of images, all others relative to their limit, so that they compare.
+    The excess of a drop of accuracy is a share of images. All other excesses are shares of their limits.
     """
     exceeded = {name: known_value(metrics, name) / limit - 1 for name, limit in limits.items() if name in COLUMNS}
     if "accuracy_drop" in limits:
@@ -72,7 +72,7 @@ def known_value(metrics: Mapping[str, Any], name: str) -> float:
     """The value of an objective or constraint.
 
     Raises:
-        UserError: the costs do not hold it.
+        UserError: the costs do not hold the value.
     """
     value = metrics.get(COLUMNS[name])
     if value is None:

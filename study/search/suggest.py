@@ -1,4 +1,4 @@
-"""What a trial of phase 2 stands for: from what Optuna suggests to an operating point."""
+"""From the parameters that Optuna suggests to an operating point."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from study.search.traced_network import TracedNetwork, find_network
 def suggest(
     trial: optuna.trial.BaseTrial, networks: Sequence[TracedNetwork], spec: OperatingPointsSpec
 ) -> OperatingPoint:
-    """The operating point that a trial stands for.
+    """The operating point of a trial.
 
-    ``beta: auto`` searches the quantile of each trace's ratios, so that one dimension suits every network.
+    With ``beta: auto`` the trial suggests a quantile, and beta is this quantile of the network's scores. One dimension
+    then suits networks whose scores have different sizes.
     """
     names = list(dict.fromkeys(network.trial_id for network in networks))
     chosen = names[0] if len(names) == 1 else str(trial.suggest_categorical("network", names))
     network = find_network(networks, chosen, _suggest(trial, "quantization", spec.quantization))
     dvfs = str(_suggest(trial, "dvfs", spec.dvfs))
     exits = network.exit_count
-    # Networks of different depth have exits of their own: their dimensions carry the depth in their names.
+    # Networks of different depth have different exits: the names of their dimensions hold the depth.
     depth = f"_of_{exits}" if len({other.exit_count for other in networks}) > 1 else ""
     kind = POLICIES[_suggest(trial, "policy", spec.policy)]
     own = kind.settings()
@@ -73,7 +74,7 @@ def _suggest_beta(
     criterion: Criterion,
     depth: str,
 ) -> tuple[Betas, float | None]:
-    """Beta, one or one for each exit, and the quantile of one that stands for a share of the scores."""
+    """``(beta, quantile)``: one beta or one for each exit; the quantile that gave it, where one quantile was asked."""
     if isinstance(spec.beta, Choice):
         return float(_suggest(trial, "beta", spec.beta)), None
     exits = network.exit_count

@@ -1,4 +1,4 @@
-"""Phase 2's networks: traced networks, and what an operating point of one of them is worth."""
+"""Traced networks: what phase 2 knows of a trained network, without images and weights."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from study.traces.trace import SplitLogits, Trace
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frequencies:
-    """What the simulation of frequency scaling needs of a network."""
+    """The settings of the simulation of frequency scaling for one network."""
 
     levels: LevelCosts
     slack: float
-    """Share of the classic network's time at f_max that an answer may come later than it."""
+    """How much later than the classic network at f_max an answer may come, as a share of the classic network's time."""
     period: float
-    """Seconds from one image to the next, the same for all networks; what is left of it is spent idle."""
+    """Seconds from one image to the next, the same for all networks. The device is idle for the rest of a period."""
 
 
 @dataclass(frozen=True, eq=False)
 class TracedNetwork:
-    """A trained network at one precision as phase 2 sees it: its traces and its costs. No image, no weights."""
+    """The traces and the costs of a trained network at one precision."""
 
     weights: WeightsId
     costs: Costs
@@ -47,9 +47,9 @@ class TracedNetwork:
     validation: SplitLogits
     precision: Precision = "fp32"
     work: NetworkWork | None = None
-    """Counted work of its parts; None: no memory is known."""
+    """Counted work of the network's parts; None where it is not known: the memory is then not known either."""
     published: tuple[Floats, Floats] | None = None
-    """FLOPs of segments and heads by the published program's accounting."""
+    """FLOPs of segments and heads as the published program counts them."""
     frequencies: Frequencies | None = None
     """None where frequency scaling is not simulated."""
     _traces: dict[object, Trace] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -57,7 +57,7 @@ class TracedNetwork:
 
     @property
     def trial_id(self) -> str:
-        """The trial that trained it."""
+        """The trial that trained the network."""
         return self.weights.trial_id
 
     @property
@@ -67,7 +67,7 @@ class TracedNetwork:
 
     @property
     def identity(self) -> list[object]:
-        """All that decides what its operating points are worth, as JSON-able values."""
+        """All values that decide the metrics of the network's operating points, as JSON-able values."""
         plan = self.frequencies
         frequencies: list[object] = []
         if plan is not None:
@@ -87,7 +87,7 @@ class TracedNetwork:
 
     @cached_property
     def memory(self) -> Memory | None:
-        """Bytes of its parts at its precision and the costs' batch size."""
+        """Bytes of the network's parts at its precision and at the batch size of the costs; None where unknown."""
         return None if self.work is None else Memory.of(self.work, self.precision, self.costs.batch_size)
 
     def trace(self, statistic: Statistic | None, split: SplitLogits | None = None) -> Trace:
@@ -105,8 +105,9 @@ class TracedNetwork:
 
     @cached_property
     def cut_energies(self) -> Floats:
-        """``[E+1]`` joules of the network cut at each exit, and of the network without exits, at f_max; with frequency
-        scaling, an image's whole period is paid for, idle or busy.
+        """``[E+1]`` joules an image of the network cut at each exit, and of the network without exits, at f_max.
+
+        With frequency scaling the joules are those of the whole period of an image, busy and idle.
 
         Raises:
             UserError: the costs hold no energies.
@@ -122,13 +123,13 @@ class TracedNetwork:
         return np.array([self.simulate(walk, "race_to_idle", policy).joules[0] for walk, policy in pairs])
 
     def simulate(self, walk: Walk, rule: Rule, policy: Policy) -> Simulated:
-        """A walk under frequency scaling; needs ``frequencies``."""
+        """A walk under frequency scaling. The network must have ``frequencies``."""
         plan = self.frequencies
         assert plan is not None, "checked before the search"
         return simulate(walk, plan.levels, rule=rule, policy=policy, slack=plan.slack, period=plan.period)
 
     def beta_at(self, quantile: float, statistic: Statistic | None, criterion: Criterion = "logit") -> float:
-        """The beta that a share ``quantile`` of all (sample, exit) scores of the validation trace lies below.
+        """A quantile of the scores of all samples at all exits, on validation.
 
         Raises:
             UserError: no exit has a finite score.
@@ -138,14 +139,14 @@ class TracedNetwork:
     def betas_at(
         self, quantiles: Sequence[float], statistic: Statistic | None, criterion: Criterion
     ) -> tuple[float, ...]:
-        """The same for each exit by itself."""
+        """For each exit a quantile of the exit's own scores."""
         scores = self._sorted_scores(statistic, criterion)[:-1]
-        # An exit without a finite score is one whose threshold is 0: there beta makes no difference.
+        # An exit without a finite score has the threshold 0: every beta has the same effect there.
         pairs = zip(scores, quantiles, strict=True)
         return tuple(_positive(np.quantile(own, quantile)) if len(own) else 1.0 for own, quantile in pairs)
 
     def _sorted_scores(self, statistic: Statistic | None, criterion: Criterion) -> list[Floats]:
-        """The finite scores of each exit, then those of all exits."""
+        """E + 1 sorted arrays: the finite scores of each exit, and those of all exits together."""
         key = (statistic, criterion) if criterion == "logit" else criterion
         if key not in self._scores:
             scores = table_for(self.trace(statistic), Hierarchical(1.0, 1, criterion)).stop
