@@ -1,1 +1,1 @@
-"""What was found: tables, fronts, figures. Knows nothing of how it was made."""
+"""Results of a study: tables, fronts, figures. The package uses nothing of ``study``."""

@@ -19,7 +19,7 @@ from results.storage.paths import Location
 from results.summary import summarize_front
 
 _WIDE = 50
-"""A range of costs this wide is drawn on a logarithmic scale: int8 and early exits multiply what they save."""
+"""Costs whose largest value is more than this multiple of the smallest are drawn on a logarithmic scale."""
 
 
 def front_figure(tables: Location, path: Path, *, data: str | None = None) -> None:
@@ -89,7 +89,7 @@ def _panel(
     axes.scatter(points[column] * unit, points["accuracy"] * 100, s=8, color="0.75", label="operating points")
     axes.scatter(cuts[cut_column] * unit, cuts["accuracy_all"] * 100, s=18, marker="x", color="C1", label="static cuts")
     axes.scatter(front[column] * unit, front["accuracy"] * 100, s=16, color="C0", label="front of all objectives")
-    # The line joins what nothing dominates in this panel's two objectives: more objectives give a surface.
+    # A front of more than two objectives is a surface: the line joins the points that are not dominated in two.
     values = front[[column, "accuracy"]].to_numpy(dtype=np.float64)
     line = front[non_dominated(values, maximize=[False, True])].sort_values([column, "accuracy"])
     axes.step(line[column] * unit, line["accuracy"] * 100, where="post", color="C0")

@@ -29,7 +29,7 @@ def non_dominated(values: NDArray[np.float64], *, maximize: Sequence[bool] | boo
 
 
 def hypervolume(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    """Volume of what some points dominate, up to a reference point (Zitzler and Thiele 1998).
+    """Volume that some points dominate, up to a reference point (Zitzler and Thiele 1998).
 
     Args:
         values: ``[n, m]``, every objective minimised, finite; a point that is not better than the

@@ -56,7 +56,7 @@ def part_count(tables: Location, name: str) -> int:
 
 
 def next_part(tables: Location, name: str) -> int:
-    """A number that no part of a table has yet, behind all others."""
+    """A number above the numbers of all parts of a table."""
     return max((int(part.stem[5:]) + 1 for part in _parts(tables, name)), default=0)
 
 
@@ -68,13 +68,13 @@ def read_table(tables: Location, name: str) -> pd.DataFrame:
     """
     parts = _parts(tables, name)
     if not parts:
-        raise TableError(f"{tables / name} holds no table: the study has not come that far")
+        raise TableError(f"{tables / name} holds no table: the study has not written the table yet")
     table: pd.DataFrame = pd.concat([_read_part(part, name) for part in parts], ignore_index=True)
     return table
 
 
 def part_of(tables: Location, name: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> str | None:
-    """The name of the part that holds just these rows, as :func:`write_part` takes it to replace the part; None where
+    """The name of the part that holds exactly these rows, to replace the part by :func:`write_part`; None where
     they are no whole part.
 
     Args:
@@ -97,12 +97,12 @@ def data_names(tables: Location, name: str) -> list[str]:
 
 
 def of_data(table: pd.DataFrame, data: str | None) -> pd.DataFrame:
-    """The rows of one data set; None: all."""
+    """The rows of one data set; all rows where ``data`` is None."""
     return table if data is None else table[table["data"] == data].reset_index(drop=True)
 
 
 def damaged_parts(tables: Location) -> Iterator[tuple[Location, TableError]]:
-    """The parts of all tables that cannot be read, and why."""
+    """The parts of all tables that cannot be read, each with the reason."""
     for name in SCHEMAS:
         for part in _parts(tables, name):
             try:
@@ -121,7 +121,7 @@ def _parts(tables: Location, name: str) -> list[Location]:
 
 
 def _copy_of(part: Location, own: Sequence[Location]) -> str:
-    """What a file is that no :func:`write_part` wrote, and what to do about the file."""
+    """For the message about a file that :func:`write_part` did not write: what the file is, and what to do."""
     original = max((one.name for one in own if part.stem.startswith(one.stem)), key=len, default=None)
     if original is None:
         return "has a name that this program gives to no part: give the file its old name back, or remove it"
@@ -145,7 +145,7 @@ def _read_part(part: Location, name: str) -> pd.DataFrame:
 
 
 def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:
-    """The rows of a table with None for what is missing."""
+    """The rows of a table; a missing value is None."""
     for row in frame.to_dict("records"):
         yield {str(key): None if _is_missing(value) else value for key, value in row.items()}
 

@@ -1,4 +1,4 @@
-"""What a study's tables say, in the few figures that people ask for first."""
+"""The summary of a front: its points against the classic network and the static cuts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Reference:
     accuracy: float
     flops: float
     energy_joules: float
-    """NaN where the study had no energies."""
+    """NaN where the study has no energies."""
     latency_seconds: float
-    """NaN where the study knew no seconds."""
+    """NaN where the study has no seconds."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,15 @@ class FrontSummary:
     best_point: pd.Series | None
     """The point of the front with the fewest FLOPs within ``tolerance`` of the reference."""
     thriftiest_point: pd.Series | None
-    """The one with the least energy; None without energies."""
+    """The point of the front with the least energy within ``tolerance``; None without energies."""
     tolerance: float
     optimism: float | None
     """Share of the front's hypervolume on validation that is lost on test; None where the first volume is 0."""
     mean_optimism: float
-    """Accuracy on validation less that on test, in the mean over the front: what choosing flattered, and chance."""
+    """Mean over the front of the accuracy on validation minus the accuracy on test: an effect of the choice, and of
+    chance."""
     classic_optimism: float
-    """The same of the points' networks without exits, which were not chosen by it: chance alone."""
+    """The same difference for the networks without exits. No accuracy of theirs was chosen: an effect of chance."""
 
 
 def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | None = None) -> FrontSummary:
@@ -143,7 +144,7 @@ _OF_POINTS = (
 
 
 def _refuse_unknown(table: Location, rows: pd.DataFrame, columns: Sequence[str]) -> None:
-    """What every row has, in any version of this program."""
+    """Refuse rows without a finite value in columns that every row has."""
     if rows.empty:
         raise TableError(f"{table} has no rows: give `run` again, which writes it")
     for name in columns:
@@ -157,14 +158,14 @@ def _optimism(front: pd.DataFrame) -> float | None:
 
 
 def _only(column: pd.Series) -> str | None:
-    """The value that all rows of a front share: it never mixes sources or devices."""
+    """The value that all rows of a front share: a front never mixes sources or devices."""
     values = list(column.dropna().unique())
     assert len(values) <= 1, f"a front mixes {column.name}: {values}"
     return str(values[0]) if values else None
 
 
 def _cheapest(rows: pd.DataFrame, *columns: str) -> pd.Series | None:
-    """The first by some costs; of cuts and points that cost the same FLOPs, that of less energy."""
+    """The row that is cheapest by the first column; among equal rows, by the next column."""
     return None if rows.empty else rows.sort_values(list(columns), kind="stable").iloc[0]
 
 

@@ -21,7 +21,10 @@ def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) ->
     if name_or_path in bundled():
         text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
         return parse_space(text, f"{name_or_path}.yaml", changes)
-    path = Path(name_or_path)
+    try:
+        path = Path(name_or_path).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise SpecError(f"{name_or_path}: {error}") from None
     if not (name_or_path and path.exists()):
         known = ", ".join(bundled())
         raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")

@@ -6,6 +6,8 @@ Names are imported when they are first used, so that each costs only what it nee
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from study.errors import foreign_package
+
 if TYPE_CHECKING:
     from study.costs.costs import Costs as Costs
     from study.errors import UserError as UserError
@@ -48,6 +50,8 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'study' has no attribute {name!r}")
+    if hidden := foreign_package():
+        raise ImportError(hidden)
     value = getattr(import_module(f"study.{_HOME[name]}"), name)
     globals()[name] = value
     return value

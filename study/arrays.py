@@ -18,7 +18,7 @@ Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
 SMALLEST_SLICE = 2048
-"""Samples below which a thread does not pay: waking one takes about 50 microseconds."""
+"""The smallest slice that is worth a thread: to wake a thread takes about 50 microseconds."""
 _THREAD_NAME = "study-arrays"
 
 _Item = TypeVar("_Item")
@@ -53,8 +53,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def concurrently(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """``[work(item) for item in items]``, on several cores if ``work`` releases the interpreter's lock.
 
-    A call from inside ``work`` runs on its own thread alone: a thread that waited for the pool would occupy a place
-    in the pool.
+    A call from inside ``work`` uses no further threads. It would wait for the pool while it occupies a thread of the
+    pool.
     """
     items = list(items)
     nested = threading.current_thread().name.startswith(_THREAD_NAME)
@@ -69,7 +69,7 @@ def share(work: Callable[[slice], _Result], samples: int, *, each: int = 4) -> l
 
 
 def slices(samples: int, *, each: int = 4) -> list[slice]:
-    """Consecutive slices that cover the samples; several for each core, so that all cores end at about one time."""
+    """Consecutive slices that cover the samples; several for each core, so that the cores end together."""
     count = max(1, min(each * thread_count(), samples // SMALLEST_SLICE))
     edges = [samples * place // count for place in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(edges)]

@@ -1,5 +1,10 @@
 """The one exception for mistakes that a user can mend."""
 
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
 
 class UserError(ValueError):
     """A user's mistake, told in one line: what was wrong, where, and what would be right.
@@ -12,6 +17,24 @@ class UserError(ValueError):
 def short(value: object, most: int = 60) -> str:
     """The beginning of a value's text, in one line. (That of ``search_spaces`` would bring its schema along.)"""
     return " ".join(str(value).split())[:most]
+
+
+def foreign_package() -> str | None:
+    """The line that tells of another package by the name of one of this program's, or None.
+
+    Python imports the package of a name that it finds first on ``sys.path``: on PYTHONPATH or beside a notebook may lie
+    a package ``results`` of the user's own.
+    """
+    for name in ("results", "search_spaces"):
+        own = Path(__file__).resolve().parents[1] / name
+        found = find_spec(name)
+        place = found.origin if found else None
+        if place is None or Path(place).resolve() != own / "__init__.py":
+            return (
+                f"Python finds another package {name!r} before the one of this program ({own}): {place}; rename the "
+                "other package, or remove the folder that holds it from PYTHONPATH and start in another folder"
+            )
+    return None
 
 
 def is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:

@@ -1,1 +1,1 @@
-"""Paths here and on object stores, and files that are written whole or not at all."""
+"""Local paths, paths on object stores, and files that are written whole or not at all."""

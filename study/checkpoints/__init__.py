@@ -1,1 +1,1 @@
-"""Trained networks on disk: their descriptions, their tensors, and weights from elsewhere."""
+"""Trained networks on disk: descriptions, tensors, and weights that a user brings."""

@@ -23,7 +23,7 @@ from study.training.settings import TrainingSettings
 
 FORMAT_VERSION = 1
 MadeBy: TypeAlias = tuple[tuple[int, Mapping[str, str]], ...]
-"""First epoch and versions, of each run that trained a trial with other versions than the one before."""
+"""First epoch and versions of each run that trained a trial with other versions than the run before."""
 
 
 class WeightsId(str):
@@ -36,7 +36,6 @@ class WeightsId(str):
     __slots__ = ()
 
     def __new__(cls, trial_id: str, digest: str) -> WeightsId:
-        """The identifier of the weights with this digest."""
         """The identifier of the weights with this digest."""
         return super().__new__(cls, f"{trial_id}@{digest}")
 
@@ -74,7 +73,7 @@ class WeightsId(str):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint says of itself; the weights are read by :func:`load_weights`."""
+    """The description of a checkpoint. :mod:`study.checkpoints.tensors` reads the weights."""
 
     network: NetworkSettings
     training: TrainingSettings
@@ -83,17 +82,17 @@ class Checkpoint:
     parent: WeightsId | None
     """The backbone that the heads were trained on."""
     versions: Mapping[str, str]
-    """Of what trained the last epoch."""
+    """The versions that trained the last epoch."""
     made_by: MadeBy
     weights_hash: str
     """The digest of the weights file, as in :class:`WeightsId`."""
 
 
 def made_by_now(earlier: MadeBy, epoch: int, **machine: str) -> MadeBy:
-    """What trained which epochs, if the versions that run now continue with an epoch.
+    """The history of versions and machines after the present ones train from ``epoch`` on.
 
     Args:
-        earlier: what trained the epochs before.
+        earlier: the history of the epochs before.
         epoch: the first one that is trained now.
         machine: ``device`` and ``threads`` of the training.
     """
@@ -102,7 +101,10 @@ def made_by_now(earlier: MadeBy, epoch: int, **machine: str) -> MadeBy:
 
 
 def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: str, parent: WeightsId | None) -> str:
-    """Name of a training run, known before it starts: a hash of all that decides its result but the epoch budget."""
+    """The name of a trial, known before the trial starts: a hash of all that decides its result.
+
+    The number of epochs is not part of the hash: a trial keeps its name when it is trained for longer.
+    """
     return content_hash(
         {
             "format": FORMAT_VERSION,

@@ -1,8 +1,4 @@
-"""Checkpoints: a trained network as safetensors and JSON, published whole or not at all.
-
-``<folder>/best`` holds weights and metadata of the best epoch; ``<folder>/last`` the optimizer's state as well, to go
-on from. Nothing is ever pickled.
-"""
+"""Weights that a user brings: a checkpoint of this program, a safetensors file or a torch state_dict."""
 
 from __future__ import annotations
 
@@ -26,8 +22,9 @@ from study.storage.strict_json import from_fields
 
 
 def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
-    """Weights that a user points at: a checkpoint folder of this program, a ``.safetensors`` file, or a torch
-    state_dict (read with ``weights_only=True``: nothing in it is executed).
+    """Read a checkpoint folder of this program, a ``.safetensors`` file, or a torch state_dict.
+
+    A state_dict is read with ``weights_only=True``: no code in the file is executed.
 
     Returns:
         The checkpoint (None for a bare file) and the tensors.
@@ -43,7 +40,7 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
         try:
             resolve(from_fields(DataSettings, found[0].data.settings))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: the checkpoint's data settings cannot be: {error}") from None
+            raise UserError(f"{path}: the data settings of the checkpoint are wrong: {error}") from None
         _refuse_no_weights(path, found[1])
         return found[0], found[1]
     if not path.is_file():
@@ -55,7 +52,7 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
         else:
             with warnings.catch_warnings(action="ignore"):
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load and safetensors raise many kinds for a file that is none
+    except Exception:  # torch.load and safetensors raise many classes of errors for other files
         raise UserError(
             f"{path} cannot be read as weights: only tensors are accepted, as a .safetensors file or a torch state_dict"
         ) from None
@@ -71,11 +68,11 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
 
 
 def _refuse_no_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors of the right names and shapes may still be none that a network can compute with."""
+    """Refuse tensors that are no weights: sparse, without storage, of whole numbers, or not finite."""
     for name, tensor in tensors.items():
         if tensor.is_meta or tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise UserError(f"{path}: {name} is no dense tensor with a number of its own in each place")
-        if name.endswith(".num_batches_tracked"):  # a counter of batch norm, of whole numbers
+            raise UserError(f"{path}: {name} is no dense tensor: two places share a number, or have none")
+        if name.endswith(".num_batches_tracked"):  # an integer counter of batch norm
             continue
         if not tensor.is_floating_point():
             raise UserError(f"{path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights")
@@ -86,7 +83,7 @@ def _refuse_no_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def build_pretrained(
     path: Path, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], device: torch.device
 ) -> MultiExitNetwork:
-    """The network of a checkpoint that a user points at.
+    """The network of a checkpoint from :func:`load_pretrained`, in eval mode.
 
     Raises:
         UserError: it cannot be built, or the weights are not its own.
@@ -98,7 +95,7 @@ def build_pretrained(
 
 
 def check_fit(path: Path, tensors: Mapping[str, Tensor], settings: NetworkSettings, info: DataInfo) -> None:
-    """Refuse weights that are of another backbone or other images, before anything is made from them.
+    """Refuse weights of another backbone, or for images of another size, number of channels or classes.
 
     Raises:
         UserError: a tensor is missing, unexpected, or of another shape.

@@ -1,7 +1,6 @@
-"""Checkpoints: a trained network as safetensors and JSON, published whole or not at all.
+"""Writing and reading the tensors of checkpoints, as safetensors files. Nothing is pickled.
 
-``<folder>/best`` holds weights and metadata of the best epoch; ``<folder>/last`` the optimizer's state as well, to go
-on from. Nothing is ever pickled.
+The folders and files are described in :mod:`study.checkpoints.description`.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def load_best(checkpoints: Location, weights: WeightsId, device: torch.device) -
 
 
 def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, partial: bool = False) -> None:
-    """Load a network's own weights; ``partial`` allows the exit heads to be absent.
+    """Load the weights of a network; with ``partial`` the weights of exit heads may be missing.
 
     Raises:
         UserError: a tensor is missing, unexpected, or of another shape.
@@ -69,14 +68,14 @@ def save(
     parent: WeightsId | None,
     made_by: MadeBy = (),
 ) -> None:
-    """Publish ``last``, and ``best`` before it if this epoch is the best.
+    """Publish ``last``; publish ``best`` first where this epoch is the best.
 
     Args:
         folder: of the trial.
         network: holds the weights of the last epoch.
         state: history and optimizer.
         settings, training, info, parent: what the trial is.
-        made_by: from :func:`made_by_now`; by default what runs now trained all epochs.
+        made_by: from :func:`made_by_now`; by default the present versions trained all epochs.
     """
     now = versions()
     tensors = {
@@ -108,7 +107,7 @@ def read(folder: Location) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Ten
     """Checkpoint, weights and optimizer tensors (empty in ``best``) of a published folder; None where it is empty.
 
     Raises:
-        DamagedError: files that do not match their manifest, or that cannot be parsed.
+        DamagedError: files do not match the manifest, or cannot be parsed.
     """
     published = read_published(folder)
     if published is None:
@@ -141,7 +140,7 @@ def read_best(checkpoints: Location, weights: WeightsId) -> tuple[Checkpoint, di
 
 
 def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Names weights by their values, whatever file they came in."""
+    """A digest of the values of weights; the file that held the weights does not matter."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -157,5 +156,5 @@ def build_trained(checkpoint: Checkpoint, weights: Mapping[str, Tensor], device:
     meta_network(checkpoint.network, checkpoint.data)
     network = new_network(checkpoint.network, checkpoint.data, checkpoint.training.seed)
     load_weights(network, weights, partial=checkpoint.training.mode == "normal")
-    # Convolutions run in the memory layout of training, which is the faster one on CPUs and GPUs.
+    # The memory layout of training: convolutions are faster in this layout, on CPUs and on GPUs.
     return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]

@@ -2,7 +2,18 @@
 
 import sys
 
-from study.cli.main import main
+from study.errors import foreign_package
+
+
+def start() -> int:
+    """Run the command, unless another package hides one of this program's; returns the exit code."""
+    if hidden := foreign_package():
+        print(f"predictive-exit: {hidden}", file=sys.stderr)
+        return 2
+    from study.cli.main import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from search_spaces.spec import parse_change
-from study.cli.options import add_stored_space, run_folder
+from study.cli.options import add_stored_space, path, run_folder
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,15 +18,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="accuracy that may be lost against the network without exits, on validation (default: 0 0.005 0.01 0.02)",
     )
-    parser.add_argument("--objective", default="flops", choices=("flops", "energy"), help="what is to be least")
+    parser.add_argument("--objective", default="flops", choices=("flops", "energy"), help="the cost to minimise")
     parser.add_argument(
         "--report-test",
         action="store_true",
         help="report the chosen points on test too; without it the test traces are not opened",
     )
-    add_stored_space(parser, "other costs, precisions, jumps, constraints, as operating_points.statistic=mean_max")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write all rows as .csv or .parquet")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_stored_space(parser, "change costs, precisions, jumps or constraints, as operating_points.statistic=mean_max")
+    parser.add_argument("--output", type=path, metavar="FILE", help="write all rows as .csv or .parquet")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
 def execute(options: argparse.Namespace) -> None:

@@ -17,45 +17,49 @@ from study.policies.policies import POLICIES, Classic
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``evaluate``."""
     add_network_and_data(parser)
-    parser.add_argument("--evaluate-mode", default="exits", choices=("normal", "exits"), help="normal: without exits")
+    parser.add_argument(
+        "--evaluate-mode", default="exits", choices=("normal", "exits"), help="normal: the whole network, no exits"
+    )
     parser.add_argument(
         "--forward-mode",
         default="normal",
         choices=("normal", "accuracy"),
-        help="accuracy: how often the engine predicts the right exit, by predicted and true distance",
+        help="normal: run the policy; accuracy: how often the engine predicts the right exit",
     )
     parser.add_argument("--policy", default="predictive", choices=[name for name in POLICIES if name != "classic"])
-    parser.add_argument("--beta", type=float, nargs="+", default=[15.0], help="one, or one for each exit")
+    parser.add_argument("--beta", type=float, nargs="+", default=[15.0], help="one value, or one for each exit")
     parser.add_argument(
         "--criterion",
         default="logit",
         choices=[name for name in CRITERIA if name != "oracle"],
-        help="of hierarchical and placed; --beta is its threshold",
+        help="exit criterion of hierarchical and placed; --beta is the threshold",
     )
     parser.add_argument("--start-layer", type=int, default=1)
     parser.add_argument("--max-jump", type=int, default=8)
     parser.add_argument("--overshoot", default="last_exit", choices=("last_exit", "classifier"))
-    parser.add_argument("--exits", type=int, nargs="+", metavar="EXIT", help="of placed (several) and static (one)")
+    parser.add_argument(
+        "--exits", type=int, nargs="+", metavar="EXIT", help="the exits of placed, or the one exit of static"
+    )
     parser.add_argument("--statistic", default="mean_logit", choices=("mean_logit", "mean_max"))
     parser.add_argument("--stat-each-layer", action="store_true", help="print the statistics of each layer")
-    parser.add_argument("--quantization", default="fp32", choices=PRECISIONS, help="int8_all: exit heads too")
-    parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
+    parser.add_argument("--quantization", default="fp32", choices=PRECISIONS, help="int8_all: also the exit heads")
+    parser.add_argument("--compile", action="store_true", help="make the kernels with torch.compile")
     add_costs(parser)
     parser.add_argument(
         "--dvfs",
         choices=("race_to_idle", "paper", "deadline"),
         help="simulate frequency scaling on a device table with levels (--costs)",
     )
-    parser.add_argument("--dvfs-slack", type=float, help="of the deadline (default: the smallest that can be kept)")
-    parser.add_argument("--other-device", action="store_true", help="use a profile of another device all the same")
+    parser.add_argument("--dvfs-slack", type=float, help="slack of the deadline (default: the smallest possible)")
+    parser.add_argument("--other-device", action="store_true", help="allow a profile of another device")
     parser.add_argument(
         "--split",
         default="validation",
         choices=("validation", "test", "calibration"),
         help="the images to evaluate on (default: validation); only `test` opens the test images",
     )
-    parser.add_argument("--batch-size", type=batch, default=256, help="1: image by image")
-    parser.add_argument("--seed", type=int, help="of the splits, for bare weights (default: 0)")
+    parser.add_argument("--batch-size", type=batch, default=256, help="images a batch")
+    parser.add_argument("--seed", type=int, help="seed of the splits, for bare weights (default: 0)")
 
 
 def execute(options: argparse.Namespace) -> None:

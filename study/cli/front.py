@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from search_spaces.spec import parse_change
-from study.cli.options import add_stored_space, run_folder
+from study.cli.options import add_stored_space, path, run_folder
 from study.errors import UserError
 
 
@@ -18,9 +17,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute the exact front of all betas and start layers from the stored traces, on validation",
     )
-    add_stored_space(parser, "beside --exact: another space, as --set operating_points.policy=hierarchical")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the front as .csv or .parquet")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf")
+    add_stored_space(parser, "with --exact: change the search space, as operating_points.policy=hierarchical")
+    parser.add_argument("--output", type=path, metavar="FILE", help="write the front as .csv or .parquet")
+    parser.add_argument("--figure", type=path, metavar="FILE", help="draw the front as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from results.storage.paths import Location, location
+from results.storage.paths import Location, expanded, location
 from search_spaces.settings import DEFAULT_DEVICE, BackboneFields, DataFields, Setting, settings_of
+from study.storage.home import user_path
 
 
 def positive(text: str) -> int:
@@ -41,6 +42,19 @@ def positive_number(text: str) -> float:
     return number
 
 
+def path(text: str) -> Path:
+    """A path on this machine, whose ``~`` is the home folder also behind ``--option=``, where no shell replaces it."""
+    try:
+        return expanded(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def name_or_path(text: str) -> str:
+    """The name of something that comes with the program, or a path on this machine."""
+    return str(path(text)) if text.startswith("~") else text
+
+
 def run_folder(text: str) -> Location:
     """A run folder on a disk or in an object store."""
     try:
@@ -50,9 +64,11 @@ def run_folder(text: str) -> Location:
 
 
 def add_image_source(parser: argparse.ArgumentParser) -> None:
-    """Where data sets are."""
-    parser.add_argument("--data-root", default="data", type=Path, metavar="DIR", help="of data sets (default: data)")
-    parser.add_argument("--download", action="store_true", help="fetch a missing data set")
+    """Add the options that say where the data sets are."""
+    parser.add_argument(
+        "--data-root", default=Path("data"), type=path, metavar="DIR", help="folder of data sets (default: data)"
+    )
+    parser.add_argument("--download", action="store_true", help="download a missing data set")
 
 
 def add_settings(
@@ -100,8 +116,10 @@ def given(options: argparse.Namespace, settings: type) -> dict[str, Any]:
 
 
 def add_network_and_data(parser: argparse.ArgumentParser) -> None:
-    """Which network, on which images, on which device."""
-    parser.add_argument("--pretrained", type=Path, metavar="PATH", help="checkpoint folder, .safetensors or state_dict")
+    """Add the options that name a network, its images and a device."""
+    parser.add_argument(
+        "--pretrained", type=path, metavar="PATH", help="trained weights: checkpoint folder, .safetensors or state_dict"
+    )
     add_settings(parser, BackboneFields, known_to="--pretrained")
     add_settings(parser, DataFields, known_to="--pretrained")
     add_image_source(parser)
@@ -110,23 +128,24 @@ def add_network_and_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_costs(parser: argparse.ArgumentParser) -> None:
-    """Where energies come from."""
+    """Add the option that names the source of energies."""
     parser.add_argument(
         "--costs",
         default=DEFAULT_DEVICE,
+        type=name_or_path,
         metavar="TABLE",
-        help="a device table by name or path, or (evaluate) a profile's .json (default: %(default)s)",
+        help="a device table by name or path; for evaluate also a measured profile (default: %(default)s)",
     )
 
 
 def add_stored_space(parser: argparse.ArgumentParser, text: str) -> None:
-    """Which networks of a run folder, in which space."""
+    """Add the options that change the search space of a study and name one of its data sets."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
-    parser.add_argument("--data", metavar="NAME", help="of a study of several data sets: this one")
+    parser.add_argument("--data", metavar="NAME", help="the data set, in a study of several data sets")
 
 
 def data_request(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the data settings that the options name; None where an option was left out."""
     request = {**given(options, DataFields), "seed": options.seed}
     # A folder on the command line stands below the current folder; one in a study file, below the data root.
-    return {**request, "folder": str(Path(options.folder).absolute()) if options.folder else None}
+    return {**request, "folder": str(user_path(options.folder).absolute()) if options.folder else None}

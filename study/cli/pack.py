@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from study.cli.options import run_folder
+from study.cli.options import path, run_folder
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``pack``."""
     parser.add_argument("folder", type=run_folder, help="run folder")
-    parser.add_argument("destination", type=Path, help="a new folder")
+    parser.add_argument("destination", type=path, help="a new folder")
 
 
 def execute(options: argparse.Namespace) -> None:

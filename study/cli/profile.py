@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import get_args
 
 from search_spaces.settings import HeadKind
-from study.cli.options import add_costs, add_network_and_data, batch, data_request, positive, positive_number, whole
+from study.cli.options import (
+    add_costs,
+    add_network_and_data,
+    batch,
+    data_request,
+    path,
+    positive,
+    positive_number,
+    whole,
+)
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS
 
@@ -15,17 +24,21 @@ from study.networks.precisions import PRECISIONS
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``profile``."""
     add_network_and_data(parser)
-    parser.add_argument("--head", choices=get_args(HeadKind), help="of an untrained network (default: bof)")
-    parser.add_argument("--classes", type=_classes, help="of an untrained network (default: 10)")
+    parser.add_argument("--head", choices=get_args(HeadKind), help="exit heads of an untrained network (default: bof)")
+    parser.add_argument("--classes", type=_classes, help="classes of an untrained network (default: 10)")
     parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
     parser.add_argument("--batch-size", nargs="+", type=batch, default=[1])
-    parser.add_argument("--compile", action="store_true", help="let torch.compile make the kernels")
+    parser.add_argument("--compile", action="store_true", help="make the kernels with torch.compile")
     add_costs(parser)
-    parser.add_argument("--no-meter", action="store_true", help="measure seconds only; joules come from the table")
-    parser.add_argument("--repeats", type=positive, default=3, help="of every measurement, interleaved")
-    parser.add_argument("--window", type=positive_number, default=3.0, metavar="SECONDS", help="of energy (default: 3)")
-    parser.add_argument("--output", type=Path, default=Path("profiles"), metavar="DIR", help="default: profiles")
-    parser.add_argument("--seed", type=int, help="of the splits (default: that of --pretrained, or 0)")
+    parser.add_argument("--no-meter", action="store_true", help="measure seconds only; the device table gives joules")
+    parser.add_argument("--repeats", type=positive, default=3, help="repeats of each measurement, interleaved")
+    parser.add_argument(
+        "--window", type=positive_number, default=3.0, metavar="SECONDS", help="of an energy measurement (default: 3)"
+    )
+    parser.add_argument(
+        "--output", type=path, default=Path("profiles"), metavar="DIR", help="folder to write to (default: profiles)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the splits (default: as --pretrained, or 0)")
 
 
 def execute(options: argparse.Namespace) -> None:

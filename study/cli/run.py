@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from search_spaces.spec import parse_change
 from search_spaces.study_files import bundled, load_space
-from study.cli.options import add_image_source
+from study.cli.options import add_image_source, name_or_path, path
 from study.storage.strict_json import dumps
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``run``."""
-    parser.add_argument("space", help=f"a study file, or one that comes with the program: {', '.join(bundled())}")
+    parser.add_argument(
+        "space",
+        type=name_or_path,
+        help=f"a study file, or the name of one that comes with the program: {', '.join(bundled())}",
+    )
     parser.add_argument(
         "--storage",
         default="runs",
         metavar="DIR",
-        help="of the run folders: a folder, or s3://bucket/folder (default: runs)",
+        help="where run folders are kept: a folder, or s3://bucket/folder (default: runs)",
     )
-    parser.add_argument("--name", help="name of the run folder (default: the study's)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set backbones.epochs=5")
+    parser.add_argument("--name", help="name of the run folder (default: the name of the study)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, as backbones.epochs=5"
+    )
     add_image_source(parser)
-    parser.add_argument("--folder", help="data set image_folder: the folder with the images")
-    parser.add_argument("--pretrained", metavar="PATH", help="your own weights in place of phase 1's backbones")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run and about how long; start nothing")
-    parser.add_argument("--extend", action="store_true", help="let the study of this run folder grow to what is asked")
-    parser.add_argument("--address", metavar="RAY", help="of a running Ray cluster (default: Ray on this machine)")
+    parser.add_argument("--folder", type=path, metavar="DIR", help="folder with the images of image_folder")
+    parser.add_argument("--pretrained", type=path, metavar="PATH", help="your own weights; no backbone is trained")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and for how long; start nothing")
+    parser.add_argument("--extend", action="store_true", help="extend the smaller study of this run folder")
+    parser.add_argument("--address", metavar="RAY", help="address of a running Ray cluster (default: this machine)")
     parser.add_argument("--local", action="store_true", help="work in this process, without Ray (to debug)")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Run a study, or go on with it; ``--dry-run``: say what that would do."""
+    """Run a study, or resume it; with ``--dry-run``, print what would run."""
     from study.cli.front_view import print_front
     from study.progress import Reporter
     from study.run.folder import run_folder
@@ -43,9 +48,9 @@ def execute(options: argparse.Namespace) -> None:
 
     changes = [parse_change(text) for text in options.set]
     if options.folder:
-        changes.append(("data.folder", str(Path(options.folder).absolute())))
+        changes.append(("data.folder", str(options.folder.absolute())))
     if options.pretrained:
-        changes.append(("backbones.pretrained", options.pretrained))
+        changes.append(("backbones.pretrained", str(options.pretrained)))
     spec = load_space(options.space, changes)
     where = RunContext(
         folder=run_folder(options.storage, spec.name if options.name is None else options.name),

@@ -13,7 +13,7 @@ from study.storage.strict_json import dumps
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``status``."""
     parser.add_argument("folder", type=run_folder, help="run folder")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the status as JSON")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -73,7 +73,7 @@ def _epoch_span(seconds: float) -> str:
 
 
 def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What of phase 1 is done and left, a line a half."""
+    """A line for each stage of phase 1: what is done, and what is left."""
     return [
         f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
         f"{one['epochs_done']} epochs done, {one['epochs_left']} left"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
 from search_spaces.settings import HeadFields, Mode, TrainingFields
-from study.cli.options import add_network_and_data, add_settings, data_request, given, positive
+from study.cli.options import add_network_and_data, add_settings, data_request, given, path, positive
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,10 +16,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=positive, default=30)
     add_settings(parser, TrainingFields)
     add_settings(parser, HeadFields)
-    parser.add_argument("--seed", type=int, help="of weights and splits (default: that of --pretrained, or 0)")
+    parser.add_argument("--seed", type=int, help="seed of weights and splits (default: as --pretrained, or 0)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--output", type=Path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
-    where.add_argument("--suffix", help="keeps runs of other settings apart in models/")
+    where.add_argument("--output", type=path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
+    where.add_argument("--suffix", help="end of the folder's name, for other settings")
     where.add_argument("--no-save", action="store_true", help="save nothing")
 
 

@@ -8,13 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
-from results.storage.paths import expanded
 from study.data.array_sources import array_part
 from study.data.image_folder import UnreadableImagesError, folder_part
 from study.data.pixels import Pixels, mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
 from study.data.splits import Indices, cut, limited_test_part
-from study.errors import UserError
+from study.storage.home import user_path
 
 _DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indices give other pixels
 
@@ -127,12 +126,5 @@ def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:
 def _open_part(part: str, settings: DataSettings, data_root: Path, *, download: bool) -> _Part:
     if settings.name == "image_folder":
         assert settings.folder is not None  # resolve() refuses it
-        return folder_part(part, Path(data_root) / _home_in(Path(settings.folder)))
-    return array_part(settings.name, part, _home_in(Path(data_root)), download=download)
-
-
-def _home_in(path: Path) -> Path:
-    try:
-        return expanded(path)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+        return folder_part(part, user_path(data_root) / user_path(settings.folder))
+    return array_part(settings.name, part, user_path(data_root), download=download)

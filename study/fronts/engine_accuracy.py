@@ -1,8 +1,8 @@
-"""Accuracy forward: how often the prediction engine names the exit at which the passive walk would stop.
+"""Accuracy forward: how often the prediction engine predicts the exit at which the hierarchical walk stops.
 
-Over the samples that do not stop at L_0, the predicted jump is compared with the distance to the exit where the
-hierarchical walk from L_0 stops (E + 1 - L_0 where none does). A prediction of K_max is right when the true distance is
-K_max or more.
+The samples are those that do not stop at L_0. For each sample, the predicted jump is compared with the true distance:
+the number of exits from L_0 to the exit where the hierarchical walk from L_0 stops (E + 1 - L_0 if no exit stops the
+sample). A prediction of K_max is right if the true distance is K_max or more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from study.traces.trace import Trace
 
 
 def prediction_confusion(trace: Trace, beta: float, start_layer: int, max_jump: int = 8) -> Integers:
-    """``[K_max, K_max]``: samples by predicted (rows) and true distance (columns), each from 1; the last means K_max or
-    more.
+    """Samples by predicted and true distance.
+
+    Returns:
+        ``[K_max, K_max]``: predicted distances (rows) and true distances (columns) from 1. The last column holds true
+        distances of K_max or more.
 
     Raises:
         UserError: the trace has no such exit, or beta is not above 0.
@@ -55,7 +58,7 @@ def prediction_accuracies(
 
     Returns:
         Columns beta, start_layer, predictions, accuracy (NaN without predictions), too_short (share of predictions
-        short of the true distance: heads run in vain) and too_long (segments run in vain).
+        below the true distance: heads run in vain) and too_long (share above it: segments run in vain).
     """
     layers = range(1, max(2, trace.exit_count)) if start_layers is None else start_layers
     rows = []

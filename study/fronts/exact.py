@@ -1,4 +1,4 @@
-"""The exact front: the non-dominated ones among all operating points, over every beta and start layer."""
+"""The exact front: all non-dominated operating points over every beta and start layer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from study.traces.trace import Trace
 
 @dataclass(frozen=True)
 class Limits:
-    """What a point must keep to before it may enter the front."""
+    """Limits on the points of a front."""
 
     beta: tuple[float, float] = (0.0, np.inf)
-    """Some beta of its interval must lie in this one, ends included."""
+    """A point is allowed if its interval of beta meets this closed interval."""
     least_accuracy: float = 0.0
+    """The smallest accuracy that is allowed."""
     most: Mapping[str, float] = field(default_factory=dict)
     """Measure -> the largest mean per image that is allowed."""
 
@@ -45,22 +46,22 @@ def exact_front(
     """All non-dominated operating points over every beta > 0 and every start layer.
 
     Args:
-        trace: N samples; or several networks at once (checkpoints, precisions), name -> (trace, costs), traced on the
-            same images.
+        trace: N samples. For several networks (checkpoints, precisions) traced on the same images: name -> (trace,
+            costs).
         costs: of the network that made the trace.
         policy: ``Predictive``, ``Hierarchical``, ``Placed``, or another policy with a beta and a compiled form.
         objectives: ``accuracy`` (maximised) and any of ``flops``, ``bitops``, ``energy``, ``seconds`` (minimised).
-        start_layers: those to sweep; all exits by default.
+        start_layers: the start layers to sweep; all exits by default.
         max_jump, overshoot, criterion, exits: settings of the policy, if it has them.
 
     Returns:
-        Columns network (where there are several), start_layer, beta_low, beta_high and the objectives (accuracy as a
-        share, costs as the mean per image). A point holds for every beta in (beta_low, beta_high]. Sorted by the first
-        cost; of points that are equal in every objective the first network's with the lowest start layer and the
-        highest beta is kept.
+        Columns network (for several networks), start_layer, beta_low, beta_high and the objectives (accuracy as a
+        share, costs as the mean per image), sorted by the first cost. A point holds for every beta in (beta_low,
+        beta_high]. Of points that are equal in every objective, one is kept: of the first network, the lowest start
+        layer and the highest beta.
 
     Raises:
-        UserError: traces, costs and policy do not belong together, or an objective is none.
+        UserError: traces, costs and policy do not belong together, or an objective is unknown.
     """
     if isinstance(trace, Trace):
         if costs is None:
@@ -74,8 +75,8 @@ def exact_front(
         raise UserError(f"criterion {criterion}: policy {policy.__name__} always uses {policy.criterion}")
     given = {"beta": 1.0, "max_jump": max_jump, "overshoot": overshoot, "criterion": criterion, "exits": exits or ()}
     rule = policy.from_settings(given)
-    sweeps = [Sweep(one, its, rule, start_layers) for one, its in networks.values()]
-    _check_comparable([its for _, its in networks.values()])
+    sweeps = [Sweep(one, of_one, rule, start_layers) for one, of_one in networks.values()]
+    _check_comparable([of_one for _, of_one in networks.values()])
     front = front_of_sweeps(sweeps, objectives)
     columns = ["start_layer", "beta_low", "beta_high", *objectives]
     if not isinstance(trace, Trace):
@@ -85,30 +86,34 @@ def exact_front(
 
 
 def _check_comparable(networks: Sequence[Costs]) -> None:
-    """Refuse to compare what does not compare.
+    """Refuse to compare costs of different kinds.
 
     Raises:
         UserError: costs are of several sources, devices or batch sizes.
     """
-    for costs in networks[1:]:
-        its = networks[0]
-        for name in ("energy_source", "seconds_source", "device", "batch_size"):
-            if getattr(costs, name) != getattr(its, name):
-                raise UserError(f"the costs have several {name}s: {getattr(its, name)}, {getattr(costs, name)}")
+    for name in ("energy_source", "seconds_source", "device", "batch_size"):
+        values = dict.fromkeys(getattr(costs, name) for costs in networks)
+        if len(values) > 1:
+            raise UserError(f"the costs have several {name}s: {', '.join(map(str, values))}")
 
 
 def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: Limits | None = None) -> pd.DataFrame:
-    """The non-dominated ones among all operating points of some sweeps.
+    """The non-dominated points among all operating points of some sweeps.
 
-    Each start layer is filtered by itself, then what is left of all of them together.
+    Each start layer is filtered by itself. Then the remaining points of all start layers and sweeps are filtered.
 
     Args:
         sweeps: networks and rules.
-        objectives: as in :func:`exact_front`; a sweep with ``values`` of its own gives them in this order.
-        limits: on the points; None: none.
+        objectives: as in :func:`exact_front`. The ``values`` of a sweep are the costs of the objectives in this order,
+            then the other measures of ``limits.most``.
+        limits: on the points; None: no limits.
 
     Returns:
-        Columns sweep (its place), start_layer, beta_low, beta_high and the objectives, as of :func:`exact_front`.
+        Columns sweep (an index into ``sweeps``), start_layer, beta_low, beta_high and the objectives, as in
+        :func:`exact_front`.
+
+    Raises:
+        UserError: there is no sweep, or the objectives are not accuracy and costs.
     """
     limits = Limits() if limits is None else limits
     wanted = [name for name in objectives if name != "accuracy"]
@@ -120,7 +125,7 @@ def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: 
     parts = []
     for place, sweep in enumerate(sweeps):
         samples = len(sweep.trace.labels)
-        for group in changes(sweep, measures):  # sorting is most of the work, and each start layer's is its own
+        for group in changes(sweep, measures):  # most of the time goes to sorting, once for each start layer
             fronts = concurrently(lambda one: _front_of(one, samples, measures, len(wanted), limits), group)  # noqa: B023
             parts += [part.assign(sweep=place) for part in fronts]
     table = pd.concat(parts, ignore_index=True).drop_duplicates(subset=["accuracy", *wanted], ignore_index=True)
@@ -130,7 +135,7 @@ def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: 
 
 
 def _front_of(found: Changes, samples: int, measures: Sequence[str], wanted: int, limits: Limits) -> pd.DataFrame:
-    """The points of one start layer that may be part of the front: few more than those that are."""
+    """The points of one start layer that may belong to the front: all points of the front, and few others."""
     from study.fronts.kernels import keep_promising
 
     points = found.add_up()
@@ -148,7 +153,7 @@ def _front_of(found: Changes, samples: int, measures: Sequence[str], wanted: int
 
 
 def _allowed(points: Points, samples: int, measures: Sequence[str], limits: Limits) -> Booleans:
-    """``[P]``: the points that keep to the limits; a limit is kept where rounding alone exceeds it."""
+    """``[P]``: the points within the limits, with a tolerance for rounding."""
     low, high = limits.beta
     allowed = (points.beta_high >= low) & (points.beta_low < high)
     allowed &= points.right >= limits.least_accuracy * samples - 1e-9

@@ -1,4 +1,4 @@
-"""Statistics of each layer: who stops at an exit, how right they are, how right the exit is on all samples."""
+"""Statistics of each layer: how many samples stop at an exit, their accuracy, the exit's accuracy on all samples."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def exit_statistics(trace: Trace, walk: Walk, costs: Costs) -> pd.DataFrame:
     """Statistics of each layer: one row for each exit and for the classifier (the last).
 
     Returns:
-        Columns exit, share_stopped, accuracy_stopped (of the samples that stop there; NaN without any),
-        accuracy_all (of the exit on all samples), threshold (NaN for the classifier) and cumulative_flops (the
-        network cut there: its segments and its one head).
+        Columns exit, share_stopped, accuracy_stopped (of the samples that stop at the exit; NaN if no sample stops),
+        accuracy_all (of the exit on all samples), threshold (NaN for the classifier) and cumulative_flops (of the
+        network cut at the exit: all segments up to the exit, and the exit's head).
     """
     return pd.DataFrame(exit_columns(trace, walk, costs))
 
 
 def exit_columns(trace: Trace, walk: Walk, costs: Costs) -> dict[str, NDArray[Any]]:
-    """The columns of :func:`exit_statistics`, ``[E+1]`` each: making thousands of frames would take longer."""
+    """The columns of :func:`exit_statistics`, ``[E+1]`` each, for callers that would make thousands of frames."""
     columns = trace.exit_count + 1
     stopped = np.bincount(walk.exit_index - 1, minlength=columns)
     right = np.bincount(walk.exit_index - 1, weights=walk.predictions == trace.labels, minlength=columns)

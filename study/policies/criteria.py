@@ -1,14 +1,14 @@
-"""Exit criteria: what makes a sample stop at an exit that it tries.
+"""Exit criteria: scores that decide whether a sample stops at an exit.
 
-Each criterion turns the logits of an exit into one score for a sample, large where the exit is sure; a policy stops
-where ``score >= beta``. ``logit`` is the paper's. The others are the usual baselines of the field:
+A criterion turns the logits of an exit into one score a sample. The score is large where the exit is confident, and a
+policy stops the sample if ``score >= beta``. ``logit`` is the criterion of the paper. The others are baselines:
 
 - ``logit``: max_c |z_c| / theta_l (Li et al. 2023, Eq. 1-2).
 - ``max_softmax``: max_c p_c (Hendrycks and Gimpel 2017).
 - ``entropy``: 1 - H(p) / ln C, 0 for a uniform answer and 1 for a certain one (Teerapittayanon et al. 2016).
 - ``margin``: p of the first class - p of the second (Scheffer et al. 2001).
-- ``patience``: how many of the exits tried last, this one included, give the same answer (Zhou et al. 2020).
-- ``oracle``: infinite where the exit is right, else 0. No program knows that: it bounds what can be won at no loss.
+- ``patience``: the number of tried exits in a row, up to the present one, with the same answer (Zhou et al. 2020).
+- ``oracle``: infinite if the exit's answer is right, else 0. The oracle needs the labels: it is a bound, not a rule.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _Confidence = Literal["max_softmax", "entropy", "margin"]
 
 
 def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[np.float64]:
-    """How sure an exit is by its softmax.
+    """The confidence of an exit, from its softmax.
 
     Args:
         logits: ``[..., C]``.
-        criterion: ``max_softmax``, ``entropy`` or ``margin``. With a single class all of them are 1.
+        criterion: ``max_softmax``, ``entropy`` or ``margin``. With a single class each of them is 1.
 
     Returns:
         ``[...]`` float64, from 0 to 1.
@@ -51,13 +51,13 @@ def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[
 
 
 def agreement(answers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How many answers in a row, up to each one, are the same.
+    """The number of equal answers in a row, up to each answer.
 
     Args:
-        answers: ``[N, T]``, classes in the order in which exits are tried.
+        answers: ``[N, T]``, classes, in the order in which the exits are tried.
 
     Returns:
-        ``[N, T]``, each 1..T.
+        ``[N, T]``, from 1 to T.
     """
     runs = np.ones(answers.shape)
     for place in range(1, answers.shape[1]):
@@ -67,14 +67,14 @@ def agreement(answers: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 class Agreement:
-    """:func:`agreement` of a batch of N samples, exit by exit as a live network gives its answers."""
+    """:func:`agreement` of N samples, exit by exit, for a live network."""
 
     def __init__(self, samples: int) -> None:
         self._last = np.full(samples, -1, dtype=np.int64)
         self._run = np.zeros(samples)
 
     def after(self, samples: NDArray[np.int64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
-        """``[B]``, for the samples ``[B]`` that have just tried an exit and got these answers."""
+        """``[B]``: the agreement of the samples ``[B]`` that have just got these answers at an exit."""
         same = self._last[samples] == answers
         self._run[samples] = np.where(same, self._run[samples] + 1, 1)
         self._last[samples] = answers
@@ -85,7 +85,7 @@ def check_criterion(criterion: str) -> None:
     """Refuse an unknown criterion.
 
     Raises:
-        UserError: it is none.
+        UserError: the name is not the name of a criterion.
     """
     if criterion not in CRITERIA:
         raise UserError(f"exit criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")

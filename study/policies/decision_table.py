@@ -1,4 +1,4 @@
-"""The ratios and scores of a trace that policies compare with beta, computed once for each trace and kept."""
+"""Decision tables: the scores of a trace that policies compare with beta, computed once for each trace."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from study.traces.trace import Trace
 
 _PUBLISHED_MAX_JUMP = 8
 _LOGIT = ("logit", ())
+_TABLES: WeakKeyDictionary[Trace, dict[tuple[str, tuple[int, ...]], DecisionTable]] = WeakKeyDictionary()
+"""Trace -> (criterion, exits that patience tries) -> table."""
 
 
 @dataclass(frozen=True, eq=False)
 class DecisionTable:
-    """What the policies of a trace compare with beta, so that a policy is comparisons only.
+    """The scores that policies compare with beta.
 
-    8 N E (K_max + 1) bytes: 180 MB for 50,000 samples, 50 exits and K_max = 8, however many classes there are.
+    The size is 8 N E (K_max + 1) bytes, whatever the number of classes: 180 MB for 50,000 samples, 50 exits and
+    K_max = 8.
     """
 
     scores: Floats
-    """``[N, E, K_max + 1]``: the criterion's at place 0, r^k of the engine at place k; K_max may be 0."""
+    """``[N, E, K_max+1]``: the score of the exit criterion at place 0, r^k of the engine at place k. K_max may be 0."""
 
     @property
     def max_jump(self) -> int:
@@ -34,12 +37,12 @@ class DecisionTable:
         return int(self.scores.shape[2]) - 1
 
     def up_to(self, max_jump: int) -> DecisionTable:
-        """The same for an engine of fewer steps; a view."""
+        """The table of an engine with fewer steps; a view."""
         return DecisionTable(self.scores[:, :, : max_jump + 1])
 
     @property
     def stop(self) -> Floats:
-        """``[N, E]``, r_l, or the scores of another criterion."""
+        """``[N, E]``, r_l of the paper's criterion, or the scores of another criterion."""
         return self.scores[:, :, 0]
 
     @property
@@ -49,9 +52,9 @@ class DecisionTable:
 
     @classmethod
     def from_trace(cls, trace: Trace, max_jump: int) -> DecisionTable:
-        """Compute all ratios of the paper's criterion and engine in float64.
+        """The ratios of the paper's criterion and engine, in float64.
 
-        One pass over the logits in chunks: a memory-mapped trace may be larger than the memory.
+        The logits are read in chunks, because a memory-mapped trace may be larger than the memory.
         """
         from study.policies.kernels import fill_ratios  # numba takes a second to import
 
@@ -65,15 +68,13 @@ class DecisionTable:
         return Ratios(rows[:, 0], rows[:, 1:])
 
 
-_TABLES: WeakKeyDictionary[Trace, dict[tuple[str, tuple[int, ...]], DecisionTable]] = WeakKeyDictionary()
-"""Trace -> (criterion, exits that patience tries) -> table."""
-
-
 def table_for(trace: Trace, policy: Policy) -> DecisionTable:
-    """A table with at least the scores that a policy compares; the policy's beta does not matter.
+    """A table with all scores that a policy compares, and perhaps further steps of the engine.
+
+    The table does not depend on the policy's beta.
 
     Raises:
-        UserError: the policy's criterion is patience, and the policy has no fixed list of exits.
+        UserError: the policy's criterion is patience, and the exits that the policy tries differ between samples.
     """
     tables, criterion = _TABLES.setdefault(trace, {}), policy.criterion
     if criterion == "logit":
@@ -86,7 +87,7 @@ def table_for(trace: Trace, policy: Policy) -> DecisionTable:
         tried = path
     if (criterion, tried) not in tables:
         for other in [key for key in tables if key[0] == "patience"]:
-            del tables[other]  # there are as many tables as placements
+            del tables[other]  # each placement has a table of its own: keep one
         tables[criterion, tried] = DecisionTable(_scores(trace, criterion, tried)[:, :, None])
     return tables[criterion, tried]
 
@@ -97,7 +98,8 @@ def ratio_table(trace: Trace, max_jump: int) -> DecisionTable:
 
 
 def _widest_table(trace: Trace, max_jump: int) -> DecisionTable:
-    """The widest table of ratios so far; one table serves all engines up to the published K_max."""
+    """The table of ratios with the most engine steps so far. The first table has the published K_max steps, so that
+    the table serves most engines."""
     tables = _TABLES.setdefault(trace, {})
     widest = tables.get(_LOGIT)
     if widest is None or widest.max_jump < max_jump:
@@ -114,6 +116,6 @@ def _scores(trace: Trace, criterion: Criterion, tried: tuple[int, ...]) -> Float
         columns = np.asarray(tried) - 1
         scores[:, columns] = agreement(trace.answers[:, columns])
     elif criterion != "logit":
-        for chunk in batches(len(scores), max(1, trace.chunk_samples // 4)):  # several arrays in float64
+        for chunk in batches(len(scores), max(1, trace.chunk_samples // 4)):  # the softmax needs several float64 arrays
             scores[chunk] = confidence(trace.logits[chunk, :-1], criterion)
     return scores

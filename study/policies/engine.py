@@ -1,10 +1,7 @@
-"""Exit criterion, prediction engine and policies: pure functions on arrays.
+"""The paper's exit criterion and prediction engine: ratios of logits and thresholds, compared with beta.
 
-A policy never sees logits. It sees *ratios* (logits divided by thresholds, float64, computed once) and compares
-them with ``beta``; nothing is ever multiplied out. Replay, exact fronts and live inference share these comparisons,
-so that they cannot disagree.
-
-Exits are numbered from 1 to E as in the paper; E + 1 is the classifier.
+Ratios are float64 numbers, computed once and only compared with beta. No comparison is multiplied out, so that replay,
+exact fronts and live inference agree. Exits are numbered from 1 to E as in the paper.
 """
 
 from __future__ import annotations
@@ -15,7 +12,8 @@ from numpy.typing import NDArray
 from study.arrays import Floats, Integers
 
 LONGEST_JUMP = 1000
-"""Far more than a network has exits; a trace has a number for each image, exit and jump."""
+"""The largest K_max: far more than the exits of any network. A decision table has a number for each image, exit and
+jump."""
 
 
 def _divide_by_threshold(activation: Floats, threshold: float | Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Policies on a live network: samples that stopped leave the batch, and no head runs that the policy does not try."""
+"""Policies on a live network. Samples that stop leave the batch, and only the heads that the policy tries run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
     Args:
         network: at any precision; a ``MultiExitNetwork`` in eval mode.
         images: ``[B, C, H, W]``, normalised, on the network's device. B may be 1.
-        policy: decides who stops and which exit is tried next.
+        policy: decides which samples stop and which exit is tried next.
         thresholds: ``[E]``.
 
     Returns:
-        The same walk that the replay of these images' trace gives.
+        The walk that a replay of the images' trace gives.
 
     Raises:
-        UserError: the policy or the thresholds do not fit the network, or the criterion is that of the oracle.
+        UserError: the policy or the thresholds do not fit the network, or the criterion is ``oracle``.
     """
     exit_count, count = network.exit_count, len(images)
     if policy.criterion == "oracle":
@@ -87,7 +87,7 @@ def decide_at_exit(
     """Compute the answers of an exit and the policy's decision, on the host.
 
     Args:
-        policy: decides who stops and which exit is tried next; any criterion but ``oracle``.
+        policy: decides which samples stop and which exit is tried next; any criterion but ``oracle``.
         logits: ``[B, C]`` of the exit.
         thresholds: ``[E]``.
         exit: number of the exit, from 1.

@@ -1,7 +1,7 @@
-"""Replay: a policy applied to a trace, with no network run.
+"""Replay: a policy applied to a trace, without running the network.
 
-:func:`replay` and :func:`tally` are compiled; :func:`walk_samples` says the same in array operations, takes any policy,
-and is their twin in the tests. The module is not called `replay` because the package exports the function of that name.
+:func:`replay` and :func:`tally` run compiled loops. :func:`walk_samples` computes the same walks with array operations,
+for any policy. The tests compare the two.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from study.policies.decision_table import DecisionTable, table_for
 from study.traces.trace import Trace
 
 MANY = 2**15
-"""Samples from which a tally is worth the waking of threads."""
+"""Number of samples from which threads make a tally faster."""
 
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """The way of N samples through a network with E exits under a policy."""
+    """The path of N samples through a network with E exits under a policy."""
 
     exit_index: Integers
     """``[N]``, 1-based exit at which the sample stopped; E + 1 = classifier."""
@@ -43,7 +43,7 @@ class Walk:
         return float((self.predictions == labels).mean())
 
     def tally(self, labels: Integers) -> Tally:
-        """The walk, counted."""
+        """The counts of this walk."""
         return Tally(
             samples=len(labels),
             right=int((self.predictions == labels).sum()),
@@ -55,7 +55,7 @@ class Walk:
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """A walk, counted: all that means over N samples need."""
+    """The counts of a walk of N samples. They give every mean over the samples."""
 
     samples: int
     right: int
@@ -76,7 +76,7 @@ class Tally:
 def replay(trace: Trace, policy: Policy) -> Walk:
     """Apply a policy to every sample of a trace.
 
-    O(N E K_max) comparisons at most; most walks are far shorter.
+    The loop makes at most O(N E K_max) comparisons; most walks are far shorter.
 
     Raises:
         UserError: the policy names an exit that the trace does not have.
@@ -96,7 +96,7 @@ def replay(trace: Trace, policy: Policy) -> Walk:
 
 
 def tally(trace: Trace, policy: Policy) -> Tally:
-    """What :func:`replay` gives, counted: accuracy and mean costs of one operating point in a fraction of the time.
+    """The counts of a :func:`replay`, in a fraction of the time: enough for accuracy and mean costs.
 
     Raises:
         UserError: the policy names an exit that the trace does not have.
@@ -131,13 +131,13 @@ def walk_samples(
 
     Args:
         trace: holds the logits of the answers.
-        table: the trace's ratios, for the policy's ``max_jump``.
-        policy: decides; its own beta and start layer are overridden by the rows'.
+        table: the scores of the trace, with exactly the engine steps of the policy.
+        policy: makes the decisions. ``first_exit`` and ``beta`` replace the policy's start layer and beta.
         samples: ``[B]``, indices into the trace.
         first_exit: ``[B]``, the first exit tried.
-        beta: ``[B]``, or None for the policy's own.
-        next_cut: ``[B]``; where given, receives the largest beta below the row's own at which one of its comparisons
-            changes (-infinity where none does).
+        beta: ``[B]``; None: the policy's beta.
+        next_cut: ``[B]``, or None. Receives the largest beta below the beta of the row at which a comparison of the row
+            changes; -infinity where no comparison changes.
     """
     exit_count = trace.exit_count
     exit_index = first_exit.copy()
@@ -164,9 +164,9 @@ def walk_samples(
 
 
 def _cut_below(ratios: Ratios, stop: Booleans, engine_steps: Integers, beta: Floats) -> Floats:
-    """``[B]``: the largest beta at which a comparison that failed at one exit would hold; -infinity without one.
+    """``[B]``: the largest beta at which a comparison that failed at this exit would hold; -infinity if none failed.
 
-    A comparison that holds goes on holding as beta falls, so only the failed ones matter.
+    A comparison that holds still holds at every lower beta. Only failed comparisons can change.
     """
     cut = np.where(stop, -np.inf, ratios.stop)
     if ratios.jump.shape[1]:
@@ -177,7 +177,7 @@ def _cut_below(ratios: Ratios, stop: Booleans, engine_steps: Integers, beta: Flo
 
 
 def join_walks(walks: Sequence[Walk]) -> Walk:
-    """Several walks through one network as one, their samples one behind the other."""
+    """Several walks through one network as one walk, with the samples in the order of the walks."""
     return Walk(
         np.concatenate([walk.exit_index for walk in walks]),
         np.concatenate([walk.predictions for walk in walks]),

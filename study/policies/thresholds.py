@@ -1,11 +1,4 @@
-"""Exit criterion, prediction engine and policies: pure functions on arrays.
-
-A policy never sees logits. It sees *ratios* (logits divided by thresholds, float64, computed once) and compares
-them with ``beta``; nothing is ever multiplied out. Replay, exact fronts and live inference share these comparisons,
-so that they cannot disagree.
-
-Exits are numbered from 1 to E as in the paper; E + 1 is the classifier.
-"""
+"""Thresholds of the exits, from logits of the calibration split."""
 
 from __future__ import annotations
 
@@ -21,7 +14,7 @@ Statistic = Literal["mean_logit", "mean_max"]
 
 
 def thresholds_from_logits(logits: NDArray[np.floating], statistic: Statistic) -> Floats:
-    """Threshold theta_l of every exit from calibration logits.
+    """The threshold theta_l of every exit.
 
     Args:
         logits: ``[N, E+1, C]``, all exits and the classifier on the calibration split, eval mode, no augmentation.
@@ -30,8 +23,11 @@ def thresholds_from_logits(logits: NDArray[np.floating], statistic: Statistic) -
 
     Returns:
         ``[E]`` float64, never negative.
+
+    Raises:
+        UserError: the statistic is unknown.
     """
-    exits = range(logits.shape[1] - 1)  # one after the other: in float64 all at once may not fit into the memory
+    exits = range(logits.shape[1] - 1)  # one exit at a time: float64 copies of all logits may not fit into memory
     if statistic == "mean_logit":
         return np.array([abs(logits[:, exit].mean(dtype=np.float64)) for exit in exits])
     if statistic == "mean_max":

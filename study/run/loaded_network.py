@@ -12,6 +12,7 @@ from study.checkpoints.pretrained import build_pretrained, check_fit, load_pretr
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import Dataset, DataSettings, ImageSet
 from study.errors import UserError
+from study.networks.compiler import check_compiler
 from study.networks.construction import new_network
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
@@ -60,6 +61,8 @@ def load_network(
             mix.
     """
     known = check_precision(precision, device)
+    if compiled:
+        check_compiler(device)
     checkpoint, tensors = load_pretrained(pretrained)
     if checkpoint is not None:
         refuse_other_network(pretrained, checkpoint.network, settings)

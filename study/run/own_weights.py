@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 from search_spaces.spec import StudySpec
 from study.checkpoints.description import WeightsId
@@ -17,6 +16,7 @@ from study.execution.trial_record import TrialRecord, make_record
 from study.networks.construction import new_network
 from study.networks.multi_exit import load_backbone_weights
 from study.run.plan import plan_trials
+from study.storage.home import user_path
 from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState, evaluate_split
 
@@ -28,7 +28,7 @@ def check_pretrained(spec: StudySpec, info: DataInfo) -> None:
         UserError: they do not fit.
     """
     if spec.backbones.pretrained:
-        path = Path(spec.backbones.pretrained)
+        path = user_path(spec.backbones.pretrained)
         (plan,) = plan_trials(spec, "backbones", info.digest)
         check_fit(path, load_pretrained(path)[1], plan.network, info)
 
@@ -36,7 +36,7 @@ def check_pretrained(spec: StudySpec, info: DataInfo) -> None:
 def adopt_pretrained(spec: StudySpec, context: TrainingContext) -> TrialRecord:
     """The user's own backbone as the one trial of phase 1a, with its validation accuracy."""
     assert spec.backbones.pretrained is not None
-    path, info = Path(spec.backbones.pretrained), context.dataset.info
+    path, info = user_path(spec.backbones.pretrained), context.dataset.info
     (plan,) = plan_trials(spec, "backbones", info.digest)
     _, tensors = load_pretrained(path)
     plan = dataclasses.replace(plan, parent=WeightsId("weights", weights_fingerprint(tensors)))

@@ -1,8 +1,8 @@
 """A small copy of a study, to share: tables, costs and traces at half precision, no weights.
 
-What it holds can be replayed, searched and compared anywhere in seconds. Logits are rounded to float16, which moves
-some of them past a beta; so the search and the front are computed again from the rounded logits, and a pack is
-consistent in itself. Test images still only report.
+A pack can be replayed, searched and compared on any machine in seconds. Logits are rounded to float16, and the rounding
+moves some ratios across a beta. Hence the search and the front are computed again from the rounded logits, so that the
+tables of a pack follow from its traces. Test images choose nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
         reporter: told the search.
 
     Raises:
-        UserError: the destination is there already, the study is not finished, or has several data sets.
+        UserError: the destination exists, the study is not finished, or has several data sets.
         TableError: a table is missing or damaged.
     """
     spec = stored_study(folder)
@@ -48,7 +48,7 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
     searched = {(one.weights, one.precision) for one in networks}
     stored = read_study_file(folder)
     assert stored is not None, "its study was read above"
-    shared = {**stored, "study": without_free_keys(stored["study"])}  # where images lie is nobody else's
+    shared = {**stored, "study": without_free_keys(stored["study"])}  # without the place of the images on this machine
     write_atomic(destination / STUDY_FILE, yaml.safe_dump(shared, sort_keys=False).encode())
     data = spec.data.names[0]
     for name in _KEPT:
@@ -63,14 +63,14 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
 
 def _refuse(spec: StudySpec, folder: Location, destination: Path) -> None:
     if destination.exists():
-        raise UserError(f"{destination} is there already: name a new folder")
+        raise UserError(f"{destination} exists: name a new folder")
     check_writable(destination)
     if len(spec.data.names) > 1:
         raise UserError(f"pack: {folder} has several data sets; pack studies of one")
 
 
 def search_again(folder: Path, reporter: Reporter) -> None:
-    """Search and evaluate the networks of a pack from its traces; its tables of both are written anew."""
+    """Search and evaluate the networks of a pack from its traces, and write the tables of both again."""
     spec = stored_study(folder)
     networks = [
         replace(one, published=None if costs is None else costs.parts("flops")[:2])

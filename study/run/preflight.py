@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -20,6 +19,7 @@ from study.run.plan import data_settings, plan_trials
 from study.search.cost_source import check_costs, check_slack
 from study.search.exact_search import check_covered
 from study.search.space import check_depth, check_names
+from study.storage.home import user_path
 
 
 def check(spec: StudySpec) -> list[DataSettings]:
@@ -54,10 +54,11 @@ def check(spec: StudySpec) -> list[DataSettings]:
             f"{spec.name}: backbones.pretrained needs one backbone and one width, "
             f"not {len(backbones)} trials: --set backbones.trials=1 --set backbones.width=..."
         )
-    if spec.backbones.pretrained and not Path(spec.backbones.pretrained).exists():
-        raise UserError(f"{spec.name}: backbones.pretrained: {spec.backbones.pretrained} does not exist")
     if spec.backbones.pretrained:
-        load_pretrained(Path(spec.backbones.pretrained))
+        pretrained = user_path(spec.backbones.pretrained)
+        if not pretrained.exists():
+            raise UserError(f"{spec.name}: backbones.pretrained: {pretrained} does not exist")
+        load_pretrained(pretrained)
     return all_settings
 
 

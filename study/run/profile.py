@@ -1,4 +1,7 @@
-"""Measured cost profiles of a network on this machine: behind the command ``profile``."""
+"""The command ``profile``: measure the costs of a network on this machine and write them as files.
+
+:mod:`study.costs.measure.bench` measures; :class:`study.costs.measure.profile.Profile` is the content of a file.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from study.costs.model.devices import load_device
 from study.data.loading import load_dataset
 from study.data.settings import DataSettings
 from study.errors import UserError
+from study.networks.compiler import check_compiler
 from study.networks.construction import check_network
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network
@@ -31,18 +35,18 @@ from study.storage.publish import check_writable, content_hash, safe_name
 from study.traces.collect import ready
 
 NOISE_IMAGES = 128
-"""Random images that show an untrained network's int8 some ranges: its costs do not depend on which."""
+"""Random images from which int8 takes ranges in an untrained network; costs do not depend on the ranges."""
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """A profile and where it was written."""
+    """A profile and its file."""
 
     profile: Profile
     path: Path
 
     def summary(self) -> dict[str, Any]:
-        """Its figures in one row, per image."""
+        """The figures of the profile in one row, per image."""
         profile, costs = self.profile, self.profile.costs
         seconds = profile.end_to_end_seconds
         return {
@@ -79,23 +83,25 @@ def profile_network(
     """Measure a network at each precision and batch size, and write each profile as JSON.
 
     Args:
-        settings, data: of the network, from :func:`study.run.train_one.resolve_request`.
-        source: of the images that int8 finds its ranges on.
-        pretrained: trained weights, or None: costs do not depend on them.
-        classes: of an untrained network.
-        precisions, batch_sizes: all pairs are measured.
-        device: to measure.
-        compiled: let ``torch.compile`` make the kernels.
-        model: a device table; prices joules that no energy meter measures.
-        metered: read the device's energy meter where it has one.
-        measuring: how long and how often.
+        settings, data: settings from :func:`study.run.train_one.resolve_request`.
+        source: source of the images from which int8 takes ranges.
+        pretrained: trained weights; None: random weights, which cost the same.
+        classes: number of classes of an untrained network.
+        precisions, batch_sizes: each pair is measured.
+        device: device that runs the network.
+        compiled: compile the network with ``torch.compile``.
+        model: device table, for the joules of a device without an energy meter.
+        metered: read the energy meter of the device if it has one.
+        measuring: how long and how often to measure.
         output: folder of the profiles.
-        reporter: told what is being measured.
+        reporter: gets one line for each measurement.
 
     Raises:
         UserError: an unknown name, a device without the precision, or a window too short for its counter.
     """
     known = [check_precision(precision, device) for precision in precisions]
+    if compiled:
+        check_compiler(device)
     check_network(settings, data)
     table = load_device(model)
     meter = find_meter(device) if metered else None
@@ -106,7 +112,7 @@ def profile_network(
         asked = settings
         settings, network, make = _trained(pretrained, data, source, device)
         refuse_other_network(pretrained, settings, asked)
-    # What is measured and where: nothing else may take the file's place.
+    # The name holds a hash of network and device, so that a profile of another network cannot replace the file.
     identity = content_hash([settings.to_plain(), network.classes, network.input_shape, device_name(device)])[:6]
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
     profiles = []
@@ -124,7 +130,7 @@ def profile_network(
 
 
 Make = Callable[[Precision, bool], RunnableNetwork]
-"""From a precision, and whether to compile, to a network that is ready."""
+"""Prepares a network at a precision, compiled or not."""
 
 
 def _untrained(

@@ -1,4 +1,4 @@
-"""The networks of a run folder, from its stored traces, profiles and tables: neither images nor weights are read."""
+"""The networks of a run folder, from stored traces, profiles and tables. No image and no weights are read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from study.traces.trace import SplitLogits
 
 
 def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
-    """The study of a run folder; ``changes`` to its search space as those of ``run --set``.
+    """The study of a run folder, with changes to its search space as ``run --set`` makes them.
 
     Raises:
         UserError: there is no study, it cannot be read, or a change is of something else.
@@ -79,7 +79,7 @@ def stored_networks(
     for (weights, precision), splits in found.items():
         if missing := {"calibration", "validation"} - set(splits):
             if not finished:
-                continue  # the study is about to trace it
+                continue  # the study still runs, and has not traced the network yet
             raise UserError(
                 f"{folder / 'traces'} holds no {' and no '.join(sorted(missing))} trace of {weights} at {precision}: "
                 "give `run` again, which computes it"

@@ -1,4 +1,4 @@
-"""What of a study is done, running, failed and left, from the files of its run folder."""
+"""The state of a study, from the files of its run folder: what is done, running, failed and left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from study.training.learning_curves import best_epoch
 
 
 def study_status(folder: Location) -> dict[str, Any]:
-    """What of a study is there, derived from the files of its run folder.
+    """The state of a study, from the files of its run folder.
 
     Raises:
         UserError, SpecError, TableError: the study or a table cannot be read.
@@ -69,7 +69,7 @@ def study_status(folder: Location) -> dict[str, Any]:
         "tables": present,
         "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
         "finished": set(present) == set(SCHEMAS)
-        # It is written last, and again by each start that changes anything.
+        # The front is written last, and again by each start that changes anything.
         and _fronts(tables, spec) >= set(names),
         "failed": sum(trial["status"] == "failed" for trial in own),
     }
@@ -88,7 +88,7 @@ def _fronts(tables: Location, spec: StudySpec) -> set[str]:
 def _of_study(
     spec: StudySpec, stored: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]
 ) -> Sequence[Mapping[str, Any]]:
-    """The trials that count: where a study has grown there may be others."""
+    """The trials of the study as it stands: a study that has grown may have left other trials."""
     if not stored["provenance"].get("extended"):
         return trials
     from study.run.planned import planned_trials
@@ -123,7 +123,7 @@ def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str
 
 
 def _packed_status(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial of a pack, which has no checkpoints, as its table tells."""
+    """A trial of a pack, from the table ``trials``: a pack has no checkpoints."""
     names = ("trial_id", "status", "mode", "data", "parent", "head", "error", "score", "seconds")
     return {
         **{name: row[name] for name in names},
@@ -140,12 +140,12 @@ _NOT_STARTED: dict[str, Any] = {
 
 
 def _digests(stored: Mapping[str, Any]) -> dict[str, str]:
-    """Data set -> digest of its images, as ``study.yaml`` says."""
+    """Data set -> digest of its images, from ``study.yaml``."""
     return dict(stored["provenance"].get("data_digest") or {})
 
 
 def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[PhaseOutline], float | None]:
-    """The halves of phase 1, and the seconds that they still take on this machine."""
+    """The stages of phase 1, and the seconds that the rest of both takes on a machine like this."""
     phases = outline(spec, trials)
     return phases, seconds_left(phases, slots_here(spec.resources))
 

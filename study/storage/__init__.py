@@ -1,1 +1,1 @@
-"""Files of a run folder: published whole or not at all, guarded by locks, read strictly, stamped with versions."""
+"""Files of a run folder: publishing, locks, strict JSON, and the versions that made the files."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, and folders published by a manifest.
+"""Folders that are published as a whole, by a manifest.
 
 A folder is published by its ``manifest.json``, written last by an atomic rename. Every other file carries a part of its
 hash in its name, so that a new generation never overwrites the files of the old one: killed anywhere, the folder
@@ -32,10 +32,10 @@ class DamagedError(UserError):
 
 
 def safe_name(name: str, what: str) -> str:
-    """The name itself, if it can be a file name on every file system and cannot leave its folder.
+    """The name, if it is a file name on every file system and does not lead out of its folder.
 
     Raises:
-        UserError: it cannot.
+        UserError: the name is not.
     """
     if not _SAFE_NAME.fullmatch(name):
         raise UserError(f"{what} {name!r} cannot be a folder name: use letters, digits, '_', '-' and '.'")
@@ -63,9 +63,9 @@ def check_writable(folder: Location) -> None:
 
 
 def publish(folder: Location, files: Mapping[str, bytes]) -> None:
-    """Replace a folder's published content by ``files`` (name -> content).
+    """Replace the published content of a folder by ``files`` (name -> content).
 
-    Only the generation that is replaced is removed: another writer's files, not published yet, stay.
+    The files of the replaced generation are removed. Files of another writer that are not published yet stay.
     """
     before = _stored_names(folder)
     entries = {}
@@ -84,9 +84,9 @@ def publish(folder: Location, files: Mapping[str, bytes]) -> None:
 
 
 def sweep(folder: Location) -> None:
-    """Remove what writers left that were killed: all files of a published folder that its manifest does not name.
+    """Remove the files that killed writers left: all files of a published folder that its manifest does not name.
 
-    Call it only where nobody else writes.
+    No other process may write in the folder meanwhile.
     """
     if folder.is_dir():
         current = {MANIFEST, *_stored_names(folder)}
@@ -104,7 +104,7 @@ def sweep_drafts(folder: Location) -> None:
 
 
 def _stored_names(folder: Location) -> set[str]:
-    """The files that the manifest names; none where it is missing or damaged."""
+    """The files that the manifest names; none where the manifest is missing or damaged."""
     try:
         manifest = _manifest_text(folder)
         return set() if manifest is None else {str(entry["file"]) for entry in _entries(folder, manifest).values()}
@@ -118,15 +118,15 @@ class Published:
 
     files: Mapping[str, bytes]
     digests: Mapping[str, str]
-    """sha256 of every published file, those that were not read included."""
+    """sha256 of every published file, also of the files that were not read."""
 
 
 def read_published(folder: Location, names: Collection[str] | None = None) -> Published | None:
-    """The published content of a folder, or None where nothing was ever published.
+    """The published content of a folder; None where nothing was published.
 
     Args:
         folder: that :func:`publish` wrote.
-        names: the files to read and verify in full; of the others only the size is compared. None: all.
+        names: the files to read and verify in full; for all other files only the size is compared. None: all files.
 
     Raises:
         DamagedError: there is a manifest, but the files do not match it.
@@ -210,12 +210,12 @@ def _read_generation(folder: Location, manifest: bytes, names: Collection[str] |
 
 
 def set_aside(path: Location, reason: str) -> None:
-    """Rename a damaged file or folder to ``<name>.damaged`` and say so; what it held will be computed again."""
+    """Rename a damaged file or folder to ``<name>.damaged`` and print a warning; its content is computed again."""
     aside = moved_aside(path)
-    print(f"warning: {reason}; set aside as {aside}, will be computed again", file=sys.stderr)
+    print(f"warning: {reason}; set aside as {aside}; the content will be computed again", file=sys.stderr)
 
 
 def content_hash(value: object, length: int = 12) -> str:
-    """Hex digest of a JSON-able value, the same on every platform."""
+    """Hex digest of a value that JSON can hold, the same on every platform."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -11,7 +11,10 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Of this program (``code``: a hash of its very sources), the libraries that compute, Python and the machine."""
+    """The versions of this program, of the libraries that compute, of Python, and the kind of machine.
+
+    ``code`` is a hash of the sources of this program: between two releases the version does not change.
+    """
     names = ("predictive-exit", "torch", "torchvision", "torchao", "numpy", "numba", "optuna", "ray")
     return {
         **{name: version_of(name) for name in names},
@@ -22,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def version_of(name: str) -> str:
-    """Of an installed distribution; this program runs from its bare sources too."""
+    """The version of an installed distribution."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -31,10 +34,10 @@ def version_of(name: str) -> str:
 
 @cache
 def _code_digest() -> str:
-    """Twelve digits that change with any source file: between two releases, the version alone does not tell."""
+    """Twelve hex digits that change with any source file of this program."""
     digest = hashlib.sha256()
     for package in ("results", "search_spaces", "study"):
-        spec = find_spec(package)  # found, not imported: a machine that trains needs no schema of study files
+        spec = find_spec(package)  # not imported: the schema of study files imports pydantic
         assert spec is not None and spec.submodule_search_locations
         root = Path(spec.submodule_search_locations[0])
         for file in sorted(root.rglob("*.py")):

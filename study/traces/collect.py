@@ -1,29 +1,24 @@
-"""Traces: the logits of all exits for every image of a split, and the ratios that policies compare."""
+"""From images to logits: a network at a precision, run on all images of a split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from study.arrays import batches
-from study.traces.trace import SplitLogits
-
-if TYPE_CHECKING:
-    import torch
-
-    from study.networks.inference_network import InferenceNetwork
-
-import torch
-
 from study.data.batches import normalize, place, to_device
 from study.data.settings import DataInfo, ImageSet
-from study.networks.inference_network import InferenceNetwork, RunnableNetwork
+from study.networks.inference_network import InferenceNetwork, RunnableNetwork, all_logits
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import prepare
+from study.traces.trace import SplitLogits
+
+CALIBRATION_IMAGES = 512
+"""Images on which int8 finds the ranges of activations. The histograms cost far more than the network itself."""
 
 
 def collect_logits(
@@ -37,43 +32,44 @@ def collect_logits(
     """Logits of all exits and the classifier, without augmentation.
 
     Args:
-        network: at any precision; a ``MultiExitNetwork`` runs in eval mode and is left in the mode it was in.
+        network: at any precision. A ``MultiExitNetwork`` runs in eval mode and gets its mode back afterwards.
         images: ``[N, ...]`` uint8.
         prepare: turns a batch of images into the network's input, on the network's device.
-        batch_size: images a forward pass.
-        on_batch: told the number of images done after each batch.
+        batch_size: images in a forward pass.
+        on_batch: called after each batch with the number of images done so far.
 
     Returns:
         ``[N, E+1, C]`` float32.
     """
-    import torch
-
-    from study.networks.inference_network import all_logits
-
-    was_training = isinstance(network, torch.nn.Module) and network.training
+    module = network if isinstance(network, torch.nn.Module) else None
+    was_training = module is not None and module.training
     parts = []
     try:
-        if isinstance(network, torch.nn.Module):
-            network.eval()
+        if module is not None:
+            module.eval()
         with torch.inference_mode():
             for batch in batches(len(images), batch_size):
                 parts.append(all_logits(network, prepare(images[batch])).float().cpu().numpy())
                 if on_batch:
                     on_batch(batch.stop)
     finally:
-        if isinstance(network, torch.nn.Module):
-            network.train(was_training)
+        if module is not None:
+            module.train(was_training)
     return np.concatenate(parts)
-
-
-CALIBRATION_IMAGES = 512
-"""As many show int8 the ranges of activations; their histograms cost far more than running the network."""
 
 
 def ready(
     network: MultiExitNetwork, precision: Precision, calibration: ImageSet, info: DataInfo, *, compiled: bool = False
 ) -> RunnableNetwork:
-    """A network at a precision; int8 finds its ranges on images of the calibration split."""
+    """A network at a precision, ready to run.
+
+    Args:
+        network: trained, in fp32.
+        precision: of the result.
+        calibration: the images of the calibration split, on which int8 finds the ranges of activations.
+        info: of the images.
+        compiled: let ``torch.compile`` make the kernels.
+    """
     if FORMATS[precision].backbone is not INT8:
         return prepare(network, precision, compiled=compiled)
     spread = np.linspace(0, len(calibration) - 1, min(len(calibration), CALIBRATION_IMAGES)).astype(np.int64)
@@ -88,7 +84,7 @@ def trace_images(
     *,
     on_batch: Callable[[int], None] | None = None,
 ) -> SplitLogits:
-    """Run a network on a split, without augmentation."""
+    """Run a network on all images of a split, without augmentation; ``on_batch`` as in :func:`collect_logits`."""
     logits = collect_logits(
         network,
         place(images.images, network.device),

@@ -16,7 +16,7 @@ from safetensors import numpy as safetensors
 from results.storage.paths import Location
 from study.checkpoints.description import WeightsId
 from study.checkpoints.tensors import load_best
-from study.data.settings import ImageSet
+from study.data.settings import DataInfo, ImageSet
 from study.errors import UserError, short
 from study.networks.inference_network import RunnableNetwork
 from study.networks.precisions import FORMATS, INT8, Int8Execution, Precision
@@ -35,14 +35,23 @@ def trace_folder(
     split: str,
     images_digest: str,
 ) -> Location:
-    """Where the trace of ``weights`` on some images is kept; int8 by how it was computed."""
+    """The folder of the trace of a network on some images.
+
+    Args:
+        traces: the folder of all traces.
+        weights: of the network.
+        precision: of the network.
+        execution: how int8 was computed; None for other precisions. Traces of different executions differ.
+        split: of the images.
+        images_digest: names the images.
+    """
     computed = precision if execution is None else f"{precision}-{execution}"
     return traces / safe_name(f"{weights.file_stem}-{computed}-{split}-{images_digest[:12]}", "trace")
 
 
 @dataclass(frozen=True)
 class StoredTrace:
-    """A trace on disk, by what its description says."""
+    """A trace on disk, known by its description."""
 
     folder: Location
     description: Mapping[str, object]
@@ -54,22 +63,22 @@ class StoredTrace:
 
     @property
     def precision(self) -> str:
-        """At which it was computed."""
+        """The precision of the traced network."""
         return str(self.description["precision"])
 
     @property
     def split(self) -> str:
-        """Of the images."""
+        """The split of the images."""
         return str(self.description["split"])
 
     @property
     def images_digest(self) -> str:
-        """Names the images."""
+        """The digest that names the images."""
         return str(self.description.get("images_digest"))
 
     @property
     def written(self) -> float:
-        """When, in seconds since 1970."""
+        """When the trace was written, in seconds since 1970."""
         return (self.folder / MANIFEST).stat().st_mtime
 
     @property
@@ -78,11 +87,11 @@ class StoredTrace:
         return self.weights.trial_id
 
     def read(self) -> SplitLogits:
-        """Its content.
+        """The logits and labels.
 
         Raises:
-            DamagedError: a file does not match its manifest, or holds no trace; unlike :func:`read_trace` this sets
-                nothing aside.
+            DamagedError: a file does not match its manifest, or holds no trace. Unlike :func:`read_trace`, this method
+                sets nothing aside.
         """
         found = _read(self.folder)
         if found is None:
@@ -91,7 +100,7 @@ class StoredTrace:
 
 
 def stored_traces(traces: Location) -> list[StoredTrace]:
-    """All traces of a run folder; what was set aside, or is not whole yet, is none.
+    """All whole traces of a run folder, without traces that were set aside.
 
     Raises:
         UserError: a description cannot be read.
@@ -114,9 +123,9 @@ def stored_traces(traces: Location) -> list[StoredTrace]:
 
 
 def read_trace(folder: Location) -> SplitLogits | None:
-    """A stored trace, its logits mapped from the file; None where there is none.
+    """A stored trace, its logits mapped from the file; None where there is no trace.
 
-    A damaged one is set aside and counts as none.
+    A damaged trace is set aside and counts as no trace.
     """
     try:
         return _read(folder)
@@ -145,10 +154,10 @@ def _read(folder: Location) -> SplitLogits | None:
 
 
 def _mapped(path: Path, name: str) -> NDArray[np.float32]:
-    """An array of a safetensors file (8 bytes of length, a JSON header, the data) as float32; it stays on disk, unless
-    it is of half precision and has to be widened.
+    """An array of a safetensors file as float32. A float32 array stays on disk; a float16 array is read and widened.
 
-    The file was opened by ``safe_open``, which refuses a header that does not fit the data.
+    The file holds 8 bytes with the length of the header, the header in JSON, and the data. ``safe_open`` has already
+    refused a header that does not fit the data.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -162,7 +171,14 @@ def _mapped(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object], *, half: bool = False) -> None:
-    """Publish a trace; ``description`` says of which network and images it is; ``half``: logits rounded to float16."""
+    """Publish a trace.
+
+    Args:
+        folder: of the trace.
+        split: the logits and labels.
+        description: names the network and the images.
+        half: round the logits to float16.
+    """
     logits = split.logits.astype(np.float16) if half else split.logits
     arrays = safetensors.save({"logits": logits, "labels": split.labels})
     publish(folder, {"trace.safetensors": arrays, "trace.json": dumps(description, indent=1).encode()})
@@ -170,18 +186,25 @@ def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, 
 
 @dataclass(frozen=True, eq=False)
 class TraceStore:
-    """The traces of a run folder, each computed when it is first asked for. Travels to the worker that computes."""
+    """The traces of a run folder. A trace is computed at its first use. Executors send the store to their workers.
+
+    Args:
+        traces: the folder of the traces.
+        checkpoints: the folder of the trained networks.
+        calibration: images on which int8 finds the ranges of activations.
+        device: networks run on it.
+    """
 
     traces: Location
     checkpoints: Location
     calibration: ImageSet
-    """int8 finds its ranges on these."""
     device: torch.device
-    """Networks run on."""
-    _ready: dict[tuple[WeightsId, Precision], RunnableNetwork] = field(default_factory=dict, init=False, repr=False)
+    _ready: dict[tuple[WeightsId, Precision], tuple[RunnableNetwork, DataInfo]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def find(self, weights: WeightsId, precision: Precision, split: str, images_digest: str) -> SplitLogits | None:
-        """The stored trace of some weights on the images that a digest names; None where there is none."""
+        """The stored trace of some weights on the images that a digest names; None where there is no trace."""
         return read_trace(self._folder(weights, precision, split, images_digest))
 
     def _folder(self, weights: WeightsId, precision: Precision, split: str, images_digest: str) -> Location:
@@ -191,12 +214,16 @@ class TraceStore:
     def get(
         self, weights: WeightsId, precision: Precision, split: str, images: ImageSet, images_digest: str
     ) -> SplitLogits:
-        """The stored trace, or a new one from the trial's best checkpoint."""
+        """The stored trace, or a new trace of the trial's best checkpoint.
+
+        Raises:
+            UserError: the checkpoint is damaged, or holds other weights.
+        """
         found = self.find(weights, precision, split, images_digest)
         if found is not None:
             return found
-        _, info = load_best(self.checkpoints, weights, torch.device("cpu"))
-        result = trace_images(self.network(weights, precision), images, info)
+        network, info = self._load(weights, precision)
+        result = trace_images(network, images, info)
         description = {
             "weights": weights,
             "precision": precision,
@@ -208,9 +235,17 @@ class TraceStore:
         return result
 
     def network(self, weights: WeightsId, precision: Precision) -> RunnableNetwork:
-        """The network of a trial's best checkpoint at a precision; the last one is kept."""
+        """The network of a trial's best checkpoint at a precision.
+
+        Raises:
+            UserError: the checkpoint is damaged, or holds other weights.
+        """
+        return self._load(weights, precision)[0]
+
+    def _load(self, weights: WeightsId, precision: Precision) -> tuple[RunnableNetwork, DataInfo]:
+        """A network and the description of its images. The store keeps the network that was loaded last."""
         if (weights, precision) not in self._ready:
             network, info = load_best(self.checkpoints, weights, self.device)
             self._ready.clear()
-            self._ready[weights, precision] = ready(network, precision, self.calibration, info)
+            self._ready[weights, precision] = ready(network, precision, self.calibration, info), info
         return self._ready[weights, precision]

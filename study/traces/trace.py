@@ -13,7 +13,7 @@ from study.errors import UserError
 from study.networks.precisions import Int8Execution
 
 CHUNK = 2**24
-"""Logits that one pass reads at once."""
+"""Logits that are read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Trace:
     """Logits of all exits and the classifier for N images, with labels and thresholds.
 
     Args:
-        logits: ``[N, E+1, C]`` float32, finite. A memory-mapped array stays on disk.
+        logits: ``[N, E+1, C]``, finite, kept as float32. A memory-mapped float32 array stays on disk.
         labels: ``[N]`` int64, in 0..C-1.
         thresholds: ``[E]``, theta_l, finite and not negative.
 
@@ -54,13 +54,13 @@ class Trace:
     @cached_property
     def answers(self) -> NDArray[np.int64]:
         """``[N, E+1]``, the class that each exit and the classifier answers."""
-        # In chunks: of an array that cannot be written, as a mapped one, argmax makes a copy.
+        # In chunks, because argmax copies a read-only array, and a mapped array is read-only.
         answers = [self.logits[chunk].argmax(axis=2) for chunk in batches(len(self.labels), self.chunk_samples)]
         return np.concatenate(answers)
 
     @property
     def chunk_samples(self) -> int:
-        """Samples that one pass over the logits reads at once."""
+        """Samples whose logits are read at a time."""
         return max(1, CHUNK // int(self.logits[0].size))
 
     @cached_property
@@ -88,14 +88,14 @@ class SplitLogits:
     labels: NDArray[np.int64]
     """``[N]``."""
     int8_execution: Int8Execution | None = None
-    """How int8 was computed; None where nothing was int8."""
+    """How int8 was computed; None for other precisions."""
 
 
 def check_logits(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-    """Refuse logits and labels that no network can have given.
+    """Refuse logits and labels that no network can produce.
 
     Raises:
-        UserError: shapes do not fit, a logit is NaN or infinite, or a label is no class.
+        UserError: shapes do not fit, a logit is NaN or infinite, or a label is not the number of a class.
     """
     if logits.ndim != 3 or logits.shape[1] < 2 or 0 in logits.shape:
         raise UserError(f"trace: logits have shape {logits.shape}, but must be [N, E+1, C] with N, E, C >= 1")

@@ -1,14 +1,13 @@
-"""One training loop for all modes, resumable at every epoch.
+"""The training loop of all modes, resumable at every epoch.
 
-In the mode ``exits`` the frozen backbone stays in eval mode, so that its accuracy cannot move. All random numbers of
-an epoch come from a generator seeded by (seed, epoch): a run that goes on from a checkpoint repeats an uninterrupted
-one, on CPU bit for bit.
+In the mode ``exits`` the frozen backbone stays in eval mode, so that its accuracy cannot change. All random numbers of
+an epoch come from a generator with a seed made from (seed, epoch): a run that goes on from a checkpoint equals an
+uninterrupted run, on CPUs bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 import warnings
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces.settings import Mode, TrainingPrecision
@@ -30,21 +29,28 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.training.cuda_graphs import GraphedBackward
 from study.training.learning_curves import Epoch, best_epoch, outcome
 from study.training.loss import training_loss
+from study.training.optimizer import (
+    load_optimizer,
+    make_optimizer,
+    moving_tensors,
+    optimizer_tensors,
+    trainable_parameters,
+)
 from study.training.settings import TrainingSettings, epoch_seed, schedule_factor
 from study.training.weight_average import LIVE, WeightAverage
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands after an epoch: what a checkpoint must hold to go on from there."""
+    """The state of a run after an epoch. A checkpoint holds it, so that the run can go on."""
 
     history: tuple[Epoch, ...]
     optimizer: dict[str, Tensor]
-    """Optimizer tensors, keyed ``<parameter index>.<name>``; beside averaged weights the live ones, ``live.<name>``."""
+    """Optimizer tensors by ``<parameter index>.<name>``, and the live weights of an average by ``live.<name>``."""
 
     @property
     def is_best(self) -> bool:
-        """The last epoch has the best score so far (the first such, of equals)."""
+        """Whether the last epoch has the best score so far; of equal scores, the first epoch is the best."""
         return best_epoch(self.history) is self.history[-1]
 
 
@@ -57,18 +63,18 @@ def train(
     resume: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
 ) -> tuple[Epoch, ...]:
-    """Train until ``epochs`` epochs are done in all, counted from the very first start.
+    """Train up to ``epochs`` epochs in all, counted from the first start.
 
     Args:
-        network: on its device; changed in place. To go on, it must hold the weights of the state resumed from.
-        dataset: its train and validation splits are used.
-        settings: what to compute.
-        epochs: the budget.
-        resume: the state to go on from.
-        on_epoch: called after every epoch while ``network`` holds that epoch's weights; saves checkpoints, reports.
+        network: on its device; changed in place. With ``resume`` it must hold the weights of this state.
+        dataset: the train and validation splits are used.
+        settings: settings of the training.
+        epochs: number of epochs in all.
+        resume: the state from which the run goes on.
+        on_epoch: called after every epoch while ``network`` holds the weights of the epoch: saves checkpoints, reports.
 
     Returns:
-        The whole history, the resumed part included.
+        The whole history, including the resumed part.
     """
     device = network.device
     trainer = Trainer(network, settings, dataset.info)
@@ -98,7 +104,7 @@ def train(
 
 
 def _score(validation: SplitResult, train_loss: float, mode: Mode) -> float:
-    """Accuracy of the classifier for backbones, the mean over the exits for heads; NaN where a loss is not finite."""
+    """Accuracy of the classifier for backbones, mean accuracy of the exits for heads; NaN if a loss is not finite."""
     if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
         return math.nan
     accuracies = validation.accuracies
@@ -108,36 +114,38 @@ def _score(validation: SplitResult, train_loss: float, mode: Mode) -> float:
 class Trainer:
     """The inner loop: batches, augmentation, loss, update.
 
-    Between epochs the network holds the average of its weights, where one is taken.
+    Between epochs the network holds the average of its weights, if the settings ask for an average.
 
     Args:
         network: on its device; its weights are moved to the layout ``channels_last``.
-        settings: what to compute.
-        info: of the images.
+        settings: settings of the training.
+        info: facts about the images.
     """
 
     def __init__(self, network: MultiExitNetwork, settings: TrainingSettings, info: DataInfo) -> None:
         self.network, self.settings, self.info = network, settings, info
         self.device = network.device
-        # The faster layout on CPUs too: without it oneDNN reorders each map on its way into a convolution, and back.
+        # The faster layout also on CPUs: in the other layout, oneDNN reorders each map before and after a convolution.
         network.to(memory_format=torch.channels_last)
-        self.optimizer = _make_optimizer(_trainable(network, settings.mode), settings)
+        self.optimizer = make_optimizer(trainable_parameters(network, settings.mode), settings)
         self.captures = self.device.type == "cuda"
         """Whether full batches run as a CUDA graph."""
         self._graph: GraphedBackward | None = None
-        self.average = WeightAverage(_moving(network, settings.mode) if settings.ema_decay else {}, settings.ema_decay)
+        self.average = WeightAverage(
+            moving_tensors(network, settings.mode) if settings.ema_decay else {}, settings.ema_decay
+        )
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold beside the network's own tensors."""
-        return {**_optimizer_tensors(self.optimizer), **self.average.state()}
+        """The tensors that a checkpoint must hold beside the tensors of the network."""
+        return {**optimizer_tensors(self.optimizer), **self.average.state()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of :meth:`state`."""
-        _load_optimizer(self.optimizer, {name: value for name, value in tensors.items() if not name.startswith(LIVE)})
+        """Load the tensors of :meth:`state`."""
+        load_optimizer(self.optimizer, {name: value for name, value in tensors.items() if not name.startswith(LIVE)})
         self.average.load_state(tensors)
 
     def set_mode(self) -> None:
-        """Train mode for what is trained. A frozen backbone stays in eval mode: its batch-norm statistics stand."""
+        """Put the trained parts into train mode. A frozen backbone stays in eval mode and keeps its statistics."""
         self.network.train()
         if self.settings.mode == "exits":
             self.network.backbone.eval()
@@ -148,7 +156,7 @@ class Trainer:
         Args:
             images: ``[N, C, H, W]`` uint8, on the device or on the host.
             labels: ``[N]`` int64, on the device.
-            epoch: from 1; decides order, augmentation and learning rate.
+            epoch: number of the epoch, from 1; decides order, augmentation and learning rate.
 
         Returns:
             The mean loss per image.
@@ -156,11 +164,10 @@ class Trainer:
         self.set_mode()
         seed = epoch_seed(self.settings.seed, epoch)
         cuda = self.device.type == "cuda"
-        on_device = (
-            torch.cuda.device(self.device) if cuda else contextlib.nullcontext()
-        )  # streams and graphs are its own
+        # Streams and graphs belong to a device.
+        on_device = torch.cuda.device(self.device) if cuda else contextlib.nullcontext()
         with on_device, torch.random.fork_rng(devices=[self.device] if cuda else []), self.average.live():
-            torch.manual_seed(seed)  # of random layers, should a backbone have any
+            torch.manual_seed(seed)  # for random layers that a backbone may have
             return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
 
     def _run_batches(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> float:
@@ -182,7 +189,7 @@ class Trainer:
         return float(total) / max(seen, 1)
 
     def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Leave the gradients of a batch in the parameters; returns its loss."""
+        """Leave the gradients of a batch in the parameters; return the loss."""
         if self.captures and len(labels) == self.settings.batch_size:
             self._graph = self._graph or self._capture(images, labels)
             if self._graph:
@@ -193,7 +200,7 @@ class Trainer:
         return loss
 
     def _capture(self, images: Tensor, labels: Tensor) -> GraphedBackward | None:
-        """None, and no further try, where an operation of a backbone from elsewhere cannot be captured."""
+        """Capture a graph; None, without a second try, if an operation of a user's backbone cannot be captured."""
         try:
             return GraphedBackward(self._loss, self.network, images, labels)
         except RuntimeError as error:
@@ -218,16 +225,16 @@ class SplitResult:
     """Loss and accuracies of a network on a split."""
 
     loss: float
-    """Cross-entropy of the classifier, or the sum over all that is trained where the heads are evaluated: in ``exits``
-    over the exits, in ``joint`` over exits and classifier."""
+    """Cross-entropy of the classifier; with heads the sum of cross-entropies, in ``exits`` over the exits, in ``joint``
+    over exits and classifier."""
     accuracies: tuple[float, ...]
-    """``[E+1]``, or ``[1]`` (the classifier alone)."""
+    """``[E+1]``, or ``[1]`` for the classifier alone."""
 
 
 def evaluate_split(
     network: MultiExitNetwork, split: ImageSet, info: DataInfo, settings: TrainingSettings, *, heads: bool
 ) -> SplitResult:
-    """Accuracy on a split in eval mode, without augmentation; with ``heads`` that of every exit too."""
+    """Evaluate the classifier, and with ``heads`` every exit, on a split: in eval mode, without augmentation."""
     device = next(network.parameters()).device
     images, labels = place(split.images, device), torch.from_numpy(split.labels).to(device)
     network.eval()
@@ -273,7 +280,7 @@ def forbid_tf32() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:1`` or ``auto`` (a GPU where there is one).
+    """The device of a name: ``cpu``, ``cuda``, ``cuda:1`` or ``auto`` (a GPU if there is one).
 
     Raises:
         UserError: the device does not exist here.
@@ -289,60 +296,3 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name!r} is not supported: use auto, cpu or cuda")
     return device
-
-
-_TRAINED: dict[Mode, tuple[str, ...]] = {
-    "normal": ("backbone.",),
-    "original": ("backbone.",),
-    "exits": ("heads.",),
-    "joint": ("backbone.", "heads."),
-}
-"""How the names of what a mode trains begin."""
-
-
-def _trainable(network: MultiExitNetwork, mode: Mode) -> list[nn.Parameter]:
-    """The parameters that a mode trains; all others are frozen."""
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(_TRAINED[mode]))
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _moving(network: MultiExitNetwork, mode: Mode) -> dict[str, Tensor]:
-    """Parameters and batch-norm statistics of what a mode trains, by name; without the counters of batches."""
-    named = itertools.chain(network.named_parameters(), network.named_buffers())
-    return {name: value for name, value in named if name.startswith(_TRAINED[mode]) and value.is_floating_point()}
-
-
-def _make_optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Weight decay is for matrices and kernels; biases, scales and batch norm go without."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    rate = settings.learning_rate
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=rate)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": value
-        for index, values in state.items()
-        for name, value in values.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        parameter = parameters[int(index)]
-        if value.ndim and value.shape == parameter.shape:  # files know no memory layout; a step is fast in one alone
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +25,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from fresh_process import MEGABYTE, STATUS, in_new_process, write_logits
+from replay_sizes import Sizes, sizes_of
 from report import (
     LAYOUTS,
     add_common_options,
@@ -34,7 +34,6 @@ from report import (
     lay_out,
     print_circumstances,
     print_table,
-    register_tiny,
     start_quietly,
 )
 from synthetic_trace import MEASURES, RULE, synthetic
@@ -61,29 +60,6 @@ QUANTILES = (0.2, 0.5, 0.8)
 """Of the ratios, as betas: most samples stop at early, middle and late exits."""
 SCALED = ("tally", "replay_grid", "exact_front")
 SCALED_BETAS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How much of everything."""
-
-    backbone: str = "vgg19"
-    samples: int = 10_000
-    exits: int = 20
-    grid_betas: tuple[int, ...] = (10, 100, 1000)
-    tallies: int = 200
-    """Points of a grid, spread over it, that are replayed one at a time."""
-    plain_samples: tuple[int, ...] = (500, 10_000)
-    live_images: int = 256
-    live_batch: int = 256
-    single_images: int = 32
-    many_samples: tuple[int, ...] = (1_000, 3_000, 10_000, 30_000, 100_000)
-    many_exits: tuple[int, ...] = (5, 10, 20, 35, 50)
-    disk: tuple[int, int, int] = (5_000, 50, 1_000)
-    """Samples, exits and classes of the trace that stays on disk."""
-    window: float = 0.05
-    """Seconds that short calls are repeated for."""
-    repeats: int = 5
 
 
 def first_calls(sizes: Sizes, options: argparse.Namespace) -> list[Row]:
@@ -366,28 +342,6 @@ SECTIONS: dict[str, Callable[[Sizes, argparse.Namespace], list[Row]]] = {
     "scaling": growth,
     "memory": memory,
 }
-
-
-def sizes_of(options: argparse.Namespace) -> Sizes:
-    """Those of a full run or of a smoke run."""
-    if not options.quick:
-        return Sizes(repeats=options.repeats, disk=(50_000, 50, 1_000) if options.big else Sizes.disk)
-    return Sizes(
-        backbone=register_tiny(),
-        samples=500,
-        exits=6,
-        grid_betas=(10, 100),
-        tallies=20,
-        plain_samples=(100,),
-        live_images=16,
-        live_batch=8,
-        single_images=2,
-        many_samples=(100, 200, 400),
-        many_exits=(3, 6, 9),
-        disk=(1_000, 10, 100),
-        window=0.002,
-        repeats=2,
-    )
 
 
 def main() -> None:

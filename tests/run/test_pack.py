@@ -111,7 +111,7 @@ def test_what_cannot_be_packed_is_refused_in_one_line(
     finished_study: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["pack", str(finished_study), str(packed)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists: name a new folder" in capsys.readouterr().err
     assert main(["pack", str(tmp_path), str(tmp_path / "new")]) == 2
     poor = tmp_path / "tiny"
     shutil.copytree(finished_study, poor, ignore=lambda _, names: [one for one in names if "-test-" in one])

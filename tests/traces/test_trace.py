@@ -160,7 +160,7 @@ def sparse(path, shape):
 
 def compile_for_mapped_arrays() -> None:
     """What a compiler allocates is not what is measured."""
-    steady(logits=frozen(steady().logits)).decision_table(8)
+    ratio_table(steady(logits=frozen(steady().logits)), 8)
 
 
 def test_a_trace_on_disk_stays_there(tmp_path):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import resources
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +25,7 @@ from study.costs.model.tables import LevelTable, OperationTable, read_table
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.precisions import FORMATS, FP32, PRECISIONS, NumberFormat, PartFormats
+from study.storage.home import user_path
 
 PICO, NANO, MICRO, MEGA, GIGA = 1e-12, 1e-9, 1e-6, 1e6, 1e9
 PartPrice: TypeAlias = Callable[[Work, NumberFormat], float]
@@ -194,10 +194,10 @@ def load_device(name_or_path: str) -> Device:
     """
     if name_or_path in device_names():
         return _device(_bundled_table(name_or_path))
-    path = Path(name_or_path)
+    path = user_path(name_or_path)
     if not (name_or_path and path.exists()):
         known = ", ".join(device_names())
-        raise UserError(f"{name_or_path}: no such device table, and no bundled device of that name (there are {known})")
+        raise UserError(f"{path}: no such device table, and no bundled device of that name (there are {known})")
     table = read_table(path)
     if table.name in device_names() and table != _bundled_table(table.name):
         # Costs of both devices would have the same source, and a front would mix them.
