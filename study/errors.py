@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""The exception for mistakes of the user, and other errors that a user can mend."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 class UserError(ValueError):
     """A user's mistake, told in one line: what was wrong, where, and what would be right.
 
-    The command line prints the line on stderr and ends with exit code 2; anything else that is raised is a
-    fault of the program and keeps its traceback.
+    The command line prints the line on stderr and ends with exit code 2. Other exceptions are faults of the program and
+    keep their traceback.
     """
 
 
 def short(value: object, most: int = 60) -> str:
-    """The beginning of a value's text, in one line. (That of ``search_spaces`` would bring its schema along.)"""
+    """The beginning of a value's text, in one line."""
     return " ".join(str(value).split())[:most]
 
 
@@ -38,9 +38,9 @@ def foreign_package() -> str | None:
 
 
 def is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Torch has a type of its own for a full GPU, and none for a full main memory."""
+    """Whether an error tells of full memory. Torch has an exception type for a full GPU only."""
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # by name, so that torch need not be imported for it
+        or type(error).__name__ == "OutOfMemoryError"  # the name needs no import of torch
         or "DefaultCPUAllocator: " in str(error)
     )

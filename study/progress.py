@@ -15,34 +15,34 @@ PLAIN_INTERVAL_SECONDS = 5.0
 
 
 class Task(Protocol):
-    """One piece of work that is under way."""
+    """A piece of work in progress."""
 
     def advance(self, done: float, text: str = "") -> None:
-        """``done`` of the total are done now; ``text`` says what was seen last."""
+        """Show that ``done`` of the total are done; ``text`` is the latest result."""
         ...
 
 
 class _ProgressConsole(Console):
     def on_broken_pipe(self) -> None:
-        """Nobody reads stderr any more: the work goes on in silence. (rich would exit with code 1.)"""
+        """Continue without progress when nobody reads stderr. By default rich exits with code 1."""
         self.quiet = True
 
 
 class Reporter:
-    """Tells a person on stderr what a command is doing; stdout is left to results."""
+    """Shows progress on stderr; stdout is for results."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = _ProgressConsole(file=sys.stderr, highlight=False, soft_wrap=True)
         self.quiet = quiet
 
     def line(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line."""
         if not self.quiet:
             self.console.print(text, markup=False)
 
     @contextmanager
     def task(self, name: str, total: float) -> Iterator[Task]:
-        """A piece of work with ``total`` steps."""
+        """Show a piece of work of ``total`` steps."""
         if self.quiet:
             yield _Silent()
         elif self.console.is_terminal:
@@ -74,7 +74,7 @@ class _Bar:
 
 
 class _Plain:
-    """At most one line every few seconds, and always the last."""
+    """Prints a line at most every few seconds, and the last one always."""
 
     def __init__(self, reporter: Reporter, name: str, total: float) -> None:
         self.reporter, self.name, self.total = reporter, name, total

@@ -1,4 +1,4 @@
-"""A study's front as a table and in sentences."""
+"""Print the front of a study as a table and in sentences, and write it to a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 60
 
 
 def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
-    """Print the front of a run folder, or those of all its data sets."""
+    """Print the front of each data set of a run folder, or of one of them."""
     require_front(folder)
     tables = folder / "tables"
     several = data_names(tables, "front")
@@ -60,7 +60,7 @@ def require_front(folder: Location) -> None:
 
 
 def front_lines(summary: FrontSummary) -> list[str]:
-    """The summary in sentences."""
+    """The summary of a front in sentences."""
     classic, points = summary.reference, summary.tolerance * 100
     costs = [f"{classic.flops / 1e6:.2f} MFLOPs"]
     if summary.energy_source:
@@ -110,7 +110,7 @@ def front_lines(summary: FrontSummary) -> list[str]:
 
 
 def _source(source: str, device: str | None) -> str:
-    """A model names its device itself."""
+    """An energy or latency source and its device; the name of a model says the device already."""
     return source if source.startswith("modelled:") or device is None else f"{source} on {device}"
 
 
@@ -120,7 +120,7 @@ def _front_table(summary: FrontSummary) -> Table:
     some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
     table = PlainTable(f"front: chosen on validation, reported on test{some}")
     texts = ["trial_id", "number", "policy", "statistic"]
-    # A column that says the usual in every row says nothing.
+    # A column is left out if it has the usual value in every row.
     usual = {"criterion": {"logit"}, "precision": {"fp32"}, "dvfs": {"none"}}
     texts += [name for name, values in usual.items() if not set(summary.points[name].dropna()) <= values]
     texts += ["exits"] if summary.points["exits"].notna().any() else []
@@ -142,7 +142,7 @@ def _front_table(summary: FrontSummary) -> Table:
 
 
 def setting_text(row: Mapping[str, Any], name: str) -> str:
-    """A setting of an operating point in a printed table; empty where it has no effect."""
+    """A setting of an operating point as text; empty if the setting has no effect."""
     if name == "statistic" and not policy_from_row(row).compares_thresholds:
         return ""
     value = row.get(name)
@@ -152,7 +152,7 @@ def setting_text(row: Mapping[str, Any], name: str) -> str:
 
 
 def thinned(points: pd.DataFrame, named: Sequence[int] = ()) -> pd.DataFrame:
-    """As many rows of a front as can be read, spread evenly, and those of these numbers; a file has all of them."""
+    """About ``SHOWN`` rows of a front, spread evenly, and the rows of the numbers in ``named``."""
     places = np.linspace(0, len(points) - 1, min(SHOWN, len(points))).astype(np.int64)
     if named:
         places = np.concatenate([places, np.flatnonzero(points["number"].isin(named))])

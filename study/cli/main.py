@@ -1,4 +1,4 @@
-"""The command ``predictive-exit``: parse, call, print."""
+"""The command ``predictive-exit``: parse the options, call the command, report errors and signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             return _call(arguments)
-        finally:  # also after --help: an error at the interpreter's shutdown would be told as a failure
+        finally:  # also after --help: an error while the interpreter shuts down would change the exit code
             sys.stdout.flush()
     except BrokenPipeError:
         return 0
@@ -69,18 +69,18 @@ def _resumes(options: argparse.Namespace) -> bool:
 
 
 _ended_by: list[int] = []
-"""Signals other than Ctrl-C. The exception cannot carry them: of one raised while Ray waits, Ray makes a new one."""
+"""Numbers of received signals other than Ctrl-C. The exception cannot carry them: Ray replaces an exception."""
 
 
 def _replace_closed_streams() -> None:
-    """A stream that was closed before the start is None; what goes there is wanted by nobody."""
+    """Discard what is written to a stream that was closed before the start; Python gives None as the stream."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (as long as the process)
 
 
 def _release_broken_pipes() -> None:
-    """Let what is left in the buffer of a pipe without a reader go nowhere, so that the shutdown does not fail."""
+    """Discard the buffers of pipes without a reader, so that the shutdown of the interpreter does not fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -89,10 +89,10 @@ def _release_broken_pipes() -> None:
 
 
 def _end_on_sigterm() -> None:
-    """A cluster ends a job by SIGTERM: it is to end as by Ctrl-C, with what was computed on disk."""
+    """End at SIGTERM as at Ctrl-C, with all results on disk. A cluster ends a job by SIGTERM."""
 
     def end(number: int, frame: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)  # it is obeyed; another one would only add a traceback
+        signal.signal(number, signal.SIG_IGN)  # a second signal would only add a traceback
         _ended_by.append(number)
         raise KeyboardInterrupt
 
@@ -106,12 +106,12 @@ def _refuse(message: str) -> int:
 
 
 def _tell(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody reads stderr; the exit code still tells
+    with contextlib.suppress(BrokenPipeError):  # nobody reads stderr; the exit code still reports the error
         print(f"predictive-exit: {line}", file=sys.stderr)
 
 
 def _one_line(message: str) -> str:
-    """A message that may quote anything: in one line of bearable length, without what a terminal would obey."""
+    """A message in one line of limited length, with its control characters escaped."""
     line = " ".join(message.split())
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE - 200]} ... {line[-200:]}"
@@ -122,7 +122,7 @@ _LONGEST_LINE = 1000
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands and options."""
+    """The parser of all commands and options."""
     parser = _Parser(
         prog="predictive-exit", description="Early-exit image classifiers that predict where they will stop."
     )
@@ -132,11 +132,11 @@ def build_parser() -> argparse.ArgumentParser:
         (run, "run a study, or resume it"),
         (train, "train one network, without Ray"),
         (evaluate, "evaluate one network, without Ray"),
-        (profile, "measure what a network costs on this device"),
+        (profile, "measure the costs of a network on this device"),
         (front, "print, write or draw the front of a study"),
         (compare, "compare policies at equal accuracy on the networks of a study"),
-        (pack, "make a small copy of a study without weights, to share"),
-        (status, "what of a study is done and what is left"),
+        (pack, "copy the results of a study without weights, to share them"),
+        (status, "print what of a study is done and what is left"),
     ):
         command = parsers.add_parser(module.__name__.rpartition(".")[2], help=text)
         module.add_options(command)
@@ -145,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells a wrong option in one line, like every other mistake."""
+    """Reports a wrong option in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")

@@ -1,4 +1,4 @@
-"""What all commands print with: a console, tables, results, and files of points."""
+"""What all commands use to print: a console, tables, results and files of points."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ from study.storage.strict_json import dumps
 
 
 class PlainConsole(Console):
-    """Shows texts as they are: a run folder may come from a stranger."""
+    """A console that shows markup and control characters: a run folder may come from a stranger."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Print texts and tables."""
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **settings)
 
     def on_broken_pipe(self) -> None:
-        """Let the command end as after any other write to a pipe without a reader; rich would exit with code 1.
-
-        Called by rich while it handles the ``BrokenPipeError``.
-        """
+        """Raise the ``BrokenPipeError`` that rich is handling. By default rich exits with code 1."""
         raise
 
 
 class PlainTable(Table):
-    """A table that shows its texts as they are."""
+    """A table that shows markup and control characters."""
 
     def __init__(self, title: str) -> None:
         super().__init__(title=Text(printable(title), style="table.title"), title_justify="left")
@@ -48,13 +45,13 @@ class PlainTable(Table):
 
 
 def printable(text: str) -> str:
-    """A text without what a terminal would obey."""
+    """A text with its control characters escaped, so that a terminal does not obey them."""
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
 def console_of() -> PlainConsole:
-    """Where results are printed."""
-    # Rich would fold a table to 80 columns where there is no terminal to measure.
+    """The console for results, on stdout."""
+    # Without a terminal, rich would fold tables to 80 columns.
     return PlainConsole(file=sys.stdout, highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
 
 
@@ -69,10 +66,15 @@ def write_points(points: pd.DataFrame, output: Path) -> None:
 
 
 def check_output(option: str, path: Path | None, *endings: str) -> None:
-    """Refuse a file that could not be written, before anything is computed for it.
+    """Refuse a file that cannot be written, before anything is computed.
+
+    Args:
+        option: for the message.
+        path: the file; None is accepted.
+        endings: the endings that the file may have.
 
     Raises:
-        UserError: another ending, a folder, or a place where nothing can be written.
+        UserError: the file has another ending, is a folder, or is in a folder that cannot be written.
     """
     if path is None:
         return
@@ -84,7 +86,7 @@ def check_output(option: str, path: Path | None, *endings: str) -> None:
 
 
 def require_run_folder(folder: Location) -> None:
-    """Refuse a folder that is none."""
+    """Refuse a folder that is no run folder."""
     if not (folder / STUDY_FILE).is_file():
         raise no_run_folder(folder)
 
@@ -98,7 +100,7 @@ def print_result(result: Mapping[str, Any], as_json: bool) -> None:
 
 
 def print_mapping(result: Mapping[str, Any]) -> None:
-    """One line for each value; a list of rows as a table."""
+    """Print a line for each value, and a list of rows as a table."""
     console = console_of()
     for name, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,6 +1,6 @@
-"""Data sets of arrays: scikit-learn's digits, and CIFAR, SVHN, STL-10, Fashion-MNIST of torchvision.
+"""Data sets of arrays: the digits of scikit-learn, and CIFAR, SVHN, STL-10 and Fashion-MNIST of torchvision.
 
-Each part (training or test) opens only its own files: loading the training part cannot read a test image.
+Each part (training or test) opens its own files only. Loading the training part therefore reads no test image.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from study.data.pixels import Pixels, convert_channels, resize
 from study.data.splits import Indices, fixed_test_part
 from study.errors import UserError
 
-# What torchvision's readers raise on files that are missing, damaged, or out of reach.
+# The readers of torchvision raise these errors where files are missing, damaged or unreachable.
 _READ_ERRORS = (
     RuntimeError,
     OSError,
@@ -37,7 +37,7 @@ _STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "mon
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArrayPart:
-    """The training or the test part: raw images `[N, C, S, S]` uint8 as published, labels `[N]`."""
+    """The training or the test part: raw images ``[N, C, S, S]`` uint8 as published, labels ``[N]``."""
 
     name: str
     raw: Pixels
@@ -47,10 +47,11 @@ class ArrayPart:
     """``[C]``: images of each class of the digits that belong to the test part."""
 
     def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
-        """Images `[len(indices), channels, image_size, image_size]` and the sha256 of their source.
+        """Images ``[len(indices), channels, image_size, image_size]`` and the sha256 of their source.
 
-        8x8 digits are enlarged by repeating pixels where `image_size` is a multiple of 8. Fashion-MNIST's 28
-        pixels are padded with zeros to 32, before any resizing to another size than 28. All else is bilinear.
+        Digits of 8x8 pixels are enlarged by repeating pixels where ``image_size`` is a multiple of 8. Images of
+        Fashion-MNIST (28x28) are padded with zeros to 32x32, unless ``image_size`` is 28. All other resizing is
+        bilinear.
         """
         raw = np.ascontiguousarray(self.raw[indices])
         source = hashlib.sha256(repr(raw.shape).encode())
@@ -66,7 +67,13 @@ class ArrayPart:
 
 
 def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart:
-    """The `part` ("train" or "test") of the array data set `name`, whose files lie below `root`.
+    """Open a part of a data set of arrays.
+
+    Args:
+        name: of the data set.
+        part: ``train`` or ``test``.
+        root: folder of the files.
+        download: fetch missing files.
 
     Raises:
         UserError: files are missing or damaged, or cannot be downloaded.
@@ -93,7 +100,7 @@ def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart
 
 
 def _digits(part: str) -> ArrayPart:
-    """1,797 digits of 8x8 pixels, levels 0..16; a fixed fifth of each class is the test part."""
+    """1,797 digits of 8x8 pixels with levels 0..16. A fixed fifth of each class is the test part."""
     from sklearn.datasets import load_digits
 
     levels, labels = load_digits(return_X_y=True)
@@ -111,7 +118,7 @@ def _digits(part: str) -> ArrayPart:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """How torchvision opens one part: `open(download=...)`, and the files (name, md5 or None) in `folder`."""
+    """How torchvision opens one part: ``open(download=...)``, and the files (name, md5 or None) in ``folder``."""
 
     open: Callable[..., Any]
     folder: Path
@@ -119,9 +126,9 @@ class _Reader:
 
 
 def _reader(name: str, part: str, root: Path) -> _Reader:
-    """torchvision's class, narrowed to the files of one part (so STL-10's unlabelled 2.6 GB are not needed).
+    """The class of torchvision, restricted to the files of one part. STL-10 then needs no unlabelled images (2.6 GB).
 
-    The narrowed class keeps its name, because Fashion-MNIST derives its folder from it.
+    The restricted class keeps the name of the original: torchvision names the folder of Fashion-MNIST by the class.
     """
     from torchvision import datasets
 
@@ -150,7 +157,7 @@ def _reader(name: str, part: str, root: Path) -> _Reader:
 
 
 def _arrays(name: str, opened: Any) -> tuple[Pixels, Indices]:
-    """Images `[N, C, S, S]` uint8 and labels `[N]` int64 out of an open torchvision data set, in bulk."""
+    """Images ``[N, C, S, S]`` uint8 and labels ``[N]`` int64 out of an open torchvision data set, in bulk."""
     if name == "fashion_mnist":
         return opened.data.numpy()[:, None], opened.targets.numpy().astype(np.int64)
     if name in ("svhn", "stl10"):
@@ -159,7 +166,7 @@ def _arrays(name: str, opened: Any) -> tuple[Pixels, Indices]:
 
 
 def _why_unreadable(name: str, reader: _Reader, error: Exception, *, download: bool) -> str:
-    """One line for the user; torchvision's own words do not name the file."""
+    """A line that names the damaged files; the messages of torchvision do not."""
     from torchvision.datasets.utils import check_integrity
 
     paths = [(reader.folder / file, md5) for file, md5 in reader.files]

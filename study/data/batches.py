@@ -1,4 +1,4 @@
-"""From a split in memory to a batch for the network, without per-image Python."""
+"""Turn a split in memory into batches for the network, without Python code for each image."""
 
 import warnings
 
@@ -12,11 +12,11 @@ from study.data.settings import DataInfo
 
 
 def place(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """The images as a uint8 tensor of the same shape, as near to `device` as they fit.
+    """The images as a uint8 tensor of the same shape, on ``device`` if there is room.
 
-    CPU: shares the array's memory, read-only arrays included (Ray's object store): never write to it.
-    GPU: in its memory if they take at most half of what is free there, else where they are, as on a CPU; batches then
-    travel by :func:`to_device`.
+    On a CPU the tensor shares the memory of the array, which may be read-only (Ray's object store): never write to the
+    tensor. On a GPU the images are copied into GPU memory if they take at most half of the free memory. Otherwise they
+    stay in main memory, and :func:`to_device` moves each batch.
     """
     with warnings.catch_warnings():
         # torch warns that writing to a read-only array is undefined; nothing here writes.
@@ -28,28 +28,28 @@ def place(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def to_device(batch: Tensor, device: torch.device) -> Tensor:
-    """A batch on a device; from the host to a GPU by pinned memory, so that the host does not wait."""
+    """A batch on a device. Pinned memory lets the host go on while a batch is copied to a GPU."""
     if device.type == "cuda" and batch.device.type == "cpu":
         batch = batch.pin_memory()
     return batch.to(device, non_blocking=True)
 
 
 def normalize(images: Tensor, info: DataInfo) -> Tensor:
-    """uint8 `[B, C, H, W]` -> float32 of the same shape: pixels / 255, minus `info.mean`, over `info.std`."""
+    """uint8 ``[B, C, H, W]`` -> float32 of the same shape: pixels / 255, minus ``info.mean``, over ``info.std``."""
     mean = torch.tensor(info.mean, dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)
     std = torch.tensor(info.std, dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)
     return images.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def augment(images: Tensor, info: DataInfo, generator: torch.Generator) -> Tensor:
-    """Random crops after zero padding by `info.crop_padding`, and mirror images where `info.flip`.
+    """Random crops after zero padding by ``info.crop_padding``, and random mirroring where ``info.flip``.
 
-    uint8 `[B, C, H, W]` -> the same shape and device. `generator` is a CPU generator: a seed gives the same
+    uint8 ``[B, C, H, W]`` -> the same shape and device. ``generator`` is a CPU generator: a seed gives the same
     crops on every device.
     """
     batch, channels, height, width = images.shape
     padding, device = info.crop_padding, images.device
-    # Only what is random travels to the device: a few bytes an image.
+    # Only the random numbers are copied to the device: a few bytes an image.
     offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator).to(device, non_blocking=True)
     rows = offsets[0] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(batch, width)

@@ -160,7 +160,7 @@ def _read(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             pixels = _square(image, image_size, "L" if channels == 1 else "RGB")
-    except Exception as error:  # decoders meet arbitrary bytes here and fail in arbitrary ways
+    except Exception as error:  # the bytes are arbitrary, and so are the errors of decoders
         raise _UnreadableError(f"{path} ({_reason(error)})") from error
     return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1), hashlib.sha256(content).digest()
 
@@ -241,7 +241,7 @@ def _subfolders(folder: Path, root: Path) -> list[str]:
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if path.is_symlink() and not path.exists():  # passed over, it might be a class that is missing
+        if path.is_symlink() and not path.exists():  # it may stand for a class
             raise UserError(f"{path} is a link that leads nowhere: mend or remove it")
         if path.is_dir():
             _refuse_outside(path, root)
@@ -259,11 +259,14 @@ def _image_files(folder: Path, root: Path) -> list[str]:
                 continue
             if entry.is_symlink():
                 _refuse_outside(Path(entry.path), root)
-            if not entry.is_file():  # a pipe or a broken link: reading it could wait for ever
+            if not entry.is_file():  # a pipe, which could be read for ever, or a broken link
                 raise UserError(f"cannot read image {entry.path}: it is no file; remove it")
             files.append(Path(entry.path).relative_to(root).as_posix())
     if not files:
-        raise UserError(f"class folder {folder} holds no image: images must lie directly in it; add some or remove it")
+        raise UserError(
+            f"class folder {folder} holds no image: images must lie directly in the folder; add some or "
+            "remove the folder"
+        )
     return sorted(files)
 
 

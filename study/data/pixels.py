@@ -1,4 +1,4 @@
-"""Channels and sizes of image arrays `[N, C, H, W]` uint8."""
+"""Channels and sizes of image arrays ``[N, C, H, W]`` uint8."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,9 @@ _CHUNK = 2048  # images converted at once: bounds the memory of float intermedia
 
 
 def convert_channels(images: Pixels, channels: int) -> Pixels:
-    """`[N, 1 or 3, H, W]` -> `[N, channels, H, W]`: grey is repeated, colour becomes ITU-R 601 luma.
+    """``[N, 1 or 3, H, W]`` -> ``[N, channels, H, W]``: grey is repeated, colour becomes ITU-R 601 luma.
 
-    The luma is Pillow's integer form, so that arrays and image files turn grey alike.
+    The luma is computed with the integers that Pillow uses, so that arrays and image files become the same grey.
     """
     if images.shape[1] == channels:
         return images
@@ -27,7 +27,7 @@ def convert_channels(images: Pixels, channels: int) -> Pixels:
 
 
 def resize(images: Pixels, size: int) -> Pixels:
-    """Square images `[N, C, S, S]` -> `[N, C, size, size]`, bilinear with antialiasing."""
+    """Square images ``[N, C, S, S]`` -> ``[N, C, size, size]``, bilinear with antialiasing."""
     if images.shape[2:] == (size, size):
         return images
     resized = np.empty((*images.shape[:2], size, size), np.uint8)
@@ -39,10 +39,10 @@ def resize(images: Pixels, size: int) -> Pixels:
 
 
 def mean_and_std(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixels / 255 for each channel of `[N, C, H, W]`.
+    """Mean and standard deviation of pixels / 255 for each channel of ``[N, C, H, W]``.
 
-    Taken from a histogram of the 256 values: exact, and the same for every order of the images. A channel
-    without any contrast gets the deviation of one grey level, because images are divided by it.
+    Both come from a histogram of the 256 values: they are exact and do not depend on the order of the images. A channel
+    without any contrast gets the deviation of one grey level, because images are divided by the deviation.
     """
     means, deviations = [], []
     values = np.arange(256) / 255

@@ -1,12 +1,12 @@
-"""Which image goes where: stratified, by seed, the same on every platform.
+"""Which image belongs to which split: stratified, drawn by a seed, the same on every platform.
 
-The rule of the cut, per class c with n_c images in the training part (after `limit`):
+The rule, for a class c with n_c of the N images in the training part (after ``limit``):
 
-- A split with share s takes floor(s n_c) or one more, the extras by largest remainder until the split has
-  round(s N) images. Whatever is left is the train split.
-- Where round(s N) is at least the number of classes, every class has at least one image in the split;
-  where it is smaller, some classes are absent from it. A split without any image is refused.
-- Every class keeps at least one image to train on. A class that is too small for that is refused by name.
+- A split with share s takes floor(s n_c) images or one more. The classes with the largest remainders give one more,
+  until the split has round(s N) images. The train split has all other images.
+- If round(s N) is at least the number of classes, the split has at least one image of every class. Otherwise some
+  classes are missing in the split. A split without any image is refused.
+- The train split has at least one image of every class. A class that is too small is refused by name.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from study.errors import UserError
 
 Indices = npt.NDArray[np.int64]
 
-# Purposes of random numbers: first word of the seed, so that no two purposes share a stream.
+# The purpose of random numbers is the first word of their seed, so that no two purposes share a stream.
 _LIMIT, _HOLD_OUT, _CALIBRATE, _TEST_LIMIT, _TEST_PART = range(5)
 
-TEST_SHARE = 0.2  # of data sets that come without a test part
+TEST_SHARE = 0.2  # of the images, in data sets without a test part of their own
 
 
 def cut(
@@ -59,7 +59,7 @@ def cut(
         sizes = np.bincount(labels[kept], minlength=len(class_names))
     calibration_counts, validation_counts = _split_counts(sizes, class_names, calibration, validation, test_sizes)
     held_out = _draw(labels[kept], calibration_counts + validation_counts, (_HOLD_OUT, seed))
-    # The second draw cuts what the first one held out, so that the two splits cannot overlap.
+    # The second draw divides the images of the first one, so that the two splits cannot overlap.
     of_held_out = _draw(labels[kept][held_out], calibration_counts, (_CALIBRATE, seed))
     return {
         "train": np.delete(kept, held_out),
@@ -69,29 +69,29 @@ def cut(
 
 
 def limited_test_part(labels: Indices, classes: int, test_limit: int | None) -> Indices:
-    """Ascending indices of the test images to keep: stratified, and the same for every seed of a study."""
+    """Ascending indices of the test images to use: stratified, and the same for every seed of a study."""
     if test_limit is None or test_limit >= len(labels):
         return np.arange(len(labels))
     return _draw(labels, apportion(np.bincount(labels, minlength=classes), test_limit), (_TEST_LIMIT,))
 
 
 def fixed_test_part(labels: Indices, classes: int) -> Indices:
-    """Ascending indices of a fifth of each class: the test part of a data set that brings none."""
+    """Ascending indices of a fifth of each class: the test part of a data set without a test part of its own."""
     sizes = np.bincount(labels, minlength=classes)
     return _draw(labels, apportion(sizes, _rounded(TEST_SHARE * len(labels))), (_TEST_PART,))
 
 
 def apportion(sizes: Indices, total: int) -> Indices:
-    """Seats for classes of the given sizes `[C]`, in proportion, by largest remainder: `[C]`, sum `total`.
+    """Seats for classes of the given sizes ``[C]``, in proportion, by largest remainder: ``[C]``, sum ``total``.
 
-    Where there are enough seats, each class that has an image gets one. Requires total <= sizes.sum().
+    Each class with an image gets a seat if there are enough seats. Requires total <= sizes.sum().
     """
     quota = total * sizes / max(1, sizes.sum())
     counts = np.floor(quota).astype(np.int64)
     if total >= np.count_nonzero(sizes):
         counts = np.maximum(counts, np.minimum(sizes, 1))
     counts = _hand_out(counts, quota, total, room=sizes - counts)
-    while counts.sum() > total:  # the seats given to tiny classes are taken back from the best supplied ones
+    while counts.sum() > total:  # classes with the largest excess give back the seats of tiny classes
         excess = np.where(counts > 1, counts - quota, -np.inf)
         counts[int(np.argmax(excess))] -= 1
     return counts
@@ -100,13 +100,13 @@ def apportion(sizes: Indices, total: int) -> Indices:
 def _split_counts(
     sizes: Indices, class_names: Sequence[str], calibration: float, validation: float, test_sizes: Indices | None
 ) -> tuple[Indices, Indices]:
-    """Images per class `[C]` of the calibration and the validation split, by the rule of this module."""
+    """Images per class ``[C]`` of the calibration and the validation split, by the rule of this module."""
     totals, quotas, counts = [], [], []
     for name, share in (("calibration", calibration), ("validation", validation)):
         total = _rounded(share * int(sizes.sum()))
         if total == 0:
             raise UserError(
-                f"{name} share {share} of {sizes.sum()} images is no image at all: "
+                f"{name} share {share} of {sizes.sum()} images is less than one image: "
                 f"make it {1 / sizes.sum():.2g} or more"
             )
         quota = np.float64(share) * sizes
@@ -129,13 +129,13 @@ def _split_counts(
     if not first.any() or not second.any():
         raise UserError(
             f"{sizes.sum()} images in {len(sizes)} classes are too few to train, calibrate and validate on: "
-            "each class needs an image to train on, and both other splits need some more"
+            "each class needs an image to train on, and both other splits need images too"
         )
     return first, second
 
 
 def _hand_out(counts: Indices, quota: npt.NDArray[np.float64], total: int, *, room: Indices) -> Indices:
-    """One more for the classes `[C]` with the largest remainders and room, until `total` is reached."""
+    """Give one more to the classes ``[C]`` with the largest remainders and room, until ``total`` is reached."""
     remainder = np.where((room > 0) & (quota > counts), quota - counts, 0.0)
     order = np.argsort(-remainder, kind="stable")  # equal remainders: the lower class first
     winners = order[: max(0, total - int(counts.sum()))]
@@ -146,10 +146,10 @@ def _hand_out(counts: Indices, quota: npt.NDArray[np.float64], total: int, *, ro
 
 
 def _draw(labels: Indices, counts: Indices, seed: tuple[int, ...]) -> Indices:
-    """Ascending indices of `counts[c]` random images of each class c.
+    """Ascending indices of ``counts[c]`` random images of each class c.
 
-    Images are ranked by raw 64-bit words of the bit generator: numpy keeps that stream the same across
-    versions and platforms, which it does not promise for `permutation` or `choice`.
+    Raw 64-bit words of the bit generator rank the images. Numpy promises the same words for every version and platform;
+    for ``permutation`` and ``choice`` there is no such promise.
     """
     words = np.random.default_rng(np.random.SeedSequence(seed)).bit_generator.random_raw(len(labels))
     order = np.lexsort((words, labels))  # by class, and at random within each

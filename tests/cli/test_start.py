@@ -1,11 +1,17 @@
-"""What answers at once: ``--help`` imports none of the libraries that take seconds to import."""
+"""What answers at once: ``--help`` and ``status`` import none of the libraries that take seconds to import."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+from support.shelf import STUDY
+
+from search_spaces.spec import validate_space
+from study.run.folder import STUDY_FILE, claim_folder
 
 SLOW = ("torch", "torchvision", "ray", "optuna", "numba", "matplotlib")
 COMMANDS = ("run", "train", "evaluate", "profile", "front", "compare", "pack", "status")
@@ -27,3 +33,15 @@ def imported_by(arguments: list[str]) -> str:
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     assert imported_by(arguments) == "imported:"
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_status_imports_nothing_slow(extended: bool, tmp_path: Path) -> None:
+    """Nor where the trials of an extended study are planned anew."""
+    folder = tmp_path / "run"
+    claim_folder(validate_space(STUDY, "small"), folder, {"digits": "0" * 64})
+    if extended:
+        stored = yaml.safe_load((folder / STUDY_FILE).read_text())
+        stored["provenance"]["extended"] = [{"on": stored["provenance"]["created"], "changes": []}]
+        (folder / STUDY_FILE).write_text(yaml.safe_dump(stored))
+    assert imported_by(["status", str(folder)]) == "imported:"
