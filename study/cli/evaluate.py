@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Evaluate one network, without Ray."""
+    """Evaluate one trained network on a split."""
     from study.cli.printing import print_result
     from study.networks.settings import HeadSettings
     from study.progress import Reporter

@@ -26,10 +26,21 @@ def accuracy_forward(
     max_jump: int,
     statistic: Statistic,
 ) -> dict[str, Any]:
-    """Accuracy forward: how often the engine predicts the right exit on a split, by one pass over its images.
+    """Measure how often the engine predicts the right exit on a split.
 
-    With one beta also the confusion matrix of predicted and true distance at ``start_layer``, and the accuracy at each
-    start layer; with several, the accuracy of each of them.
+    Args:
+        loaded: the network, with trained exit heads.
+        images: of the split.
+        betas: one or several; the images are traced once.
+        start_layer, max_jump: of the engine.
+        statistic: of the thresholds.
+
+    Returns:
+        ``by_start_layer``, the accuracy for each beta and start layer. With one beta also ``prediction_accuracy``,
+        ``predictions`` and ``confusion`` (predicted and true distance) at ``start_layer``.
+
+    Raises:
+        UserError: the heads are not trained, or beta, start layer or jump do not fit the network.
     """
     if not loaded.heads_trained:
         raise UserError("evaluate: the accuracy forward needs trained exit heads (train --mode exits)")

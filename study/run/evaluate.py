@@ -1,4 +1,4 @@
-"""One trained network, without Ray: evaluate it live, with or without exits, at any precision."""
+"""Run a policy live on a split with one trained network, and report accuracy and costs."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from study.traces.trace import Trace
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a live run over a split gave."""
+    """The result of a live run on a split."""
 
     split: str
     walk: Walk
     trace: Trace | None
-    """Logits of all exits on the same images, where statistics asked for them."""
+    """Logits of all exits on the same images; None unless statistics of each layer are asked for."""
     labels: np.ndarray[Any, np.dtype[np.int64]]
     costs: Costs
     seconds: float
-    """Wall-clock time of the run, without loading."""
+    """Wall-clock time of the run, without the loading of network and images."""
     policy: Policy
     precision: Precision
     int8_execution: str | None
 
     def summary(self) -> dict[str, Any]:
-        """Figures of the run, per image where they are costs."""
+        """The figures of the run; costs are per image."""
         samples = len(self.labels)
         accuracy = self.walk.accuracy(self.labels)
         low, high = wilson_interval(accuracy, samples)
@@ -76,7 +76,7 @@ class Evaluation:
         }
 
     def _agreement(self) -> dict[str, float]:
-        """How often the replay of all logits, traced in other batches, stops where the live run did."""
+        """The share of images for which a replay of the trace stops at the exit of the live run."""
         if self.trace is None:
             return {}
         again = replay(self.trace, self.policy)
@@ -84,14 +84,15 @@ class Evaluation:
         return {"replay_agreement": float(same.mean())}
 
     def under_rule(self, levels: LevelCosts, rule: Rule, slack: float | None) -> dict[str, Any]:
-        """What the run would take if the frequency followed a rule; energies are those of a period, idle or busy:
-        the deadline and one switch back to f_max.
+        """The costs of the run if the frequency followed a rule.
+
+        Energies are those of a period, which is the deadline and one switch back to f_max. They include idle energy.
 
         Args:
             levels: costs of the network at each level of a device.
-            rule: that sets the frequency.
-            slack: share of the classic network's time by which an answer may exceed it; None: the smallest that the
-                policy can keep.
+            rule: sets the frequency.
+            slack: share of the classic network's time by which an answer may be later than the classic network's; None:
+                the smallest slack that the policy can keep.
 
         Raises:
             UserError: ``deadline`` cannot keep its deadline within the slack.
@@ -144,10 +145,10 @@ def evaluate_one(
     Args:
         loaded: the network.
         images: of the split.
-        policy: any; all but ``Classic`` need trained heads.
-        split: its name.
+        policy: any policy; all but ``Classic`` need trained heads.
+        split: the name of the split.
         statistic: of the thresholds.
-        batch_size: images a batch; 1 is the published program's way.
+        batch_size: images a batch; the published program takes 1.
         each_layer: also run every exit on every image, for the statistics of each layer.
         costs: of the network, from :func:`costs_of`.
         reporter: told the number of images done.

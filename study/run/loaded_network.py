@@ -26,11 +26,11 @@ Split = Literal["calibration", "validation", "test"]
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A trained network with the images it belongs to."""
+    """A trained network and the data set of its training."""
 
     network: MultiExitNetwork
     runnable: RunnableNetwork
-    """The network at the precision that was asked for."""
+    """The network at the precision of the command."""
     dataset: Dataset
     data: DataSettings
     heads_trained: bool
@@ -46,19 +46,18 @@ def load_network(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> LoadedNetwork:
-    """A network to evaluate.
+    """Load a network and its data set.
 
     Args:
         pretrained: a checkpoint folder, or bare weights.
         source: where the images are.
-        device: to put it on.
-        settings, data: from :func:`resolve_request`; what a checkpoint knows must not differ.
-        precision: to run at; int8 finds its ranges on the calibration split.
-        compiled: let ``torch.compile`` make the kernels.
+        device: for the network.
+        settings, data: from :func:`resolve_request`; they must agree with a checkpoint.
+        precision: of the network; int8 takes its ranges from the calibration split.
+        compiled: make the kernels with ``torch.compile``.
 
     Raises:
-        UserError: another network than the checkpoint's, or other images: thresholds, training and test images would
-            mix.
+        UserError: the network or the images are not those of the checkpoint. With other images, the splits would mix.
     """
     known = check_precision(precision, device)
     if compiled:

@@ -20,11 +20,11 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
 
     Args:
         loaded: the network.
-        name_or_profile: where its costs come from.
-        other_device: whether a profile may be of another device than the one that runs.
+        name_or_profile: the device table or the profile.
+        other_device: accept a profile of another device than the network's.
 
     Raises:
-        UserError: there is no such table or profile, or it is of another device, network or precision.
+        UserError: there is no such table or profile, or the profile is of another device, network or precision.
     """
     network = loaded.runnable
     if not name_or_profile.endswith(".json"):
@@ -44,10 +44,10 @@ def costs_of(loaded: LoadedNetwork, name_or_profile: str, *, other_device: bool)
 
 
 def check_cost_options(costs: str, rule: str | None, slack: float | None) -> None:
-    """Refuse what can be refused before a network is loaded.
+    """Check the options of costs before a network is loaded.
 
     Raises:
-        UserError: there is no such table or profile, or slack and rule do not go together.
+        UserError: there is no such table or profile, or slack, rule and table do not fit together.
         OSError: a profile cannot be read.
     """
     if slack is not None and (rule is None or not (math.isfinite(slack) and slack >= 0)):
@@ -62,10 +62,10 @@ def check_cost_options(costs: str, rule: str | None, slack: float | None) -> Non
 
 
 def check_slack(levels: LevelCosts, rule: Rule, policy: Policy, slack: float | None) -> None:
-    """Refuse a slack within which the policy cannot keep its deadline, before anything runs.
+    """Refuse a slack with which the policy cannot keep the deadline, before anything runs.
 
     Raises:
-        UserError: it is too small; the smallest one is named.
+        UserError: the slack is too small; the message names the smallest possible one.
     """
     smallest = smallest_slack(levels, policy, levels.exit_count)
     if rule == "deadline" and slack is not None and slack < smallest:
@@ -76,7 +76,7 @@ def levels_of(loaded: LoadedNetwork, device: str) -> LevelCosts:
     """The costs of a network at each frequency level of a modelled device.
 
     Raises:
-        UserError: the device has not the network's precision.
+        UserError: the device does not have the precision of the network.
     """
     table = load_device(device)
     assert isinstance(table, LevelDevice), "checked before the network was loaded"
