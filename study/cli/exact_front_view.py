@@ -73,7 +73,10 @@ def show_exact_front(
     if not found:
         raise UserError("front --exact: no point of this space keeps to the constraints")
     same = {"split": "validation", "batch_size": spec.batch_size}
-    rows = [{"trial_id": one.point.network.trial_id, **one.settings(), **same, **one.point.evaluate()} for one in found]
+    rows = [
+        {"trial_id": one.point.network.trial_id, **one.settings().columns(), **same, **one.point.evaluate().columns()}
+        for one in found
+    ]
     points = pd.DataFrame(rows).reindex(columns=["trial_id", "data", *SETTINGS, *METRICS])
     classic = _classic(best)
     points["accuracy_drop"] = reference - points["accuracy"]

@@ -182,9 +182,9 @@ def _interval(values: Floats) -> tuple[float, float]:
 
 
 def _settings(found: ExactPoint) -> dict[str, Any]:
-    settings = found.settings()
+    settings = found.settings().columns()
     names = ("policy", "criterion", "beta", "beta_low", "beta_high", "start_layer", "exits", "max_jump", "overshoot")
-    return {name: settings.get(name) for name in (*names, "statistic")}
+    return {name: settings[name] for name in (*names, "statistic")}
 
 
 def _on_split(
@@ -219,7 +219,7 @@ def _on_split(
             assert joules is not None, "frequency levels have energies"
             row[f"energy_share_{rule}"] = float(joules.mean() / reference.cut_energies[-1])
     if point.policy.predicts:
-        settings = point.settings()
+        settings = point.policy.to_row()
         right, asked = prediction_accuracy(trace, settings["beta"], settings["start_layer"], settings["max_jump"])
         row |= {"prediction_accuracy": right if asked else None, "predictions": asked}
     if name == "validation":

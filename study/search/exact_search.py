@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, product
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from study.policies.policies import POLICIES
 from study.policies.replay import Walk
 from study.policies.thresholds import Statistic
 from study.search.operating_point import OperatingPoint, effective_rule
+from study.search.rows import PointSettings
 from study.search.space import constraint_values, known_value
 from study.search.traced_network import TracedNetwork
 
@@ -38,9 +39,9 @@ class ExactPoint:
     beta_high: float | None
     """None for a policy without beta."""
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> PointSettings:
         """The columns of the point's settings in the tables."""
-        return {**self.point.settings(), "beta_low": self.beta_low, "beta_high": self.beta_high}
+        return replace(self.point.settings(), beta_low=self.beta_low, beta_high=self.beta_high)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def _fixed_points(
             if not is_possible(spec, network, policy, dvfs):
                 continue
             point = OperatingPoint(network, None, policy, dvfs=dvfs)
-            metrics = point.evaluate()
+            metrics = point.evaluate().columns()
             exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy)
             if all(value <= 0 for value in exceeded.values()):
                 points.append(ExactPoint(point, None, None))

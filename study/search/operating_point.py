@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from study.costs.model.dvfs import Rule
 from study.policies.base import Policy
 from study.policies.replay import Walk, replay, tally
 from study.policies.thresholds import Statistic
+from study.search.rows import PointMetrics, PointSettings
 from study.search.traced_network import TracedNetwork
 from study.traces.trace import SplitLogits
 
@@ -60,25 +61,21 @@ class OperatingPoint:
         """Equal for two suggestions of the same operating point."""
         return self.network.weights, self.network.precision, self.statistic, self.policy, self.dvfs
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> PointSettings:
         """The columns of the point's settings in the tables."""
         network = self.network
-        return {
+        return PointSettings(
             **self.policy.to_row(),
-            "beta_quantile": self.beta_quantile,
-            "statistic": self.statistic,
-            "precision": network.precision,
-            "int8_execution": network.validation.int8_execution,
-            "dvfs": self.dvfs,
-            "dvfs_slack": network.frequencies.slack if network.frequencies else None,
-        }
+            beta_quantile=self.beta_quantile,
+            statistic=self.statistic,
+            precision=network.precision,
+            int8_execution=network.validation.int8_execution,
+            dvfs=self.dvfs,
+            dvfs_slack=network.frequencies.slack if network.frequencies else None,
+        )
 
-    def evaluate(self, split: SplitLogits | None = None) -> dict[str, Any]:
-        """Replay the point on the validation split, or on another.
-
-        Returns:
-            Its metrics as columns of the tables (without the split's name; those that the cost profile does not hold
-            are None).
+    def evaluate(self, split: SplitLogits | None = None) -> PointMetrics:
+        """Replay the point on the validation split, or on another split.
 
         Raises:
             UserError: ``deadline`` cannot keep its deadline within the slack.
@@ -86,42 +83,43 @@ class OperatingPoint:
         network, costs = self.network, self.network.costs
         trace = network.trace(self.statistic, split)
         counted = tally(trace, self.policy)
-        metrics = {
-            "samples": counted.samples,
-            "accuracy": counted.accuracy,
-            "flops": costs.mean(counted, "flops"),
-            "bitops": costs.mean(counted, "bitops") if costs.holds("bitops") else None,
-            "energy_joules": costs.mean(counted, "energy") if costs.holds("energy") else None,
-            "energy_source": costs.energy_source,
-            "latency_source": costs.seconds_source,
-            "device": costs.device,
-            "memory_bytes": network.memory.of_policy(self.policy) if network.memory else None,
-            "mean_exit": float(counted.stopped @ np.arange(1, trace.exit_count + 2)) / counted.samples,
-            "mean_heads_run": float(counted.tried.sum()) / counted.samples,
-            "classic_accuracy": trace.classic_accuracy,
-            "classic_flops": costs.classic("flops"),
-            "classic_energy_joules": float(network.cut_energies[-1]) if costs.holds("energy") else None,
-            "classic_latency_seconds": costs.classic("seconds") if costs.holds("seconds") else None,
-        }
         seconds, joules, smallest_slack = self.of_samples(replay(trace, self.policy)) if self._is_timed else (None,) * 3
+        energy = costs.mean(counted, "energy") if costs.holds("energy") else None
         if self.dvfs != "none" and joules is not None:
-            metrics |= {"energy_joules": float(joules.mean()), "dvfs_smallest_slack": smallest_slack}
-        if seconds is not None:
-            p50, p99 = np.quantile(seconds, [0.5, 0.99])
-            metrics |= {
-                "latency_mean_seconds": float(seconds.mean()),
-                "latency_p50_seconds": float(p50),
-                "latency_p99_seconds": float(p99),
-            }
-        return metrics
+            energy = float(joules.mean())
+        p50, p99 = (None, None) if seconds is None else map(float, np.quantile(seconds, [0.5, 0.99]))
+        return PointMetrics(
+            samples=counted.samples,
+            accuracy=counted.accuracy,
+            flops=costs.mean(counted, "flops"),
+            bitops=costs.mean(counted, "bitops") if costs.holds("bitops") else None,
+            energy_joules=energy,
+            energy_source=costs.energy_source,
+            latency_mean_seconds=None if seconds is None else float(seconds.mean()),
+            latency_p50_seconds=p50,
+            latency_p99_seconds=p99,
+            latency_source=costs.seconds_source,
+            device=costs.device,
+            memory_bytes=network.memory.of_policy(self.policy) if network.memory else None,
+            dvfs_smallest_slack=smallest_slack if self.dvfs != "none" and joules is not None else None,
+            mean_exit=float(counted.stopped @ np.arange(1, trace.exit_count + 2)) / counted.samples,
+            mean_heads_run=float(counted.tried.sum()) / counted.samples,
+            classic_accuracy=trace.classic_accuracy,
+            classic_flops=costs.classic("flops"),
+            classic_energy_joules=float(network.cut_energies[-1]) if costs.holds("energy") else None,
+            classic_latency_seconds=costs.classic("seconds") if costs.holds("seconds") else None,
+        )
 
     @property
     def _is_timed(self) -> bool:
         return self.dvfs != "none" or self.network.costs.holds("seconds")
 
     def of_samples(self, walk: Walk) -> tuple[Floats | None, Floats | None, float | None]:
-        """Seconds and joules of each sample of a walk, ``[N]`` each, None where the costs hold none; under a frequency
-        rule also the smallest slack that the walk's policy can keep."""
+        """``(seconds [N], joules [N], smallest slack)`` of the samples of a walk.
+
+        Seconds and joules are None where the costs do not hold them. The smallest slack within which the policy keeps
+        its deadline is None without a frequency rule.
+        """
         if self.dvfs != "none":
             simulated = self.network.simulate(walk, cast(Rule, self.dvfs), self.policy)
             return simulated.seconds, simulated.joules, simulated.smallest_slack

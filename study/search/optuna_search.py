@@ -1,8 +1,8 @@
 """Phase 2: an Optuna search over inference settings, on replayed traces.
 
-The truth is the table ``operating_points``, written in batches. Every start rebuilds the Optuna study in memory from
-it, and each question is asked with a sampler seeded by (seed, number of the trial): a search that was interrupted goes
-on as if it had not been. A half-done batch is asked again.
+The table ``operating_points`` is the only record of a search; it is written in batches. Every start rebuilds the Optuna
+study in memory from the table. Trial n is asked of a sampler that is seeded by (seed, n), so that an interrupted search
+goes on exactly as if it had not been interrupted. A batch that was not written is asked again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
 from results.parts import next_part, write_part
 from results.storage.atomic import write_atomic
@@ -31,7 +31,7 @@ from study.errors import UserError
 from study.progress import Reporter
 from study.search.exact_search import exact_points, uncovered
 from study.search.hypervolume import HypervolumeIndicator
-from study.search.operating_point import COLUMNS
+from study.search.rows import Judged, OperatingPointRow, PointMetrics
 from study.search.space import constraint_values, known_value
 from study.search.state import TABLE, SearchState, StoredTrials
 from study.search.suggest import make_sampler, suggest
@@ -39,7 +39,7 @@ from study.search.traced_network import TracedNetwork, reference_network
 from study.storage.strict_json import dumps
 
 EXACT = "exact"
-"""Stands in the column of the sampler where no sampler was asked."""
+"""The value of the column ``sampler`` where the exact front was computed instead of a search."""
 
 
 def search(
@@ -52,16 +52,16 @@ def search(
     reporter: Reporter,
     stamp: Mapping[str, str] | None = None,
 ) -> None:
-    """Ask and tell until the table holds ``spec.trials`` trials of this search, or a reason to stop.
+    """Ask for trials until the table holds ``spec.trials`` trials of this search, or a reason to stop.
 
     Args:
-        spec: what to search.
-        networks: the networks to choose among.
+        spec: the search space.
+        networks: to choose from.
         tables: the run folder's ``tables``.
         seed: of the study.
         name: of this search, in the table.
-        reporter: told the number of trials done.
-        stamp: columns that all new rows share: the data set, and what computes them.
+        reporter: shows the number of finished trials.
+        stamp: columns that all new rows share: the data set and the provenance.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     stored = StoredTrials(tables, name)
@@ -69,51 +69,101 @@ def search(
     if stored.is_whole(spec) and journal.exists():
         reporter.line(f"operating points: {len(stored)} are already there")
         return
-    state = SearchState(spec, networks, HypervolumeIndicator.of(spec.objectives, networks))
-    study = _new_study(spec, seed)
+    running = _RunningSearch(spec, networks, seed, name)
+    state, withdrawn = running.state, stored.withdraw_short_batch(spec)
     truth: float | None = None
-    fresh = 0
+    asked = 0
     with reporter.task("operating points", spec.trials) as task:
         while not state.is_over():
-            batch, part = stored.batch(state.done, spec.batch), None
-            if 0 < len(batch) < min(spec.batch, spec.trials - state.done) and _is_last(batch, stored):
-                # The study was smaller and ended here. The batch is asked again as a whole one, so that all batches,
-                # and what is decided at their ends, are those of a study that was never smaller.
-                part = stored.withdraw(batch)
-                batch = batch if part is None else []
-            if batch:  # asked and told before: the study learns it again
-                for row in batch:
-                    _tell_again(study, row, spec, networks, seed)
-                    state.add(row)
+            batch = stored.batch(state.done, spec.batch)
+            if batch:
+                running.replay_stored(batch)
             else:
-                if not fresh:
+                if not asked:
                     truth = _exact_hypervolume(spec, networks, state.indicator, reporter)
-                while len(batch) < spec.batch and state.done < spec.trials and state.done not in stored.numbers:
-                    row = _one_trial(study, spec, networks, state, seed)
-                    batch.append({**row, "search": name, **(stamp or {})})
-                    state.add(row)
-                found = state.hypervolume()
-                for row in batch:
-                    row |= {"hypervolume": found, "hypervolume_ratio": found / truth if truth else None}
-                fresh += len(batch)
-                write_part(tables, TABLE, batch, next_part(tables, TABLE) if part is None else part)
+                part = withdrawn.get(state.done) or next_part(tables, TABLE)
+                batch = running.ask_new(stored.numbers, truth)
+                write_part(tables, TABLE, [{**row.columns(), **(stamp or {})} for row in batch], part)
+                asked += len(batch)
             state.end_batch(batch[-1])
             task.advance(state.done, state.text())
     if state.done < spec.trials:
         why = "the hypervolume_ratio is reached" if state.has_ratio() else "the hypervolume is on a plateau"
         reporter.line(f"operating points: stopped after {state.done} of {spec.trials} trials: {why}")
-    if fresh or not journal.exists():
-        export_journal(study, journal)
+    if asked or not journal.exists():
+        export_journal(running.study, journal)
 
 
-def _is_last(batch: Sequence[Mapping[str, Any]], stored: StoredTrials) -> bool:
-    return bool(batch[-1]["number"] == max(stored.numbers))
+class _RunningSearch:
+    """An Optuna study in memory, and the state of the search."""
+
+    def __init__(self, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], seed: int, name: str) -> None:
+        self.spec, self.networks, self.seed, self.name = spec, networks, seed, name
+        self.study = _new_study(spec, seed)
+        self.state = SearchState(spec, networks, HypervolumeIndicator.of(spec.objectives, networks))
+        self.reference_accuracy = reference_network(networks).classic_accuracy
+
+    def replay_stored(self, batch: Sequence[OperatingPointRow]) -> None:
+        """Tell the study the trials of a stored batch."""
+        for row in batch:
+            _tell_again(self.study, row, self.spec, self.networks, self.seed)
+            self.state.add(row)
+
+    def ask_new(self, stored: Collection[int], truth: float | None) -> list[OperatingPointRow]:
+        """Ask for the trials of one batch, up to the next stored trial, and replay their points.
+
+        Args:
+            stored: numbers of the stored trials.
+            truth: hypervolume of the exact front; None where it is not known.
+        """
+        batch: list[OperatingPointRow] = []
+        state = self.state
+        while len(batch) < self.spec.batch and state.done < self.spec.trials and state.done not in stored:
+            batch.append(self._ask_one())
+            state.add(batch[-1])
+        volume = state.hypervolume()
+        ratio = volume / truth if truth else None
+        return [replace(row, hypervolume=volume, hypervolume_ratio=ratio) for row in batch]
+
+    def _ask_one(self) -> OperatingPointRow:
+        """Ask for one trial, replay its point and tell the study the result."""
+        number = self.state.done
+        trial = _ask(self.study, self.spec, number, self.seed)
+        row = OperatingPointRow(
+            number=number, search=self.name, sampler=self.spec.sampler, batch_size=self.spec.batch_size, state="FAIL"
+        )
+        try:
+            point = suggest(trial, self.networks, self.spec)
+            repeat_of = self.state.known.get(point.key)
+            row = replace(row, trial_id=point.network.trial_id, settings=point.settings(), repeat_of=repeat_of)
+            judged = self.state.judged.get(-1 if repeat_of is None else repeat_of)
+            if judged is None:
+                judged = judge(point.evaluate(), self.spec, self.reference_accuracy)
+            values = [known_value(judged.metrics.columns(), objective) for objective in self.spec.objectives]
+            if not np.isfinite(values).all():
+                raise UserError(f"an objective is not finite: {dict(zip(self.spec.objectives, values, strict=True))}")
+        except UserError as error:
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            row = replace(row, error=str(error))
+        else:
+            for limit, exceeded in judged.exceeded.items():
+                trial.set_constraint(limit, exceeded)
+            self.study.tell(trial, values)
+            row = replace(row, state="COMPLETE", judged=judged)
+        distributions = {key: distribution_to_json(one) for key, one in trial.distributions.items()}
+        return replace(row, params=dumps(trial.params), distributions=dumps(distributions))
+
+
+def judge(metrics: PointMetrics, spec: OperatingPointsSpec, reference_accuracy: float) -> Judged:
+    """Metrics with the excess over each constraint; a drop of accuracy counts from ``reference_accuracy``."""
+    exceeded = constraint_values(metrics.columns(), spec.constraints.limits, reference_accuracy)
+    return Judged(metrics=metrics, exceeded=exceeded)
 
 
 def _new_study(spec: OperatingPointsSpec, seed: int) -> optuna.Study:
     maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
     directions = [maximize if objective == "accuracy" else minimize for objective in spec.objectives]
-    # QMC counts what it drew: one sampler, with the study's own seed, draws everything.
+    # The QMC sampler counts its draws: one sampler, with the seed of the study, draws all trials.
     return optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, seed))
 
 
@@ -136,37 +186,34 @@ def list_exact_points(
         trials = ", ".join(dict.fromkeys(network.trial_id for network in networks))
         reporter.line(f"operating points: no operating point of {trials} keeps the constraints")
         return
+    volume = HypervolumeIndicator.of(spec.objectives, networks).of_values(values)
     rows: list[dict[str, Any]] = []
     with reporter.task("operating points", len(found)) as task:
         for exact in found:
-            metrics = {"split": "validation", **exact.point.evaluate()}
-            rows.append(
-                {
-                    "number": len(rows),
-                    "search": name,
-                    **(stamp or {}),
-                    "sampler": EXACT,
-                    "batch_size": spec.batch_size,
-                    "trial_id": exact.point.network.trial_id,
-                    "state": "COMPLETE",
-                    **exact.settings(),
-                    **metrics,
-                    **_judged(metrics, spec, reference),
-                }
+            row = OperatingPointRow(
+                number=len(rows),
+                search=name,
+                sampler=EXACT,
+                batch_size=spec.batch_size,
+                state="COMPLETE",
+                trial_id=exact.point.network.trial_id,
+                settings=exact.settings(),
+                judged=judge(exact.point.evaluate(), spec, reference),
+                hypervolume=volume,
+                hypervolume_ratio=1.0 if volume else None,
             )
+            rows.append({**row.columns(), **(stamp or {})})
             task.advance(len(rows), "exact front")
-    volume = HypervolumeIndicator.of(spec.objectives, networks).of_values(values)
-    for row in rows:
-        row |= {"hypervolume": volume, "hypervolume_ratio": 1.0 if volume else None}
     write_part(tables, TABLE, rows, next_part(tables, TABLE))
 
 
 def _exact_hypervolume(
     spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], indicator: HypervolumeIndicator, reporter: Reporter
 ) -> float | None:
-    """The hypervolume of the exact front; None where the space has none.
+    """The hypervolume of the exact front; None where the front cannot be computed exactly.
 
-    Under frequency rules it takes minutes, not seconds: there it is computed only where the search stops by it.
+    Under frequency rules the exact front takes minutes. There it is computed only for a search that stops at a ratio of
+    its hypervolume.
     """
     slow = spec.dvfs.values != ("none",) and spec.stop.hypervolume_ratio is None
     if uncovered(spec) is not None or slow:
@@ -178,7 +225,7 @@ def _exact_hypervolume(
 
 
 def export_journal(study: optuna.Study, path: Location) -> None:
-    """Write an Optuna study as a journal, for ``optuna-dashboard``. It is never read back."""
+    """Write an Optuna study as a journal for ``optuna-dashboard``. This program never reads the journal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "journal.log"
@@ -188,48 +235,12 @@ def export_journal(study: optuna.Study, path: Location) -> None:
         write_atomic(path, draft.read_bytes())
 
 
-def _one_trial(
-    study: optuna.Study, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], state: SearchState, seed: int
-) -> dict[str, Any]:
-    """Ask for one trial, replay it, tell the result; returns its row."""
-    number = state.done
-    trial = _ask(study, spec, number, seed)
-    row: dict[str, Any] = {"number": number, "sampler": spec.sampler, "batch_size": spec.batch_size}
-    try:
-        point = suggest(trial, networks, spec)
-        repeat_of = state.known.get(point.key)
-        row |= {"trial_id": point.network.trial_id, **point.settings(), "repeat_of": repeat_of}
-        metrics = state.metrics.get(-1 if repeat_of is None else repeat_of)
-        if metrics is None:
-            metrics = {"split": "validation", **point.evaluate()}
-            metrics |= _judged(metrics, spec, reference_network(networks).classic_accuracy)
-        values = [known_value(metrics, objective) for objective in spec.objectives]
-        if not np.isfinite(values).all():
-            raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
-    except UserError as error:
-        study.tell(trial, state=TrialState.FAIL)
-        row |= {"state": "FAIL", "error": str(error)}
-    else:
-        for limit, exceeded in json.loads(metrics["constraints"]).items():
-            trial.set_constraint(limit, exceeded)
-        study.tell(trial, values)
-        row |= {"state": "COMPLETE", **metrics}
-    row["params"] = dumps(trial.params)
-    row["distributions"] = dumps({key: distribution_to_json(d) for key, d in trial.distributions.items()})
-    return row
-
-
-def _judged(metrics: Mapping[str, Any], spec: OperatingPointsSpec, reference: float) -> dict[str, Any]:
-    exceeded = constraint_values(metrics, spec.constraints.limits, reference)
-    return {"constraints": dumps(exceeded), "feasible": all(value <= 0 for value in exceeded.values())}
-
-
 _STATEFUL = ("qmc", "nsga2", "nsga3")
-"""QMC counts what it drew; NSGA keeps the parents of each generation."""
+"""Samplers with a state of their own: QMC counts its draws, NSGA keeps the parents of each generation."""
 
 
 def _ask(study: optuna.Study, spec: OperatingPointsSpec, number: int, seed: int) -> optuna.Trial:
-    """The next trial, whatever was asked before this process started."""
+    """The next trial; the same one whether or not earlier trials were asked by this process."""
     if spec.sampler != "qmc":
         state = np.random.SeedSequence([seed, number]).generate_state(1)
         study.sampler = make_sampler(spec.sampler, int(state[0]))
@@ -238,41 +249,44 @@ def _ask(study: optuna.Study, spec: OperatingPointsSpec, number: int, seed: int)
 
 def _tell_again(
     study: optuna.Study,
-    row: Mapping[str, Any],
+    row: OperatingPointRow,
     spec: OperatingPointsSpec,
     networks: Sequence[TracedNetwork],
     seed: int,
 ) -> None:
-    """Bring a new study past a trial of the table.
+    """Tell a new study a stored trial.
 
-    Samplers that keep a state of their own beside the trials are asked again, which costs next to nothing for them; to
-    the others the stored trial is added.
+    A sampler with a state of its own is asked for the trial again, without a replay, so that its state advances. For
+    other samplers the stored trial is added.
 
     Raises:
-        UserError: asked again, such a sampler answers otherwise than the table says.
+        UserError: a sampler with a state of its own suggests other parameters than the stored ones.
     """
-    complete = row["state"] == "COMPLETE"
-    values = [row[COLUMNS[objective]] for objective in spec.objectives] if complete else None
-    params, exceeded = json.loads(row["params"]), json.loads(row["constraints"] or "{}")
+    judged, failed = row.judged, optuna.trial.TrialState.FAIL
+    values, exceeded = None, {}
+    if judged is not None:
+        values = [known_value(judged.metrics.columns(), objective) for objective in spec.objectives]
+        exceeded = dict(judged.exceeded)
+    params, distributions = json.loads(row.params or "{}"), json.loads(row.distributions or "{}")
     if spec.sampler not in _STATEFUL:
         study.add_trial(
             optuna.create_trial(
-                state=TrialState.COMPLETE if complete else TrialState.FAIL,
+                state=failed if judged is None else optuna.trial.TrialState.COMPLETE,
                 params=params,
-                distributions={key: json_to_distribution(d) for key, d in json.loads(row["distributions"]).items()},
+                distributions={key: json_to_distribution(one) for key, one in distributions.items()},
                 values=values,
                 constraints=exceeded,
             )
         )
         return
-    trial = _ask(study, spec, int(row["number"]), seed)
+    trial = _ask(study, spec, row.number, seed)
     with contextlib.suppress(UserError):
         suggest(trial, networks, spec)
     if trial.params != params:
         raise UserError(
-            f"sampler {spec.sampler} does not repeat trial {row['number']} of the stored search, which was made with "
+            f"sampler {spec.sampler} does not repeat trial {row.number} of the stored search, which was made with "
             "other versions; remove the table operating_points to search again"
         )
     for limit, value in exceeded.items():
         trial.set_constraint(limit, value)
-    study.tell(trial, values, state=None if complete else TrialState.FAIL)
+    study.tell(trial, values, state=failed if judged is None else None)

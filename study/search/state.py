@@ -1,4 +1,4 @@
-"""How far a search of phase 2 has come: the rows that are stored, and what is known of the trials so far."""
+"""The state of a search of phase 2: the rows that are stored, and what the trials so far have found."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.parts import empty_table, part_count, part_of, read_table, rows_of
-from results.schemas import CONSTRAINTS, METRICS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
 from study.policies.policies import policy_from_row
 from study.search.hypervolume import HypervolumeIndicator, on_plateau
 from study.search.operating_point import OperatingPoint
+from study.search.rows import Judged, OperatingPointRow
 from study.search.traced_network import TracedNetwork, find_network
 
 TABLE = "operating_points"
-_METRICS = (*METRICS, *CONSTRAINTS)
-"""Columns that a point's settings decide."""
 
 
 class StoredTrials:
-    """The rows of a search that earlier starts wrote. A part that was damaged leaves a gap: it is asked again."""
+    """The rows of a search that earlier starts wrote. Rows of a damaged part are missing, and are asked again."""
 
     def __init__(self, tables: Location, name: str) -> None:
         table = read_table(tables, TABLE) if part_count(tables, TABLE) else empty_table(TABLE)
@@ -35,38 +33,51 @@ class StoredTrials:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, first: int, size: int) -> list[dict[str, Any]]:
-        """At most ``size`` rows from number ``first`` on, up to the next gap."""
+    def batch(self, first: int, size: int) -> list[OperatingPointRow]:
+        """At most ``size`` rows from number ``first`` on, up to the next missing row."""
         place = int(self.rows["number"].searchsorted(first))
-        rows = list(rows_of(self.rows.iloc[place : place + size]))
-        return [row for number, row in enumerate(rows, start=first) if row["number"] == number]
+        rows = enumerate(rows_of(self.rows.iloc[place : place + size]), start=first)
+        return [OperatingPointRow.from_columns(row) for number, row in rows if row["number"] == number]
 
-    def withdraw(self, batch: Sequence[Mapping[str, Any]]) -> str | None:
-        """Forget the rows of the last batch; returns the name of the part that they are, to be replaced.
+    def withdraw_short_batch(self, spec: OperatingPointsSpec) -> dict[int, str]:
+        """Forget the last batch if it is shorter than a batch of this study, which is larger than it was.
 
-        Where they are no part of their own, as an earlier version left them, nothing is forgotten: None.
+        The batch is asked again as a whole one. All batches, and all decisions at their ends, are then those of a
+        study that had its present size from the start.
+
+        Returns:
+            First number of the forgotten batch -> name of the part that holds the batch, to be replaced. Empty where
+            nothing is forgotten.
         """
-        part = part_of(self.tables, TABLE, ["search", "number"], [(self.name, row["number"]) for row in batch])
-        if part is not None:
-            self.rows = self.rows[self.rows["number"] < batch[0]["number"]]
-            self.numbers = frozenset(self.rows["number"])
-        return part
+        if not len(self):
+            return {}
+        end = int(self.rows["number"].iloc[-1]) + 1
+        first = (end - 1) // spec.batch * spec.batch
+        part = None
+        if end < min(first + spec.batch, spec.trials):
+            part = part_of(self.tables, TABLE, ["search", "number"], [(self.name, n) for n in range(first, end)])
+        if part is None:
+            return {}
+        self.rows = self.rows[self.rows["number"] < first]
+        self.numbers = frozenset(self.rows["number"])
+        return {first: part}
 
     def is_whole(self, spec: OperatingPointsSpec) -> bool:
-        """Whether nothing is missing, so that nothing needs to be replayed to know what is left."""
+        """Whether the stored rows are all rows of the search, so that nothing needs to be asked."""
         if not len(self) or self.rows["number"].iloc[-1] != len(self) - 1:
             return False
         if len(self) % spec.batch and len(self) < spec.trials:
-            return False  # of a smaller study: its last batch is no whole one
-        volumes = self.rows["hypervolume"].iloc[spec.batch - 1 :: spec.batch].tolist()
-        return _is_over(spec, len(self), self.rows["hypervolume_ratio"].iloc[-1], volumes)
+            return False  # the study was smaller, and its last batch is short
+        ends = self.rows.iloc[spec.batch - 1 :: spec.batch]
+        return _is_over(spec, len(self), self.rows["hypervolume_ratio"].iloc[-1], ends["hypervolume"].tolist())
 
 
 _REMEMBERED = 4096
+"""Trials whose metrics are kept in memory."""
 
 
 class SearchState:
-    """How far a search has come. Of each trial it keeps for ever no more than the point that it stood for."""
+    """What the trials of a search have found so far. Of each trial only its point is kept for the whole search."""
 
     def __init__(
         self, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], indicator: HypervolumeIndicator
@@ -74,57 +85,58 @@ class SearchState:
         self.spec, self.networks, self.indicator = spec, networks, indicator
         self.done = 0
         self.known: dict[object, int] = {}
-        """Point -> number of its first trial."""
-        self.metrics: dict[int, dict[str, Any]] = {}
-        """Number of a trial -> what its point is worth, of the latest ones: a repeat of these is not replayed."""
+        """Point -> number of the first trial of the point."""
+        self.judged: dict[int, Judged] = {}
+        """Number of a trial -> metrics of its point, for the latest trials: a repeat of the point is not replayed."""
         self.best_accuracy = 0.0
         self.ratio: float | None = None
         self.volumes: list[float] = []
-        """Hypervolume after each whole batch."""
+        """The hypervolume after each whole batch."""
         self.front = indicator.values([])
-        self.new: list[Mapping[str, Any]] = []
+        self._new: list[Judged] = []
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """The next trial."""
-        if row["state"] == "COMPLETE":
-            if row.get("repeat_of") is None:
-                number = int(row["number"])
-                self.known.setdefault(point_of(row, self.networks).key, number)
-                self.metrics[number] = {column: row.get(column) for column in _METRICS}
-                if len(self.metrics) > _REMEMBERED:
-                    del self.metrics[next(iter(self.metrics))]
-            self.best_accuracy = max(self.best_accuracy, row["accuracy"])
-            if row.get("feasible"):
-                self.new.append(row)
+    def add(self, row: OperatingPointRow) -> None:
+        """Add the next trial."""
+        if row.judged is not None:
+            if row.repeat_of is None:
+                self.known.setdefault(point_of(row.columns(), self.networks).key, row.number)
+                self.judged[row.number] = row.judged
+                if len(self.judged) > _REMEMBERED:
+                    del self.judged[next(iter(self.judged))]
+            self.best_accuracy = max(self.best_accuracy, row.judged.metrics.accuracy)
+            if row.judged.feasible:
+                self._new.append(row.judged)
         self.done += 1
 
     def hypervolume(self) -> float:
-        """Of all feasible points so far."""
-        self._join()
+        """The hypervolume of all feasible points so far."""
+        self._update_front()
         return self.indicator.of_values(self.front)
 
-    def _join(self) -> None:
-        if self.new:
-            self.front = self.indicator.update_front(self.front, self.indicator.values(self.new))
-            self.new = []
+    def _update_front(self) -> None:
+        if self._new:
+            values = self.indicator.values(one.metrics.columns() for one in self._new)
+            self.front = self.indicator.update_front(self.front, values)
+            self._new = []
 
-    def end_batch(self, last: Mapping[str, Any]) -> None:
-        """Behind the last row of a batch, which tells what the batch came to."""
-        self._join()
-        self.ratio = last["hypervolume_ratio"]
+    def end_batch(self, last: OperatingPointRow) -> None:
+        """Take over the hypervolume at the end of a batch from the last row of the batch."""
+        self._update_front()
+        self.ratio = last.hypervolume_ratio
         if self.done % self.spec.batch == 0:
-            self.volumes.append(last["hypervolume"])
+            assert last.hypervolume is not None, "every row of a search has a hypervolume"
+            self.volumes.append(last.hypervolume)
 
     def is_over(self) -> bool:
-        """Whether there is nothing left to ask."""
+        """Whether no further trial is to be asked."""
         return _is_over(self.spec, self.done, self.ratio, self.volumes)
 
     def has_ratio(self) -> bool:
-        """Whether the wanted share of the exact front is found."""
+        """Whether the hypervolume ratio at which the study stops is reached."""
         return _reached(self.spec, self.ratio)
 
     def text(self) -> str:
-        """For the progress."""
+        """The state as a text for the progress display."""
         if not self.known:
             return "no point yet"
         share = "" if self.ratio is None else f", {self.ratio:.1%} of the exact front's hypervolume"
@@ -132,7 +144,7 @@ class SearchState:
 
 
 def _is_over(spec: OperatingPointsSpec, done: int, ratio: float | None, volumes: Sequence[float]) -> bool:
-    """Whether a search has nothing left to ask, after ``done`` trials and these hypervolumes of its whole batches."""
+    """Whether a search is over after ``done`` trials, with these hypervolumes after its whole batches."""
     if done >= spec.trials or (done and _reached(spec, ratio)):
         return True
     return spec.stop.plateau is not None and on_plateau(volumes, spec.stop.plateau)
@@ -140,7 +152,7 @@ def _is_over(spec: OperatingPointsSpec, done: int, ratio: float | None, volumes:
 
 def _reached(spec: OperatingPointsSpec, ratio: float | None) -> bool:
     wanted = spec.stop.hypervolume_ratio
-    # Two ways of adding the same costs differ in the last bits.
+    # Sums of the same costs in another order differ in their last bits.
     return wanted is not None and ratio is not None and ratio >= wanted - 1e-9
 
 

@@ -104,12 +104,12 @@ def front_on_test(
         rows.append(
             {
                 **{name: value for name, value in stored.items() if name in names},
-                "test_samples": metrics["samples"],
-                "test_accuracy": metrics["accuracy"],
-                "optimism": stored["accuracy"] - metrics["accuracy"],
-                **{f"test_{name}": metrics.get(name) for name in _COSTS},
-                **_intervals(point, walk, metrics["accuracy"]),
-                "test_classic_accuracy": metrics["classic_accuracy"],
+                "test_samples": metrics.samples,
+                "test_accuracy": metrics.accuracy,
+                "optimism": stored["accuracy"] - metrics.accuracy,
+                **{f"test_{name}": getattr(metrics, name) for name in _COSTS},
+                **_intervals(point, walk, metrics.accuracy),
+                "test_classic_accuracy": metrics.classic_accuracy,
                 "test_digest": test_digest,
             }
         )

@@ -82,7 +82,7 @@ def every_point(chosen: OperatingPointsSpec, networks):
 
 
 def worth(point: OperatingPoint, objectives) -> tuple[float, ...]:
-    metrics = point.evaluate()
+    metrics = point.evaluate().columns()
     return tuple(metrics[COLUMNS[name]] for name in objectives)
 
 
@@ -91,7 +91,7 @@ def all_values(chosen: OperatingPointsSpec, networks) -> set[tuple[float, ...]]:
     reference, found = reference_network(networks).classic_accuracy, set()
     for point in every_point(chosen, networks):
         try:
-            metrics = point.evaluate()
+            metrics = point.evaluate().columns()
         except UserError:  # the deadline cannot be kept
             assert point.dvfs == "deadline"
             continue
@@ -122,7 +122,7 @@ def assert_exact(text: str, networks, *, least: int = 2) -> list:
     assert list(costs_first[0]) == sorted(costs_first[0]), "cheapest first"
     for one, row in zip(found, rows, strict=True):
         assert worth(one.point, chosen.objectives) == row
-        assert set(one.settings()) <= set(SCHEMAS["operating_points"].names)
+        assert set(one.settings().columns()) <= set(SCHEMAS["operating_points"].names)
         if one.beta_high is None:
             assert one.beta_low is None and isinstance(one.point.policy, Classic | Static)
             continue
@@ -237,7 +237,7 @@ def test_a_limit_on_memory_leaves_out_whole_policies(limit):
     free = all_values(spec(f"{KINDS}, {TWO}"), ready)
     assert all_values(spec(f"{KINDS}, {TWO}, constraints: {{memory: {limit}}}"), ready) < free
     found = assert_exact(f"{KINDS}, {TWO}, constraints: {{memory: {limit}, energy: 29}}", ready)
-    assert all(one.point.evaluate()["memory_bytes"] <= limit for one in found)
+    assert all(one.point.evaluate().memory_bytes <= limit for one in found)
 
 
 def test_constraints_that_nothing_keeps_leave_nothing():
@@ -259,7 +259,7 @@ def test_a_limit_that_only_rounding_exceeds_is_kept_as_the_search_keeps_it(polic
         energy_source="modelled:test",
     )
     one = TracedNetwork(WeightsId("one", "w"), joules, split(2, 1), split(2, 2))
-    full = OperatingPoint(one, "mean_logit", Classic()).evaluate()
+    full = OperatingPoint(one, "mean_logit", Classic()).evaluate().columns()
     assert full["energy_joules"] > 0.3 and constraint_values(full, {"energy": 0.3}, 1.0) == {"energy": 0.0}
     free, _ = exact_points(spec(f"policy: {policy}"), [one], 1.0)
     found, _ = exact_points(spec(f"policy: {policy}, constraints: {{energy: 0.3}}"), [one], 1.0)

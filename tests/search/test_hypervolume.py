@@ -344,7 +344,7 @@ def test_the_exact_front_is_written_once_with_all_columns(tmp_path, limits):
             one.point.statistic,
         )
         assert (stored["beta_low"], stored["beta_high"]) == (one.beta_low, one.beta_high)
-        metrics = point.evaluate()
+        metrics = point.evaluate().columns()
         assert metrics == {name: stored[name] for name in metrics}
 
 

@@ -11,6 +11,7 @@ from support.searches import TWO, run, run_killed, traced
 from search_spaces.spec import parse_space
 from study.errors import UserError
 from study.search import optuna_search as module
+from study.search.operating_point import COLUMNS
 from study.search.state import point_of
 from study.search.test_front import front_of
 
@@ -66,7 +67,7 @@ def test_the_front_keeps_to_the_constraints(tmp_path):
 def test_other_costs_are_objectives(tmp_path, measure):
     chosen = spec(f"objectives: [accuracy, {measure}]")
     table = run(chosen, BOTH, tmp_path)
-    column = module.COLUMNS[measure]
+    column = COLUMNS[measure]
     assert (table[column] > 0).all() and table[column].nunique() > 10
     front = front_of(table, chosen.objectives)
     assert front[column].is_monotonic_increasing and front["accuracy"].is_monotonic_increasing
@@ -82,7 +83,7 @@ def test_rows_say_what_they_are_of_and_replay(tmp_path):
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         point = point_of(row, BOTH)
         assert (point.network.precision, point.dvfs) == (row["precision"], row["dvfs"])
-        assert point.evaluate()["energy_joules"] == row["energy_joules"]
+        assert point.evaluate().energy_joules == row["energy_joules"]
 
 
 def test_an_objective_that_the_costs_do_not_hold_is_refused_before_the_first_trial(tmp_path):

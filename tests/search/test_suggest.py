@@ -159,7 +159,7 @@ def test_a_row_gives_back_the_very_point(tmp_path, beta, monkeypatch):
         assert (again.policy, again.statistic, again.dvfs) == (point.policy, point.statistic, point.dvfs)
         assert again.network is point.network and again.beta_quantile == point.beta_quantile
         assert again.key == point.key
-        metrics = again.evaluate()
+        metrics = again.evaluate().columns()
         assert metrics == {name: row[name] for name in metrics}
     kinds = {type(point.policy) for point in suggested}
     assert kinds == {Predictive, Hierarchical, Placed, Static, Classic}

@@ -123,8 +123,8 @@ def stored_points(tmp_path, network: TracedNetwork = NETWORK, policies=POLICIES,
     rows = []
     for number, policy in enumerate(policies):
         point = OperatingPoint(network, "mean_max", policy, dvfs=dvfs)
-        metrics = point.evaluate()
-        rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings(), **metrics})
+        metrics = point.evaluate().columns()
+        rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings().columns(), **metrics})
     done = {"state": "COMPLETE", "split": "validation", "feasible": True, "hypervolume": 0.123}
     write_part(tmp_path, "operating_points", [{**row, **done} for row in rows])
     return read_table(tmp_path, "operating_points")
@@ -144,7 +144,7 @@ def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
         assert row["test_samples"] == 70 and row["test_digest"] == "t3st" and row["split"] == "validation"
         assert row["test_accuracy_low"] < row["test_accuracy"] < row["test_accuracy_high"]
         assert row["test_classic_accuracy"] == (trace.answers[:, -1] == TEST.labels).mean()
-        assert row["accuracy"] == OperatingPoint(NETWORK, "mean_max", policy).evaluate()["accuracy"]
+        assert row["accuracy"] == OperatingPoint(NETWORK, "mean_max", policy).evaluate().accuracy
         layers = [layer for layer in exit_rows if layer["point"] == row["number"]]
         assert [layer["exit"] for layer in layers] == list(range(1, EXITS + 2))
         assert {layer["split"] for layer in layers} == {"test"}
@@ -390,7 +390,9 @@ def test_a_run_folder_holds_one_study(tmp_path):
 def test_every_setting_of_a_point_is_a_column():
     for policy in POLICIES:
         point = replace(OperatingPoint(NETWORK, "mean_max", policy), beta_quantile=0.5)
-        assert set(point.settings()) | set(point.evaluate()) <= set(SCHEMAS["operating_points"].names)
+        assert set(point.settings().columns()) | set(point.evaluate().columns()) <= set(
+            SCHEMAS["operating_points"].names
+        )
 
 
 def test_a_run_folder_has_one_driver_at_a_time(tmp_path):
