@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import pandas as pd
 import torch
 
-from results.pareto import non_dominated
 from results.parts import part_count, read_table, rows_of
-from results.schemas import METRICS, SETTINGS
 from results.storage.paths import Location
-from search_spaces.spec import OperatingPointsSpec
 from study.cli.front_view import HEADINGS, setting_text, thinned
 from study.cli.printing import PlainTable, console_of, write_points
 from study.errors import UserError
@@ -23,11 +18,9 @@ from study.networks.precisions import Precision
 from study.policies.criteria import CRITERIA
 from study.run.reader import stored_networks, stored_study
 from study.search.cost_source import check_costs
-from study.search.exact_search import exact_points, uncovered
-from study.search.hypervolume import HypervolumeIndicator
-from study.search.operating_point import COLUMNS
-from study.search.space import check_depth, check_names, constraint_values
-from study.search.traced_network import TracedNetwork, reference_network
+from study.search.exact_report import ExactReport, exact_report
+from study.search.exact_search import uncovered
+from study.search.space import check_depth, check_names
 from study.storage.strict_json import dumps
 
 
@@ -40,7 +33,7 @@ def show_exact_front(
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Compute the exact front on the validation split, and print, write and draw it.
+    """Compute the exact front on the validation split; print, write and draw it.
 
     Args:
         folder: run folder with traces and profiles; neither images nor weights are needed.
@@ -65,84 +58,22 @@ def show_exact_front(
             check_costs(spec, precisions, torch.device("cpu"), stored_will_do=True)
     networks = stored_networks(folder, spec, data)
     check_depth(spec, min(network.exit_count for network in networks))
-    start = time.perf_counter()
-    best = reference_network(networks)
-    reference = best.classic_accuracy
-    found, values = exact_points(spec, networks, reference)
-    seconds = time.perf_counter() - start
-    if not found:
-        raise UserError("front --exact: no point of this space keeps to the constraints")
-    same = {"split": "validation", "batch_size": spec.batch_size}
-    rows = [
-        {"trial_id": one.point.network.trial_id, **one.settings().columns(), **same, **one.point.evaluate().columns()}
-        for one in found
-    ]
-    points = pd.DataFrame(rows).reindex(columns=["trial_id", "data", *SETTINGS, *METRICS])
-    classic = _classic(best)
-    points["accuracy_drop"] = reference - points["accuracy"]
-    for objective, column in COLUMNS.items():
-        if objective in classic and column in points:
-            points[f"{objective}_share"] = points[column] / classic[objective]
+    tables = folder / "tables"
+    there = part_count(tables, "operating_points")
+    report = exact_report(spec, networks, read_table(tables, "operating_points") if there else None)
     if output:
-        write_points(points, output)
+        write_points(report.points, output)
     if figure:
         from results.figures import exact_figure
 
-        exact_figure(points, reference, figure)
-    indicator = HypervolumeIndicator.of(spec.objectives, networks)
-    facts: dict[str, Any] = {
-        "split": "validation",
-        "networks": len({network.trial_id for network in networks}),
-        "seconds": seconds,
-        "hypervolume": indicator.of_values(values),
-        "classic": f"{best.trial_id} ({best.precision})",
-        "classic_accuracy": reference,
-        **{f"classic_{objective}": value for objective, value in classic.items()},
-    }
-    if part_count(folder / "tables", "operating_points"):
-        searched = read_table(folder / "tables", "operating_points")
-        searched = searched[
-            (searched["state"] == "COMPLETE") & searched["trial_id"].isin([one.trial_id for one in networks])
-        ]
-        kept = [not any(value > 0 for value in exceeded.values()) for exceeded in _exceeded(searched, spec, reference)]
-        facts |= _held_against(searched[np.array(kept, dtype=np.bool_)], spec.objectives, indicator, points)
+        exact_figure(report.points, report.reference.classic_accuracy, figure)
     if as_json:
-        print(dumps({**facts, "front": list(rows_of(points))}, indent=1))
+        print(dumps({**report.facts(), "front": list(rows_of(report.points))}, indent=1))
         return
     console = console_of()
-    console.print(_table(points))
-    for line in _lines(points, facts):
-        console.print(line, soft_wrap=True)
-
-
-def _classic(best: TracedNetwork) -> dict[str, float]:
-    classic = {"flops": best.costs.classic("flops")}
-    if best.costs.holds("energy"):
-        classic["energy"] = float(best.cut_energies[-1])
-    if best.costs.holds("seconds"):
-        classic["latency_mean"] = best.costs.classic("seconds")
-    return classic
-
-
-def _exceeded(searched: pd.DataFrame, spec: OperatingPointsSpec, reference: float) -> Iterator[dict[str, float]]:
-    """By how much the points of a search exceed the limits of this space, which need not be those of the search."""
-    return (constraint_values(row, spec.constraints.limits, reference) for row in rows_of(searched))
-
-
-def _held_against(
-    search: pd.DataFrame, objectives: Sequence[str], indicator: HypervolumeIndicator, front: pd.DataFrame
-) -> dict[str, float | None]:
-    """What the study's own search, perhaps of another space, found beside this front."""
-    columns = [COLUMNS[objective] for objective in objectives]
-    exact = front[columns].to_numpy(dtype=np.float64)
-    found = search[columns].dropna().to_numpy(dtype=np.float64)
-    both = np.concatenate([exact, found])
-    dominated = ~non_dominated(both, maximize=[objective == "accuracy" for objective in objectives])[: len(exact)]
-    truth = indicator.of_values(exact)
-    return {
-        "hypervolume_ratio_of_the_search": indicator.of_values(found) / truth if truth else None,
-        "dominated_by_the_search": float(dominated.mean()),
-    }
+    console.print(_table(report.points))
+    for sentence in _sentences(report):
+        console.print(sentence, soft_wrap=True)
 
 
 def _table(points: pd.DataFrame) -> PlainTable:
@@ -177,26 +108,28 @@ def _distinct(points: pd.DataFrame, name: str) -> set[str]:
     return {setting_text(row, name) for row in rows_of(points)}
 
 
-def _lines(points: pd.DataFrame, facts: dict[str, Any]) -> list[str]:
+def _sentences(report: ExactReport) -> list[str]:
+    points, costs, classic = report.points, report.reference_costs, report.reference
     energy = ""
-    if "classic_energy" in facts:
-        energy = f", {facts['classic_energy'] * 1e3:.4g} mJ ({points['energy_source'].iloc[0]})"
-    lines = [
-        f"{len(points)} points in {facts['seconds']:.2f} s; shares are of the classic network {facts['classic']}: "
-        f"accuracy {facts['classic_accuracy']:.2%}, {facts['classic_flops'] / 1e6:.2f} MFLOPs{energy} per image; "
-        f"hypervolume {facts['hypervolume']:.4f}"
+    if "energy" in costs:
+        energy = f", {costs['energy'] * 1e3:.4g} mJ ({points['energy_source'].iloc[0]})"
+    sentences = [
+        f"{len(points)} points in {report.seconds:.2f} s; shares are of the classic network {classic.trial_id} "
+        f"({classic.precision}): accuracy {classic.classic_accuracy:.2%}, {costs['flops'] / 1e6:.2f} MFLOPs{energy} "
+        f"per image; hypervolume {report.hypervolume:.4f}"
     ]
     alike = {HEADINGS.get(name, name): _distinct(points, name) for name in _TEXTS}
     same = [f"{name} {next(iter(values))}" for name, values in alike.items() if len(values) == 1 and values != {""}]
     if same:
-        lines.append(f"all of them: {', '.join(same)}")
+        sentences.append(f"all points: {', '.join(same)}")
     near = points[points["accuracy_drop"] <= 0.01 + 1e-12]
     if len(near):
-        lines.append(f"at most 1 point below it: {near['flops_share'].min():.1%} of its FLOPs")
-    if facts.get("hypervolume_ratio_of_the_search") is not None:
-        lines.append(
-            f"what the study itself found, in its own space, has {facts['hypervolume_ratio_of_the_search']:.2%} of "
-            f"this hypervolume, and points that dominate {facts['dominated_by_the_search']:.1%} of these"
+        sentences.append(f"fewest FLOPs at most 1 point below the classic network: {near['flops_share'].min():.1%}")
+    search = report.search
+    if search is not None and search.hypervolume_ratio is not None:
+        sentences.append(
+            f"the study's own search, in its own space, found {search.hypervolume_ratio:.2%} of this hypervolume, and "
+            f"points that dominate {search.dominated:.1%} of these points"
         )
-    lines.append("chosen on validation images: the table `front` of a study says what test images make of it")
-    return lines
+    sentences.append("chosen on validation images; the table `front` of a study reports its points on test images")
+    return sentences

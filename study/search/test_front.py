@@ -39,10 +39,10 @@ STATISTICS: tuple[Statistic, ...] = ("mean_logit", "mean_max")
 
 
 def front_of(points: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
-    """The rows of ``operating_points`` that no other row dominates on validation, cheapest first.
+    """The non-dominated rows of ``operating_points`` on validation, cheapest first.
 
-    Rows of failed trials, repeats and points that break a constraint are left out. Of points that are equal in every
-    objective the first is kept.
+    Failed trials, repeats and points that break a constraint are left out. Of points that are equal in every objective
+    the first point is kept.
     """
     columns = [COLUMNS[objective] for objective in objectives]
     done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna() & points["feasible"].eq(True)]
@@ -93,7 +93,7 @@ def front_on_test(
     Returns:
         Rows of the tables ``front`` and ``exits``. Accuracies, FLOPs and energies come with 95 % intervals.
     """
-    names = set(SCHEMAS["front"].names) - {"hypervolume"}  # in operating_points that of the search
+    names = set(SCHEMAS["front"].names) - {"hypervolume"}  # the one in operating_points is that of the search
     rows: list[dict[str, Any]] = []
     exit_rows: list[dict[str, Any]] = []
     for stored in rows_of(front):
@@ -135,7 +135,7 @@ def _intervals(point: OperatingPoint, walk: Walk, accuracy: float) -> dict[str, 
 
 
 def network_exit_rows(network: TracedNetwork) -> list[dict[str, Any]]:
-    """Rows of the table ``exits`` for a network as such: no policy stops anybody."""
+    """Rows of the table ``exits`` for a network without a policy; the columns of stopped samples are None."""
     rows = []
     for statistic in STATISTICS:
         trace = network.trace(statistic)
@@ -169,7 +169,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _costs_of_cuts(network: TracedNetwork) -> dict[str, NDArray[Any]]:
-    """What the network costs, cut at each exit, ``[E+1]`` each; as far as it is known."""
+    """Costs of the network cut at each exit, as columns ``[E+1]``; costs that are not known are left out."""
     costs, work = network.costs, network.work
     found: dict[str, NDArray[Any]] = {}
     if costs.holds("energy"):
@@ -188,7 +188,7 @@ def _costs_of_cuts(network: TracedNetwork) -> dict[str, NDArray[Any]]:
 
 
 def _of_cuts(segments: Floats, heads: Floats) -> Floats:
-    """``[E+1]``: what the network cut at each exit costs."""
+    """``[E+1]``, the cost of the network cut at each exit."""
     return np.asarray(segments.cumsum() + np.append(heads, 0.0))
 
 

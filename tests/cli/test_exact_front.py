@@ -116,7 +116,7 @@ REFUSED = [
     ("--set operating_points.beta=per_exit", "beta: per_exit has one dimension for each exit"),
     ("--set operating_points.policy=placed --set operating_points.placements=auto", "placements: auto has two to"),
     ("--set operating_points.objectives=[accuracy,latency_p99]", "latency_p99 is not a mean over images"),
-    ("--set operating_points.constraints.energy=1e-9", "no point of this space keeps to the constraints"),
+    ("--set operating_points.constraints.energy=1e-9", "no point of this space keeps the constraints"),
     ("--set data.name=cifar10", "change keys of operating_points only"),
     ("--set operating_points.beta=0", "beta must be above 0"),
     ("--set operating_points.beta", "expected KEY=VALUE"),
