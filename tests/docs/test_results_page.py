@@ -53,7 +53,7 @@ def test_policies_compare_as_the_page_says(builder: ModuleType) -> None:
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
 def test_trials_are_named_as_their_study_names_them_today(study: Path) -> None:
-    """So that run folders of earlier versions are gone on with."""
+    """A study that is run again from its file must find its trials by their names."""
     spec = load_space(str(study))
     trials = read_table(study.parent / "tables", "trials")
     digest = trials["data_digest"].iloc[0]

@@ -86,6 +86,15 @@ def test_pandas_and_duckdb_open_a_table_as_it_is(tmp_path, name):
     assert found == [tuple(full.values()), (None,) * len(full), tuple(full.values())]
 
 
+def test_duckdb_opens_a_table_below_any_path(tmp_path):
+    """A path may hold what DuckDB takes for a pattern: a list of files works, as the page on tables shows."""
+    tables = tmp_path / "run [1] *" / "tables"
+    write_part(tables, "epochs", [{"epoch": 1}])
+    write_part(tables, "epochs", [{"epoch": 2}], 1)
+    parts = [str(part) for part in sorted((tables / "epochs").glob("*.parquet"))]
+    assert duckdb.read_parquet(parts).project("epoch").fetchall() == [(1,), (2,)]
+
+
 def test_a_column_that_no_schema_knows_is_a_fault_of_the_caller(tmp_path):
     with pytest.raises(AssertionError, match=r"table epochs has no columns \['eporch'\]"):
         write_part(tmp_path, "epochs", [{"epoch": 1}, {"eporch": 1}])
