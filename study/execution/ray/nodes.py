@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -49,7 +48,7 @@ def check_shared(folder: Location, address: str | None) -> None:
                 )
     finally:
         marker.unlink(missing_ok=True)
-        if is_new and isinstance(folder, Path):
+        if is_new:
             with suppress(OSError):  # somebody else works in it by now
                 folder.rmdir()
 
