@@ -105,7 +105,7 @@ def test_a_search_finds_points_of_it_and_reads_them_back(tmp_path):
         point = point_of(row, ONE)
         other = replace(point, policy=placed(point.policy, 5))
         assert point.evaluate() == other.evaluate()
-        assert row["accuracy"] == other.evaluate()["accuracy"]
+        assert row["accuracy"] == other.evaluate().accuracy
 
 
 def test_its_exact_front_holds_what_its_replays_give():
