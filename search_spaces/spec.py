@@ -7,6 +7,7 @@ that the program resolves before any work starts, so that a new backbone needs n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
@@ -90,6 +91,19 @@ def _parse_slack(raw: object) -> object:
     raise ValueError(f"expected auto or a number from 0, got {short(raw)!r}")
 
 
+def expand_home(path: str) -> str:
+    """A path whose ``~`` or ``~user`` at the start is replaced by the home folder.
+
+    Raises:
+        SpecError: the home folder is not known.
+    """
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise SpecError(f"{path}: the home folder of this user is not known") from None
+
+
+HomePath: TypeAlias = Annotated[str, AfterValidator(expand_home)]
 Slack: TypeAlias = Annotated[float | Literal["auto"], BeforeValidator(_parse_slack)]
 Placements: TypeAlias = Annotated[list[list[int]] | Literal["auto"], BeforeValidator(_parse_placements)]
 Trials: TypeAlias = Annotated[int | Literal["grid"], BeforeValidator(_parse_trials)]
@@ -197,7 +211,7 @@ class BackbonesSpec(TrainingSpec):
     """Phase 1a: backbones, ranked by the classifier's validation accuracy."""
 
     mode: BackboneMode = "original"
-    pretrained: str | None = None
+    pretrained: HomePath | None = None
 
 
 @with_settings(HeadFields)
@@ -270,7 +284,7 @@ class OperatingPointsSpec(_Section):
     statistic: Name = _one("mean_logit")
     placements: Placements = "auto"
     quantization: Name = _one("fp32")
-    costs: str = DEFAULT_DEVICE
+    costs: HomePath = DEFAULT_DEVICE
     batch_size: Count = 1
     dvfs: Name = _one("none")
     dvfs_slack: Slack = "auto"

@@ -1,4 +1,8 @@
-"""YAML that somebody wrote, read without trust: plain values only, in bounded time and memory."""
+"""YAML that a user wrote, read without trust: plain values only, in bounded time and memory.
+
+PyYAML reads YAML 1.1, in which ``010`` is 8, ``1:30`` is 90 and ``2024_01`` is 202401. No user means these numbers, so
+that such values are refused.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +13,25 @@ from typing import Any
 import yaml
 
 MAX_FILE_BYTES = 200_000
-"""A hundred times what a study file has. PyYAML reads some 100 kB a second."""
-_MOST_BITS = 4096
-"""Of a whole number: printing a longer one takes time that grows with the square of its length."""
+"""A hundred times the size of a study file. PyYAML reads about 100 kB a second."""
+_NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 class YamlError(ValueError):
-    """What is wrong, in one line that names the line of the file where there is one."""
+    """The mistake in one line, with the number of the line in the file where the line is known."""
 
 
 def read_yaml(path: Path, what: str) -> Any:
     """The content of a YAML file.
 
     Args:
-        path: of the file.
-        what: it is meant to be, as "a study file".
+        path: the file.
+        what: the kind of file that the reader expects, as "a study file".
 
     Raises:
-        YamlError: it is no regular file, too large, not UTF-8, or :func:`parse_yaml` refuses it.
+        YamlError: the file is no regular file, too large or not UTF-8, or :func:`parse_yaml` refuses the content.
     """
-    if not path.is_file():  # a pipe could be waited for without end
+    if not path.is_file():  # reading a pipe could wait for ever
         raise YamlError(f"this is {'a folder' if path.is_dir() else 'no regular file'}, not {what}")
     try:
         with path.open("rb") as file:
@@ -45,7 +48,8 @@ def parse_yaml(text: str) -> Any:
     """Plain values: mappings, lists, texts, numbers, dates, truth values and nothing.
 
     Raises:
-        YamlError: no YAML, a tag of something else, an alias, a key that stands twice, or nesting without end.
+        YamlError: the text is no YAML, or has another tag, an alias, a key that stands twice, a number in a form that
+            YAML 1.1 reads in its own way, or nesting without end.
     """
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
@@ -58,8 +62,8 @@ def parse_yaml(text: str) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few of them can stand for gigabytes), in which a key that stands twice is an error
-    (the second would silently win)."""
+    """Safe YAML without aliases, of which a few can stand for gigabytes. A key that stands twice is an error, because
+    PyYAML would silently take the second one."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse an alias."""
@@ -69,7 +73,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Name the place of a value that cannot be read."""
+        """Name the place of a value that cannot be read, or that YAML 1.1 reads in its own way."""
         try:
             value = super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
@@ -77,8 +81,8 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(
                 problem=f"a value cannot be read ({short(error)})", problem_mark=node.start_mark
             ) from None
-        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-            raise yaml.MarkedYAMLError(problem="a number has too many digits", problem_mark=node.start_mark)
+        if isinstance(node, yaml.ScalarNode) and node.style is None and (problem := _trap(node.value, value)):
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -101,6 +105,18 @@ _StrictLoader.yaml_constructors = {
 }
 
 
+def _trap(text: str, value: object) -> str | None:
+    """Why a value without quotes is not what its text looks like; None where the value is."""
+    if _NO_BREAK_SPACE in text:
+        return f"{short(text)!r} holds a no-break space: type a space in its place, or put the text in quotes"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    digits = text.lstrip("+-")
+    own_form = ":" in text or "_" in text or (isinstance(value, int) and digits != "0" and digits.startswith("0"))
+    if number and own_form:
+        return f"YAML reads {short(text)} in a way of its own: write a plain decimal number, or put it in quotes"
+    return None
+
+
 def short(value: object, most: int = 60) -> str:
-    """The beginning of a value's text, in one line."""
+    """The beginning of the text of a value, in one line."""
     return " ".join(str(value).split())[:most]

@@ -6,25 +6,22 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from search_spaces.spec import SpecError, StudySpec, parse_space, space_of
+from search_spaces.spec import SpecError, StudySpec, expand_home, parse_space, space_of
 from search_spaces.strict_yaml import YamlError, read_yaml
 
 
 def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
-    """A study from a file, or one that comes with the program by its bare name; ``changes`` as in :func:`parse_space`.
+    """A study from a file, or a bundled study by its bare name; ``changes`` as in :func:`parse_space`.
 
-    The ``study.yaml`` of a run folder or a pack is such a file too; what it says of its provenance is passed over.
+    The ``study.yaml`` of a run folder or of a pack is a study file too; the provenance in the file is passed over.
 
     Raises:
-        SpecError: neither exists, the file cannot be read, or :func:`parse_space` refuses it.
+        SpecError: there is no such file or bundled study, the file cannot be read, or :func:`parse_space` refuses it.
     """
     if name_or_path in bundled():
         text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
         return parse_space(text, f"{name_or_path}.yaml", changes)
-    try:
-        path = Path(name_or_path).expanduser()
-    except RuntimeError as error:  # there is no such user
-        raise SpecError(f"{name_or_path}: {error}") from None
+    path = Path(expand_home(name_or_path))
     if not (name_or_path and path.exists()):
         known = ", ".join(bundled())
         raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")

@@ -288,3 +288,22 @@ def test_the_study_of_a_run_folder_can_be_done_again(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(SpecError, match=message):
             load_space(str(path))
+
+
+def test_paths_may_start_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "name: mine\nbackbones: {pretrained: ~/w.pt}\noperating_points: {costs: ~/device.yaml}"
+    (tmp_path / "mine.yaml").write_text(text)
+    spec = load_space("~/mine.yaml")
+    assert spec.backbones.pretrained == f"{tmp_path}/w.pt"
+    assert spec.operating_points.costs == f"{tmp_path}/device.yaml"
+    with pytest.raises(SpecError, match=r"~nobody-here/x\.yaml: the home folder"):
+        load_space("~nobody-here/x.yaml")
+    with pytest.raises(SpecError, match=r"backbones\.pretrained: ~nobody-here/w\.pt: the home folder"):
+        parse_space("name: x\nbackbones: {pretrained: ~nobody-here/w.pt}", "x.yaml")
+
+
+def test_what_is_quoted_is_a_text():
+    assert parse_space("name: '2024_01'", "x").name == "2024_01"
+    assert parse_space("name: x\ndata: {folder: 'a\N{NO-BREAK SPACE}b'}", "x").data.model_dump()["folder"] is not None
+    assert parse_space("name: x\nseed: 0\nbackbones: {learning_rate: 1.0e-3, width: 0.5}", "x").seed == 0
