@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 # There is a test process for each core: each of them computes on one thread. Libraries read the variable when they are
 # loaded, and child processes inherit it.
@@ -21,18 +22,27 @@ TOGETHER = (RAY, "tests/bad_input", "tests/cli")
 """Folders whose tests run in one process, because they share session fixtures that take long."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group the tests: one process runs all tests of a file, or of a folder in ``TOGETHER``.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all tests of a file, or of a folder in ``TOGETHER``."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    The tests with Ray come first. They take longest and mostly wait, so that another process computes beside them.
-    """
-    groups = {}
-    for item in items:
-        file = item.path.relative_to(config.rootpath).as_posix()
-        groups[item] = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: groups[item] != RAY)
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the tests with Ray: they take longest and mostly wait, and another process computes beside them."""
+    items.sort(key=lambda item: group_of(item.nodeid) != RAY)
+
+
+def group_of(nodeid: str) -> str:
+    """The file or the folder whose tests one process runs."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
 
 
 @pytest.fixture(scope="session")
