@@ -7,21 +7,20 @@ Names are sorted. Hidden files and files whose ending is not that of an image ar
 """
 
 import hashlib
-import io
-import itertools
 import os
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
 
+from study.data.image_files import (
+    UnreadableError,
+    UnreadableImagesError,
+    image_endings,
+    read_with_digest,
+    strict_decoder,
+)
 from study.data.pixels import Pixels
 from study.data.splits import TEST_SHARE, Indices
 from study.errors import UserError
@@ -59,13 +58,13 @@ class FolderPart:
         def read_into(row: int) -> bytes | str:
             path = self.root / self.files[indices[row]]
             try:
-                images[row], digest = _read(path, image_size=image_size, channels=channels)
-            except _UnreadableError as error:
+                images[row], digest = read_with_digest(path, image_size=image_size, channels=channels)
+            except UnreadableError as error:
                 return str(error)
             return digest
 
         source, problems = hashlib.sha256(), []
-        with _strict_decoder(), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
+        with strict_decoder(), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
             for index, outcome in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
                 if isinstance(outcome, str):
                     problems.append(outcome)
@@ -74,32 +73,6 @@ class FolderPart:
         if problems:
             raise UnreadableImagesError(problems)
         return images, source.hexdigest()
-
-
-class UnreadableImagesError(UserError):
-    """Images that cannot be read.
-
-    Args:
-        problems: a text for each image: its path, and the reason in parentheses.
-    """
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = problems
-        if len(problems) == 1:
-            super().__init__(f"cannot read image {problems[0]}: mend or remove the file")
-            return
-        lengths = itertools.accumulate(len(problem) + 2 for problem in problems)
-        shown = max(1, sum(1 for _ in itertools.takewhile(lambda length: length <= _LONGEST_LIST, lengths)))
-        more = f" and {len(problems) - shown} more" if shown < len(problems) else ""
-        super().__init__(f"cannot read {len(problems)} images: mend or remove {', '.join(problems[:shown])}{more}")
-
-
-_LONGEST_LIST = 700
-"""Characters of a list of images in an error message."""
-
-
-class _UnreadableError(Exception):
-    """One image cannot be read. The text is its path, and the reason in parentheses."""
 
 
 def folder_part(part: str, root: Path) -> FolderPart:
@@ -139,93 +112,6 @@ def _listed_part(part: str, root: Path) -> FolderPart:
     return _folder_part(root, {name: _image_files(root / part / name, root) for name in class_names})
 
 
-def read_image(path: Path, *, image_size: int, channels: int) -> Pixels:
-    """One image file as training sees it: ``[channels, image_size, image_size]`` uint8.
-
-    The pixels are RGB or ITU-R 601 luma. The central square is cut out and resized bilinearly with antialiasing.
-
-    Raises:
-        UnreadableImagesError: the file cannot be read or is no image.
-    """
-    with _strict_decoder():
-        try:
-            return _read(path, image_size=image_size, channels=channels)[0]
-        except _UnreadableError as error:
-            raise UnreadableImagesError([str(error)]) from error
-
-
-def _read(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]:
-    """Pixels ``[C, H, W]`` and sha256 of one file."""
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            pixels = _square(image, image_size, "L" if channels == 1 else "RGB")
-    except Exception as error:  # the bytes are arbitrary, and so are the errors of decoders
-        raise _UnreadableError(f"{path} ({_reason(error)})") from error
-    return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1), hashlib.sha256(content).digest()
-
-
-def _square(image: Image.Image, size: int, mode: str) -> Pixels:
-    """The central square, resized to ``size``. It is cut out first: resized whole, a very long image would be huge."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip at 255
-    elif image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no defined white: store the image with 8 or 16 bits")
-    elif image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    image = image.convert(mode)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
-
-
-@contextmanager
-def _strict_decoder() -> Iterator[None]:
-    """Make Pillow's warning of a decompression bomb an error, and ignore its other warnings.
-
-    Filters of warnings are global to the process. Enter this context once, around a thread pool, not in its threads.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"more than {Image.MAX_IMAGE_PIXELS} pixels, a possible decompression bomb"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image format that Pillow knows"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """The formats that Pillow can decode, without EPS: Pillow hands EPS files to Ghostscript, which runs them.
-
-    Pillow tries the formats in this order. With the common ones first, small images take little more than half the
-    time.
-    """
-    Image.init()
-    common = ("JPEG", "PNG")
-    others = [name for name, (factory, _) in Image.OPEN.items() if not _only_identified(name, factory)]
-    return (*common, *(name for name in others if name not in (*common, "EPS")))
-
-
-def _only_identified(name: str, factory: object) -> bool:
-    """Whether Pillow recognises a format but cannot decode it: MPEG, and stubs (HDF5, GRIB, ..) without a handler."""
-    stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
-    return name == "MPEG" or (stub and getattr(sys.modules[factory.__module__], "_handler", None) is None)
-
-
-def _image_extensions() -> frozenset[str]:
-    formats = set(_formats())
-    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
-
-
 def _class_names(folder: Path, root: Path) -> tuple[str, ...]:
     names = _subfolders(folder, root)
     if not names:
@@ -251,7 +137,7 @@ def _subfolders(folder: Path, root: Path) -> list[str]:
 
 def _image_files(folder: Path, root: Path) -> list[str]:
     """Sorted paths, relative to ``root``, of the images that lie directly in a class folder; at least one."""
-    endings = _image_extensions()
+    endings = image_endings()
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:

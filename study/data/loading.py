@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from study.data.array_sources import array_part
-from study.data.image_folder import UnreadableImagesError, folder_part
+from study.data.image_files import UnreadableImagesError
+from study.data.image_folder import folder_part
 from study.data.pixels import Pixels, mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
 from study.data.splits import Indices, cut, limited_test_part

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.refusals import one_line
 
-from study.data.image_folder import UnreadableImagesError, folder_part, read_image
+from study.data.image_files import UnreadableImagesError, read_image
+from study.data.image_folder import folder_part
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import DataSettings
 from study.errors import UserError

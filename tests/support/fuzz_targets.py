@@ -22,7 +22,7 @@ from study.checkpoints.pretrained import load_pretrained
 from study.costs.costs import Costs
 from study.costs.measure.profile import Profile
 from study.costs.model.devices import load_device
-from study.data.image_folder import read_image
+from study.data.image_files import read_image
 from study.errors import UserError
 from study.networks.construction import meta_network
 from study.storage.publish import publish, read_published
