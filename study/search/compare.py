@@ -9,7 +9,8 @@ better, and so loses more on other images than a family with few settings: at on
 Two columns show this. ``unseen_drop`` is the loss on validation images that did not choose, by cross-fitting
 (:mod:`study.search.cross_fit`). ``matched_<objective>_share`` is the cost at equal loss: the cost of the cheapest mix
 of a family's cross-fitted points, and of the network without exits, that loses exactly the bound (or less) on images
-that did not choose. Families are ranked by the matched cost.
+that did not choose. Families are ranked by the matched cost. The intervals of matched costs and savings hold the mix
+fixed: they are those of mean costs over images. How far the loss itself is known is the interval of ``unseen_drop``.
 
 Test images choose nothing. Their traces are opened only when a report on test is asked for.
 """
