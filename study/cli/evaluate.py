@@ -140,11 +140,15 @@ def _policy(options: argparse.Namespace) -> Policy:
     kind = POLICIES[options.policy]
     settings = kind.settings()
     if options.criterion != "logit" and "criterion" not in settings:
-        takers = " or ".join(name for name, other in POLICIES.items() if "criterion" in other.settings())
-        raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy {takers}")
+        raise UserError(f"evaluate: --criterion {options.criterion} goes with --policy {_having('criterion')}")
     if options.exits and not {"exit", "exits"} & set(settings):
-        raise UserError(f"evaluate: --exits goes with --policy placed or static, not with {options.policy}")
+        raise UserError(f"evaluate: --exits goes with --policy {_having('exit', 'exits')}, not with {options.policy}")
     if ("exits" in settings and not options.exits) or ("exit" in settings and len(options.exits or ()) != 1):
         raise UserError(f"evaluate: policy {options.policy} needs --exits (static: one)")
     beta = options.beta if len(options.beta) > 1 else options.beta[0]
     return kind.from_settings({**vars(options), "beta": beta, "exit": (options.exits or [0])[0]})
+
+
+def _having(*settings: str) -> str:
+    """The names of the policies that have one of these settings."""
+    return " or ".join(name for name, kind in POLICIES.items() if set(settings) & set(kind.settings()))

@@ -112,7 +112,7 @@ class Sweep:
         if "beta" not in self.rule.settings():
             raise UserError(f"an exact front needs a policy with a beta, and {self.rule} has none")
         rule = self.rule.at(beta=1.0, start_layer=1)
-        if rule.compiled(exits) is None:
+        if not rule.has_compiled_form():
             raise UserError(f"an exact front needs a policy with a compiled form, and {self.rule} has none")
         if "start_layer" in rule.settings():
             layers = sorted(set(range(1, exits + 1) if self.start_layers is None else self.start_layers))

@@ -144,6 +144,11 @@ class Policy(ABC):
         return tuple(field.name for field in fields(cls)) if is_dataclass(cls) else ()
 
     @classmethod
+    def has_compiled_form(cls) -> bool:
+        """Whether :meth:`compiled` gives numbers. Grids and exact fronts need them."""
+        return cls.compiled is not Policy.compiled
+
+    @classmethod
     def from_settings(cls, values: Mapping[str, Any]) -> Policy:
         """A policy with these values. Settings that the policy does not have are left out; others keep their defaults.
 

@@ -1,4 +1,4 @@
-"""The policies. To add one, write its class here and enter the class in :data:`POLICIES`."""
+"""The policies. To add a policy, write its class here and enter the class in :data:`POLICIES`."""
 
 from __future__ import annotations
 

@@ -62,7 +62,11 @@ def uncovered(spec: OperatingPointsSpec) -> Uncovered | None:
     """Why the front of a search space cannot be computed exactly; None where it can."""
     if spec.beta == "per_exit":
         return Uncovered("beta", "per_exit has one dimension for each exit", "operating_points.beta=auto")
-    if "placed" in spec.policy.values and spec.placements == "auto":
+    kinds = _kinds(spec)
+    for kind in kinds:
+        if "beta" in kind.settings() and not kind.has_compiled_form():
+            return Uncovered("policy", f"{kind.name} has no compiled form", "operating_points.policy=predictive")
+    if spec.placements == "auto" and any("exits" in kind.settings() for kind in kinds):
         remedy = "'operating_points.placements=[[4, 8]]', or another policy"
         return Uncovered("placements", "auto has two to the power of the number of exits", remedy)
     for key, names in (("objectives", spec.objectives), ("constraints", spec.constraints.limits)):

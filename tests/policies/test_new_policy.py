@@ -13,7 +13,7 @@ from support.searches import ONE, run
 
 from results.parts import rows_of
 from search_spaces.spec import parse_space
-from study import Hierarchical, Placed, exact_front, replay, tally
+from study import Hierarchical, Placed, UserError, exact_front, replay, tally
 from study.cli.main import build_parser
 from study.costs.flops import count_work
 from study.costs.memory import Memory
@@ -119,6 +119,32 @@ def test_its_exact_front_holds_what_its_replays_give():
     spec = parse_space("name: x\noperating_points: {policy: every_second, search: exact}", "test").operating_points
     found, _ = exact_points(spec, ONE, network.classic_accuracy)
     assert {type(one.point.policy) for one in found} == {EverySecond}
+
+
+@dataclass(frozen=True)
+class Undecided(Hierarchical):
+    """Decides at twice the beta; the compiled form of its parent class does not hold for it."""
+
+    name = "undecided"
+
+    def decide(self, ratios, *, exit, exit_count, beta=None):
+        twice = np.full(len(ratios.stop), 2 * self.beta) if beta is None else 2 * beta
+        return super().decide(ratios, exit=exit, exit_count=exit_count, beta=twice)
+
+
+def test_a_policy_without_compiled_form_is_searched_but_has_no_exact_front(tmp_path, monkeypatch):
+    network = ONE[0]
+    with pytest.raises(UserError, match="compiled form"):
+        exact_front(network.trace("mean_max"), network.costs, Undecided)
+    monkeypatch.setitem(POLICIES, "undecided", Undecided)
+    text = "policy: undecided, beta: [1.0, 2.0], trials: 12, batch: 6, sampler: random"
+    table = run(parse_space(f"name: x\noperating_points: {{{text}}}", "test").operating_points, ONE, tmp_path)
+    assert set(table["state"]) == {"COMPLETE"}
+    for row in rows_of(table):
+        point = point_of(row, ONE)
+        other = replace(point, policy=Hierarchical(2 * row["beta"], int(row["start_layer"])))
+        assert type(point.policy) is Undecided
+        assert point.evaluate() == other.evaluate()
 
 
 def test_a_live_network_runs_it_and_the_command_line_offers_it():
