@@ -77,6 +77,7 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
     from study.cli.printing import PlainTable, console_of
     from study.cli.status import outline_lines
     from study.run.progress_estimate import span
+    from study.run.study_plan import images_line
 
     console = console_of()
     rows = result["backbones"]
@@ -89,6 +90,8 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
     console.print(table)
     if len(rows) > _TRIALS_SHOWN:
         console.print(f"and {len(rows) - _TRIALS_SHOWN} more")
+    for name, counts in result["images"].items():
+        console.print(images_line(name, counts))
     for line in outline_lines(result["phases"]):
         console.print(line)
     searched = result["searched"]

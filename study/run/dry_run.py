@@ -12,21 +12,18 @@ import torch
 from search_spaces.settings import Mode
 from search_spaces.spec import StudySpec
 from study.costs.flops import count_work
-from study.data.loading import load_dataset
 from study.data.settings import Dataset, ImageSet
 from study.execution.executor import device_of, threads_of
 from study.execution.jobs import prepared
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
-from study.run.folder import STUDY_FILE, read_study_file, recorded_precisions, refuse_other_images, refuse_other_study
-from study.run.own_weights import check_pretrained
-from study.run.plan import plan_trials, resolve_precision
+from study.run.folder import read_study_file, refuse_other_images
+from study.run.plan import plan_trials
 from study.run.planned import planned_trials
-from study.run.preflight import check, check_deadlines
 from study.run.progress_estimate import outline, seconds_left, slots_here
 from study.run.run import RunContext, executor_of
 from study.run.status import trial_statuses
-from study.storage.publish import check_writable
+from study.run.study_plan import make_plan
 from study.training.loop import train
 
 _PROBED_BATCHES = 3
@@ -41,18 +38,8 @@ def dry_run(spec: StudySpec, where: RunContext, *, extend: bool) -> dict[str, An
     Raises:
         UserError: as ``run``.
     """
-    all_settings = check(spec)
-    spec = resolve_precision(spec, recorded_precisions(where.folder), executor_of(spec, where), where.reporter)
-    grown = refuse_other_study(spec, where.folder, extend=extend)
-    check_writable(where.folder)
-    new = extend or not (where.folder / STUDY_FILE).is_file()
-    datasets = {
-        one.name: load_dataset(one, where.data_root, download=where.download, check_test=new) for one in all_settings
-    }
-    for dataset in datasets.values():
-        check_deadlines(spec, dataset.info)
-        check_pretrained(spec, dataset.info)
-    digests = {name: dataset.info.digest for name, dataset in datasets.items()}
+    plan = make_plan(spec, where, executor_of(spec, where), extend=extend)
+    spec, datasets, digests = plan.spec, plan.datasets, plan.digests
     stored = read_study_file(where.folder)
     refuse_other_images(where.folder, stored, digests)
     trials = planned_trials(spec, digests, trial_statuses(where.folder, stored)) if stored else []
@@ -85,7 +72,8 @@ def dry_run(spec: StudySpec, where: RunContext, *, extend: bool) -> dict[str, An
     return {
         "folder": str(where.folder),
         "new": stored is None,
-        "grows": [str(one) for one in grown],
+        "images": plan.image_counts(),
+        "grows": [str(one) for one in plan.grown],
         "trials_at_once": slots,
         "phases": [phase.plain() for phase in phases],
         "backbones": rows,

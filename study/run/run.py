@@ -20,7 +20,7 @@ from search_spaces.spec import StudySpec
 from study.checkpoints.description import read_description
 from study.costs.flops import count_work
 from study.costs.published_program import published_program_flops
-from study.data.loading import load_dataset, load_test_set
+from study.data.loading import load_test_set
 from study.data.settings import Dataset, DataSettings
 from study.errors import UserError
 from study.execution.executor import Executor, NamedImages, Network, TrainingContext, trace_networks
@@ -30,19 +30,19 @@ from study.execution.trial_record import TrialRecord, set_aside_if_damaged
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
-from study.run.folder import STUDY_FILE, claim_folder, recorded_precisions, refuse_other_study
+from study.run.folder import claim_folder, refuse_other_study
 from study.run.halving import run_phase
-from study.run.own_weights import adopt_pretrained, check_pretrained
-from study.run.plan import Phase, plan_trials, resolve_precision
-from study.run.preflight import check, check_deadlines
+from study.run.own_weights import adopt_pretrained
+from study.run.plan import Phase, plan_trials
 from study.run.provenance import Provenance
+from study.run.study_plan import images_line, make_plan
 from study.run.tables import write_trials
 from study.search.cost_source import check_one_source, price, with_frequencies
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows, why_no_front
 from study.search.traced_network import TracedNetwork
 from study.storage.locks import exclusive, is_held
-from study.storage.publish import check_writable, content_hash, set_aside, sweep, sweep_drafts
+from study.storage.publish import content_hash, set_aside, sweep, sweep_drafts
 from study.traces.store import TraceStore
 from study.traces.trace import SplitLogits
 
@@ -102,31 +102,22 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
     """
     where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
     executor = executor_of(spec, where)
-    all_settings = check(spec)
-    check_writable(where.folder)
-    if where.address is not None:  # a cluster that does not answer is reported before a folder is made
+    plan = make_plan(spec, where, executor, extend=extend)
+    spec = plan.spec
+    if where.address is not None:  # a cluster that does not share the folder is reported before a folder is made
         from study.execution.ray.nodes import check_shared
 
         check_shared(where.folder, where.address)
-    spec = resolve_precision(spec, recorded_precisions(where.folder), executor, where.reporter)
-    refuse_other_study(spec, where.folder, extend=extend)
-    # A damaged test image is told now, not when everything is trained. Later starts need not look again.
-    new = extend or not (where.folder / STUDY_FILE).is_file()
-    datasets = [
-        load_dataset(settings, where.data_root, download=where.download, check_test=new) for settings in all_settings
-    ]
-    for dataset in datasets:
-        check_deadlines(spec, dataset.info)
-        check_pretrained(spec, dataset.info)
+    for name, counts in plan.image_counts().items():
+        where.reporter.line(images_line(name, counts))
     # `status` looks at the lock by taking it for an instant.
     with exclusive(where.folder / ".lock", str(where.folder), patience_seconds=1):
         grown = refuse_other_study(spec, where.folder, extend=extend)  # another driver may have been here meanwhile
-        claim_folder(spec, where.folder, {dataset.info.name: dataset.info.digest for dataset in datasets}, grown)
+        claim_folder(spec, where.folder, plan.digests, grown)
         mend(where.folder)
         with closing(executor):
             strands = [
-                _strand(spec, where, executor, settings, dataset)
-                for settings, dataset in zip(all_settings, datasets, strict=True)
+                _strand(spec, where, executor, plan.settings[name], dataset) for name, dataset in plan.datasets.items()
             ]
             networks = [_train(spec, where, strand) for strand in strands]
             for strand, records in zip(strands, networks, strict=True):
