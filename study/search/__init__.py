@@ -1,1 +1,1 @@
-"""Phase 2: the search for operating points, its truth, its state, and its evaluation on the test split."""
+"""Phase 2: the search for operating points, state, and evaluation on the test split."""

@@ -80,8 +80,11 @@ class CheapestPoints:
             points, values = self._exact_points(family)
             chosen = {drop: self._place_of_cheapest(values, drop) for drop in self._drops}
             return {drop: points[place] for drop, place in chosen.items() if place is not None}
+        search = _PlacementSearch(
+            self._spec, self._network, self._reference_accuracy, self._drops, self._objective, family.criterion
+        )
         found: dict[float, ExactPoint] = {}
-        for drop, exits in _PlacementSearch(self, family).best_placements().items():
+        for drop, exits in search.best_placements().items():
             points, values = self._exact_points(family, exits)
             place = self._place_of_cheapest(values, drop)
             assert place is not None, "the search found a point of this placement"
@@ -122,23 +125,28 @@ class _PlacementSearch:
     2^E subsets. A subset is priced once, for all bounds together.
     """
 
-    def __init__(self, points: CheapestPoints, family: PolicyFamily) -> None:
+    def __init__(
+        self,
+        spec: OperatingPointsSpec,
+        network: TracedNetwork,
+        reference_accuracy: float,
+        drops: Sequence[float],
+        objective: Objective,
+        criterion: Criterion,
+    ) -> None:
         from study.fronts.placement import SortedScores
 
-        spec, network = points._spec, points._network
-        self._spec, self._network, self._criterion = spec, network, family.criterion
-        self._drops = points._drops
+        self._spec, self._network, self._criterion, self._drops = spec, network, criterion, drops
         limits = {MEASURES[name]: limit for name, limit in spec.constraints.limits.items() if name in MEASURES}
-        measures = list(dict.fromkeys([MEASURES[points._objective], *limits]))
+        measures = list(dict.fromkeys([MEASURES[objective], *limits]))
         self._limits = {measures.index(measure): limit for measure, limit in limits.items()}
-        statistics = cast(Sequence[Statistic | None], spec.statistic.values if family.criterion == "logit" else (None,))
+        statistics = cast(Sequence[Statistic | None], spec.statistic.values if criterion == "logit" else (None,))
         self._scores = [
-            SortedScores.of(network.trace(statistic), network.costs, family.criterion, measures)
-            for statistic in statistics
+            SortedScores.of(network.trace(statistic), network.costs, criterion, measures) for statistic in statistics
         ]
         samples = len(network.validation.labels)
         accuracies = np.arange(samples + 1) / samples
-        least = [points._reference_accuracy - drop - _ROUNDING for drop in self._drops]
+        least = [reference_accuracy - drop - _ROUNDING for drop in drops]
         self._least_right = np.searchsorted(accuracies, least)
         self._costs: dict[tuple[int, ...], Floats] = {}
 

@@ -10,7 +10,7 @@ Two columns show this. ``unseen_drop`` is the loss on validation images that did
 (:mod:`study.search.cross_fit`). ``matched_<objective>_share`` is the cost at equal loss: the cost of the cheapest mix
 of a family's cross-fitted points, and of the network without exits, that loses exactly the bound (or less) on images
 that did not choose. Families are ranked by the matched cost. The intervals of matched costs and savings hold the mix
-fixed: they are those of mean costs over images. How far the loss itself is known is the interval of ``unseen_drop``.
+fixed: they are intervals of mean costs over images. The interval of ``unseen_drop`` tells how well the loss is known.
 
 Test images choose nothing. Their traces are opened only when a report on test is asked for.
 """
@@ -197,7 +197,7 @@ def _on_split(
     published: Callable[[TracedNetwork], Costs | None],
     rules: Sequence[str],
 ) -> dict[str, Any]:
-    """Accuracy, loss and costs of a point on a split, as columns; those of test have the prefix ``test_``."""
+    """Accuracy, loss and costs of a point on a split, as columns; on test the names begin with ``test_``."""
     network, trace = point.network, point.network.trace(point.statistic, split)
     walk, counted = replay(trace, point.policy), tally(trace, point.policy)
     loss = classic_right(reference_split) - (walk.predictions == trace.labels).astype(np.float64)

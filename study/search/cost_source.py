@@ -231,7 +231,7 @@ def check_slack(points: OperatingPointsSpec, works: Iterable[NetworkWork], preci
 
 
 def _smallest_slacks(points: OperatingPointsSpec, levels: LevelCosts) -> list[float]:
-    """Of the policies of each kind that is searched: those that need the most slack, and those that need the least."""
+    """The smallest slack of some policies of the space: for each kind those that need the most and the least slack."""
     exits = levels.exit_count
     start, jump = points.start_layer, points.max_jump
     first, last = (int(start.smallest), int(start.largest)) if isinstance(start, Choice) else (1, exits)

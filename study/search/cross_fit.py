@@ -81,8 +81,9 @@ def around(drops: Sequence[float]) -> list[float]:
 def cheapest_mix(outcomes: Sequence[Outcome], drop: float) -> Outcome | None:
     """The cheapest mix of at most two outcomes whose mean loss is at most ``drop``; None where every mix loses more.
 
-    A mix uses one point for a share of the images, drawn by chance, and another point for the rest: its mean loss and
-    its mean cost lie between theirs. Mixes bring families to the same loss, at which their costs compare.
+    A mix uses one point for a share of the images, drawn by chance, and another point for the other images. The mean
+    loss and the mean cost of the mix lie between those of the two points. Families that are mixed to the same loss
+    can be compared by cost.
     """
     means = [(float(one.loss.mean()), float(one.cost.mean())) for one in outcomes]
     best: tuple[float, Outcome] | None = None

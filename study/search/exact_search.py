@@ -27,7 +27,7 @@ from study.search.space import constraint_values, known_value
 from study.search.traced_network import TracedNetwork
 
 MEASURES = {"flops": "flops", "bitops": "bitops", "energy": "energy", "latency_mean": "seconds"}
-"""Objective or constraint -> measure, for those that are means over samples."""
+"""Objective or constraint -> measure, for quantities that are means over samples."""
 
 
 @dataclass(frozen=True, eq=False)

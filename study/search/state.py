@@ -42,8 +42,8 @@ class StoredTrials:
     def withdraw_short_batch(self, spec: OperatingPointsSpec) -> dict[int, str]:
         """Forget the last batch if it is shorter than a batch of this study, which is larger than it was.
 
-        The batch is asked again as a whole one. All batches, and all decisions at their ends, are then those of a
-        study that had its present size from the start.
+        The batch is asked again as a whole batch. All batches, and all decisions at the end of a batch, are then
+        those of a study that had the present size from the start.
 
         Returns:
             First number of the forgotten batch -> name of the part that holds the batch, to be replaced. Empty where
