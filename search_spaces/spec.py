@@ -36,7 +36,8 @@ from search_spaces.settings import (
     TrainingFields,
     settings_of,
 )
-from search_spaces.strict_yaml import YamlError, parse_yaml, short
+from search_spaces.strict_yaml import YamlError, parse_yaml
+from search_spaces.words import short
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from search_spaces.words import short
+
 MAX_FILE_BYTES = 200_000
 """A hundred times the size of a study file. PyYAML reads about 100 kB a second."""
 _NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
@@ -115,8 +117,3 @@ def _trap(text: str, value: object) -> str | None:
     if number and own_form:
         return f"YAML reads {short(text)} in a way of its own: write a plain decimal number, or put it in quotes"
     return None
-
-
-def short(value: object, most: int = 60) -> str:
-    """The beginning of the text of a value, in one line."""
-    return " ".join(str(value).split())[:most]

@@ -14,11 +14,6 @@ class UserError(ValueError):
     """
 
 
-def short(value: object, most: int = 60) -> str:
-    """The beginning of a value's text, in one line."""
-    return " ".join(str(value).split())[:most]
-
-
 def foreign_package() -> str | None:
     """The line that tells of another package by the name of one of this program's, or None.
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from results.storage.paths import Location
+from search_spaces.words import short
 from study.data.settings import DataInfo
-from study.errors import UserError, short
+from study.errors import UserError
 from study.networks.settings import NetworkSettings
 from study.storage.publish import DamagedError, Published, content_hash, read_published
 from study.storage.strict_json import from_fields, parse_json

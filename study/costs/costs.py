@@ -13,8 +13,9 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from search_spaces.words import short
 from study.arrays import Floats
-from study.errors import UserError, short
+from study.errors import UserError
 from study.policies.replay import Tally, Walk
 from study.storage.strict_json import dumps, parse_json
 

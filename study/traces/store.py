@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
 from results.storage.paths import Location
+from search_spaces.words import short
 from study.checkpoints.description import WeightsId
 from study.checkpoints.tensors import load_best
 from study.data.settings import DataInfo, ImageSet
-from study.errors import UserError, short
+from study.errors import UserError
 from study.networks.inference_network import RunnableNetwork
 from study.networks.precisions import FORMATS, INT8, Int8Execution, Precision
 from study.networks.quantization import int8_execution

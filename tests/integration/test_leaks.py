@@ -19,7 +19,7 @@ from study.execution.ray.executor import RayExecutor
 from study.progress import Reporter, Task
 from study.run.halving import run_phase
 from study.run.plan import plan_trials
-from study.run.run import check
+from study.run.preflight import check
 
 FEW = 3
 """More than so many files or processes is growth: Ray opens and ends some of its own now and then."""

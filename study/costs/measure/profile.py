@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from results.storage.paths import Location
+from search_spaces.words import short
 from study.arrays import Floats
 from study.costs.costs import Costs
 from study.costs.measure.meters import MeterSource, device_name
-from study.errors import UserError, short
+from study.errors import UserError
 from study.networks.precisions import PRECISIONS, Int8Execution, Precision
 from study.storage.strict_json import parse_json
 

@@ -20,7 +20,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from search_spaces.strict_yaml import YamlError, read_yaml, short
+from search_spaces.strict_yaml import YamlError, read_yaml
+from search_spaces.words import short
 from study.errors import UserError
 from study.networks.precisions import BF16, FP32, INT8
 
