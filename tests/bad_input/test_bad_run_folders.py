@@ -181,7 +181,7 @@ TABLES = [
         "no front",
         lambda p: shutil.rmtree(p / "run/tables/front"),
         "tables/front",
-        "not come that far",
+        "has not written the table yet",
         command=FRONT,
     ),
     bad(

@@ -37,7 +37,7 @@ def test_a_study_that_no_point_keeps_is_told_the_reason_by_front_too(
         reason = why_no_front(read_table(tables, "operating_points"))
         assert "operating points keeps the constraints; the nearest exceeds energy by" in reason
     assert main(["front", str(folder), *options]) != 0
-    assert "the study has not come that far" in capsys.readouterr().err, "the study may go on"
+    assert "the study has not written the table yet" in capsys.readouterr().err, "the study may go on"
     write_part(tables, "costs", [row for one in ONE for row in cost_rows(one)], "x")
     assert main(["front", str(folder), *options]) == 2
     told = capsys.readouterr().err
