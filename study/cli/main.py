@@ -42,7 +42,7 @@ def _call(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         if options.execute is run.execute:
-            _end_on_sigterm()
+            _end_on_signals()
         options.execute(options)
     except (UserError, SpecError, TableError) as error:
         return _refuse(str(error))
@@ -57,7 +57,11 @@ def _call(arguments: Sequence[str] | None) -> int:
         return _refuse(f"not enough memory: {str(error) or 'take smaller batches, fewer or smaller images'}")
     except KeyboardInterrupt:
         _tell("stopped; the same command goes on from here" if _resumes(options) else "stopped")
-        return 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
+        code = 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
+        connection = sys.modules.get("study.execution.ray.connection")
+        if connection is not None:  # Ray was used
+            connection.leave(code)
+        return code
     return 0
 
 
@@ -69,7 +73,7 @@ def _resumes(options: argparse.Namespace) -> bool:
 
 
 _ended_by: list[int] = []
-"""Numbers of received signals other than Ctrl-C. The exception cannot carry them: Ray replaces an exception."""
+"""Signals other than Ctrl-C. The exception cannot carry them: Ray replaces an exception raised while Ray waits."""
 
 
 def _replace_closed_streams() -> None:
@@ -88,16 +92,19 @@ def _release_broken_pipes() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _end_on_sigterm() -> None:
-    """End at SIGTERM as at Ctrl-C, with all results on disk. A cluster ends a job by SIGTERM."""
+def _end_on_signals() -> None:
+    """Let SIGTERM (of a cluster, ``timeout``, systemd) and SIGHUP (of a closed terminal) end a study like Ctrl-C."""
 
     def end(number: int, frame: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)  # a second signal would only add a traceback
+        for one in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(one, signal.SIG_IGN)  # the process ends; a second signal would only add a traceback
         _ended_by.append(number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores SIGHUP on purpose
+            signal.signal(signal.SIGHUP, end)
 
 
 def _refuse(message: str) -> int:

@@ -1,14 +1,11 @@
-"""Phase 1: plan the trials of backbones and exit heads, train them by rungs, rank them.
-
-What is left to do is always derived from the checkpoints, and the survivors of a rung are a pure function of their
-learning curves: a study that was interrupted ends like one that was not.
-"""
+"""The record of a trial after its phase: status, checkpoint, weights, rank."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from results.storage.paths import Location
 from study.checkpoints.description import Checkpoint, WeightsId, read_description
@@ -19,6 +16,11 @@ from study.storage.publish import DamagedError, set_aside
 from study.training.learning_curves import best_epoch, outcome
 
 STOPPED = "stopped.json"
+TrialStatus: TypeAlias = Literal[
+    "waiting", "running", "finished", "stopped_early", "stopped_by_halving", "stopped_by_asha", "diverged", "failed",
+    "pretrained",
+]  # fmt: skip
+"""``stopped_early`` by patience; ``waiting`` and ``running`` occur only before the end of a phase."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,16 @@ class TrialRecord:
     """A trial after its phase."""
 
     plan: TrialPlan
-    status: str
-    """``finished``, ``stopped_early`` (patience), ``stopped_by_halving``, ``stopped_by_asha``, ``diverged``,
-    ``failed``, ``pretrained``."""
+    status: TrialStatus
     error: str | None
     checkpoint: Checkpoint | None
-    """The description of its last checkpoint; None where it failed before the first epoch."""
+    """The description of the last checkpoint; None where the trial failed before the first epoch."""
     weights: WeightsId | None
-    """The best weights: what a child trial or a trace is made from. None without any, and for
-    a trial that was stopped by halving but has gone on once, when its rung held other trials, to a better epoch."""
+    """The best weights, from which a child trial or a trace is made.
+
+    None where there are no weights. None also for a trial that halving stopped and whose best weights are of a later
+    epoch: the trial went on in an earlier start, whose rung held other trials.
+    """
 
     @property
     def score(self) -> float:
@@ -44,7 +47,7 @@ class TrialRecord:
 
     @property
     def usable(self) -> bool:
-        """Whether something can be made from it."""
+        """Whether child trials and traces can be made from the trial."""
         return self.weights is not None and not math.isnan(self.score)
 
 
@@ -53,7 +56,7 @@ def rank_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return sorted(records, key=lambda r: (math.inf if math.isnan(r.score) else -r.score, r.plan.trial_id))
 
 
-def status_of(plan: TrialPlan, checkpoints: Location, epochs: int) -> str:
+def status_of(plan: TrialPlan, checkpoints: Location, epochs: int) -> TrialStatus:
     """``waiting``, ``running``, ``stopped_by_asha`` or the outcome of the trial at this budget."""
     checkpoint = read_trial(plan, checkpoints)
     if checkpoint is None:
@@ -64,7 +67,7 @@ def status_of(plan: TrialPlan, checkpoints: Location, epochs: int) -> str:
 
 
 def set_aside_if_damaged(record: TrialRecord, checkpoints: Location) -> bool:
-    """Read a trial's best weights in full; whether they were damaged, and the trial was set aside."""
+    """Read the best weights of a trial in full. Damaged weights: the trial is set aside, and the result is true."""
     folder = checkpoints / record.plan.trial_id
     try:
         read(folder / "best")
@@ -74,8 +77,8 @@ def set_aside_if_damaged(record: TrialRecord, checkpoints: Location) -> bool:
     return False
 
 
-def make_record(plan: TrialPlan, status: str, checkpoints: Location, error: str | None = None) -> TrialRecord:
-    """The record of a trial as its checkpoints stand."""
+def make_record(plan: TrialPlan, status: TrialStatus, checkpoints: Location, error: str | None = None) -> TrialRecord:
+    """The record of a trial, from its checkpoints."""
     best = read_description(checkpoints / plan.trial_id / "best")
     weights = WeightsId(plan.trial_id, best.weights_hash) if best else None
     return TrialRecord(plan, status, error, read_trial(plan, checkpoints), weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def dry_run(spec: StudySpec, where: RunContext, *, extend: bool) -> dict[str, An
     Raises:
         UserError: as ``run``.
     """
-    plan = make_plan(spec, where, executor_of(spec, where), extend=extend)
+    with closing(executor_of(spec, where)) as executor:
+        plan = make_plan(spec, where, executor, extend=extend)
     spec, datasets, digests = plan.spec, plan.datasets, plan.digests
     stored = read_study_file(where.folder)
     refuse_other_images(where.folder, stored, digests)

@@ -1,18 +1,19 @@
-"""Phase 1: plan the trials of backbones and exit heads, train them by rungs, rank them.
+"""Phase 1 by rungs: decide which trials are trained next, train them, and rank them.
 
-What is left to do is always derived from the checkpoints, and the survivors of a rung are a pure function of their
-learning curves: a study that was interrupted ends like one that was not.
+The decision is a pure function of learning curves, and the learning curves are read from checkpoints. Therefore an
+interrupted phase ends like an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
-from search_spaces.spec import SchedulerSpec, TrainingSpec
+from search_spaces.spec import TrainingSpec
 from study.execution.executor import Executor, TrainingContext
 from study.execution.trial import read_trial
 from study.execution.trial_plan import TrialPlan
@@ -26,10 +27,10 @@ def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: 
     """The best 1/``reduction`` of the trials (rounded up) by their best score within ``budget`` epochs.
 
     Args:
-        histories: trial id -> learning curve. Trials that have none or that diverged rank last.
-        budget: epochs of the rung; what a trial did later does not count.
-        reduction: how many times fewer trials go on.
-        keep: but at least so many: what comes after the phase needs them.
+        histories: trial id -> learning curve. Trials without a curve and trials that diverged rank last.
+        budget: epochs of the rung; later epochs of a trial do not count.
+        reduction: the factor by which the number of trials falls.
+        keep: the number of trials that the next step of the study needs; at least this many survive.
 
     Returns:
         Trial ids, best first; ties are broken by trial id.
@@ -43,6 +44,56 @@ def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: 
     return sorted(histories, key=rank)[: max(math.ceil(len(histories) / reduction), keep)]
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a phase does next."""
+
+    rung: int
+    """1-based number of the rung that is trained."""
+    train: tuple[TrialPlan, ...]
+    """The trials that are short of the budget of the rung; empty where the phase is over."""
+    halved: Mapping[str, int]
+    """Trial id -> budget of the rung that the trial did not survive."""
+
+
+def decide(
+    plans: Sequence[TrialPlan],
+    histories: Mapping[str, Sequence[Epoch]],
+    section: TrainingSpec,
+    *,
+    failed: Mapping[str, int],
+    stopped: AbstractSet[str] = frozenset(),
+    keep: int = 1,
+) -> Decision:
+    """Decide which trials are trained next: those of the lowest rung that is not finished.
+
+    Args:
+        plans: the trials of the phase.
+        histories: trial id -> learning curve, empty before the first epoch.
+        section: epochs and scheduler.
+        failed: trial id -> number of the rung at which the trial failed; the trial took part in the rungs before.
+        stopped: the trials that ASHA stopped.
+        keep: the number of trials that the next step of the study needs.
+    """
+    alive, halved = list(plans), dict[str, int]()
+    budgets = rungs(section)
+    for rung, budget in enumerate(budgets, start=1):
+        alive = [plan for plan in alive if failed.get(plan.trial_id, math.inf) > rung]
+        short = [plan for plan in alive if plan.trial_id not in stopped and _is_short(plan, histories, budget)]
+        if short:
+            return Decision(rung, tuple(short), halved)
+        if rung < len(budgets):
+            curves = {plan.trial_id: histories[plan.trial_id] for plan in alive}
+            kept = set(survivors(curves, budget, section.scheduler.reduction, keep=keep))
+            halved |= dict.fromkeys(set(curves) - kept, budget)
+            alive = [plan for plan in alive if plan.trial_id in kept]
+    return Decision(len(budgets), (), halved)
+
+
+def _is_short(plan: TrialPlan, histories: Mapping[str, Sequence[Epoch]], budget: int) -> bool:
+    return outcome(histories[plan.trial_id], epochs=budget, patience=plan.training.patience) == "running"
+
+
 def run_phase(
     plans: Sequence[TrialPlan],
     section: TrainingSpec,
@@ -51,65 +102,111 @@ def run_phase(
     *,
     keep: int = 1,
 ) -> list[TrialRecord]:
-    """Train the trials of a phase, as far as they are not trained yet.
+    """Train the trials of a phase that are not trained yet.
 
     Args:
         plans: the trials.
         section: epochs and scheduler.
         context: the images and the run folder.
         executor: trains the trials.
-        keep: how many trials the next step needs: halving leaves at least so many.
+        keep: the number of trials that the next step of the study needs; halving leaves at least this many.
 
     Returns:
-        A record of each, best score first (ties by trial id; trials without a score last).
+        A record of each trial, best score first (ties by trial id; trials without a score last).
+    """
+    while True:
+        errors, halved = _train_rungs(plans, section, context, executor, keep=keep)
+        records = rank_records(
+            [_record(plan, section, context.checkpoints, errors, halved.get(plan.trial_id)) for plan in plans]
+        )
+        # Where all survivors of a rung diverged, the phase needs a trial that was halved. The best weights of that
+        # trial may be of a later epoch, which is no part of this study: then the trial is trained anew.
+        gone_on = [record for record in records[:keep] if record.weights is None and not math.isnan(record.score)]
+        for record in gone_on:
+            identity = record.plan.trial_id
+            set_aside(context.checkpoints / identity, f"trial {identity} went on past its rung")
+        if not gone_on:
+            return records
+
+
+def _train_rungs(
+    plans: Sequence[TrialPlan], section: TrainingSpec, context: TrainingContext, executor: Executor, *, keep: int
+) -> tuple[dict[str, str], Mapping[str, int]]:
+    """Train what :func:`decide` names, until nothing is left.
+
+    Returns:
+        Trial id -> error, of the trials that failed; and trial id -> budget of the rung that a trial did not survive.
     """
     errors: dict[str, str] = {}
-    alive = list(plans)
-    halved: dict[str, int] = {}
-    """Trial id -> epochs of the rung that it did not survive."""
+    failed: dict[str, int] = {}
+    while True:
+        histories = {plan.trial_id: _history(plan, context.checkpoints) for plan in plans}
+        asha = section.scheduler.kind == "asha"
+        stopped = {one for one in histories if asha and (context.checkpoints / one / STOPPED).exists()}
+        decision = decide(plans, histories, section, failed=failed, stopped=stopped, keep=keep)
+        if not decision.train:
+            return errors, decision.halved
+        new = _train(decision, section, context, executor)
+        errors |= new
+        failed |= dict.fromkeys(new, decision.rung)
+
+
+def _train(decision: Decision, section: TrainingSpec, context: TrainingContext, executor: Executor) -> dict[str, str]:
+    """Train the trials of a decision; returns the errors of the trials that failed for good.
+
+    A trial whose workers died is given up only if the trial has not advanced meanwhile. On machines that come and go
+    every trial loses workers, and a study without the trial would be another study.
+    """
     budgets = rungs(section)
+    budget, phase = budgets[decision.rung - 1], decision.train[0].phase
+    name = phase if len(budgets) == 1 else f"{phase}, rung {decision.rung}/{len(budgets)}"
     asha = section.scheduler if section.scheduler.kind == "asha" else None
-    for number, budget in enumerate(budgets, start=1):
-        missing = [plan for plan in alive if status_of(plan, context.checkpoints, budget) in ("waiting", "running")]
-        if missing:
-            phase = missing[0].phase
-            name = phase if len(budgets) == 1 else f"{phase}, rung {number}/{len(budgets)}"
-            errors |= _train(missing, budget, context, executor, name=name, asha=asha)
-            if asha:
-                _mark_stopped(missing, budget, context.checkpoints, errors)
-            for plan in missing:
-                if status_of(plan, context.checkpoints, budget) in ("waiting", "running"):
-                    errors.setdefault(plan.trial_id, "ended without an error, but short of its epochs")
-        alive = [plan for plan in alive if plan.trial_id not in errors]
-        if number < len(budgets):
-            histories = {plan.trial_id: _history(plan, context.checkpoints) for plan in alive}
-            kept = set(survivors(histories, budget, section.scheduler.reduction, keep=keep))
-            halved |= dict.fromkeys(set(histories) - kept, budget)
-            alive = [plan for plan in alive if plan.trial_id in kept]
-    records = []
-    for plan in plans:
-        if plan.trial_id in halved and plan.trial_id not in errors:
-            records.append(_halved_record(plan, halved[plan.trial_id], context.checkpoints))
-            continue
-        status = "failed" if plan.trial_id in errors else status_of(plan, context.checkpoints, section.epochs)
-        records.append(make_record(plan, status, context.checkpoints, errors.get(plan.trial_id)))
-    records = rank_records(records)
-    wanted = [record for record in records[:keep] if record.weights is None and not math.isnan(record.score)]
-    if wanted:  # all that survived it diverged
-        for record in wanted:
-            set_aside(context.checkpoints / record.plan.trial_id, f"trial {record.plan.trial_id} went on past its rung")
-        return run_phase(plans, section, context, executor, keep=keep)
-    return records
+    tell = context.reporter.line
+    errors: dict[str, str] = {}
+    left = list(decision.train)
+    while left:
+        before = {plan.trial_id: len(_history(plan, context.checkpoints)) for plan in left}
+        failures = executor.train(left, budget, context, name=name, asha=asha)
+        again = []
+        for plan in left:
+            identity, failure = plan.trial_id, failures.get(plan.trial_id)
+            history = _history(plan, context.checkpoints)
+            if failure is not None and failure.worker_died and len(history) > before[identity]:
+                again.append(plan)
+            elif failure is not None:
+                errors[identity] = failure.error
+                tell(f"{name}: trial {identity} failed, and the study goes on without it: {failure.error}")
+            elif outcome(history, epochs=budget, patience=plan.training.patience) == "running":
+                if asha and history:
+                    # A verdict of ASHA is no function of the curves: it is written down for later starts.
+                    write_atomic(context.checkpoints / identity / STOPPED, b'{"by": "asha"}\n')
+                else:
+                    errors[identity] = "ended without an error, but short of its epochs"
+        left = again
+        if left:
+            tell(f"{name}: workers of {len(left)} trials died; the trials resume from their last epochs")
+    return errors
+
+
+def _record(
+    plan: TrialPlan, section: TrainingSpec, checkpoints: Location, errors: Mapping[str, str], budget: int | None
+) -> TrialRecord:
+    """The record of a trial after the phase; ``budget`` is that of the rung that the trial did not survive."""
+    if plan.trial_id in errors:
+        return make_record(plan, "failed", checkpoints, errors[plan.trial_id])
+    if budget is not None:
+        return _halved_record(plan, budget, checkpoints)
+    return make_record(plan, status_of(plan, checkpoints, section.epochs), checkpoints)
 
 
 def _halved_record(plan: TrialPlan, budget: int, checkpoints: Location) -> TrialRecord:
-    """The record of a trial that did not survive a rung, as it stood then.
+    """The record of a trial that did not survive a rung, as the trial stood at the rung.
 
-    It may have gone on once: when the study was smaller, or while a better trial had failed. What it reached then is no
-    part of this study, which ends like one that was never smaller and in which nothing ever failed.
+    The trial may have gone on in an earlier start: when the study was smaller, or while a better trial had failed. The
+    later epochs are no part of this study.
     """
     record = make_record(plan, "stopped_by_halving", checkpoints)
-    assert record.checkpoint is not None, "it has passed the rung"
+    assert record.checkpoint is not None, "the trial has passed the rung"
     whole = record.checkpoint.history
     history = tuple(row for row in whole if row.epoch <= budget)
     status = outcome(history, epochs=budget + 1, patience=plan.training.patience)
@@ -121,51 +218,6 @@ def _halved_record(plan: TrialPlan, budget: int, checkpoints: Location) -> Trial
         checkpoint=replace(record.checkpoint, history=history, made_by=made_by, versions=versions),
         weights=record.weights if best_epoch(whole) is best_epoch(history) else None,
     )
-
-
-def _train(
-    plans: Sequence[TrialPlan],
-    budget: int,
-    context: TrainingContext,
-    executor: Executor,
-    *,
-    name: str,
-    asha: SchedulerSpec | None,
-) -> dict[str, str]:
-    """Train trials up to a budget; returns the errors of those that failed for good.
-
-    A trial whose workers died again and again is given up only if it did not come forward meanwhile: on machines that
-    come and go every trial loses workers, and a study without it would not be the same study.
-    """
-    errors: dict[str, str] = {}
-    left = list(plans)
-    while left:
-        before = {plan.trial_id: _epochs_done(plan, context.checkpoints) for plan in left}
-        failures = executor.train(left, budget, context, name=name, asha=asha)
-        failed = [plan for plan in left if plan.trial_id in failures]
-        left = [
-            plan
-            for plan in failed
-            if failures[plan.trial_id].worker_died and _epochs_done(plan, context.checkpoints) > before[plan.trial_id]
-        ]
-        lost = {plan.trial_id: failures[plan.trial_id].error for plan in failed if plan not in left}
-        for identity, error in lost.items():
-            context.reporter.line(f"{name}: trial {identity} failed, and the study goes on without it: {error}")
-        errors |= lost
-        if left:
-            context.reporter.line(f"{name}: workers of {len(left)} trials died; they go on from their last epochs")
-    return errors
-
-
-def _epochs_done(plan: TrialPlan, checkpoints: Location) -> int:
-    return len(_history(plan, checkpoints))
-
-
-def _mark_stopped(plans: Sequence[TrialPlan], epochs: int, checkpoints: Location, errors: Mapping[str, str]) -> None:
-    """ASHA's verdicts are not a function of the curves: they are written down, so that a later start knows them."""
-    for plan in plans:
-        if plan.trial_id not in errors and status_of(plan, checkpoints, epochs) == "running":
-            write_atomic(checkpoints / plan.trial_id / STOPPED, b'{"by": "asha"}\n')
 
 
 def _history(plan: TrialPlan, checkpoints: Location) -> tuple[Epoch, ...]:

@@ -5,6 +5,7 @@ Run and resume are one act: what is done is derived from what is there and whole
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -100,8 +101,12 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
         UserError: the study names something that does not exist, the folder holds another study, or all trials of a
             phase failed.
     """
-    where = replace(where, folder=where.folder.absolute())  # trials and traces run in processes that stand elsewhere
-    executor = executor_of(spec, where)
+    where = replace(where, folder=where.folder.absolute())  # workers have other working folders
+    with closing(executor_of(spec, where)) as executor:
+        _run_study(spec, where, executor, extend=extend)
+
+
+def _run_study(spec: StudySpec, where: RunContext, executor: Executor, *, extend: bool) -> None:
     plan = make_plan(spec, where, executor, extend=extend)
     spec = plan.spec
     if where.address is not None:  # a cluster that does not share the folder is reported before a folder is made
@@ -115,15 +120,14 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
         grown = refuse_other_study(spec, where.folder, extend=extend)  # another driver may have been here meanwhile
         claim_folder(spec, where.folder, plan.digests, grown)
         mend(where.folder)
-        with closing(executor):
-            strands = [
-                _strand(spec, where, executor, plan.settings[name], dataset) for name, dataset in plan.datasets.items()
-            ]
-            networks = [_train(spec, where, strand) for strand in strands]
-            for strand, records in zip(strands, networks, strict=True):
-                candidates = trace_candidates(spec, where, strand, records)
-                points = search_operating_points(spec, where, strand, candidates)
-                finish(spec, where, strand, candidates, points)
+        strands = [
+            _strand(spec, where, executor, plan.settings[name], dataset) for name, dataset in plan.datasets.items()
+        ]
+        networks = [_train(spec, where, strand) for strand in strands]
+        for strand, records in zip(strands, networks, strict=True):
+            candidates = trace_candidates(spec, where, strand, records)
+            points = search_operating_points(spec, where, strand, candidates)
+            finish(spec, where, strand, candidates, points)
 
 
 def executor_of(spec: StudySpec, where: RunContext) -> Executor:
@@ -138,9 +142,23 @@ def executor_of(spec: StudySpec, where: RunContext) -> Executor:
         if "asha" in (spec.backbones.scheduler.kind, spec.exits.scheduler.kind):
             raise UserError(f"{spec.name}: the scheduler asha compares trials that run together: leave out --local")
         return LocalExecutor(spec.resources)
+    _refuse_bytes_that_are_no_text(where)
     from study.execution.ray.executor import RayExecutor
 
     return RayExecutor(spec.resources, where.address)
+
+
+def _refuse_bytes_that_are_no_text(where: RunContext) -> None:
+    """Refuse paths that are no UTF-8: Ray passes the command line and the folders on as UTF-8 text.
+
+    Raises:
+        UserError: such a path is given, or the working folder is one.
+    """
+    for text in (str(where.folder), str(where.data_root.absolute()), *sys.argv):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{text}: this path is no UTF-8, which Ray needs: rename it, or add --local") from None
 
 
 def mend(folder: Location) -> None:

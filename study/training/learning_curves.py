@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from study.storage.strict_json import from_fields
 
@@ -35,7 +35,10 @@ def best_epoch(history: Sequence[Epoch]) -> Epoch:
     return max(history, key=lambda row: (-math.inf if math.isnan(row.score) else row.score, -row.epoch))
 
 
-def outcome(history: Sequence[Epoch], *, epochs: int, patience: int | None) -> str:
+Outcome: TypeAlias = Literal["running", "finished", "stopped_early", "diverged"]
+
+
+def outcome(history: Sequence[Epoch], *, epochs: int, patience: int | None) -> Outcome:
     """``running``, or why a run with this history has ended: ``finished``, ``stopped_early`` or ``diverged``."""
     if history and history[-1].diverged:
         return "diverged"

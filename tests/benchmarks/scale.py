@@ -18,7 +18,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from study.checkpoints.description import FORMAT_VERSION
 from study.execution.executor import EpochProgress, TrainingContext
 from study.execution.ray import executor
 from study.execution.ray.executor import RayExecutor
+from study.execution.trial_plan import TrialPlan
 from study.progress import Reporter
 from study.run.halving import run_phase
 from study.run.plan import plan_trials
@@ -86,14 +87,14 @@ def phase_1(trials: int) -> list[dict[str, Any]]:
     plans = plan_trials(spec, "backbones", "digest")
     made_by = versions()
 
-    def trivial(config: Mapping[str, Any], dataset: Any) -> None:
-        plan, seed = config["plan"], int(config["trial_id"], 16)
+    def trivial(plan: TrialPlan, dataset: Any, checkpoints: Path, *others: Any) -> None:
+        seed = int(plan.trial_id, 16)
         epoch = {"epoch": 1, "learning_rate": 0.1, "train_loss": 1.0, "validation_loss": 1.0, "seconds": 0.01}
         score = seed % 1000 / 1000
         description = {
             "format_version": FORMAT_VERSION,
-            "network": plan["network"],
-            "training": plan["training"],
+            "network": asdict(plan.network),
+            "training": asdict(plan.training),
             "data": INFO,
             "history": [{**epoch, "classifier_accuracy": score, "exit_accuracies": [], "score": score}],
             "parent": None,
@@ -102,7 +103,7 @@ def phase_1(trials: int) -> list[dict[str, Any]]:
         }
         files = {"weights.safetensors": b"\0" * 1000, "checkpoint.json": json.dumps(description).encode()}
         for name in ("best", "last"):
-            publish(Path(config["checkpoints"]) / config["trial_id"] / name, files)
+            publish(checkpoints / plan.trial_id / name, files)
         tune.report({"epoch": 1, "score": score})
 
     told: list[tuple[float, float]] = []

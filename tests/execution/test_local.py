@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -82,6 +83,15 @@ def test_what_needs_a_cluster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave out --address"):
         run_study(tiny_study(), replace(run_context(tmp_path / "tiny"), address="auto"))
     assert not (tmp_path / "tiny").exists()
+
+
+def test_a_path_that_is_no_utf_8_is_refused_before_ray_starts_and_works_locally(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(UserError, match="this path is no UTF-8, which Ray needs"):
+        run_study(tiny_study(**SMALL), run_context(folder / "tiny", local=False))
+    assert not folder.exists()
+    run(folder / "tiny")
+    assert (folder / "tiny" / "tables" / "front").is_dir()
 
 
 def test_fp32_is_fp32_in_every_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -18,6 +16,7 @@ from search_spaces.spec import validate_space
 from study.execution.executor import TrainingContext
 from study.execution.ray import executor
 from study.execution.ray.executor import RayExecutor
+from study.execution.trial_plan import TrialPlan
 from study.progress import Reporter
 from study.run.plan import plan_trials
 
@@ -25,11 +24,10 @@ TRIALS = 4
 LIMIT_SECONDS = 300.0
 
 
-def train_nothing(config: Mapping[str, Any], dataset: object) -> None:
-    """In the place of ``train_trial``; of this script's own, so that it travels to the workers as it is."""
+def train_nothing(plan: TrialPlan, dataset: object, folder: Path, *others: object) -> None:
+    """In the place of the training; a function of this script, so that it travels to the workers as it is."""
     started = time.time()
-    folder = Path(config["checkpoints"])
-    (folder / f"{config['trial_id']}.started").touch()
+    (folder / f"{plan.trial_id}.started").touch()
     while time.time() < started + LIMIT_SECONDS:
         ended = len(list(folder.glob("*.json")))
         running = len(list(folder.glob("*.started"))) - ended
@@ -39,7 +37,7 @@ def train_nothing(config: Mapping[str, Any], dataset: object) -> None:
     time.sleep(2)
     assigned = ray.get_runtime_context().get_assigned_resources()
     record = {"gpus": ray.get_gpu_ids(), "share": assigned.get("GPU"), "started": started, "ended": time.time()}
-    (folder / f"{config['trial_id']}.json").write_text(json.dumps(record))
+    (folder / f"{plan.trial_id}.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

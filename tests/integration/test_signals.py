@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.commands import Command, checkpointed, held_locks, started
+from support.commands import LIMIT_SECONDS, Command, checkpointed, held_locks, started
 from support.faults import different_tables
 
 from results.parts import part_count
 
+MOST_SECONDS = 30.0
+"""From the signal to the end: some two seconds on an idle machine; 90 while Ray waits for processes that are gone."""
 STOPPED = "predictive-exit: stopped; the same command goes on from here"
 
 
@@ -26,8 +28,28 @@ def terminate(command: Command) -> None:
     os.kill(command.process.pid, signal.SIGTERM)
 
 
-def test_sigterm_ends_phase_1_in_one_line_and_leaves_nothing_behind(study_file: Path, tmp_path: Path) -> None:
-    run_until_stopped(terminate, 143, study_file, tmp_path)
+def terminate_all(command: Command) -> None:
+    """As ``timeout``, ``kill %1``, a batch system and systemd do: Ray's own processes get the signal too."""
+    os.killpg(command.process.pid, signal.SIGTERM)
+
+
+def hang_up(command: Command) -> None:
+    """As a terminal that is closed."""
+    os.killpg(command.process.pid, signal.SIGHUP)
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        (terminate_all, 143),
+        pytest.param(terminate, 143, marks=pytest.mark.slow),
+        pytest.param(hang_up, 129, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_phase_1_in_one_line_and_leaves_nothing_behind(
+    stop: Callable[[Command], None], code: int, study_file: Path, tmp_path: Path
+) -> None:
+    run_until_stopped(stop, code, study_file, tmp_path)
 
 
 @pytest.mark.slow
@@ -48,6 +70,9 @@ def run_until_stopped(stop: Callable[[Command], None], code: int, study_file: Pa
         command.wait_until(lambda: checkpointed(run_folder, begun))
         assert held_locks(run_folder)
         stop(command)
+        told = time.monotonic()
+        assert command.process.wait(LIMIT_SECONDS) == code
+        assert time.monotonic() - told < MOST_SECONDS
         assert command.wait() == code
         assert not part_count(run_folder / "tables", "trials"), "it was over with phase 1: nothing was tested"
         assert command.err.splitlines()[-1] == STOPPED

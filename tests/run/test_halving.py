@@ -18,7 +18,7 @@ from study.execution.trial_record import TrialRecord, rank_records
 from study.networks.construction import new_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
-from study.run.halving import run_phase, rungs, survivors
+from study.run.halving import decide, run_phase, rungs, survivors
 from study.run.provenance import Provenance
 from study.run.tables import write_trials
 from study.training.learning_curves import Epoch, outcome
@@ -145,6 +145,21 @@ def test_survivors():
     assert survivors(histories, 3, 6) == ["a"] and survivors(histories, 1, 6) == ["d"]
     assert survivors(dict(reversed(histories.items())), 2, 2) == ["b", "d", "a"]
     assert survivors({}, 2, 2) == []
+
+
+def test_the_lowest_unfinished_rung_is_trained_first():
+    trials = plans(4)
+    name = [plan.trial_id for plan in trials]
+    curves = {one: [epoch(1, 0.1 * number), epoch(2, 0.1 * number)] for number, one in enumerate(name)}
+    first = decide(trials, {**curves, name[0]: [epoch(1, 0.9)]}, HALVING, failed={})
+    assert (first.rung, first.train, first.halved) == (1, (trials[0],), {})
+    second = decide(trials, curves, HALVING, failed={})
+    assert (second.rung, second.train) == (2, (trials[2], trials[3]))
+    assert second.halved == {name[0]: 2, name[1]: 2}
+    failed = decide(trials, curves, HALVING, failed={name[3]: 2})
+    assert failed.train == (trials[2],) and failed.halved == second.halved, "it took part in the first rung"
+    assert decide(trials, curves, HALVING, failed={name[3]: 1}).train == (trials[1], trials[2])
+    assert decide(trials, curves, HALVING, failed=dict.fromkeys(name, 1)).train == ()
 
 
 def test_the_best_half_of_each_rung_goes_on(tmp_path, run):

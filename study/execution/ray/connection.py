@@ -10,20 +10,23 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray.exceptions import AuthenticationError
 
 import results
 import search_spaces
 import study
 from study.errors import UserError
+from study.execution.ray.scratch import scratch_folder
 
 
 def start_ray(address: str | None) -> None:
@@ -59,23 +62,61 @@ def _start_local() -> None:
     token to a file that everybody may read.
     """
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # A signal may end Ray's own processes together with this one: Ray would wait a minute for them before it gives up.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
     root = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
-    folder = tempfile.mkdtemp(prefix="ray-", dir=root if len(root) < 28 else "/tmp")  # a socket's path has 107 bytes
+    # The path of a socket has at most 107 bytes.
+    folder = scratch_folder("ray-", Path(root if len(root) < 28 else "/tmp"))
+    _local_folders.append(folder)
     atexit.register(_stop_local, folder)
-    inner = str(Path(folder, "r"))  # Ray makes this one writable for all
-    # The folder in which Ray is started stands first in its workers' search path: let it be the one of this very code.
+    inner = str(folder / "r")  # Ray makes this folder writable for all
+    # The folder in which Ray is started stands first in the search path of the workers: it is the folder of this code.
     with _loopback(), contextlib.chdir(Path(study.__file__).parents[1]):
         # "local": whatever RAY_ADDRESS says, or a file in /tmp that others could have written.
         ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=inner)
 
 
-def _stop_local(folder: str) -> None:
+_local_folders: list[Path] = []
+"""The temporary folder of Ray on this machine, once Ray is started."""
+
+
+def _stop_local(folder: Path) -> None:
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient would leave Ray's processes behind
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave Ray's processes behind
     try:
         ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once with an exit code, after a signal that may have reached Ray's processes too.
+
+    An orderly end would wait for processes that are gone, and Ray's core ends a process whose node is gone with a code
+    of its own. On this machine the kernel ends Ray's processes together with this one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _local_folders:
+        for process in _node_processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGSTOP)  # so that nothing writes into the folder while the folder is removed
+        for folder in _local_folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        ending = threading.Thread(target=ray.shutdown, daemon=True)
+        ending.start()
+        ending.join(_SHUTDOWN_SECONDS)
+    os._exit(code)
+
+
+_SHUTDOWN_SECONDS = 5.0
+
+
+def _node_processes() -> list[int]:
+    """The process identifiers of Ray's own processes that this process started."""
+    node = worker._global_node
+    return [one.process.pid for kind in node.all_processes.values() for one in kind] if node else []
 
 
 @contextmanager

@@ -1,26 +1,23 @@
-"""The executor on Ray: trials as Tune trials, traces and measurements as tasks.
+"""The executor on Ray: trials, traces and measurements are jobs of one pool of workers.
 
 Ray is where jobs run, not where their state is kept: each start submits only the trials that are missing, and each
-trial resumes from its own last checkpoint in the run folder. Tune's experiment folder is scratch.
+trial resumes from its own last checkpoint in the run folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
+import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 
-from results.storage.paths import Location, location
+from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, SchedulerSpec
 from study.data.settings import Dataset
 from study.errors import UserError
@@ -32,10 +29,11 @@ from study.execution.executor import (
     device_of,
     threads_of,
 )
-from study.execution.failures import Failure, FailureLog, last_line, refuse_lost_storage
+from study.execution.failures import Failure, last_line, refuse_lost_storage
 from study.execution.jobs import measure_job, trace_job, train_job
 from study.execution.ray.connection import start_ray
 from study.execution.ray.nodes import refuse_impossible
+from study.execution.ray.pool import Job, WorkerPool
 from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
 from study.training.loop import fast_precision
@@ -52,6 +50,8 @@ class RayExecutor:
             address: of a running cluster; None starts Ray on this machine.
         """
         self._resources, self._address = resources, address
+        self._pool = WorkerPool(resources)
+        self._stored: list[tuple[object, ray.ObjectRef]] = []
 
     @property
     def device(self) -> torch.device:
@@ -63,14 +63,23 @@ class RayExecutor:
         if self._address is None:
             return fast_precision(self.device)
         self._start()
-        precision: Literal["fp32", "bf16"] = _result_of(
-            self._submit(_fast_precision, self.device), "the precision of this cluster"
-        )
-        return precision
+        found: list[Literal["fp32", "bf16"]] = []
+        job = Job("precision", _fast_precision, (self.device.type,))
+        for error in self._pool.run([job], on_report=lambda key, report: found.append(report["precision"])).values():
+            raise _refusal(error, "the precision of this cluster")
+        return found[0]
 
     def _start(self) -> None:
         start_ray(self._address)
         refuse_impossible(self._resources)
+
+    def _put(self, value: object) -> ray.ObjectRef:
+        """A large value in the object store of Ray; each value is stored once, whatever the number of jobs."""
+        for stored, reference in self._stored:
+            if stored is value:
+                return reference
+        self._stored.append((value, ray.put(value)))
+        return self._stored[-1][1]
 
     def train(
         self,
@@ -82,50 +91,29 @@ class RayExecutor:
         asha: SchedulerSpec | None = None,
     ) -> dict[str, Failure]:
         """See :meth:`Executor.train`."""
-        resources = self._resources
         context.failures.forget(plan.trial_id for plan in plans)
         self._start()
-        configs = [
-            {
-                "trial_id": plan.trial_id,
-                "plan": plan.to_plain(),
-                "epochs": epochs,
-                "checkpoints": str(context.checkpoints),
-                "device": self.device.type,
-                "threads": threads_of(resources),
-            }
-            for plan in plans
-        ]
-        scratch = Path(tempfile.mkdtemp(prefix="predictive-exit-"))
-        try:
-            with context.reporter.task(name, len(plans) * epochs) as task:
-                tuner = tune.Tuner(
-                    tune.with_resources(
-                        tune.with_parameters(_train, dataset=context.dataset),
-                        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
-                    ),
-                    param_space=tune.grid_search(configs),
-                    tune_config=TuneConfig(reuse_actors=True, scheduler=_asha(asha, epochs)),
-                    run_config=RunConfig(
-                        storage_path=str(scratch),
-                        name="tune",
-                        verbose=0,
-                        failure_config=FailureConfig(max_failures=resources.max_failures),
-                        callbacks=[_Watcher(EpochProgress(task), context.failures)],
-                    ),
-                )
-                grid = tuner.fit()
-        except RayError as error:
-            raise UserError(f"Ray ended ({last_line(error)}): the same command goes on from here") from None
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        failures = {}
-        for result in grid:
-            if result.error is not None:
-                refuse_lost_storage(result.error)
-                text = last_line(result.error)
-                died = isinstance(result.error, RayActorError)
-                failures[result.config["trial_id"]] = Failure(f"its worker died: {text}" if died else text, died)
+        by_id = {plan.trial_id: plan for plan in plans}
+        scheduler, threads = _asha(asha, epochs), threads_of(self._resources)
+        shared = (self._put(context.dataset), context.checkpoints, epochs, self.device.type, threads)
+        jobs = [Job(trial_id, _train, (plan, *shared), scheduler) for trial_id, plan in by_id.items()]
+        failures: dict[str, Failure] = {}
+        with context.reporter.task(name, len(plans) * epochs) as task:
+            progress = EpochProgress(task)
+
+            def on_report(trial_id: str, report: Mapping[str, Any]) -> None:
+                if "epoch" in report:
+                    progress.advance(trial_id, report["epoch"], report["score"])
+
+            def on_end(trial_id: str, error: BaseException | None) -> None:
+                if error is not None:
+                    failures[trial_id] = _failure(error)
+                    with contextlib.suppress(OSError):  # a full disk is reported below
+                        context.failures.add(by_id[trial_id], failures[trial_id].error)
+
+            errors = self._pool.run(jobs, on_report=on_report, on_end=on_end)
+        for error in errors.values():
+            refuse_lost_storage(error)
         return failures
 
     def trace(
@@ -138,67 +126,88 @@ class RayExecutor:
     ) -> None:
         """See :meth:`Executor.trace`."""
         self._start()
-        # Once each into the object store, whatever the number of tasks.
-        store, kept = ray.put(traces), {split: ray.put(named) for split, named in splits.items()}
-        waiting = {
-            self._submit(_trace, store, *network, list(names), *(kept[split] for split in names)): network
-            for network, names in missing.items()
-        }
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            network = waiting.pop(ready)
-            _result_of(ready, f"the trace of {network[0]} at {network[1]}")
-            on_done(network)
+        networks = {"-".join(network): network for network in missing}
+        jobs = [
+            Job(
+                key,
+                _trace,
+                (
+                    threads_of(self._resources),
+                    self._put(traces),
+                    *network,
+                    list(missing[network]),
+                    *(self._put(splits[split]) for split in missing[network]),
+                ),
+            )
+            for key, network in networks.items()
+        ]
+
+        def on_end(key: str, error: BaseException | None) -> None:
+            if error is not None:
+                raise _refusal(error, f"the trace of {networks[key][0]} at {networks[key][1]}")
+            on_done(networks[key])
+
+        self._pool.run(jobs, on_end=on_end)
 
     def measure(self, network: Network, points: OperatingPointsSpec, profile: Location, traces: TraceStore) -> None:
         """See :meth:`Executor.measure`."""
         self._start()
-        task = self._submit(_measure, ray.put(traces), *network, points, profile)
-        _result_of(task, f"the cost profile of {network[0]} at {network[1]}")
+        arguments = (threads_of(self._resources), self._put(traces), *network, points, profile)
+        for error in self._pool.run([Job("measure", _measure, arguments)]).values():
+            raise _refusal(error, f"the cost profile of {network[0]} at {network[1]}")
 
     def close(self) -> None:
-        """Nothing to end: the workers end with Ray."""
-
-    def _submit(self, function: Any, *arguments: Any) -> Any:
-        cpus, gpus = self._resources.cpus_per_trial, self._resources.gpus_per_trial
-        # A worker that dies is no fault of the task; one that dies every time is.
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 1 + self._resources.max_failures}
-        return ray.remote(function).options(**options).remote(threads_of(self._resources), *arguments)
+        """End the workers."""
+        self._pool.close()
+        self._stored.clear()
 
 
-def _result_of(task: Any, what: str) -> Any:
-    try:
-        return ray.get(task)
-    except RayTaskError as error:
-        refuse_lost_storage(error)
-        cause = error.cause
-        raise UserError(str(cause) if isinstance(cause, UserError) else f"{what}: {last_line(error)}") from None
-    except RayError as error:
-        raise UserError(f"{what}: {last_line(error)}; the same command goes on from here") from None
+_MEMORY = re.compile(r"Memory on the node .*? was ([\d.]+) ?GB used / ([\d.]+) ?GB limit", re.DOTALL)
+
+
+def _failure(error: BaseException) -> Failure:
+    """The reason of a failed job. Where the memory monitor of Ray ended the worker, the reason is the memory."""
+    if memory := _MEMORY.search(str(error)):
+        used, limit = (float(one) for one in memory.groups())
+        reason = (
+            f"its worker was ended for lack of memory: {used:.1f} of {limit:.1f} GB of the node were in use; "
+            "train fewer trials at once (a higher resources.cpus_per_trial), or take smaller batches"
+        )
+        return Failure(reason, worker_died=True)
+    died = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+    return Failure(f"its worker died: {last_line(error)}" if died else last_line(error), died)
+
+
+def _refusal(error: BaseException, what: str) -> UserError:
+    refuse_lost_storage(error)
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, UserError):
+        return UserError(str(cause))
+    return UserError(f"{what}: {_failure(error).error}; the same command goes on from here")
+
+
+def _train(plan: TrialPlan, dataset: Dataset, checkpoints: Location, epochs: int, device: str, threads: int) -> None:
+    train_job(
+        plan,
+        dataset,
+        checkpoints,
+        epochs=epochs,
+        device=torch.device(device),
+        threads=threads,
+        on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
+    )
 
 
 def _trace(threads: int, traces: TraceStore, weights: Any, precision: Any, names: list[str], *images: Any) -> None:
     trace_job(traces, weights, precision, dict(zip(names, images, strict=True)), threads=threads)
 
 
-def _fast_precision(threads: int, device: torch.device) -> Literal["fp32", "bf16"]:
-    return fast_precision(device)
+def _fast_precision(device: str) -> None:
+    tune.report({"precision": fast_precision(torch.device(device))})
 
 
 def _measure(threads: int, *arguments: Any) -> None:
     measure_job(*arguments, threads=threads)
-
-
-def _train(config: Mapping[str, Any], dataset: Dataset) -> None:
-    train_job(
-        TrialPlan.from_plain(config["plan"]),
-        dataset,
-        location(config["checkpoints"]),
-        epochs=config["epochs"],
-        device=torch.device(config["device"]),
-        threads=config["threads"],
-        on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
-    )
 
 
 def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
@@ -212,25 +221,3 @@ def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:
         grace_period=min(spec.first_rung, epochs),
         reduction_factor=spec.reduction,
     )
-
-
-class _Watcher(Callback):  # type: ignore[misc]
-    """Reports the epochs of all trials, and logs which trials failed."""
-
-    def __init__(self, progress: EpochProgress, failures: FailureLog) -> None:
-        self.progress: EpochProgress | None = progress
-        self.failures = failures
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks into the experiment folder, which nobody reads again.
-        return {"progress": None}
-
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        """Called by Tune for each report of a trial."""
-        if self.progress and "epoch" in result:
-            self.progress.advance(trial.config["trial_id"], result["epoch"], result["score"])
-
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Called by Tune for a trial that failed for good."""
-        with contextlib.suppress(OSError):  # a full disk is told where the errors of the trials are looked through
-            self.failures.add(TrialPlan.from_plain(trial.config["plan"]), last_line(trial.get_error() or ""))

@@ -1,0 +1,75 @@
+"""One pool of workers serves all jobs: workers are kept, replaced when they die, and errors belong to their jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from search_spaces.spec import ResourcesSpec
+from study.execution.ray.pool import Job, WorkerPool
+
+
+@pytest.fixture
+def pool(ray_instance: None) -> Iterator[WorkerPool]:
+    with closing(WorkerPool(ResourcesSpec(max_failures=0))) as made:
+        yield made
+
+
+def tell_process() -> None:
+    time.sleep(0.5)  # so that two workers are at work
+    tune.report({"pid": os.getpid()})
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(text: str) -> None:
+    raise ValueError(text)
+
+
+def die_once(marker: Path) -> None:
+    if not marker.exists():
+        marker.touch()
+        die()
+
+
+def processes(pool: WorkerPool, *keys: str) -> set[int]:
+    found: dict[str, int] = {}
+
+    def on_report(key: str, report: dict[str, Any]) -> None:
+        if "pid" in report:
+            found[key] = report["pid"]
+
+    assert pool.run([Job(key, tell_process, ()) for key in keys], on_report=on_report) == {}
+    assert set(found) == set(keys)
+    return set(found.values())
+
+
+def test_workers_are_kept_and_errors_belong_to_their_jobs(pool: WorkerPool) -> None:
+    first = processes(pool, "a", "b", "c", "d")
+    assert processes(pool, "a", "e") <= first, "nothing is imported anew"
+    ended: dict[str, bool] = {}
+    jobs = [Job("dies", die, ()), Job("good", tell_process, ()), Job("refused", refuse, ("not so",))]
+    errors = pool.run(jobs, on_end=lambda key, error: ended.update({key: error is None}))
+    assert ended == {"dies": False, "good": True, "refused": False} and set(errors) == {"dies", "refused"}
+    assert "not so" in str(errors["refused"]) and "died" in str(errors["dies"])
+    survivors = processes(pool, "f")
+    for worker in survivors:
+        os.kill(worker, signal.SIGKILL)  # while it waits for work
+    time.sleep(1)
+    assert processes(pool, "g") != survivors, "its death is no failure of the next job"
+
+
+def test_a_job_whose_worker_dies_is_tried_again(ray_instance: None, tmp_path: Path) -> None:
+    with closing(WorkerPool(ResourcesSpec(max_failures=1))) as pool:
+        assert pool.run([Job("a", die_once, (tmp_path / "marker",))]) == {}
+        assert (tmp_path / "marker").exists()
