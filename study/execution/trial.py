@@ -1,7 +1,7 @@
-"""A trial: one training run with its own folder of checkpoints. Knows nothing of Ray.
+"""A trial: one training run with its own folder of checkpoints.
 
-A trial is named before it starts by a hash of everything that decides its result but the epoch budget, so that whoever
-runs it again finds what was done and goes on from there.
+The name of a trial is a hash of all settings that decide the result, without the epoch budget. The name is known before
+the trial starts, so that a later start finds the checkpoints and resumes from them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState, train
 
 PATIENCE_SECONDS = 60.0
-"""A worker whose driver was killed ends within seconds; as long, whoever trains its trial next waits."""
+"""The time to wait for the lock of a trial: a worker whose driver was killed ends within seconds."""
 
 
 def run_trial(
@@ -40,17 +40,17 @@ def run_trial(
 
     Args:
         plan: what to train.
-        dataset: must be the one that the plan names by its digest.
-        checkpoints: the run folder's ``checkpoints``; the trial writes ``<trial id>/{last,best}``.
+        dataset: the plan holds the digest of this data set.
+        checkpoints: the folder ``checkpoints`` of the run folder; the trial writes ``<trial id>/{last,best}``.
         epochs: the budget, counted from the trial's very first start.
         device: to train on.
-        on_epoch: told each epoch after its checkpoint is safe.
+        on_epoch: called with each epoch after the checkpoint of the epoch is published.
 
     Returns:
-        The trial's whole history.
+        The whole learning curve of the trial.
 
     Raises:
-        HeldError: another process trains it, and has not ended within a minute.
+        HeldError: another process trains the trial, and has not ended within a minute.
     """
     parent, folder = plan.parent, checkpoints / plan.trial_id
     with exclusive(trial_lock(checkpoints, plan.trial_id), folder.name, patience_seconds=PATIENCE_SECONDS):
@@ -68,7 +68,7 @@ def run_trial(
 
 
 def trial_lock(checkpoints: Location, trial_id: str) -> Location:
-    """The lock of whoever trains a trial."""
+    """The lock that the process that trains a trial holds."""
     return checkpoints.parent / "locks" / f"{trial_id}.lock"
 
 
@@ -115,10 +115,10 @@ def train_in_folder(
 
 
 def _last_state(folder: Location, network: MultiExitNetwork, *, partial: bool) -> tuple[TrainingState, MadeBy] | None:
-    """Load the trial's last checkpoint into the network; a damaged one is set aside and the trial starts anew.
+    """Load the last checkpoint of the trial into the network. A damaged checkpoint is set aside: the trial starts anew.
 
     Returns:
-        Where it stands, and which versions trained its epochs.
+        The state of the training, and the versions that trained each epoch.
     """
     try:
         found = read(folder / "last")
@@ -133,7 +133,7 @@ def _last_state(folder: Location, network: MultiExitNetwork, *, partial: bool) -
 
 
 def read_trial(plan: TrialPlan, checkpoints: Location) -> Checkpoint | None:
-    """The description of a trial's last checkpoint; None before its first epoch, or when damage was set aside."""
+    """The description of the last checkpoint of a trial; None before the first epoch, or when damage was set aside."""
     folder = checkpoints / plan.trial_id
     try:
         last = read_description(folder / "last")

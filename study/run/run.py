@@ -1,6 +1,6 @@
-"""A study from its file to its front.
+"""A study from the study file to the front.
 
-Run and resume are one act: what is done is derived from what is there and whole.
+Running and resuming are the same function: each start derives from the files of the run folder what is left to do.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from study.traces.trace import SplitLogits
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Where a study runs: nothing of this changes its results."""
+    """Where a study runs. No field changes the results of the study."""
 
     folder: Location
     data_root: Path
@@ -74,7 +74,7 @@ class RunContext:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRun:
-    """A study on one of its data sets: strands share the settings and the run folder, nothing else."""
+    """A study on one of its data sets. The data sets of a study share settings and run folder, and nothing else."""
 
     settings: DataSettings
     dataset: Dataset
@@ -85,12 +85,12 @@ class DatasetRun:
 
     @property
     def stamp(self) -> dict[str, str]:
-        """Columns of all rows that are computed now."""
+        """The columns that all rows of this start carry."""
         return {"data": self.settings.name, "provenance": self.provenance.name()}
 
 
 def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> None:
-    """Run a study, or go on with it, until its tables are complete.
+    """Run a study, or resume it, until the tables are complete.
 
     Args:
         spec: the study.
@@ -120,14 +120,14 @@ def _run_study(spec: StudySpec, where: RunContext, executor: Executor, *, extend
         grown = refuse_other_study(spec, where.folder, extend=extend)  # another driver may have been here meanwhile
         claim_folder(spec, where.folder, plan.digests, grown)
         mend(where.folder)
-        strands = [
-            _strand(spec, where, executor, plan.settings[name], dataset) for name, dataset in plan.datasets.items()
+        dataset_runs = [
+            _dataset_run(spec, where, executor, plan.settings[name], dataset) for name, dataset in plan.datasets.items()
         ]
-        networks = [_train(spec, where, strand) for strand in strands]
-        for strand, records in zip(strands, networks, strict=True):
-            candidates = trace_candidates(spec, where, strand, records)
-            points = search_operating_points(spec, where, strand, candidates)
-            finish(spec, where, strand, candidates, points)
+        networks = [_train(spec, where, dataset_run) for dataset_run in dataset_runs]
+        for dataset_run, records in zip(dataset_runs, networks, strict=True):
+            candidates = trace_candidates(spec, where, dataset_run, records)
+            points = search_operating_points(spec, where, dataset_run, candidates)
+            finish(spec, where, dataset_run, candidates, points)
 
 
 def executor_of(spec: StudySpec, where: RunContext) -> Executor:
@@ -162,7 +162,7 @@ def _refuse_bytes_that_are_no_text(where: RunContext) -> None:
 
 
 def mend(folder: Location) -> None:
-    """Remove what killed writers left, and set damaged parts of tables aside: their rows will be computed again.
+    """Remove the drafts of killed writers, and set damaged parts of tables aside: the rows are computed again.
 
     On object stores nothing is ever half written, and folders of trials are not listed for the rare old generation.
     """
@@ -180,7 +180,7 @@ def mend(folder: Location) -> None:
         set_aside(part, str(error))
 
 
-def _strand(
+def _dataset_run(
     spec: StudySpec, where: RunContext, executor: Executor, settings: DataSettings, dataset: Dataset
 ) -> DatasetRun:
     context = TrainingContext(checkpoints=where.checkpoints, dataset=dataset, reporter=where.reporter)
@@ -192,18 +192,18 @@ def _strand(
     )
 
 
-def _train(spec: StudySpec, where: RunContext, strand: DatasetRun) -> list[TrialRecord]:
+def _train(spec: StudySpec, where: RunContext, dataset_run: DatasetRun) -> list[TrialRecord]:
     """Phase 1; returns the trials of exit heads, best first."""
-    data = strand.settings.name
-    backbones = _readable(lambda: train_backbones(spec, strand), spec.exits.parents, where)
-    write_trials(where.tables, backbones, strand.provenance, data=data, part=f"{data}-backbones")
-    exits = _readable(lambda: train_exits(spec, strand, backbones), spec.operating_points.networks, where)
-    write_trials(where.tables, exits, strand.provenance, data=data, part=f"{data}-exits")
+    data = dataset_run.settings.name
+    backbones = _readable(lambda: train_backbones(spec, dataset_run), spec.exits.parents, where)
+    write_trials(where.tables, backbones, dataset_run.provenance, data=data, part=f"{data}-backbones")
+    exits = _readable(lambda: train_exits(spec, dataset_run, backbones), spec.operating_points.networks, where)
+    write_trials(where.tables, exits, dataset_run.provenance, data=data, part=f"{data}-exits")
     return exits
 
 
 def _readable(train: Callable[[], list[TrialRecord]], most: int, where: RunContext) -> list[TrialRecord]:
-    """The trials of a phase, of which the best can be read; what is damaged is set aside and trained again.
+    """The trials of a phase, after a full read of the best weights; damaged trials are set aside and trained again.
 
     Raises:
         UserError: again and again.
@@ -217,17 +217,18 @@ def _readable(train: Callable[[], list[TrialRecord]], most: int, where: RunConte
     raise UserError(f"{where.checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
 
 
-def train_backbones(spec: StudySpec, strand: DatasetRun) -> list[TrialRecord]:
-    """Phase 1a, or the user's own weights in its place."""
+def train_backbones(spec: StudySpec, dataset_run: DatasetRun) -> list[TrialRecord]:
+    """Phase 1a: backbones, or the weights of the user in their place."""
     if spec.backbones.pretrained:
-        return [adopt_pretrained(spec, strand.context)]
-    plans = plan_trials(spec, "backbones", strand.dataset.info.digest)
+        return [adopt_pretrained(spec, dataset_run.context)]
+    plans = plan_trials(spec, "backbones", dataset_run.dataset.info.digest)
     return _any_usable(
-        run_phase(plans, spec.backbones, strand.context, strand.executor, keep=spec.exits.parents), "backbones"
+        run_phase(plans, spec.backbones, dataset_run.context, dataset_run.executor, keep=spec.exits.parents),
+        "backbones",
     )
 
 
-def train_exits(spec: StudySpec, strand: DatasetRun, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
+def train_exits(spec: StudySpec, dataset_run: DatasetRun, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Phase 1b: exit heads on the best backbones; the usable trials, best first."""
     parents = [record for record in backbones if record.usable][: spec.exits.parents]
     plans = [
@@ -236,13 +237,14 @@ def train_exits(spec: StudySpec, strand: DatasetRun, backbones: Sequence[TrialRe
         for plan in plan_trials(
             spec,
             "exits",
-            strand.dataset.info.digest,
+            dataset_run.dataset.info.digest,
             backbone=parent.plan.network,
             parent=parent.weights,
         )
     ]
     return _any_usable(
-        run_phase(plans, spec.exits, strand.context, strand.executor, keep=spec.operating_points.networks), "exits"
+        run_phase(plans, spec.exits, dataset_run.context, dataset_run.executor, keep=spec.operating_points.networks),
+        "exits",
     )
 
 
@@ -254,10 +256,10 @@ def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
 
 
 def trace_candidates(
-    spec: StudySpec, where: RunContext, strand: DatasetRun, records: Sequence[TrialRecord]
+    spec: StudySpec, where: RunContext, dataset_run: DatasetRun, records: Sequence[TrialRecord]
 ) -> list[TracedNetwork]:
     """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
-    points, dataset = spec.operating_points, strand.dataset
+    points, dataset = spec.operating_points, dataset_run.dataset
     splits = {
         "calibration": NamedImages(images=dataset.calibration, digest=dataset.info.digest),
         "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
@@ -265,9 +267,9 @@ def trace_candidates(
     best = [record for record in records if record.usable][: points.networks]
     weights = [record.weights for record in best if record.weights]
     networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
-    logits = trace_networks(networks, splits, strand.traces, strand.executor, where.reporter)
+    logits = trace_networks(networks, splits, dataset_run.traces, dataset_run.executor, where.reporter)
     candidates = [
-        _priced(spec, where, strand, network, {split: logits[network, split] for split in splits})
+        _priced(spec, where, dataset_run, network, {split: logits[network, split] for split in splits})
         for network in networks
     ]
     check_one_source(candidates)
@@ -275,7 +277,7 @@ def trace_candidates(
 
 
 def _priced(
-    spec: StudySpec, where: RunContext, strand: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
+    spec: StudySpec, where: RunContext, dataset_run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
 ) -> TracedNetwork:
     points, (name, precision) = spec.operating_points, network
     checkpoint = read_description(where.checkpoints / name.trial_id / "best")
@@ -288,9 +290,9 @@ def _priced(
         points,
         work,
         precision,
-        lambda: strand.executor.measure(network, points, profile_path, strand.traces),
+        lambda: dataset_run.executor.measure(network, points, profile_path, dataset_run.traces),
         profile_path,
-        device_here=strand.traces.device,
+        device_here=dataset_run.traces.device,
         # Of which device a profile is, its node has seen to; that of the driver may be another.
         other_device=spec.resources.profiles_of_other_device or where.address is not None,
         reporter=where.reporter,
@@ -322,15 +324,17 @@ def search_groups(spec: StudySpec, candidates: Sequence[TracedNetwork]) -> dict[
 
 
 def search_operating_points(
-    spec: StudySpec, where: RunContext, strand: DatasetRun, candidates: Sequence[TracedNetwork]
+    spec: StudySpec, where: RunContext, dataset_run: DatasetRun, candidates: Sequence[TracedNetwork]
 ) -> pd.DataFrame:
     """Phase 2; returns the rows of its searches in the table ``operating_points``."""
     points, groups = spec.operating_points, search_groups(spec, candidates)
     for name, group in groups.items():
         if points.search == "exact":
-            list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=strand.stamp)
+            list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
         else:
-            search(points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter, stamp=strand.stamp)
+            search(
+                points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter, stamp=dataset_run.stamp
+            )
     there = part_count(where.tables, "operating_points")
     table = read_table(where.tables, "operating_points") if there else empty_table("operating_points")
     table = table[table["search"].isin(list(groups))]
@@ -343,18 +347,18 @@ def search_operating_points(
 def finish(
     spec: StudySpec,
     where: RunContext,
-    strand: DatasetRun,
+    dataset_run: DatasetRun,
     candidates: Sequence[TracedNetwork],
     points: pd.DataFrame,
 ) -> None:
-    """Evaluate the front once on the test split and write the last tables. Here the test images are read first.
+    """Evaluate the front once on the test split, and write the last tables.
 
     Raises:
         UserError: the front is empty: no operating point could be evaluated, or none keeps the constraints.
     """
-    objectives, data = spec.operating_points.objectives, strand.settings.name
+    objectives, data = spec.operating_points.objectives, dataset_run.settings.name
 
-    stamp = strand.stamp  # once: it asks the disk for versions
+    stamp = dataset_run.stamp  # once: it asks the disk for versions
 
     def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         write_part(where.tables, name, [{**row, **stamp} for row in rows], data)
@@ -366,11 +370,11 @@ def finish(
         write("exits", own_exit_rows)
         raise UserError(f"{spec.name}: {why_no_front(points)}")
     where.reporter.line(f"test: {len(front)} points of the front")
-    test_set = load_test_set(strand.settings, where.data_root, download=where.download)
+    test_set = load_test_set(dataset_run.settings, where.data_root, download=where.download)
     # Those without a point on the front too: `compare` reports what else could have been made of them.
     networks: list[Network] = [(one.weights, one.precision) for one in candidates]
     test = NamedImages(images=test_set, digest=test_set.digest)
-    logits = trace_networks(networks, {"test": test}, strand.traces, strand.executor, where.reporter)
+    logits = trace_networks(networks, {"test": test}, dataset_run.traces, dataset_run.executor, where.reporter)
     rows, exit_rows = front_on_test(
         front, candidates, objectives, lambda one: logits[(one.weights, one.precision), "test"], test.digest
     )

@@ -1,4 +1,4 @@
-"""Phase 1's tables, written anew from the checkpoints."""
+"""The tables of phase 1, written from the checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from study.training.learning_curves import best_epoch
 def write_trials(
     tables: Location, records: Sequence[TrialRecord], provenance: Provenance, *, data: str, part: int | str = 0
 ) -> None:
-    """Write a part of the tables ``trials`` and ``epochs``, best trials first, and of ``provenance`` what they name."""
+    """Write a part of the tables ``trials`` and ``epochs``, best trials first, and the rows of ``provenance``."""
     ranked = rank_records(records)
     checkpoints = [record.checkpoint for record in ranked if record.checkpoint]
     distinct = {dumps(dict(made_by)): made_by for checkpoint in checkpoints for _, made_by in checkpoint.made_by}
