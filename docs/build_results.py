@@ -1,400 +1,142 @@
-"""Write the figures of docs/results.md anew from the studies in results/reference.
+"""Write the pages of results anew from the studies in ``results/reference``.
 
-    python docs/build_results.py             # minutes: every policy on every network, with and without frequency rules
-    python docs/build_results.py --check     # changes nothing; exit code 1 and the names of what differs
+    python docs/build_results.py             # a few minutes: every policy on every network
+    python docs/build_results.py --check     # changes nothing; exit code 1 and the names of pages that differ
 
-In the page, what stands between ``<!-- begin NAME STUDY ... -->`` and ``<!-- end -->`` is made by the function NAME
-from the study's tables and traces. Nothing there is typed by hand.
+A page of a study (``docs/results/<study>.md``) is generated whole. In ``docs/results.md`` and in
+``docs/results/training.md``, the function NAME of ``result_tables`` generates the text between
+``<!-- begin NAME STUDY ... -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sized
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+from result_tables import comparison, frequencies, headline, predictions, quality, seeds, stops, trials
 
-from results.parts import read_table, rows_of
-from results.storage.paths import location
-from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
-from study.search.compare import DROPS, Comparison, compare
-
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results.md"
-REFERENCE = ROOT / "results" / "reference"
+DOCS = Path(__file__).parent
+TABLES: dict[str, Callable[..., str]] = {made.__name__: made for made in (headline, quality, seeds, trials)}
+"""The tables that pages with text of their own contain."""
+WRITTEN = ("results.md", "results/training.md")
 BLOCK = re.compile(r"(<!-- begin (?P<name>\w+) (?P<arguments>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
-RULES = (
-    ("operating_points.costs", "jetson-tx2"),
-    ("operating_points.quantization", "fp32"),
-    ("operating_points.dvfs", ["race_to_idle", "paper", "deadline"]),
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study with a page of its own."""
+
+    name: str
+    title: str
+    how: str
+    precisions: tuple[str, ...] = ("fp32",)
+    frequencies: bool = False
+
+
+STUDIES = (
+    Study(
+        "vgg19-cifar10",
+        "VGG-19, full width, CIFAR-10",
+        "CIFAR-10 (JPEG quality 75). Heads of four convolutions, trained with the backbone, on one H100.",
+        precisions=("fp32", "int8"),
+        frequencies=True,
+    ),
+    Study(
+        "vgg19-cifar10-published",
+        "VGG-19, full width, CIFAR-10, published heads",
+        "The backbone and the images of [VGG-19 on CIFAR-10](vgg19-cifar10.md). Bag-of-Features heads on the frozen "
+        "backbone, trained for three epochs only: the page compares policies on these heads, not heads with heads.",
+    ),
+    Study(
+        "resnet34-quarter-cifar10",
+        "ResNet-34, a quarter of the width, CIFAR-10",
+        "CIFAR-10 (JPEG quality 75). Heads of four convolutions, trained with the backbone, on two CPU cores.",
+    ),
+    Study(
+        "vgg19-quarter-fashion-mnist",
+        "VGG-19, a quarter of the width, Fashion-MNIST",
+        "Heads of two convolutions, trained with the backbone, on two CPU cores.",
+    ),
+    Study(
+        "vgg19-quarter-tiny-imagenet",
+        "VGG-19, a quarter of the width, Tiny ImageNet",
+        "20 classes of Tiny ImageNet at 64 pixels. Heads of four convolutions, trained with the backbone, on two CPU "
+        "cores. 1,000 images validate and 1,000 test: the intervals are wide.",
+    ),
 )
-"""A device whose frequencies are known; it has no integer units."""
-POINT = 0.01
-"""The drop of accuracy at which policies are shown in detail."""
-SHOWN = (0.1, 0.25, 0.4, 0.6)
-"""Exits whose accuracies are shown, as shares of their number: 2, 5, 8 and 12 of VGG-19's twenty."""
-SETTINGS = {
-    "mode": "trained",
-    "kind": "heads",
-    "conv_channels": "channels",
-    "conv_layers": "convolutions",
-    "conv_side": "side",
-    "exit_loss_base": "least weight of an exit",
-    "exit_gradient": "gradient",
-    "distillation": "distillation",
-}
-"""What studies of exits vary, and what the columns are called."""
 
 
-@cache
-def compared(study: str, *, rules: bool = False) -> Comparison:
-    """All policies on all networks of a study."""
-    folder = location(str(REFERENCE / study))
-    spec = stored_study(folder, RULES if rules else ()).operating_points
-    networks = stored_networks(folder, spec)
-    tests = stored_test_logits(folder, networks)
-    if rules:  # frequency rules look at each image's whole walk, which takes long: of the best network alone
-        networks = [one for one in networks if one.trial_id == best_network(study)]
-    return compare(
-        spec,
-        networks,
-        test_logits=lambda one: tests[one.weights, one.precision],
-        published=lambda one: published_costs(folder, one),
-        rules=[str(rule) for rule in spec.dvfs.values if rule != "none"],
-    )
-
-
-def best_network(study: str) -> str:
-    """The network with the cheapest point, on validation, that loses at most one point."""
-    rows = compared(study).rows
-    rows = rows[(rows["drop"] == POINT) & (rows["precision"] == "fp32") & ~rows["family"].str.contains("oracle")]
-    return str(rows.sort_values("flops_share")["trial_id"].iloc[0])
-
-
-def rows_of_best(study: str, precision: str, *, rules: bool = False) -> pd.DataFrame:
-    """What was compared on the best network."""
-    rows = compared(study, rules=rules).rows
-    return rows[(rows["trial_id"] == best_network(study)) & (rows["precision"] == precision)]
-
-
-def trials(study: str, phase: str = "", epoch: str = "") -> str:
-    """What phase 1 trained, and how good it got on validation: at its best epoch, or at one that all have reached."""
-    table = read_table(REFERENCE / study / "tables", "trials")
-    curves = read_table(REFERENCE / study / "tables", "epochs")
-    exit_count = max((len(one) for one in curves["exit_accuracies"] if isinstance(one, Sized)), default=0)
-    rows = []
-    for row in rows_of(table[table["phase"] == phase] if phase else table):
-        settings = json.loads(row["settings"])
-        training, head = settings["training"], settings["network"]["head"]
-        own = curves[curves["trial_id"] == row["trial_id"]].set_index("epoch")
-        shown = own.loc[int(epoch or row["best_epoch"])]
-        heads = row["head"] or ""
-        if heads in ("conv", "separable"):
-            heads += f" {head['conv_channels']} x {head['conv_side']} x {head['conv_side']}"
-            heads += f", {head.get('conv_layers', 2)} convolutions"
-        columns = {
-            "trial": row["trial_id"],
-            "trained": row["mode"],
-            "heads": heads,
-            "optimizer": f"{training['optimizer']} {training['learning_rate']:g}",
-            "weight decay": f"{training['weight_decay']:g}",
-        }
-        if phase != "backbones":
-            columns |= {
-                "weight of exit l": f"{training['exit_loss_base']:g} + {training['exit_loss_slope']:g} l / E",
-                "distillation": f"{training['distillation']:g}",
-            }
-            if not heads:
-                columns |= {"weight of exit l": "", "distillation": ""}
-        elif training.get("ema_decay"):
-            columns["weight decay"] += f", average {training['ema_decay']:g}"
-        columns |= {"epochs": epoch or row["epochs_done"], "classifier": percent(shown["classifier_accuracy"])}
-        if phase != "backbones":
-            columns |= some_exits(shown["exit_accuracies"] if heads else None, exit_count)
-        rows.append({**columns, "minutes": f"{own.loc[: int(columns['epochs']), 'seconds'].sum() / 60:.1f}"})
-    return markdown(rows)
-
-
-def some_exits(accuracies: Any, count: int) -> dict[str, str]:
-    """The accuracies of a few exits, spread over the network; nothing of a backbone."""
-    exits = [round(share * count) for share in SHOWN]
-    return {f"exit {exit}": "" if accuracies is None else percent(accuracies[exit - 1]) for exit in exits}
-
-
-def quality(study: str) -> str:
-    """Exit heads by what varies among them: accuracies, and the FLOPs of the cheapest point at two bounds, all on
-    validation. One bound is the network's own classifier, the other, common to all, the backbone trained alone."""
-    table = read_table(REFERENCE / study / "tables", "trials")
-    points = read_table(REFERENCE / study / "tables", "operating_points")
-    curves = read_table(REFERENCE / study / "tables", "epochs")
-    bar = table[table["phase"] == "backbones"]["score"].max() - POINT
-    trials = list(rows_of(table[table["phase"] == "exits"]))
-    settings = [json.loads(row["settings"]) for row in trials]
-    flat = [{"conv_layers": 2, **one["network"]["head"], **one["training"]} for one in settings]
-    varied = [name for name in SETTINGS if len({one.get(name) for one in flat}) > 1]
-    rows = []
-    for row, values in zip(trials, flat, strict=True):
-        own = points[points["trial_id"] == row["trial_id"]]  # none of a network that was not traced
-        classic = own[["classic_accuracy", "classic_flops"]].max()
-        best = curves[(curves["trial_id"] == row["trial_id"]) & (curves["epoch"] == row["best_epoch"])].iloc[0]
-        flops = [
-            own[own["accuracy"] >= least - 1e-12]["flops"].min() / classic["classic_flops"]
-            for least in (classic["classic_accuracy"] - POINT, bar)
+def study_page(study: Study) -> str:
+    """The page of a study."""
+    name, figure = study.name, DOCS / "images" / f"front-{study.name}.png"
+    parts = [
+        f"# {study.title}",
+        study.how,
+        f"Run it again: `predictive-exit run results/reference/{name}/study.yaml --folder IMAGES`. This page is "
+        "generated by `docs/build_results.py`; [Results](../results.md) explains the columns.",
+    ]
+    if figure.exists():
+        parts.append(f"![The front](../images/{figure.name})")
+    parts += ["## Training", trials(name)]
+    for precision in study.precisions:
+        parts += [f"## At most one point lost, {precision}", comparison(name, precision, "1")]
+        parts += [f"## At most 0, 0.5 and 2 points lost, {precision}", comparison(name, precision, "0", "0.5", "2")]
+    parts += ["## Where the images stop", "On test, at most one point lost on validation, fp32:", stops(name, "fp32")]
+    parts += [
+        "## How often the engine is right",
+        "On test, at the beta of the predictive point that loses at most one point, from each start layer: of the "
+        "images that do not stop there, the share whose predicted jump is the true distance.",
+        predictions(name, "fp32"),
+    ]
+    if study.frequencies:
+        parts += [
+            "## Frequency scaling",
+            "A modelled Jetson TX2, fp32: the energy of an image's whole period as a share of the classic network's "
+            "energy at full speed ([rules](../method.md#frequency-scaling)).",
+            frequencies(name, "fp32"),
         ]
-        columns = {SETTINGS[name]: values[name] for name in varied}
-        columns |= {"classifier": percent(best["classifier_accuracy"])}
-        columns |= some_exits(best["exit_accuracies"], len(best["exit_accuracies"]))
-        columns |= {"FLOPs, own classifier": percent(flops[0]), "FLOPs, common bound": percent(flops[1])}
-        rows.append((flops[1], columns))
-    return markdown(columns for _, columns in sorted(rows, key=lambda one: (pd.isna(one[0]), one[0])))
+    return "\n\n".join(parts) + "\n"
 
 
-def comparison(study: str, precision: str, *points: str) -> str:
-    """The policies at equal accuracy on the best network, each of which may lose so many points."""
-    return markdown(
-        {
-            "at most": f"{row['drop'] * 100:g}",
-            "policy": row["family"],
-            "lost on test (95 %)": interval(row),
-            "FLOPs": percent(row["test_flops_share"]),
-            "published accounting": percent(row["test_flops_published_share"]),
-            "energy": percent(row["test_energy_share"]),
-            "heads run": f"{row['test_heads_run']:.1f}",
-            "engine right": percent(row.get("test_prediction_accuracy")),
-        }
-        for row in rows_of(rows_of_best(study, precision))
-        if f"{row['drop'] * 100:g}" in points
-    )
-
-
-def frequencies(study: str, precision: str) -> str:
-    """Energy of an image's whole period, idle or busy, as shares of the classic network's at full speed."""
-    rows = rows_of_best(study, precision, rules=True)
-    shown = rows[rows["drop"].isin([0.0, POINT]) & ~rows["family"].str.contains("oracle")]
-    return markdown(
-        {
-            "at most": f"{row['drop'] * 100:g}",
-            "policy": row["family"],
-            "FLOPs": percent(row["test_flops_share"]),
-            "`race_to_idle`": percent(row["test_energy_share_race_to_idle"]),
-            "`paper`": percent(row["test_energy_share_paper"]),
-            "`deadline`": percent(row["test_energy_share_deadline"]),
-        }
-        for row in rows_of(shown)
-    )
-
-
-def stops(study: str, precision: str) -> str:
-    """Where the images stop, at the points that lose at most one point."""
-    rows = rows_of_best(study, precision)
-    kept = list(rows_of(rows[(rows["drop"] == POINT) & (rows["family"] != "static")]))
-    last = len(kept[0]["test_stopped"]) - 1
-    exits = [exit for exit in range(last + 1) if any(row["test_stopped"][exit] >= 5e-4 for row in kept)]
-    return markdown(
-        {
-            "policy": row["family"],
-            **{
-                "classifier" if exit == last else f"exit {exit + 1}": percent(row["test_stopped"][exit])
-                for exit in exits
-            },
-        }
-        for row in kept
-    )
-
-
-def predictions(study: str, precision: str) -> str:
-    """How often the engine is right from each start layer, at the beta of the point that loses at most one point."""
-    found = compared(study).predictions
-    found = found[found["split"] == "test"]
-    kept = found[
-        (found["trial_id"] == best_network(study)) & (found["precision"] == precision) & (found["drop"] == POINT)
-    ]
-    return markdown(
-        {
-            "start layer": f"{row['start_layer']:.0f}",
-            "right": percent(row["accuracy"]),
-            "predictions": f"{row['predictions']:,.0f}",
-        }
-        for row in rows_of(kept)
-    )
-
-
-def headline(*studies: str) -> str:
-    """What is saved at a bounded loss, beside the paper's largest figures, whose loss is another in each case.
-
-    By the paper's engine, and by placed exits with the margin, the cheapest way on validation in most of these studies.
-    """
-    rows: list[dict[str, object]] = [
-        {
-            "study": "Li et al. 2023, up to",
-            "policy": "predictive",
-            "at most": "",
-            "lost on test (95 %)": "",
-            "true FLOPs against classic": "",
-            "published accounting": "96.2 %",
-            "energy against classic": "72.9 %",
-            "FLOPs against early exit": "12.8 % (published accounting)",
-            "energy against early exit": "37.6 %",
-            "FLOPs against the network cut": "",
-            "energy against the network cut": "",
-        }
-    ]
-    for study in studies:
-        for drop in (POINT, 2 * POINT):
-            at = {row["family"]: row for row in rows_of(rows_of_best(study, "fp32")) if row["drop"] == drop}
-            for policy in ("predictive", "placed, margin"):
-                if policy not in at:
-                    continue
-                rows.append(
-                    {
-                        "study": study,
-                        "policy": policy,
-                        "at most": f"{drop * 100:g}",
-                        "lost on test (95 %)": interval(at[policy]),
-                        "true FLOPs against classic": percent(1 - at[policy]["test_flops_share"]),
-                        "published accounting": percent(1 - at[policy]["test_flops_published_share"]),
-                        "energy against classic": percent(1 - at[policy]["test_energy_share"]),
-                        "FLOPs against early exit": saved(at, policy, "hierarchical", "test_flops_share"),
-                        "energy against early exit": saved(at, policy, "hierarchical", "test_energy_share"),
-                        "FLOPs against the network cut": saved(at, policy, "static", "test_flops_share"),
-                        "energy against the network cut": saved(at, policy, "static", "test_energy_share"),
-                    }
-                )
-    return markdown(rows)
-
-
-def findings(study: str, published: str) -> str:
-    """What the tables of a jointly trained network say, beside those of the published heads on its backbone."""
-    at = {(row["drop"], row["family"]): row for row in rows_of(rows_of_best(study, "fp32"))}
-    theirs = {(row["drop"], row["family"]): row for row in rows_of(rows_of_best(published, "fp32"))}
-    joint, frozen = (
-        read_table(REFERENCE / name / "tables", "trials").set_index("trial_id").loc[best_network(name)]
-        for name in (study, published)
-    )
-    trials = read_table(REFERENCE / published / "tables", "trials").set_index("trial_id")
-    alone = trials.loc[frozen["parent"].partition("@")[0]]
-    epochs = int(alone["epochs_done"]), int(joint["epochs_done"])
-    costs = read_table(REFERENCE / study / "tables", "costs")
-    flops = costs[costs["precision"] == "fp32"].groupby("part")["flops"]
-    heads = flops.min()["head"] / flops.sum()["segment"], flops.max()["head"] / flops.sum()["segment"]
-
-    def share(family: str, of: Mapping[tuple[float, str], dict[str, Any]] = at) -> float:
-        return float(of[POINT, family]["test_flops_share"])
-
-    engine, cut, placed = share("predictive"), share("static"), share("placed, margin")
-    saves = [
-        1 - at[drop, "predictive"]["test_flops_share"] / at[drop, "hierarchical"]["test_flops_share"] for drop in DROPS
-    ]
-    figures = {
-        f"classifier, backbone trained alone ({epochs[0]} epochs): validation, test": (
-            alone["classifier_accuracy"],
-            theirs[0.0, "classic"]["test_accuracy"],
-        ),
-        f"classifier, trained on with its exits ({epochs[1]} epochs more)": (
-            joint["classifier_accuracy"],
-            at[0.0, "classic"]["test_accuracy"],
-        ),
-        "FLOPs of a head, least and most": heads,
-        "FLOPs at one point lost: engine with the published heads, frozen": (share("predictive", theirs),),
-        "engine": (engine,),
-        "passive exits (`hierarchical`) by the paper's criterion, by the margin": (
-            share("hierarchical"),
-            share("hierarchical, margin"),
-        ),
-        "placed exits, by the paper's criterion, by the margin": (share("placed"), placed),
-        "the network cut at its best exit": (cut,),
-        "the first exit that is right (oracle)": (share("hierarchical, oracle"),),
-        "engine, placed exits by the margin: below the cut by": (1 - engine / cut, 1 - placed / cut),
-        "engine below passive exits at 0, 0.5, 1, 2 points by": saves,
-        "most by which a loss on test exceeds its bound on validation": (
-            max(row["test_drop"] - row["drop"] for row in at.values()),
-        ),
-    }
-    return markdown({"what": what, "figures": ", ".join(map(percent, shares))} for what, shares in figures.items())
-
-
-def saved(at: dict[str, dict[str, Any]], policy: str, other: str, column: str) -> str:
-    """By how much a policy is cheaper than another at the same bound."""
-    return percent(1 - at[policy][column] / at[other][column]) if other in at else ""
-
-
-def percent(share: float | None) -> str:
-    """In percent, or nothing."""
-    return "" if share is None or pd.isna(share) else f"{share * 100:.1f} %"
-
-
-def seeds(*studies: str) -> str:
-    """The points that lose at most one point, of studies that differ by their seed: mean, least and most."""
-    tables = [pd.read_csv(REFERENCE / study / "comparison.csv") for study in studies]
-    rows = pd.concat(table[table["drop"].isin([POINT]) | (table["family"] == "classic")] for table in tables)
-    found = rows.groupby("family")[["test_accuracy", "test_drop", "test_flops_share", "test_energy_share"]]
-    assert (found.size() == len(studies)).all(), "each policy has a point with each seed"
-    least, mean, most = found.min(), found.mean(), found.max()
-
-    def text(policy: str, column: str, form: Callable[[float], str] = percent) -> str:
-        return "{} ({} to {})".format(*(form(table[column][policy]) for table in (mean, least, most)))
-
-    return markdown(
-        {
-            "policy": policy,
-            "accuracy on test": text(policy, "test_accuracy"),
-            "lost on test": text(policy, "test_drop", lambda share: f"{share * 100:.2f}"),
-            "FLOPs": text(policy, "test_flops_share"),
-            "energy": text(policy, "test_energy_share"),
-        }
-        for policy in mean.sort_values("test_flops_share", ascending=False).index
-    )
-
-
-def interval(row: dict[str, Any]) -> str:
-    """Points of accuracy lost, with their interval."""
-    return f"{row['test_drop'] * 100:.2f} ({row['test_drop_low'] * 100:.2f} to {row['test_drop_high'] * 100:.2f})"
-
-
-def markdown(rows: Iterable[Mapping[str, object]]) -> str:
-    """A table."""
-    rows = list(rows)
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row.values())) + " |" for row in rows)])
-
-
-BLOCKS: dict[str, Callable[..., str]] = {
-    made.__name__: made
-    for made in (trials, quality, comparison, seeds, frequencies, stops, predictions, headline, findings)
-}
-
-
-def build(text: str, wanted: Callable[[str, str], bool] = lambda name, arguments: True) -> str:
-    """The page with its blocks made anew; one that is not wanted (name, arguments) stays."""
+def with_tables(text: str) -> str:
+    """A page with its blocks generated anew."""
 
     def anew(match: re.Match[str]) -> str:
-        if not wanted(match["name"], match["arguments"]):
-            return match[0]
-        return f"{match[1]}\n{BLOCKS[match['name']](*match['arguments'].split())}\n\n{match[4]}"
+        return f"{match[1]}\n{TABLES[match['name']](*match['arguments'].split())}\n\n{match[4]}"
 
     return BLOCK.sub(anew, text)
 
 
+def build(names: set[str] | None = None) -> dict[Path, str]:
+    """Pages -> their text; ``names`` of studies and of pages with text of their own, all by default."""
+    pages = {
+        DOCS / "results" / f"{study.name}.md": study_page(study)
+        for study in STUDIES
+        if names is None or study.name in names
+    }
+    written = [DOCS / name for name in WRITTEN if names is None or name in names]
+    return pages | {page: with_tables(page.read_text("utf-8")) for page in written}
+
+
 def main() -> int:
-    """Write the page, or check it."""
+    """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a figure differs")
+    parser.add_argument("names", nargs="*", help="studies or pages; default: all")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a page differs")
     options = parser.parse_args()
-    text = PAGE.read_text("utf-8")
-    found = build(text)
-    if not options.check:
-        PAGE.write_text(found, "utf-8")
-        return 0
-    old, new = ([match[0] for match in BLOCK.finditer(page)] for page in (text, found))
-    different = [one.splitlines()[0] for one, other in zip(old, new, strict=True) if one != other]
-    print("\n".join(different) or "all figures are those of results/reference")
-    return 1 if different else 0
+    pages = build(set(options.names) or None)
+    different = [page for page, text in pages.items() if not page.exists() or page.read_text("utf-8") != text]
+    for page in different:
+        if options.check:
+            print(f"{page.relative_to(DOCS)} differs from results/reference")
+        else:
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(pages[page], "utf-8")
+    return 1 if options.check and different else 0
 
 
 if __name__ == "__main__":

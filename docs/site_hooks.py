@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 _CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 _DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 _INLINE = re.compile(r"(?<![\\$\w])\$([^$\n]+?)\$(?![\w$])")
-_OUTSIDE = re.compile(r"\]\(\.\./((?:study|results|tests|search_spaces)/[^)]*)\)")
+_OUTSIDE = re.compile(r"\]\((?:\.\./)+((?:study|results|tests|search_spaces)/[^)]*)\)")
 """Links to files of the repository that are no pages of the site."""
 
 
