@@ -16,12 +16,12 @@ from study.costs.costs import Costs
 from study.costs.flops import NetworkWork, count_work
 from study.costs.measure.profile import read_profile
 from study.costs.model.devices import load_device
+from study.data.settings import DATASETS
 from study.errors import UserError
 from study.networks.multi_exit import build_network
 from study.networks.precisions import Precision
 from study.networks.settings import NetworkSettings
 from study.run.folder import STUDY_FILE, read_study_file
-from study.run.plan import data_settings
 from study.search.cost_source import MEASURED, check_one_source, with_frequencies
 from study.search.traced_network import TracedNetwork
 from study.storage.publish import safe_name
@@ -155,11 +155,18 @@ def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork
         )
     classes = trace.read().logits.shape[2]
     try:
-        data = data_settings(study, str(rows["data"].iloc[0]))
+        asked, usual = (
+            study.data.model_dump(),
+            DATASETS[rows["data"].iloc[0]],
+        )  # a copy to share does not know the folder of its images
         settings = NetworkSettings.from_plain(parse_json(rows["settings"].iloc[0])["network"])
-        assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
         with torch.device("meta"):  # shapes suffice
-            network = build_network(settings, classes=classes, image_size=data.image_size, channels=data.channels)
+            network = build_network(
+                settings,
+                classes=classes,
+                image_size=asked["image_size"] or usual.image_size,
+                channels=asked["channels"] or usual.channels,
+            )
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: the settings of {trace.trial_id} are of no network known here: {error}") from None
     return count_work(network)
