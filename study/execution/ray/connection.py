@@ -1,4 +1,4 @@
-"""The way to Ray: a cluster that runs already, or one of this process alone on this machine."""
+"""The connection to Ray: to a running cluster, or to Ray that this process starts on this machine."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ from study.execution.ray.scratch import scratch_folder
 
 
 def start_ray(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine, for this process alone; once a process.
+    """Connect to a cluster, or start Ray on this machine for this process alone. A second call does nothing.
 
     Raises:
-        UserError: no cluster answers at the address, or it does not let us in.
+        UserError: no cluster answers at the address, or the cluster refuses the token.
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Ctrl-C must reach us: Tune would swallow it and hand back half a phase as if it were whole.
+    # Ctrl-C must reach this program: Tune would take it, and return half a phase as if the phase were whole.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
-    )  # a traceback for each trial that failed: we tell it in a line
+    )  # Tune logs a traceback for each failed trial; this program prints a line
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if address is None:
         _start_local()
     else:
         _connect(address)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, which ends without a word
+        signal.signal(signal.SIGTERM, on_sigterm)  # the handler of Ray ends without a line
 
 
 def _start_local() -> None:
-    """Ray that no other machine can reach, and no other user of this one.
+    """Start Ray so that no other machine and no other user of this machine can reach it.
 
     By itself Ray listens on all interfaces, keeps its sockets in a folder that everybody may write, and writes its
     token to a file that everybody may read.
@@ -160,7 +160,7 @@ def _connect(address: str) -> None:
 
 
 def _refuse_unreachable(address: str) -> None:
-    """A wrong host or port is told at once."""
+    """Refuse a wrong host or port at once."""
     if address == "auto":
         return
     host, colon, port = address.rpartition(":")
@@ -175,7 +175,7 @@ def _refuse_unreachable(address: str) -> None:
 
 
 def _why_not_connected(error: Exception) -> str:
-    """In words what Ray tells in several exceptions and a traceback."""
+    """The reason in one sentence; Ray gives several exceptions and a traceback."""
     told = f"{error} {error.__cause__ or error.__context__ or ''}"
     if isinstance(error, AuthenticationError) or "InvalidAuthToken" in told:
         reason = str(error).partition(". ")[0] if isinstance(error, AuthenticationError) else "it did not take this one"

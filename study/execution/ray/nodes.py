@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: what they offer, and whether they see the run folder."""
+"""The nodes of a Ray cluster: their resources, and whether each node sees the run folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from study.execution.ray.connection import start_ray
 
 
 def check_shared(folder: Location, address: str | None) -> None:
-    """Refuse a run folder that not every node of the cluster sees: a local folder is the commonest mistake.
+    """Refuse a run folder that some node of the cluster does not see. A local folder is the most frequent mistake.
 
     Raises:
         UserError: a node does not find the marker that is written here.
@@ -38,7 +38,7 @@ def check_shared(folder: Location, address: str | None) -> None:
             try:
                 reason = ray.get(answer, timeout=_MARKER_SECONDS)
             except RayError as error:
-                # A node that died a moment ago is asked too, until Ray finds out.
+                # Ray lists a node that died a moment ago.
                 reason = last_line(error) if node["NodeID"] in {one["NodeID"] for one in _alive()} else ""
             if reason:
                 address = node["NodeManagerAddress"]
@@ -49,12 +49,12 @@ def check_shared(folder: Location, address: str | None) -> None:
     finally:
         marker.unlink(missing_ok=True)
         if is_new:
-            with suppress(OSError):  # somebody else works in it by now
+            with suppress(OSError):  # another process works in the folder by now
                 folder.rmdir()
 
 
 _MARKER_SECONDS = 120.0
-"""A node may have to unpack the program first."""
+"""The time for an answer: a node may have to unpack the program first."""
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def _sees(marker: str) -> str:
-    """Why this node does not see a marker; empty where it does."""
+    """The reason why this node does not see a marker; empty where the node sees the marker."""
     path = location(marker)
     try:
         return "" if path.read_bytes() == path.name.encode() else "it finds another file there"
@@ -71,7 +71,7 @@ def _sees(marker: str) -> str:
 
 
 def slots_of(address: str | None, resources: ResourcesSpec) -> int:
-    """How many trials run at once on a cluster."""
+    """The number of trials that run at once on a cluster."""
     start_ray(address)
     slots = 0.0
     for node in (node["Resources"] for node in _alive()):
@@ -83,7 +83,7 @@ def slots_of(address: str | None, resources: ResourcesSpec) -> int:
 
 
 def refuse_impossible(resources: ResourcesSpec) -> None:
-    """Trials that fit on no node would wait for ever."""
+    """Refuse trials that fit on no node: the trials would wait for ever."""
     nodes = [node["Resources"] for node in _alive()]
     if not any(
         node.get("CPU", 0) >= resources.cpus_per_trial and node.get("GPU", 0) >= resources.gpus_per_trial
