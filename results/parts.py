@@ -112,7 +112,7 @@ def damaged_parts(tables: Location) -> Iterator[tuple[Location, TableError]]:
 
 
 def _parts(tables: Location, name: str) -> list[Location]:
-    parts = sorted((tables / name).glob("part-*.parquet"))
+    parts: list[Location] = sorted((tables / name).glob("part-*.parquet"), key=str)
     own = [part for part in parts if _OWN_PART.fullmatch(part.name)]
     for part in parts:
         if part not in own:

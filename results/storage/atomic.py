@@ -50,7 +50,6 @@ def write_atomic(path: Location, data: bytes, *, sync: bool = True) -> None:
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
-    path = Path(str(path))
     _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -73,7 +72,7 @@ def sync_folder(folder: Location) -> None:
     """Flush the names in a local folder to disk: renames before the call survive a power failure after it."""
     if isinstance(folder, RemotePath):
         return
-    descriptor = os.open(Path(str(folder)), os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -6,22 +6,29 @@ import errno
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-RETRY_SECONDS = 30.0
-"""A request that fails for a reason that may pass is repeated for this time, with growing pauses."""
-
-OPTIONS: Mapping[str, frozenset[str]] = {
-    "gs": frozenset({"endpoint_override", "scheme"}),
-    "s3": frozenset({"endpoint_override", "region", "scheme"}),
+CLIENT: Any = {
+    "client_options": {
+        "allow_http": True,  # an endpoint that the user gives may be http://
+        "connect_timeout": timedelta(seconds=5),
+        "read_timeout": timedelta(seconds=30),
+        "timeout": timedelta(minutes=10),  # of a whole request
+    },
+    "retry_config": {
+        "max_retries": 100,
+        "retry_timeout": timedelta(seconds=30),
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
+    },
 }
+"""The patience of all requests. What fails for a reason that may pass is repeated, with growing pauses."""
+
+OPTIONS: Mapping[str, Sequence[str]] = {"s3": ("endpoint_override", "region"), "gs": ()}
 """The URI schemes of the stores, and the options that may follow the ``?`` of a URI."""
 
 Options = tuple[tuple[str, str], ...]
@@ -36,7 +43,7 @@ def request(operation: Callable[[], _T], name: str) -> _T:
     """Carry out requests to a store in a thread of their own, so that a signal is handled while the store is silent.
 
     Args:
-        operation: calls obstore, which repeats each failed request for up to ``RETRY_SECONDS``.
+        operation: calls obstore, which repeats failed requests.
         name: the path that the operation works on, for the error.
 
     Raises:
@@ -78,6 +85,7 @@ def _as_os_error(error: Exception, name: str) -> OSError:
     return OSError(number, reason, name)
 
 
+@lru_cache(maxsize=64)
 def connect(root: str, options: Options) -> Any:
     """The obstore store of a bucket; each bucket is opened once in a process.
 
@@ -87,94 +95,23 @@ def connect(root: str, options: Options) -> Any:
             variables ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_REGION`` and ``AWS_DEFAULT_REGION`` count.
 
     Raises:
-        OSError: the region of the bucket cannot be found, or a profile of credentials cannot be read.
+        OSError: nothing tells the region of a bucket of Amazon's, or the credentials lie in a profile.
     """
+    from obstore.store import GCSStore, S3Store  # here: programs that work on local files need no obstore
+
     scheme, _, bucket = root.partition("://")
-    given = dict(options)
-    environment = os.environ.get
     if scheme == "gs":
-        return _gcs(bucket, _url(given.get("endpoint_override"), given.get("scheme")))
-    endpoint = (
-        given.get("endpoint_override") or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL") or None
-    )
-    region = given.get("region") or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION") or None
-    return _s3(bucket, _url(endpoint, given.get("scheme")), region)
-
-
-def _url(endpoint: str | None, scheme: str | None) -> str | None:
-    if endpoint is None:
-        return None
-    own_scheme, mark, host = endpoint.rpartition("://")
-    return f"{scheme or (own_scheme if mark else 'https')}://{host.rstrip('/')}"
-
-
-@lru_cache(maxsize=64)
-def _s3(bucket: str, endpoint: str | None, region: str | None) -> Any:
-    from obstore.store import S3Store  # here: programs that work on local files need no obstore
-
-    if region is None:
-        region = "us-east-1" if endpoint else _region_of(bucket)
-    config: Any = {"region": region, "disable_bulk_delete": True}  # not all stores delete several objects at once
+        return GCSStore(bucket, **CLIENT)
+    given, environment = dict(options), os.environ.get
+    endpoint = given.get("endpoint_override") or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
+    region = given.get("region") or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
+    if not (endpoint or region):
+        raise OSError(errno.EINVAL, "the region of the bucket is not known: set AWS_REGION", root)
+    profiles = Path(environment("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    if not environment("AWS_ACCESS_KEY_ID") and ("AWS_PROFILE" in os.environ or profiles.exists()):
+        reason = "profiles of credentials are not read: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise PermissionError(errno.EACCES, f"{reason} (aws configure export-credentials --format env)", root)
+    config: Any = {"region": region or "us-east-1", "disable_bulk_delete": True}  # bulk deletes: not in all stores
     if endpoint:
-        config["endpoint"] = endpoint
-    return S3Store(bucket, config=config, credential_provider=_profile_credentials(), **_patience(endpoint))
-
-
-@lru_cache(maxsize=64)
-def _gcs(bucket: str, endpoint: str | None) -> Any:
-    from obstore.store import GCSStore
-
-    config: Any = {"base_url": endpoint} if endpoint else {}
-    return GCSStore(bucket, config=config, **_patience(endpoint))
-
-
-def _patience(endpoint: str | None) -> dict[str, Any]:
-    return {
-        "client_options": {
-            "allow_http": bool(endpoint and endpoint.startswith("http://")),
-            "connect_timeout": timedelta(seconds=5),
-            "read_timeout": timedelta(seconds=30),
-            "timeout": timedelta(minutes=10),  # of a whole request
-        },
-        "retry_config": {
-            "max_retries": 100,
-            "retry_timeout": timedelta(seconds=RETRY_SECONDS),
-            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-        },
-    }
-
-
-def _profile_credentials() -> Any:
-    """The credentials of a profile in ``~/.aws``; None where obstore finds others: the environment, a machine's role.
-
-    Raises:
-        PermissionError: there is a profile, and boto3, which reads profiles, is missing or finds no credentials.
-    """
-    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
-    has_profile = "AWS_PROFILE" in os.environ or Path(file).expanduser().exists()
-    if "AWS_ACCESS_KEY_ID" in os.environ or not has_profile:
-        return None
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider
-
-        return Boto3CredentialProvider()
-    except ModuleNotFoundError:
-        reason = "a profile of AWS credentials is read by boto3: pip install boto3, or set AWS_ACCESS_KEY_ID"
-    except Exception as error:  # botocore has a class of its own for each mistake in a profile
-        reason = f"the profile of AWS credentials cannot be used: {error}"
-    raise PermissionError(errno.EACCES, reason, file)
-
-
-def _region_of(bucket: str) -> str:
-    """The region of a bucket of Amazon's, which every answer of S3 tells, refusals included."""
-    asked = urllib.request.Request(f"https://s3.amazonaws.com/{bucket}", method="HEAD")
-    try:
-        with urllib.request.urlopen(asked, timeout=10) as answer:
-            region = answer.headers.get("x-amz-bucket-region")
-    except urllib.error.HTTPError as error:
-        region = error.headers.get("x-amz-bucket-region")
-    except OSError:
-        region = None
-    if not region:
-        raise OSError(errno.EIO, "the region of the bucket cannot be found: set AWS_REGION", f"s3://{bucket}")
-    return str(region)
+        config["endpoint"] = endpoint.rstrip("/")
+    return S3Store(bucket, config=config, **CLIENT)

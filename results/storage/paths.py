@@ -13,10 +13,9 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Protocol, Self
+from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 from results.storage.object_store import OPTIONS
@@ -25,89 +24,20 @@ from results.storage.remote_paths import RemotePath
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 
 
-class Stat(Protocol):
-    """What :meth:`Location.stat` tells."""
+Location: TypeAlias = Path | RemotePath
+"""A place of a file or folder. :class:`RemotePath` has the methods of ``Path`` that this program uses.
 
-    @property
-    def st_size(self) -> int:
-        """Bytes."""
+Consistency: a read after a write sees what was written, from every process, and a listing names every written file. An
+object is published as a whole by one request. A local file is published as a whole by
+:func:`results.storage.atomic.write_atomic`, not by ``write_bytes``. Object stores have no folders, only names with
+slashes: a folder exists while an object lies below it, and a rename is a copy and a removal (:func:`set_aside`).
 
-    @property
-    def st_mtime(self) -> float:
-        """When the file was written last, in seconds since 1970."""
+Errors: every error is an OSError with the path as ``filename``: FileNotFoundError where nothing has the name,
+PermissionError where access is refused. Requests to an object store are repeated for half a minute before any other
+error is raised.
 
-
-class Location(Protocol):
-    """The part of :class:`pathlib.Path` that both kinds of paths have: ``Path`` itself and :class:`RemotePath`.
-
-    Consistency: a read after a write sees what was written, from every process, and a listing names every written
-    file. An object is published as a whole by one request. A local file is published as a whole by
-    :func:`results.storage.atomic.write_atomic`, not by ``write_bytes``. Object stores have no folders, only names with
-    slashes: a folder exists while an object lies below it, and a rename is a copy and a removal (:func:`set_aside`).
-
-    Errors: every error is an OSError with the path as ``filename``: FileNotFoundError where nothing has the name,
-    PermissionError where access is refused. Requests to an object store are repeated for half a minute before any other
-    error is raised.
-
-    Credentials of an object store come from the environment, from a profile (boto3 reads it), or from the machine's
-    role. No bucket is ever created.
-    """
-
-    @property
-    def name(self) -> str:
-        """The last part."""
-
-    @property
-    def stem(self) -> str:
-        """The last part without its suffix."""
-
-    @property
-    def suffix(self) -> str:
-        """The last part from its last dot on."""
-
-    @property
-    def parent(self) -> Self:
-        """The folder of this path."""
-
-    def __truediv__(self, name: str, /) -> Self: ...
-
-    def __lt__(self, other: Self, /) -> bool: ...
-
-    def with_name(self, name: str) -> Self:
-        """The same path with another last part."""
-
-    def absolute(self) -> Self:
-        """The path from the root on."""
-
-    def exists(self) -> bool:
-        """Whether a file or a folder has this name."""
-
-    def is_file(self) -> bool:
-        """Whether a file has this name."""
-
-    def is_dir(self) -> bool:
-        """Whether a folder has this name."""
-
-    def stat(self) -> Stat:
-        """Size and time of a file."""
-
-    def iterdir(self) -> Iterator[Self]:
-        """What lies in this folder, in no order."""
-
-    def glob(self, pattern: str) -> Iterator[Self]:
-        """What lies in this folder under a name that matches; nothing where there is no folder."""
-
-    def read_bytes(self) -> bytes:
-        """The content of a file."""
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        """Remove a file."""
-
-    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make a folder."""
-
-    def rmdir(self) -> None:
-        """Remove an empty folder."""
+Credentials of an object store come from the environment, or from the machine's role. No bucket is ever created.
+"""
 
 
 def location(text: str) -> Location:
@@ -115,8 +45,8 @@ def location(text: str) -> Location:
 
     Args:
         text: ``s3://bucket/folder``, ``gs://bucket/folder``, ``file:///folder`` or a path; ``~`` is the home folder. A
-            store other than Amazon's is reached by ``?endpoint_override=https://host:port``; ``region`` and ``scheme``
-            may follow, separated by ``&``. Nothing is opened yet.
+            store other than Amazon's is reached by ``?endpoint_override=https://host:port``; ``&region=`` may follow.
+            Nothing is opened yet.
 
     Raises:
         ValueError: the URI cannot be used. The message never repeats what may be a secret.
@@ -139,7 +69,11 @@ def location(text: str) -> Location:
         raise ValueError(f"a {scheme}:// location needs a bucket: {scheme}://bucket/folder")
     options = dict(parse_qsl(query))
     for name in options.keys() - OPTIONS[scheme]:
-        raise ValueError(f"a {scheme}:// location has no option {name!r}, only {', '.join(sorted(OPTIONS[scheme]))}")
+        raise ValueError(
+            f"a {scheme}:// location has no option {name!r}: it has {', '.join(OPTIONS[scheme]) or 'none'}"
+        )
+    if not options.get("endpoint_override", "https://").startswith(("http://", "https://")):
+        raise ValueError("endpoint_override begins with http:// or https://")
     return RemotePath(f"{scheme}://{bucket}", PurePosixPath(), tuple(sorted(options.items()))) / unquote(key).strip("/")
 
 
@@ -184,39 +118,32 @@ def set_aside(location: Location) -> Location:
             file.copy_to(target / str(file.key.relative_to(location.key)))
         location.remove_all()
         return target
-    aside = Path(str(location)).with_name(name)
+    aside = location.with_name(name)
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
     aside.unlink(missing_ok=True)
-    Path(str(location)).rename(aside)
-    return aside
+    return location.rename(aside)
 
 
-def as_local_file(location: Location, cache: Path | None = None) -> Path:
+def as_local_file(location: Location) -> Path:
     """A file that can be mapped into memory: the path itself, or a copy of the object.
 
-    Args:
-        location: a file.
-        cache: folder of the copies. None: a temporary folder of this process, removed at its end. An object that did
-            not change is not copied again.
+    Copies lie in a temporary folder of this process, which its end removes. An object that did not change is not copied
+    again.
 
     Raises:
-        FileNotFoundError: the file does not exist.
+        FileNotFoundError: the object does not exist.
     """
-    if not isinstance(location, RemotePath):
-        return Path(str(location))
+    if isinstance(location, Path):
+        return location
     identity = f"{location} {location.version()}"
-    folder = Path(_temporary_folder().name) if cache is None else cache
+    folder = Path(_temporary_folder().name)
     copy = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:20]}{location.suffix}"
     if not copy.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{copy.name}.{uuid.uuid4().hex}"
-        try:
-            with partial.open("xb") as file:
-                location.download(file)
-            partial.replace(copy)
-        finally:
-            partial.unlink(missing_ok=True)
+        partial = folder / uuid.uuid4().hex
+        with partial.open("xb") as file:
+            location.download(file)
+        partial.replace(copy)
     return copy
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 from results.storage.object_store import Options, connect, request
@@ -17,6 +17,8 @@ from results.storage.object_store import Options, connect, request
 CHUNK_BYTES = 8 * 2**20
 """A larger object is uploaded in parts of this size."""
 _T = TypeVar("_T")
+Version: TypeAlias = dict[str, str]
+"""Which version of an object: e-tag and version number, as far as the store has them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class RemotePath:
     def version(self) -> str:
         """A text that changes whenever the object is replaced."""
         found = self._head()
-        return f"{found['size']} {found['last_modified']} {found['e_tag']} {found['version']}"
+        return f"{found['size']} {found['last_modified']} {_version(found)}"
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies in this folder, in no order."""
@@ -150,34 +152,39 @@ class RemotePath:
         self._request(lambda store, key: store.put(key, data, chunk_size=CHUNK_BYTES))
         return len(data)
 
-    def write_if(self, data: bytes, tag: str | None) -> str | None:
+    def read_version(self) -> tuple[bytes, Version]:
+        """The content of the object, and which version has this content."""
+
+        def get(store: Any, key: str) -> tuple[bytes, Version]:
+            found = store.get(key)
+            return bytes(found.bytes()), _version(found.meta)
+
+        return self._request(get)
+
+    def write_if(self, data: bytes, replaced: Version | None) -> Version | None:
         """Publish an object unless another writer was faster (a conditional PUT).
 
         Args:
             data: a content that no other writer writes.
-            tag: of the version that is replaced, as an earlier call returned it; None: there is no object yet.
+            replaced: the version that the object has until now; None: there is no object yet.
 
         Returns:
-            The tag of the new version; None where the store holds something else than ``tag`` says.
+            The new version; None where the object has another version than ``replaced``.
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        def put(store: Any, key: str) -> str | None:
-            mode = "create" if tag is None else dict(zip(("e_tag", "version"), tag.split("\n"), strict=False))
+        def put(store: Any, key: str) -> Version | None:
             try:
-                written = store.put(key, data, mode=mode)
+                return _version(store.put(key, data, mode=replaced or "create"))
             except (AlreadyExistsError, PreconditionError):
-                # The answer to a first request may be lost: the repeated request then meets its own object.
-                try:
-                    found = store.get(key)
-                    if bytes(found.bytes()) != data:
-                        return None
-                except FileNotFoundError:
-                    return None
-                written = found.meta
-            return "\n".join(text for text in (written["e_tag"], written["version"]) if text)
+                return None
 
-        return self._request(put)
+        written = self._request(put)
+        if written is None:  # or the answer to a first request was lost, and the repeated request met its own object
+            with suppress(FileNotFoundError):
+                content, found = self.read_version()
+                written = found if content == data else None
+        return written
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove an object."""
@@ -185,18 +192,6 @@ class RemotePath:
             self._head()
         with suppress(FileNotFoundError):
             self._request(lambda store, key: store.delete(key))
-
-    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing: object stores have no folders, only names with slashes.
-
-        Raises:
-            FileExistsError: the name exists and ``exist_ok`` is false.
-        """
-        if not exist_ok and self.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
-
-    def rmdir(self) -> None:
-        """Do nothing: a folder ends with its last object."""
 
     def copy_to(self, target: RemotePath) -> None:
         """Copy an object within its bucket, inside the store."""
@@ -218,3 +213,7 @@ class RemotePath:
 
     def _head(self) -> Any:
         return self._request(lambda store, key: store.head(key))
+
+
+def _version(meta: Any) -> Version:
+    return {name: meta[name] for name in ("e_tag", "version") if meta[name]}

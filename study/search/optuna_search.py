@@ -226,7 +226,6 @@ def _exact_hypervolume(
 
 def export_journal(study: optuna.Study, path: Location) -> None:
     """Write an Optuna study as a journal for ``optuna-dashboard``. This program never reads the journal."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "journal.log"
         storage = JournalStorage(JournalFileBackend(str(draft)))

@@ -121,6 +121,7 @@ def held_locks(run_folder: Location) -> list[str]:
 
 
 def lease_of(run_folder: Location) -> str:
-    """The newest lease of the driver; empty without one, or where it was released."""
-    names = sorted((path.name for path in run_folder.glob(".lock.lease-*")), key=lambda name: (len(name), name))
-    return names[-1] if names and not json.loads((run_folder / names[-1]).read_bytes())["released"] else ""
+    """The last write of the driver's lease; empty without a lease, or where the lease was released."""
+    path = run_folder / ".lock.lease"
+    lease = json.loads(path.read_bytes()) if path.is_file() else {"renewed": 0}
+    return str(lease["write"]) if lease["renewed"] else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -48,7 +49,7 @@ def check_shared(folder: Location, address: str | None) -> None:
                 )
     finally:
         marker.unlink(missing_ok=True)
-        if is_new:
+        if is_new and isinstance(folder, Path):
             with suppress(OSError):  # another process works in the folder by now
                 folder.rmdir()
 
