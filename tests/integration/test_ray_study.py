@@ -36,7 +36,7 @@ def test_asha_stops_a_trial_that_learns_nothing_and_a_failed_trial_is_tried_agai
             "scheduler": {"kind": "asha", "first_rung": 3, "reduction": 2},
             "learning_rate": rates,
         },
-        operating_points={"trials": 5},
+        operating_points={"trials": 5, "networks": 1, "quantization": "int8"},
         resources={"max_failures": 0},
     )
     folder = tmp_path / "tiny"
@@ -52,6 +52,7 @@ def test_asha_stops_a_trial_that_learns_nothing_and_a_failed_trial_is_tried_agai
     assert (idle["status"], idle["epochs_done"]) == ("stopped_by_asha", 3)
     best = first.sort_values("score").iloc[-1]
     assert best["status"] == "finished" and best["learning_rate"] > 1e-3
+    assert set(comparable_tables(folder)["front"]["precision"]) == {"int8"}, "traced by a worker"
 
     blocker.unlink()
     run_study(study, run_context(folder, local=False))
