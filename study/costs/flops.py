@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from study.arrays import Floats
+from study.networks.inference_network import eval_mode
 from study.networks.multi_exit import MultiExitNetwork
 
 
@@ -80,12 +81,9 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
     Element-wise operations, pooling and normalisation count no FLOPs, as is usual. A smoothing step of the engine adds
     three neighbours for each of C classes: 2 C additions.
     """
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
     segments, heads = [], []
-    state: tuple[Tensor, ...] = (torch.zeros(1, *network.input_shape, device=device),)
-    with torch.no_grad():
+    state: tuple[Tensor, ...] = (torch.zeros(1, *network.input_shape, device=network.device),)
+    with eval_mode(network), torch.no_grad():
         for exit, segment in enumerate(network.segments, start=1):
             work, state = _measure(segment, state, state)
             segments.append(work)
@@ -93,7 +91,6 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
             heads.append(work)
         work, _ = _measure(network.classifier, state, state)
         segments.append(work)
-    network.train(was_training)
     step = Work(flops=2.0 * network.classes, weight_elements=0.0, activation_elements=2.0 * network.classes)
     return NetworkWork(tuple(segments), tuple(heads), step)
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
 from study.arrays import Floats
+from study.networks.inference_network import eval_mode
 from study.networks.multi_exit import MultiExitNetwork
 
 
@@ -40,18 +41,15 @@ def published_program_flops(network: MultiExitNetwork) -> tuple[Floats, Floats]:
     """
     first_map = network.exit_shapes[0][1:]
     is_resnet = isinstance(network.backbone, ResNet)
-    was_training = network.training
-    network.eval()
     segments, heads = [], []
-    state: Any = (torch.zeros(1, *network.input_shape, device=next(network.parameters()).device),)
-    with torch.no_grad():
+    state: Any = (torch.zeros(1, *network.input_shape, device=network.device),)
+    with eval_mode(network), torch.no_grad():
         for exit, segment in enumerate(network.segments, start=1):
             flops, state = _price(segment, state, smallest_map=math.prod(first_map) if is_resnet else 0)
             segments.append(flops)
             feature = state[0].new_zeros(1, state[0].shape[1], *first_map) if is_resnet else state[0]
             heads.append(_price(network.heads, feature, exit)[0])
         segments.append(_price(network.classifier, state)[0])
-    network.train(was_training)
     return np.array(segments), np.array(heads)
 
 

@@ -39,10 +39,6 @@ _LONGEST_LIST = 700
 """Characters of a list of images in an error message."""
 
 
-class UnreadableError(Exception):
-    """One image cannot be read. The text is its path, and the reason in parentheses."""
-
-
 def read_image(path: Path, *, image_size: int, channels: int) -> Pixels:
     """One image file as training sees it: ``[channels, image_size, image_size]`` uint8.
 
@@ -52,10 +48,7 @@ def read_image(path: Path, *, image_size: int, channels: int) -> Pixels:
         UnreadableImagesError: the file cannot be read or is no image.
     """
     with strict_decoder():
-        try:
-            return read_with_digest(path, image_size=image_size, channels=channels)[0]
-        except UnreadableError as error:
-            raise UnreadableImagesError([str(error)]) from error
+        return read_with_digest(path, image_size=image_size, channels=channels)[0]
 
 
 def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]:
@@ -65,7 +58,7 @@ def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pix
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             pixels = _square(image, image_size, "L" if channels == 1 else "RGB")
     except Exception as error:  # the bytes are arbitrary, and so are the errors of decoders
-        raise UnreadableError(f"{path} ({_reason(error)})") from error
+        raise UnreadableImagesError([f"{path} ({_reason(error)})"]) from error
     return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1), hashlib.sha256(content).digest()
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from study.data.image_files import (
-    UnreadableError,
     UnreadableImagesError,
     image_endings,
     read_with_digest,
@@ -55,19 +54,19 @@ class FolderPart:
         """
         images = np.empty((len(indices), channels, image_size, image_size), np.uint8)
 
-        def read_into(row: int) -> bytes | str:
+        def read_into(row: int) -> bytes | UnreadableImagesError:
             path = self.root / self.files[indices[row]]
             try:
                 images[row], digest = read_with_digest(path, image_size=image_size, channels=channels)
-            except UnreadableError as error:
-                return str(error)
+            except UnreadableImagesError as error:
+                return error
             return digest
 
-        source, problems = hashlib.sha256(), []
+        source, problems = hashlib.sha256(), list[str]()
         with strict_decoder(), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
             for index, outcome in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
-                if isinstance(outcome, str):
-                    problems.append(outcome)
+                if isinstance(outcome, UnreadableImagesError):
+                    problems += outcome.problems
                 else:
                     source.update(self.files[index].encode(errors="surrogateescape") + b"\0" + outcome)
         if problems:

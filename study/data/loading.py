@@ -4,38 +4,18 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from study.data.array_sources import array_part
+from study.data.array_sources import ArrayPart, array_part
 from study.data.image_files import UnreadableImagesError
-from study.data.image_folder import folder_part
-from study.data.pixels import Pixels, mean_and_std
+from study.data.image_folder import FolderPart, folder_part
+from study.data.pixels import mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
-from study.data.splits import Indices, cut, limited_test_part
+from study.data.splits import cut, limited_test_part
 from study.storage.home import user_path
 
 _DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indices give other pixels
-
-
-class _Part(Protocol):
-    """The training or the test part of a data set before anything is chosen from it."""
-
-    @property
-    def labels(self) -> Indices: ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def test_sizes(self) -> Indices | None:
-        """``[C]``: images of each class that the test part takes from the same files; None where it has its own."""
-        ...
-
-    def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
-        """Images ``[len(indices), channels, image_size, image_size]`` and the sha256 of their source bytes."""
-        ...
 
 
 def load_dataset(
@@ -124,7 +104,7 @@ def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:
     return settings, settings.image_size, settings.channels
 
 
-def _open_part(part: str, settings: DataSettings, data_root: Path, *, download: bool) -> _Part:
+def _open_part(part: str, settings: DataSettings, data_root: Path, *, download: bool) -> ArrayPart | FolderPart:
     if settings.name == "image_folder":
         assert settings.folder is not None  # resolve() refuses it
         return folder_part(part, user_path(data_root) / user_path(settings.folder))

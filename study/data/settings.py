@@ -67,11 +67,6 @@ class DataInfo:
     digest: str
     settings: dict[str, object]
 
-    def __post_init__(self) -> None:
-        # JSON has no tuples, and a DataInfo that was read must equal the one that was written.
-        for field in ("class_names", "mean", "std"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict that ``json.dumps`` takes."""
         return asdict(self)
@@ -83,6 +78,7 @@ class DataInfo:
         Raises:
             ValueError, TypeError: the fields are not those of this class, or contradict each other.
         """
+        # JSON has no tuples, and a DataInfo that was read must equal the one that was written.
         tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         info = from_fields(cls, tuples)
         if not 1 <= info.image_size <= LARGEST_IMAGE:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from study.networks.heads import Shape
 from study.networks.precisions import Int8Execution, Precision
@@ -20,27 +21,22 @@ class InferenceNetwork(Protocol):
     @property
     def segments(self) -> Sequence[Callable[[State], State]]:
         """E parts, ``segment(state) -> state``; the first part gets ``(images,)``."""
-        ...
 
     @property
     def heads(self) -> Callable[[Tensor, int], Tensor]:
         """``heads(feature, exit) -> logits [B, C]``, exits from 1."""
-        ...
 
     @property
     def classifier(self) -> Callable[[State], Tensor]:
         """The part behind the last exit: ``classifier(state) -> logits [B, C]``."""
-        ...
 
     @property
     def exit_count(self) -> int:
         """E."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """The device on which the images must be."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,6 +63,20 @@ class RunnableNetwork:
     def heads(self, feature: Tensor, exit: int) -> Tensor:
         """Logits ``[B, C]`` of exit ``exit`` (from 1) for its feature map ``[B, channels, H, W]``."""
         return self.exit_heads[exit - 1](feature)
+
+
+@contextmanager
+def eval_mode(network: InferenceNetwork | nn.Module) -> Iterator[None]:
+    """Put a module into eval mode, and afterwards back into its mode. Other networks are in eval mode anyway."""
+    if not isinstance(network, nn.Module):
+        yield
+        return
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 def all_logits(network: InferenceNetwork, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from study.errors import UserError
 from study.networks.heads import Shape, build_heads
-from study.networks.inference_network import all_logits
+from study.networks.inference_network import all_logits, eval_mode
 from study.networks.registry import ExitPoint, Segmented, build_backbone
 from study.networks.settings import HeadSettings, NetworkSettings
 
@@ -136,16 +136,13 @@ def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -
     return given
 
 
-@torch.no_grad()
 def _measure(segmented: Segmented, input_shape: Shape) -> tuple[Shape, ...]:
     """Measure the shapes of the feature maps on one black image, in eval mode: batch norm keeps its statistics."""
-    training = segmented.model.training
-    segmented.model.eval()
     state: tuple[Tensor, ...] = (torch.zeros(1, *input_shape),)
     shapes: list[Shape] = []
-    for segment in segmented.segments:
-        state = segment(state)
-        channels, height, width = state[0].shape[1:]
-        shapes.append((channels, height, width))
-    segmented.model.train(training)
+    with eval_mode(segmented.model), torch.no_grad():
+        for segment in segmented.segments:
+            state = segment(state)
+            channels, height, width = state[0].shape[1:]
+            shapes.append((channels, height, width))
     return tuple(shapes)

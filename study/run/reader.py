@@ -134,7 +134,7 @@ def _newest(
         searched = set(read_table(folder / "tables", "costs")["trial_id"])
     found: dict[tuple[WeightsId, Precision], dict[str, StoredTrace]] = {}
     for trace in sorted(traces, key=lambda one: one.written):
-        if (current is None or trace.weights in current) and (searched is None or trace.trial_id in searched):
+        if (current is None or trace.weights in current) and (searched is None or trace.weights.trial_id in searched):
             splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
             splits[trace.split] = trace
     return dict(sorted(found.items()))
@@ -148,10 +148,10 @@ def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork
     """
     where = folder / "tables" / "trials"
     trials = read_table(where.parent, "trials") if part_count(where.parent, "trials") else empty_table("trials")
-    rows = trials[trials["trial_id"] == trace.trial_id]
+    rows = trials[trials["trial_id"] == trace.weights.trial_id]
     if rows.empty:
         raise UserError(
-            f"{where} does not tell what network {trace.trial_id} is, which memory and other costs depend on"
+            f"{where} does not tell what network {trace.weights.trial_id} is, which memory and other costs depend on"
         )
     classes = trace.read().logits.shape[2]
     try:
@@ -168,7 +168,9 @@ def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork
                 channels=asked["channels"] or usual.channels,
             )
     except (UserError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: the settings of {trace.trial_id} are of no network known here: {error}") from None
+        raise UserError(
+            f"{where}: the settings of {trace.weights.trial_id} are of no network known here: {error}"
+        ) from None
     return count_work(network)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from study.arrays import batches
 from study.data.batches import normalize, place, to_device
 from study.data.settings import DataInfo, ImageSet
-from study.networks.inference_network import InferenceNetwork, RunnableNetwork, all_logits
+from study.networks.inference_network import InferenceNetwork, RunnableNetwork, all_logits, eval_mode
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import prepare
@@ -27,7 +27,6 @@ def collect_logits(
     prepare: Callable[[torch.Tensor], torch.Tensor],
     *,
     batch_size: int = 256,
-    on_batch: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Logits of all exits and the classifier, without augmentation.
 
@@ -36,26 +35,13 @@ def collect_logits(
         images: ``[N, ...]`` uint8.
         prepare: turns a batch of images into the network's input, on the network's device.
         batch_size: images in a forward pass.
-        on_batch: called after each batch with the number of images done so far.
 
     Returns:
         ``[N, E+1, C]`` float32.
     """
-    module = network if isinstance(network, torch.nn.Module) else None
-    was_training = module is not None and module.training
-    parts = []
-    try:
-        if module is not None:
-            module.eval()
-        with torch.inference_mode():
-            for batch in batches(len(images), batch_size):
-                parts.append(all_logits(network, prepare(images[batch])).float().cpu().numpy())
-                if on_batch:
-                    on_batch(batch.stop)
-    finally:
-        if module is not None:
-            module.train(was_training)
-    return np.concatenate(parts)
+    with eval_mode(network), torch.inference_mode():
+        slices = batches(len(images), batch_size)
+        return np.concatenate([all_logits(network, prepare(images[batch])).float().cpu().numpy() for batch in slices])
 
 
 def ready(
@@ -77,18 +63,11 @@ def ready(
     return prepare(network, precision, calibration=images, compiled=compiled)
 
 
-def trace_images(
-    network: InferenceNetwork,
-    images: ImageSet,
-    info: DataInfo,
-    *,
-    on_batch: Callable[[int], None] | None = None,
-) -> SplitLogits:
-    """Run a network on all images of a split, without augmentation; ``on_batch`` as in :func:`collect_logits`."""
+def trace_images(network: InferenceNetwork, images: ImageSet, info: DataInfo) -> SplitLogits:
+    """Run a network on all images of a split, without augmentation, as :func:`collect_logits`."""
     logits = collect_logits(
         network,
         place(images.images, network.device),
         lambda batch: normalize(to_device(batch, network.device), info),
-        on_batch=on_batch,
     )
     return SplitLogits(logits, np.asarray(images.labels), getattr(network, "int8_execution", None))

@@ -56,36 +56,15 @@ class StoredTrace:
 
     folder: Location
     description: Mapping[str, object]
-
-    @property
-    def weights(self) -> WeightsId:
-        """The weights of the traced network."""
-        return WeightsId.parse(str(self.description["weights"]))
-
-    @property
-    def precision(self) -> str:
-        """The precision of the traced network."""
-        return str(self.description["precision"])
-
-    @property
-    def split(self) -> str:
-        """The split of the images."""
-        return str(self.description["split"])
-
-    @property
-    def images_digest(self) -> str:
-        """The digest that names the images."""
-        return str(self.description.get("images_digest"))
+    weights: WeightsId
+    precision: str
+    split: str
+    images_digest: str
 
     @property
     def written(self) -> float:
         """When the trace was written, in seconds since 1970."""
         return (self.folder / MANIFEST).stat().st_mtime
-
-    @property
-    def trial_id(self) -> str:
-        """The trial that trained the network."""
-        return self.weights.trial_id
 
     def read(self) -> SplitLogits:
         """The logits and labels.
@@ -106,20 +85,21 @@ def stored_traces(traces: Location) -> list[StoredTrace]:
     Raises:
         UserError: a description cannot be read.
     """
-    folders: list[Location] = list(traces.glob("*"))
     found = []
-    for folder in sorted(folders, key=lambda one: one.name):
+    for folder in sorted(traces.glob("*"), key=lambda one: one.name):
         published = read_published(folder, {"trace.json"}) if folder.is_dir() and folder.suffix != ".damaged" else None
         if published is None:
             continue
         try:
             of = parse_json(published.files["trace.json"])
-            if not all(isinstance(of[key], str) for key in ("weights", "precision", "split")):
+            named, precision, split = of["weights"], of["precision"], of["split"]
+            if not all(isinstance(value, str) for value in (named, precision, split)):
                 raise TypeError
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{folder}: trace.json does not say of which network it is") from None
-        safe_name(WeightsId.parse(of["weights"]).file_stem, f"{folder}: weights")
-        found.append(StoredTrace(folder, of))
+        weights = WeightsId.parse(named)
+        safe_name(weights.file_stem, f"{folder}: weights")
+        found.append(StoredTrace(folder, of, weights, precision, split, str(of.get("images_digest"))))
     return found
 
 
