@@ -6,7 +6,6 @@ measured (:class:`study.costs.measure.profile.Profile`, which adds the circumsta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -20,13 +19,8 @@ from study.policies.replay import Tally, Walk
 from study.storage.strict_json import dumps, parse_json
 
 Measure = Literal["flops", "bitops", "energy", "seconds"]
+"""Per image: 2 x multiply-accumulates, multiply-accumulates x bits of weight x bits of operand, joules, seconds."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-UNITS: Mapping[str, str] = {
-    "flops": "2 x multiply-accumulates per image",
-    "bitops": "multiply-accumulates x bits of both operands, per image",
-    "energy": "J per image",
-    "seconds": "s per image",
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

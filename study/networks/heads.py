@@ -4,9 +4,8 @@ All heads of a network are one module, ``heads(feature, exit) -> logits``, becau
 registered once, under the key that its exits name.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -21,25 +20,7 @@ Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of a feature map."""
 
 
-class ExitHeads(nn.Module, ABC):
-    """The heads of all exits of a network."""
-
-    @abstractmethod
-    def forward(self, feature: Tensor, exit: int) -> Tensor:
-        """Logits [B, C] of exit ``exit`` (from 1) for its feature map [B, channels, H, W]."""
-
-
-@dataclass(frozen=True)
-class _Route:
-    """The parts of one exit's Bag-of-Features head, by their keys."""
-
-    codebook: str
-    grid: int
-    hidden: str | None
-    output: str
-
-
-class BofHeads(ExitHeads):
+class BofHeads(nn.Module):
     """Bag-of-Features heads: a codebook, then linear layers. Exits with the same key share the part.
 
     A histogram over a g x g grid has g*g*K values. If g > 1, a hidden layer of K units reduces them to the K values
@@ -54,38 +35,40 @@ class BofHeads(ExitHeads):
         self.codebooks = nn.ModuleDict()
         self.hidden = nn.ModuleDict()
         self.outputs = nn.ModuleDict()
-        self._routes: list[_Route] = []
-        sides: list[float] = []
+        # A map smaller than the grid has one cell for each pixel.
+        grids = [min(point.grid, *shape[1:]) for point, shape in zip(exits, shapes, strict=True)]
+        self._exits = [replace(point, grid=grid) for point, grid in zip(exits, grids, strict=True)]
         codebook_channels: dict[str, int] = {}
-        for point, (channels, height, width) in zip(exits, shapes, strict=True):
-            grid = min(point.grid, height, width)  # a map smaller than the grid has one cell for each pixel
-            hidden = f"{point.linear}_grid{grid}" if grid > 1 else None
-            self._routes.append(_Route(point.codebook, grid, hidden, point.linear))
-            sides.append(height / grid)
+        for point, (channels, _, _) in zip(self._exits, shapes, strict=True):
             if point.codebook not in self.codebooks:
                 self.codebooks[point.codebook] = Codebook(channels, codewords)
-            if hidden is not None and hidden not in self.hidden:
-                self.hidden[hidden] = nn.Linear(grid * grid * codewords, codewords)
+            if point.grid > 1 and _hidden_key(point) not in self.hidden:
+                self.hidden[_hidden_key(point)] = nn.Linear(point.grid**2 * codewords, codewords)
             if point.linear not in self.outputs:
                 self.outputs[point.linear] = nn.Linear(codewords, classes)
-            if channels != codebook_channels.setdefault(point.codebook, channels):
-                expected = codebook_channels[point.codebook]
+            expected = codebook_channels.setdefault(point.codebook, channels)
+            if channels != expected:
                 raise ValueError(f"exit {point.name} has {channels} channels, its codebook {point.codebook} {expected}")
         # One learned scale for each exit, also of exits that share all other parts. It starts at the side of a window.
+        sides = [shape[1] / grid for shape, grid in zip(shapes, grids, strict=True)]
         self.window_scales = nn.Parameter(torch.tensor(sides))
 
     def forward(self, feature: Tensor, exit: int) -> Tensor:
         """Logits [B, C] of exit ``exit`` (from 1) for its feature map [B, channels, H, W]."""
-        route = self._routes[exit - 1]
-        histogram = self.codebooks[route.codebook](feature, route.grid)
+        point = self._exits[exit - 1]
+        histogram = self.codebooks[point.codebook](feature, point.grid)
         values = (self.window_scales[exit - 1] * histogram).flatten(1)
-        if route.hidden is not None:
-            values = functional.relu(self.hidden[route.hidden](values))
-        logits: Tensor = self.outputs[route.output](values)
+        if point.grid > 1:
+            values = functional.relu(self.hidden[_hidden_key(point)](values))
+        logits: Tensor = self.outputs[point.linear](values)
         return logits
 
 
-class SeparateHeads(ExitHeads):
+def _hidden_key(point: ExitPoint) -> str:
+    return f"{point.linear}_grid{point.grid}"
+
+
+class SeparateHeads(nn.Module):
     """Heads that share nothing: one module for each exit, from feature map to logits."""
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
@@ -133,7 +116,7 @@ def conv_head(
 
 def build_heads(
     settings: HeadSettings, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int
-) -> ExitHeads:
+) -> nn.Module:
     """Build the heads of all ``exits``. ``shapes`` are those of the feature maps, in the order of the exits."""
     if settings.kind == "linear":
         return SeparateHeads([linear_head(shape, classes=classes) for shape in shapes])

@@ -17,7 +17,7 @@ import inspect
 import logging
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,13 +85,9 @@ def prepare(
 def in_fp32(network: MultiExitNetwork) -> RunnableNetwork:
     """Prepare a network in fp32: put it into eval mode and share its parts."""
     network.eval()
-
-    def head(exit: int) -> Callable[[Tensor], Tensor]:
-        return lambda feature: network.heads(feature, exit)
-
     return RunnableNetwork(
         segments=network.segments,
-        exit_heads=tuple(head(exit) for exit in range(1, network.exit_count + 1)),
+        exit_heads=tuple(_Head(network.heads, exit) for exit in range(1, network.exit_count + 1)),
         classifier=network.classifier,
         classes=network.classes,
         input_shape=network.input_shape,
@@ -267,25 +263,6 @@ def _lower(converted: Any, sample: tuple[Any, ...]) -> Any:
 def _rounded(x: Tensor, scale: float, zero_point: int, smallest: int, largest: int, dtype: torch.dtype) -> Tensor:
     """x / scale + zero_point as an integer: bit-equal to the replaced operation, in less memory."""
     return (x * (1.0 / scale)).round_().add_(zero_point).clamp_(smallest, largest).to(dtype)
-
-
-def integer_operations(network: RunnableNetwork) -> dict[str, int]:
-    """Count oneDNN's integer operations in the graph of each part.
-
-    Returns:
-        Counts by name of the part: ``segment 1`` ... ``classifier``, ``head 1`` ... A part without a graph counts 0.
-    """
-    parts: Sequence[tuple[str, object]] = [
-        *((f"segment {exit}", part) for exit, part in enumerate(network.segments, start=1)),
-        ("classifier", network.classifier),
-        *((f"head {exit}", part) for exit, part in enumerate(network.exit_heads, start=1)),
-    ]
-    return {name: _count_integer(part) for name, part in parts}
-
-
-def _count_integer(part: object) -> int:
-    graph = getattr(part, "graph", None)
-    return 0 if graph is None else sum("onednn.q" in str(node.target) for node in graph.nodes)
 
 
 def _compile(runnable: RunnableNetwork) -> RunnableNetwork:

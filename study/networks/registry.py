@@ -4,7 +4,7 @@ A backbone is an ordinary torch model and a view of the model as *segments* and 
 searches work on the view. A new backbone is one function: see ``register_backbone``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol, TypeAlias, TypeVar
@@ -69,21 +69,16 @@ class Segmented:
     def __post_init__(self) -> None:
         if not self.exits or len(self.segments) != len(self.exits):
             raise ValueError(f"{len(self.segments)} segments for {len(self.exits)} exits: one each, at least one")
-        whole = {id(tensor): f"model's {name}" for name, tensor in _named_tensors(self.model)}
+        # With ``keep_vars``, a state dict holds the tensors themselves.
+        whole = {id(tensor): f"model's {name}" for name, tensor in self.model.state_dict(keep_vars=True).items()}
         walked = {
             id(tensor): f"segments' {type(part).__name__} {name}"
             for part in (*self.segments, self.classifier)
-            for name, tensor in _named_tensors(part)
+            for name, tensor in part.state_dict(keep_vars=True).items()
         }
-        for one, other in ((whole, walked), (walked, whole)):
-            for key, place in one.items():
-                if key not in other:
-                    raise ValueError(f"segments and classifier must hold the layers of model, all of them: {place}")
-
-
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+        if apart := whole.keys() ^ walked.keys():
+            place = next(place for key, place in {**whole, **walked}.items() if key in apart)
+            raise ValueError(f"segments and classifier must hold the layers of model, all of them: {place}")
 
 
 class FeatureSegment(nn.Module):
@@ -116,7 +111,6 @@ class BackboneBuilder(Protocol):
 
     def __call__(self, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
         """Return the segmented backbone; ``width`` scales every channel count."""
-        ...
 
 
 _Builder = TypeVar("_Builder", bound=BackboneBuilder)

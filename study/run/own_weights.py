@@ -44,7 +44,7 @@ def adopt_pretrained(spec: StudySpec, context: TrainingContext) -> TrialRecord:
     if read_trial(plan, context.checkpoints) is None:
         network = new_network(plan.network, info, spec.seed)
         load_backbone_weights(network, tensors)
-        result = evaluate_split(network, context.dataset.validation, info, plan.training, heads=False)
+        result = evaluate_split(network, context.dataset.validation, info, plan.training)
         row = Epoch(
             epoch=0,
             learning_rate=0.0,

@@ -87,7 +87,7 @@ def train(
         started = time.perf_counter()
         train_loss = trainer.run_epoch(images, labels, epoch)
         rate = trainer.optimizer.param_groups[0]["lr"]
-        validation = evaluate_split(network, dataset.validation, dataset.info, settings, heads=settings.trains_heads)
+        validation = evaluate_split(network, dataset.validation, dataset.info, settings)
         row = Epoch(
             epoch=epoch,
             learning_rate=rate,
@@ -179,7 +179,9 @@ class Trainer:
             chosen = order[batch]
             if len(chosen) == 1:  # batch norm has no statistics of a single image
                 continue
-            self._set_rate(epoch - 1 + number / len(starts))
+            rate = self.settings.learning_rate * schedule_factor(self.settings, epoch - 1 + number / len(starts))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             pixels = augment(to_device(images[chosen], self.device), self.info, generator)
             loss = self._backward(normalize(pixels, self.info), labels[chosen.to(labels.device)])
             self.optimizer.step()
@@ -214,11 +216,6 @@ class Trainer:
         with autocast(self.device, self.settings.precision):
             return training_loss(self.network, images, labels, self.settings)
 
-    def _set_rate(self, epochs_done: float) -> None:
-        rate = self.settings.learning_rate * schedule_factor(self.settings, epochs_done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
 
 @dataclass(frozen=True)
 class SplitResult:
@@ -232,10 +229,10 @@ class SplitResult:
 
 
 def evaluate_split(
-    network: MultiExitNetwork, split: ImageSet, info: DataInfo, settings: TrainingSettings, *, heads: bool
+    network: MultiExitNetwork, split: ImageSet, info: DataInfo, settings: TrainingSettings
 ) -> SplitResult:
-    """Evaluate the classifier, and with ``heads`` every exit, on a split: in eval mode, without augmentation."""
-    device = next(network.parameters()).device
+    """Evaluate the classifier, and every exit if the mode trains heads: in eval mode, without augmentation."""
+    device, heads = network.device, settings.trains_heads
     images, labels = place(split.images, device), torch.from_numpy(split.labels).to(device)
     network.eval()
     right = torch.zeros(network.exit_count + 1 if heads else 1, dtype=torch.float64)
@@ -248,11 +245,9 @@ def evaluate_split(
                 logits = network(pixels) if heads else network.classify(pixels)[:, None]
             logits = logits.float()
             right += (logits.argmax(dim=2) == target[:, None]).sum(dim=0).cpu()
-            watched = logits[:, :-1] if heads and settings.mode == "exits" else logits
-            per_column = F.cross_entropy(
-                watched.flatten(0, 1), target.repeat_interleave(watched.shape[1]), reduction="sum"
-            )
-            loss += float(per_column)
+            watched = logits[:, :-1] if settings.mode == "exits" else logits
+            targets = target.repeat_interleave(watched.shape[1])
+            loss += float(F.cross_entropy(watched.flatten(0, 1), targets, reduction="sum"))
     return SplitResult(loss / len(split.labels), tuple((right / len(split.labels)).tolist()))
 
 

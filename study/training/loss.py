@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,7 +39,7 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
             classified = network.classifier(state)
     teacher = _softened(classified.detach(), settings) if classified is not None and settings.distillation else None
     if joint and settings.exit_gradient != 1:
-        features = [_ScaledGradient.apply(feature, settings.exit_gradient) for feature in features]
+        features = [_with_scaled_gradient(feature, settings.exit_gradient) for feature in features]
     logits = torch.stack([network.heads(feature, exit) for exit, feature in enumerate(features, start=1)])
     losses = _cross_entropies(logits, labels, settings)
     if teacher is not None:
@@ -70,14 +68,8 @@ def _softened(logits: Tensor, settings: TrainingSettings) -> Tensor:
     return F.log_softmax(logits.float() / settings.temperature, dim=-1)
 
 
-class _ScaledGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, feature: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return feature.view_as(feature)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None
+def _with_scaled_gradient(feature: Tensor, factor: float) -> Tensor:
+    """The same values; the gradient that flows back through them is multiplied by a factor."""
+    view = feature.view_as(feature)
+    view.register_hook(lambda gradient: gradient * factor)
+    return view

@@ -31,12 +31,13 @@ from report import (
     run_classic,
     start_quietly,
 )
+from support.integer_operations import integer_operations  # report adds the folder of support to the path
 from torch import Tensor, nn
 
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import Precision
-from study.networks.quantization import integer_operations, prepare
+from study.networks.quantization import prepare
 from study.networks.registry import State
 from study.networks.settings import HeadSettings, NetworkSettings
 

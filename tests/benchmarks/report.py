@@ -24,6 +24,8 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.networks.registry import State
 from study.storage.versions import versions
 
+sys.path.append(str(Path(__file__).parents[1]))  # the folder of support
+
 LAYOUTS: dict[str, torch.memory_format] = {
     "contiguous": torch.contiguous_format,
     "channels last": torch.channels_last,
@@ -71,7 +73,6 @@ def print_circumstances(facts: Mapping[str, object]) -> None:
 
 def register_tiny() -> str:
     """Register the tests' network of two convolutions, and give its name."""
-    sys.path.append(str(Path(__file__).parents[1]))
     from support.tiny_network import TINY
 
     return TINY

@@ -171,23 +171,3 @@ def test_other_rules_run_below_the_smallest_slack():
     """They promise nothing; what they would have needed is recorded."""
     simulated = simulate(JUMPING, LEVELS, rule="paper", policy=PREDICTIVE, slack=0.0, period=20.0)
     assert simulated.smallest_slack == pytest.approx(0.52)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"megahertz": (100.0, 200.0, 300.0)},
-        {"megahertz": (100.0, 300.0, 200.0, 400.0)},
-        {"megahertz": (0.0, 200.0, 300.0, 400.0)},
-        {"megahertz": (), "costs": ()},
-        {"idle_watts": -1.0},
-        {"switch_seconds": float("inf")},
-        {"costs": (*LEVELS.costs[:3], uniform_costs(0.0, 1.0))},
-        {"costs": (*LEVELS.costs[:3], replace(LEVELS.costs[3], segment_seconds=None, head_seconds=None))},
-        {"costs": (*LEVELS.costs[:3], replace(LEVELS.costs[3], segment_energy=None, head_energy=None))},
-        {"costs": (*LEVELS.costs[:3], Costs(segment_flops=[1, 1], head_flops=[1]))},
-    ],
-)
-def test_levels_that_do_not_fit_are_refused(changes):
-    with pytest.raises(UserError):
-        replace(LEVELS, **changes)

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.integer_operations import integer_operations
 from support.tiny_network import TINY
 
 from study import Predictive, Trace, UserError, replay
 from study.networks.inference_network import RunnableNetwork, all_logits
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import PRECISIONS
-from study.networks.quantization import check_precision, in_fp32, int8_execution, integer_operations, prepare
+from study.networks.quantization import check_precision, in_fp32, int8_execution, prepare
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.decision_table import ratio_table
 from study.policies.live import run_policy

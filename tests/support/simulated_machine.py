@@ -11,7 +11,7 @@ import torch
 from study.costs.costs import Costs
 from study.costs.measure.bench import HostWork, measure_profile
 from study.costs.measure.profile import MeasureSettings, Profile
-from study.costs.measure.stopwatch import HostStopwatch
+from study.costs.measure.stopwatch import Stopwatch
 from study.networks.inference_network import RunnableNetwork
 
 BATCH = 4
@@ -144,6 +144,6 @@ def measured(
         batch_size=BATCH,
         meter=(meter or machine) if metered else None,
         settings=MeasureSettings(**settings),
-        stopwatch=stopwatch or HostStopwatch(clock=machine.clock, sleep=machine.sleep),
+        stopwatch=stopwatch or Stopwatch(clock=machine.clock, sleep=machine.sleep),
         host=machine.host(),
     )

@@ -174,7 +174,7 @@ def test_training_takes_no_notice_of_its_average(mode, parts):
     assert {name.partition(".")[0] for name in live} == parts
     assert same({**tensors(averaged, ""), **live}, tensors(plain, ""))
     assert rows[-1].validation_loss != history[-1].validation_loss
-    found = evaluate_split(averaged, DATASET.validation, INFO, settings(mode), heads=mode in ("exits", "joint"))
+    found = evaluate_split(averaged, DATASET.validation, INFO, settings(mode))
     assert rows[-1].validation_loss == found.loss, "what is scored is what the network holds"
 
 
@@ -256,20 +256,20 @@ def test_an_absurd_learning_rate_diverges_without_a_score(batch_size):
     net = network()
     history = train(net, DATASET, settings("normal", learning_rate=1e30, batch_size=batch_size), epochs=5)
     assert outcome(history, epochs=5, patience=None) == "diverged"
-    assert not math.isfinite(evaluate_split(net, DATASET.validation, INFO, settings("normal"), heads=False).loss)
+    assert not math.isfinite(evaluate_split(net, DATASET.validation, INFO, settings("normal")).loss)
     assert all(math.isnan(row.score) for row in history if not math.isfinite(row.validation_loss))
 
 
 def test_evaluation_equals_a_plain_count():
     net = network()
     train(net, DATASET, settings("joint"), epochs=2)
-    result = evaluate_split(net, DATASET.validation, INFO, settings("joint"), heads=True)
+    result = evaluate_split(net, DATASET.validation, INFO, settings("joint"))
     pixels = (torch.from_numpy(DATASET.validation.images).float() / 255 - 0.5) / 0.3
     with torch.no_grad():
         answers = net.eval()(pixels).argmax(dim=2)
     expected = (answers == torch.from_numpy(DATASET.validation.labels)[:, None]).float().mean(dim=0)
     assert result.accuracies == pytest.approx(expected.tolist())
-    alone = evaluate_split(net, DATASET.validation, INFO, settings("normal"), heads=False)
+    alone = evaluate_split(net, DATASET.validation, INFO, settings("normal"))
     assert alone.accuracies == result.accuracies[-1:]
 
 

@@ -21,7 +21,7 @@ from study.arrays import Floats
 from study.costs.costs import Costs
 from study.costs.measure.meters import Meter, Run, device_name, take_window
 from study.costs.measure.profile import EnergyWindow, MeasureSettings, Profile, Spread, relative_error, with_energies
-from study.costs.measure.stopwatch import Stopwatch, stopwatch_of
+from study.costs.measure.stopwatch import CudaStopwatch, Stopwatch
 from study.errors import UserError
 from study.policies.criteria import Agreement
 from study.policies.engine import jump_ratios
@@ -122,7 +122,7 @@ def measure_profile(
             network,
             images,
             settings,
-            stopwatch or stopwatch_of(network.device),
+            stopwatch or (CudaStopwatch(network.device) if network.device.type == "cuda" else Stopwatch()),
             host or host_work(network.exit_count, batch_size),
         )
         seconds = bench.seconds_per_image()
@@ -198,12 +198,11 @@ class _Bench:
 
     def prefix(self, parts: int) -> None:
         """Run segments 1..parts, or the whole network."""
-        if parts > self.network.exit_count:
-            return self.whole(lambda: None)
         state: State = (self.images,)
         for segment in self.network.segments[:parts]:
             state = segment(state)
-        return None
+        if parts > self.network.exit_count:
+            logits_on_host(self.network.classifier(state)).argmax(axis=1)
 
     def with_heads(self, mark: Run) -> None:
         """Run each segment and its head; ``mark`` is called before the head, after it, and after the decision."""

@@ -33,33 +33,20 @@ CPUINFO = Path("/proc/cpuinfo")
 class Meter(Protocol):
     """A counter of the energy that one device has consumed."""
 
-    @property
-    def source(self) -> MeterSource:
-        """The ``energy_source`` of energies that this meter measures."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Name of the device."""
-        ...
-
-    @property
-    def driver(self) -> str | None:
-        """Version of the software that offers the counter."""
-        ...
-
-    @property
-    def period(self) -> float:
-        """Longest known time in seconds between two updates of the counter."""
-        ...
+    source: MeterSource
+    """The ``energy_source`` of energies that this meter measures."""
+    device: str
+    """Name of the device."""
+    driver: str | None
+    """Version of the software that offers the counter."""
+    period: float
+    """Longest known time in seconds between two updates of the counter."""
 
     def read(self) -> float:
         """Joules since a fixed moment; never less than the previous reading."""
-        ...
 
     def describe(self) -> dict[str, object]:
         """Facts to record beside a measurement: device, driver, present clocks, limits; JSON values only."""
-        ...
 
 
 class NoMeterError(UserError):

@@ -5,39 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 
 from study.costs.measure.meters import Run
 
 
-class Stopwatch(Protocol):
-    """Measures time on one device."""
-
-    def clock(self) -> float:
-        """Seconds of a clock that only moves forward."""
-        ...
-
-    def sleep(self, seconds: float) -> object:
-        """Wait for some seconds; the device is idle meanwhile."""
-        ...
-
-    def synchronise(self) -> object:
-        """Wait until the device has done all work that it was given."""
-        ...
-
-    def laps(self, run: Callable[[Run], object]) -> list[float]:
-        """Seconds between each mark and the next mark, where ``run(mark)`` calls ``mark()`` several times."""
-        ...
-
-
-class HostStopwatch:
-    """The stopwatch of a CPU, which has done its work when a call returns.
+class Stopwatch:
+    """Measures time on a CPU, which has done its work when a call returns.
 
     Args:
         clock: seconds, of a clock that only moves forward.
-        sleep: waits for some seconds.
+        sleep: waits for some seconds; the device is idle meanwhile.
     """
 
     def __init__(
@@ -46,17 +25,17 @@ class HostStopwatch:
         self.clock, self.sleep = clock, sleep
 
     def synchronise(self) -> None:
-        """Nothing: there is nothing to wait for."""
+        """Wait until the device has done all work that it was given; a CPU has done it already."""
 
     def laps(self, run: Callable[[Run], object]) -> list[float]:
-        """Seconds between the marks, on the host's clock."""
+        """Seconds between each mark and the next mark, where ``run(mark)`` calls ``mark()`` several times."""
         times: list[float] = []
         run(lambda: times.append(self.clock()))
         return [after - before for before, after in pairwise(times)]
 
 
-class CudaStopwatch(HostStopwatch):
-    """The stopwatch of a CUDA device, which works through a queue while the host fills the queue.
+class CudaStopwatch(Stopwatch):
+    """Measures time on a CUDA device, which works through a queue while the host fills the queue.
 
     A wait at each mark would empty the queue. The device records the marks itself instead, when it reaches them.
     """
@@ -82,8 +61,3 @@ class CudaStopwatch(HostStopwatch):
         run(mark)
         self.synchronise()
         return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
-
-
-def stopwatch_of(device: torch.device) -> Stopwatch:
-    """The stopwatch of a device."""
-    return CudaStopwatch(device) if device.type == "cuda" else HostStopwatch()

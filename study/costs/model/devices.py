@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib import resources
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,10 +24,12 @@ from study.costs.model.levels import LevelCosts
 from study.costs.model.tables import LevelTable, OperationTable, read_table
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork
-from study.networks.precisions import FORMATS, FP32, PRECISIONS, NumberFormat, PartFormats
+from study.networks.precisions import FORMATS, FP32, NumberFormat, PartFormats
+from study.networks.quantization import check_precision
 from study.storage.home import user_path
 
 PICO, NANO, MICRO, MEGA, GIGA = 1e-12, 1e-9, 1e-6, 1e6, 1e9
+BUNDLED = Path(__file__).parents[1] / "devices"
 PartPrice: TypeAlias = Callable[[Work, NumberFormat], float]
 """Cost of one part for one image, from the work of the part and its number format."""
 
@@ -192,39 +194,26 @@ def load_device(name_or_path: str) -> Device:
     Raises:
         UserError: there is no such table and no such file, or the file holds no device table.
     """
-    if name_or_path in device_names():
-        return _device(_bundled_table(name_or_path))
-    path = user_path(name_or_path)
+    bundled = name_or_path in device_names()
+    path = BUNDLED / f"{name_or_path}.yaml" if bundled else user_path(name_or_path)
     if not (name_or_path and path.exists()):
         known = ", ".join(device_names())
         raise UserError(f"{path}: no such device table, and no bundled device of that name (there are {known})")
     table = read_table(path)
-    if table.name in device_names() and table != _bundled_table(table.name):
+    if not bundled and table.name in device_names() and table != read_table(BUNDLED / f"{table.name}.yaml"):
         # Costs of both devices would have the same source, and a front would mix them.
         raise UserError(f"{path}: name: {table.name} is a bundled device with other numbers; choose another name")
-    return _device(table)
-
-
-def _bundled_table(name: str) -> OperationTable | LevelTable:
-    with resources.as_file(resources.files("study.costs").joinpath("devices", f"{name}.yaml")) as path:
-        return read_table(path)
+    return OperationDevice(table) if isinstance(table, OperationTable) else LevelDevice(table)
 
 
 def device_names() -> list[str]:
     """Names of the bundled device tables."""
-    files = resources.files("study.costs").joinpath("devices").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-
-
-def _device(table: OperationTable | LevelTable) -> Device:
-    return OperationDevice(table) if isinstance(table, OperationTable) else LevelDevice(table)
+    return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
 
 
 def _formats(precision: str, device: str, known: list[str]) -> PartFormats:
     """The formats of a precision; refuse a format that the device lacks."""
-    formats = {str(name): value for name, value in FORMATS.items()}.get(precision)
-    if formats is None:
-        raise UserError(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+    formats = FORMATS[check_precision(precision, None)]
     for part in (formats.backbone, formats.heads):
         if part.name not in known:
             raise UserError(

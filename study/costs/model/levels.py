@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import ArrayLike
 
 from study.arrays import Floats, Integers
 from study.costs.costs import Costs
-from study.errors import UserError
 from study.policies.base import Policy
 
 
@@ -24,33 +22,12 @@ class LevelCosts:
         idle_watts: power of the device while it waits.
         switch_seconds: delay of an image by a change of the level.
 
-    Raises:
-        UserError: the levels do not rise, or the costs do not fit.
     """
 
     megahertz: ArrayLike
     costs: tuple[Costs, ...]
     idle_watts: float
     switch_seconds: float
-
-    def __post_init__(self) -> None:
-        megahertz = np.asarray(self.megahertz, dtype=np.float64)
-        if megahertz.shape != (len(self.costs),) or not len(megahertz):
-            raise UserError(
-                f"levels: megahertz has shape {megahertz.shape}, but there are {len(self.costs)} cost profiles"
-            )
-        if not (np.isfinite(megahertz).all() and megahertz[0] > 0 and (np.diff(megahertz) > 0).all()):
-            raise UserError("levels: megahertz must be positive and rise from level to level")
-        if len({costs.exit_count for costs in self.costs}) > 1:
-            raise UserError("levels: the cost profiles have different numbers of exits")
-        if min(costs.classic("seconds") for costs in self.costs) <= 0:
-            raise UserError("levels: a cost profile gives the whole network no time")
-        for name in ("idle_watts", "switch_seconds"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise UserError(f"levels: {name} is {getattr(self, name)}, but must be finite and >= 0")
-        for costs in self.costs:
-            costs.parts("energy")
-        object.__setattr__(self, "megahertz", megahertz)
 
     @property
     def exit_count(self) -> int:

@@ -13,12 +13,11 @@ table before any cost is computed. ``docs/devices.md`` describes every key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces.strict_yaml import YamlError, read_yaml
 from search_spaces.words import short
@@ -106,6 +105,17 @@ class _Table(_Section):
     device: Source
     """Description of the device in words."""
 
+    @field_validator("formats", check_fields=False)
+    @classmethod
+    def _known_formats(cls, formats: dict[str, _Section]) -> dict[str, _Section]:
+        known = [FP32.name, BF16.name, INT8.name]
+        unknown = [name for name in formats if name not in known]
+        if unknown:
+            raise ValueError(f"{short(unknown[0])} is unknown: use {', '.join(known)}")
+        if FP32.name not in formats:
+            raise ValueError("fp32 is missing, in which heads and the prediction engine compute")
+        return formats
+
 
 class OperationTable(_Table):
     """A device described by energies of operations and of memory traffic; it has no time."""
@@ -114,11 +124,6 @@ class OperationTable(_Table):
     on_chip_picojoules_per_byte: Quantity
     dram_picojoules_per_byte: Quantity
     formats: dict[str, OperationPrices]
-
-    @model_validator(mode="after")
-    def _formats(self) -> OperationTable:
-        _check_formats(self.formats)
-        return self
 
 
 class LevelTable(_Table):
@@ -136,22 +141,12 @@ class LevelTable(_Table):
 
     @model_validator(mode="after")
     def _complete(self) -> LevelTable:
-        _check_formats(self.formats)
         given = [part is not None for part in (self.static_watts, self.effective_capacitance_nanofarad)]
         if any(given) != all(given) or all(given) != (self.levels.volts is not None):
             raise ValueError(
                 "static_watts and effective_capacitance_nanofarad belong to levels with volts, and to those"
             )
         return self
-
-
-def _check_formats(names: Iterable[str]) -> None:
-    known = [FP32.name, BF16.name, INT8.name]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"formats: {short(unknown[0])} is unknown: use {', '.join(known)}")
-    if FP32.name not in names:
-        raise ValueError("formats: fp32 is missing, in which heads and the prediction engine compute")
 
 
 _KINDS: dict[str, type[OperationTable | LevelTable]] = {"operations": OperationTable, "levels": LevelTable}
