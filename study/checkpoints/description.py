@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from results.storage.paths import Location
@@ -109,8 +109,8 @@ def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: 
     return content_hash(
         {
             "format": FORMAT_VERSION,
-            "network": network.to_plain(),
-            "training": training.to_plain(),
+            "network": asdict(network),
+            "training": asdict(training),
             "data": data_digest,
             "parent": parent,
         }

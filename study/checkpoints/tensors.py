@@ -6,7 +6,6 @@ The folders and files are described in :mod:`study.checkpoints.description`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -28,8 +27,8 @@ from study.storage.publish import (
     read_published,
     set_aside,
 )
+from study.storage.strict_json import dumps
 from study.storage.versions import versions
-from study.training.learning_curves import history_to_json
 from study.training.loop import TrainingState
 from study.training.settings import TrainingSettings
 
@@ -85,17 +84,17 @@ def save(
     }
     description = {
         "format_version": FORMAT_VERSION,
-        "network": settings.to_plain(),
-        "training": training.to_plain(),
+        "network": asdict(settings),
+        "training": asdict(training),
         "data": asdict(info),
-        "history": history_to_json(state.history),
+        "history": [asdict(row) for row in state.history],
         "parent": parent,
         "versions": now,
         "made_by": made_by or made_by_now((), 1),
     }
     files = {
         "weights.safetensors": safetensors.save(tensors),
-        "checkpoint.json": json.dumps(description, indent=1, allow_nan=False).encode(),
+        "checkpoint.json": dumps(description, indent=1).encode(),
     }
     if state.is_best:
         publish(folder / "best", files)

@@ -18,9 +18,8 @@ def place(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
     tensor. On a GPU the images are copied into GPU memory if they take at most half of the free memory. Otherwise they
     stay in main memory, and :func:`to_device` moves each batch.
     """
-    with warnings.catch_warnings():
-        # torch warns that writing to a read-only array is undefined; nothing here writes.
-        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+    # Torch warns that writing to a read-only array is undefined; nothing here writes.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         tensor = torch.from_numpy(np.ascontiguousarray(images))
     if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
         return tensor

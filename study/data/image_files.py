@@ -83,8 +83,7 @@ def strict_decoder() -> Iterator[None]:
 
     Filters of warnings are global to the process. Enter this context once, around a thread pool, not in its threads.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 

@@ -66,17 +66,14 @@ class RunnableNetwork:
 
 
 @contextmanager
-def eval_mode(network: InferenceNetwork | nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and afterwards back into its mode. Other networks are in eval mode anyway."""
-    if not isinstance(network, nn.Module):
-        yield
-        return
-    was_training = network.training
-    network.eval()
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode, and afterwards back into its mode."""
+    was_training = module.training
+    module.eval()
     try:
         yield
     finally:
-        network.train(was_training)
+        module.train(was_training)
 
 
 def all_logits(network: InferenceNetwork, images: Tensor) -> Tensor:

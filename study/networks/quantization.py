@@ -11,13 +11,12 @@ for batches of any size. ``pyproject.toml`` therefore bounds torch and torchao f
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import logging
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,7 +170,9 @@ def _in_int8(
     if len(images) == 1:
         images = images.repeat(2, 1, 1, 1)  # export treats a batch size of 1 as a constant
     execution = int8_execution(network.device)
-    with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):  # observers draw random numbers
+    # The user cannot act upon the warnings of torch and torchao. Observers draw random numbers.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.random.fork_rng(devices=[]):
         backbone, heads = _observe(source, images[:CALIBRATION_BATCH], with_heads=precision == "int8_all")
         for batch in torch.split(images, CALIBRATION_BATCH):
             state: State = (batch,)
@@ -298,17 +299,3 @@ def _leaves_first_part(network: RunnableNetwork | MultiExitNetwork) -> bool:
     one of them, the compiler (torch 2.15) the other.
     """
     return network.input_shape[0] == 1
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide warnings of torch and torchao that the user cannot act upon."""
-    logger = logging.getLogger("torch.utils._pytree")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

@@ -1,7 +1,7 @@
 """Which network to build: its backbone, its width and its exit heads."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from search_spaces.settings import BackboneFields, HeadFields, first_problem
@@ -21,10 +21,6 @@ class HeadSettings(HeadFields):
         if problem := first_problem(self):
             raise UserError(f"setting of the exit heads: {problem}")
 
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values, for names and files."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(BackboneFields):
@@ -40,13 +36,9 @@ class NetworkSettings(BackboneFields):
         if problem := first_problem(self):
             raise UserError(f"setting of the network: {problem}")
 
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values, for names and files."""
-        return asdict(self)
-
     @classmethod
     def from_plain(cls, raw: Mapping[str, Any]) -> "NetworkSettings":
-        """The inverse of :meth:`to_plain`, of values that came from somewhere else.
+        """The inverse of :func:`dataclasses.asdict`, of values that came from somewhere else.
 
         Raises:
             ValueError, TypeError: a field is missing or unknown, or has a value that it does not allow.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def profile_network(
         settings, network, make = _trained(pretrained, data, source, device)
         refuse_other_network(pretrained, settings, asked)
     # The name holds a hash of network and device, so that a profile of another network cannot replace the file.
-    identity = content_hash([settings.to_plain(), network.classes, network.input_shape, device_name(device)])[:6]
+    identity = content_hash([asdict(settings), network.classes, network.input_shape, device_name(device)])[:6]
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
     profiles = []
     for precision in known:

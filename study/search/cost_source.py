@@ -80,8 +80,8 @@ def check_costs(
             for number in (FORMATS[precision].backbone.name, FORMATS[precision].heads.name):
                 if number not in known:
                     raise UserError(
-                        f"operating_points.costs: device {device.name} has no {number}, which quantization {precision} "
-                        f"needs: it has {', '.join(known)}"
+                        f"operating_points.costs: device {device.table.name} has no {number}, which quantization "
+                        f"{precision} needs: it has {', '.join(known)}"
                     )
     if rules != ("none",) and not isinstance(device, LevelDevice):
         raise UserError(

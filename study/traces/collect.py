@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ def collect_logits(
     Returns:
         ``[N, E+1, C]`` float32.
     """
-    with eval_mode(network), torch.inference_mode():
+    in_eval_mode = eval_mode(network) if isinstance(network, torch.nn.Module) else nullcontext()
+    with in_eval_mode, torch.inference_mode():
         slices = batches(len(images), batch_size)
         return np.concatenate([all_logits(network, prepare(images[batch])).float().cpu().numpy() for batch in slices])
 

@@ -83,8 +83,7 @@ def _waiting_for_the_device_is_an_error() -> Iterator[None]:
     device. The mode holds for the whole process: no other thread may use the GPU meanwhile.
     """
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the mode misses some waits; the capture finds the rest
+    with warnings.catch_warnings(action="ignore"):  # "the mode misses some waits"; the capture finds the rest
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from study.storage.strict_json import from_fields
@@ -50,13 +50,8 @@ def outcome(history: Sequence[Epoch], *, epochs: int, patience: int | None) -> O
     return "running"
 
 
-def history_to_json(history: Sequence[Epoch]) -> list[dict[str, object]]:
-    """Rows of a history for JSON; a number that is not finite becomes None."""
-    return [{key: _none_for_nan(value) for key, value in asdict(row).items()} for row in history]
-
-
 def history_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
-    """The inverse of :func:`history_to_json`.
+    """A history from the JSON of its rows, in which null stands for NaN.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: the rows are not those of a history.
@@ -67,7 +62,3 @@ def history_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
         values["exit_accuracies"] = tuple(values["exit_accuracies"])
         history.append(from_fields(Epoch, values))
     return tuple(history)
-
-
-def _none_for_nan(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -71,5 +71,5 @@ def _softened(logits: Tensor, settings: TrainingSettings) -> Tensor:
 def _with_scaled_gradient(feature: Tensor, factor: float) -> Tensor:
     """The same values; the gradient that flows back through them is multiplied by a factor."""
     view = feature.view_as(feature)
-    view.register_hook(lambda gradient: gradient * factor)
+    view.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
     return view

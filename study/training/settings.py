@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -38,10 +38,6 @@ class TrainingSettings(TrainingFields):
     def trains_heads(self) -> bool:
         """Whether the heads run in training."""
         return self.mode in HEAD_MODES
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values, for names and files."""
-        return asdict(self)
 
 
 def schedule_factor(settings: TrainingSettings, epochs_done: float) -> float:

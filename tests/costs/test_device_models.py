@@ -210,7 +210,7 @@ def test_bundled_numbers_say_whether_they_are_published_or_assumed(name):
     texts = sources(device.table.model_dump(exclude_none=True))
     assert len(texts) >= 6
     assert all(text.startswith(("published: ", "assumption: ")) for text in texts)
-    assert device.name == name
+    assert device.table.name == name
 
 
 def test_jetson_tx2_stays_within_the_power_modes_of_its_module(jetson):

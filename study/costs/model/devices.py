@@ -40,18 +40,13 @@ class OperationDevice:
 
     table: OperationTable
 
-    @property
-    def name(self) -> str:
-        """Name of the table."""
-        return self.table.name
-
     def costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> Costs:
         """FLOPs, bit operations and energy per image.
 
         Raises:
             UserError: the device lacks the precision, or the batch is empty.
         """
-        formats = _formats(precision, self.name, list(self.table.formats))
+        formats = _formats(precision, self.table.name, list(self.table.formats))
         work = _counted(network, batch_size)
         return Costs(
             **_operations(work, formats),
@@ -62,8 +57,8 @@ class OperationDevice:
                 partial(self.joules, batch_size=batch_size),
                 self.engine_joules(work.engine_step),
             ),
-            energy_source=f"modelled:{self.name}",
-            device=self.name,
+            energy_source=f"modelled:{self.table.name}",
+            device=self.table.name,
             batch_size=batch_size,
         )
 
@@ -91,11 +86,6 @@ class LevelDevice:
     """A device with time and energy at each of L frequency levels."""
 
     table: LevelTable
-
-    @property
-    def name(self) -> str:
-        """Name of the table."""
-        return self.table.name
 
     @cached_property
     def megahertz(self) -> Floats:
@@ -126,7 +116,7 @@ class LevelDevice:
         Raises:
             UserError: the device lacks the precision, or the batch is empty.
         """
-        formats = _formats(precision, self.name, list(self.table.formats))
+        formats = _formats(precision, self.table.name, list(self.table.formats))
         work = _counted(network, batch_size)
         return LevelCosts(
             megahertz=self.megahertz,
@@ -162,14 +152,14 @@ class LevelDevice:
             name.replace("seconds", "energy"): np.asarray(value) * self.busy_watts[level]
             for name, value in seconds.items()
         }
-        source = f"modelled:{self.name}"
+        source = f"modelled:{self.table.name}"
         return Costs(
             **_operations(work, formats),
             **seconds,
             **energy,
             energy_source=source,
             seconds_source=source,
-            device=self.name,
+            device=self.table.name,
             batch_size=batch_size,
         )
 
