@@ -124,10 +124,7 @@ class Costs:
 
     def to_json(self) -> str:
         """All fields as JSON text."""
-        values = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in asdict(self).items()
-        }
-        return dumps(values, indent=1)
+        return dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Costs:
@@ -154,6 +151,5 @@ def _numbers(name: str, value: ArrayLike) -> Floats:
 
 def same_flops(one: Costs, other: Costs) -> bool:
     """Whether two costs have equal FLOPs in every part, as costs of the same network have."""
-    segments, heads, step = one.parts("flops")
-    other_segments, other_heads, other_step = other.parts("flops")
-    return np.array_equal(segments, other_segments) and np.array_equal(heads, other_heads) and step == other_step
+    pairs = zip(one.parts("flops"), other.parts("flops"), strict=True)
+    return all(np.array_equal(mine, others) for mine, others in pairs)

@@ -31,7 +31,7 @@ class Memory:
         """Compute bytes from counted elements, for a precision and batch size."""
         formats = FORMATS[precision]
         return cls(
-            segment_weights=_weights(work.segments, formats.backbone),
+            segment_weights=np.array([part.parameters * formats.backbone.weight_bytes for part in work.segments]),
             head_weights=tuple(
                 {name: size * formats.heads.weight_bytes for name, size in head.parameter_sizes.items()}
                 for head in work.heads
@@ -63,10 +63,6 @@ class Memory:
         """``[E+1]``: as :meth:`of_cuts`, the feature maps alone."""
         maps: Floats = np.maximum(np.maximum.accumulate(self.segment_maps), np.append(self.head_maps, 0.0))
         return maps
-
-
-def _weights(parts: tuple[Work, ...], number: NumberFormat) -> Floats:
-    return np.array([part.parameters * number.weight_bytes for part in parts])
 
 
 def _maps(parts: tuple[Work, ...], number: NumberFormat) -> Floats:

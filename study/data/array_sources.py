@@ -6,7 +6,6 @@ Each part (training or test) opens its own files only. Loading the training part
 import contextlib
 import hashlib
 import io
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,18 +17,6 @@ import numpy as np
 from study.data.pixels import Pixels, convert_channels, resize
 from study.data.splits import Indices, fixed_test_part
 from study.errors import UserError
-
-# The readers of torchvision raise these errors where files are missing, damaged or unreachable.
-_READ_ERRORS = (
-    RuntimeError,
-    OSError,
-    ValueError,
-    TypeError,
-    AssertionError,
-    LookupError,
-    EOFError,
-    pickle.UnpicklingError,
-)
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 _STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -91,7 +78,7 @@ def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             opened = reader.open(download=download)
             raw, labels = _arrays(name, opened)
-    except _READ_ERRORS as error:
+    except Exception as error:  # files may be missing, damaged or unreachable, and so are the errors of readers
         raise UserError(_why_unreadable(name, reader, error, download=download)) from error
     class_names = {"svhn": _DIGITS, "stl10": _STL10_CLASSES}.get(name) or tuple(opened.classes)
     if raw.shape[0] != labels.shape[0] or (labels.size and not 0 <= labels.min() <= labels.max() < len(class_names)):

@@ -39,20 +39,17 @@ _LONGEST_LIST = 700
 """Characters of a list of images in an error message."""
 
 
-def read_image(path: Path, *, image_size: int, channels: int) -> Pixels:
-    """One image file as training sees it: ``[channels, image_size, image_size]`` uint8.
+def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]:
+    """One image file as training sees it, inside :func:`strict_decoder`.
 
     The pixels are RGB or ITU-R 601 luma. The central square is cut out and resized bilinearly with antialiasing.
+
+    Returns:
+        Pixels ``[channels, image_size, image_size]``, and the sha256 of the file.
 
     Raises:
         UnreadableImagesError: the file cannot be read or is no image.
     """
-    with strict_decoder():
-        return read_with_digest(path, image_size=image_size, channels=channels)[0]
-
-
-def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]:
-    """Pixels ``[C, H, W]`` and sha256 of one file."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=_formats()) as image:

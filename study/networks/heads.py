@@ -81,11 +81,6 @@ class SeparateHeads(nn.Module):
         return logits
 
 
-def linear_head(shape: Shape, *, classes: int) -> nn.Module:
-    """Global average pooling and one linear layer."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes))
-
-
 def conv_head(
     shape: Shape, *, classes: int, channels: int, side: int, count: int = 2, separable: bool = False
 ) -> nn.Module:
@@ -119,7 +114,8 @@ def build_heads(
 ) -> nn.Module:
     """Build the heads of all ``exits``. ``shapes`` are those of the feature maps, in the order of the exits."""
     if settings.kind == "linear":
-        return SeparateHeads([linear_head(shape, classes=classes) for shape in shapes])
+        pooled = [(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)) for shape in shapes]
+        return SeparateHeads([nn.Sequential(*layers) for layers in pooled])
     if settings.kind in ("conv", "separable"):
         size = {"channels": settings.conv_channels, "side": settings.conv_side, "count": settings.conv_layers}
         separable = settings.kind == "separable"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from study.errors import UserError
 from study.networks.heads import Shape, build_heads
 from study.networks.inference_network import all_logits, eval_mode
-from study.networks.registry import ExitPoint, Segmented, build_backbone
+from study.networks.registry import Segmented, build_backbone
 from study.networks.settings import HeadSettings, NetworkSettings
 
 
@@ -25,7 +25,10 @@ class MultiExitNetwork(nn.Module):
 
     Attributes:
         backbone: the whole model, with its library's parameter names.
+        segments: E modules, ``segment(state) -> state``, ``state = (feature, *carried)``; the first one gets
+            ``(images,)``.
         heads: ``heads(feature, exit) -> logits [B, C]``, exits from 1.
+        exits: place and sharing keys of each exit.
         classes: C.
         input_shape: (channels, height, width) of an image.
         exit_shapes: (channels, height, width) of the feature map at each exit.
@@ -37,7 +40,9 @@ class MultiExitNetwork(nn.Module):
 
     def __init__(self, segmented: Segmented, head: HeadSettings, *, classes: int, input_shape: Shape) -> None:
         super().__init__()
-        self._segmented = segmented  # a dataclass, so that its parts are not registered a second time
+        self._segmented = segmented  # a dataclass, so that the classifier is not registered a second time
+        self.segments = segmented.segments
+        self.exits = segmented.exits
         self.backbone = segmented.model
         self.classes = classes
         self.input_shape = input_shape
@@ -45,19 +50,9 @@ class MultiExitNetwork(nn.Module):
         self.heads = build_heads(head, segmented.exits, shapes=self.exit_shapes, classes=classes)
 
     @property
-    def segments(self) -> tuple[nn.Module, ...]:
-        """E modules, ``segment(state) -> state``, ``state = (feature, *carried)``; the first one gets ``(images,)``."""
-        return self._segmented.segments
-
-    @property
     def classifier(self) -> nn.Module:
         """The part behind the last exit: ``classifier(state) -> logits [B, C]``."""
         return self._segmented.classifier
-
-    @property
-    def exits(self) -> tuple[ExitPoint, ...]:
-        """Place and sharing keys of each exit."""
-        return self._segmented.exits
 
     @property
     def exit_count(self) -> int:

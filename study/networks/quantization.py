@@ -18,6 +18,7 @@ import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -278,10 +279,7 @@ def _compile(runnable: RunnableNetwork) -> RunnableNetwork:
         # uncompiled, without a message. Older versions of torch lack this option.
         options["isolate_recompiles"] = True
 
-    def compiled(part: Callable[..., Any]) -> Callable[..., Any]:
-        result: Callable[..., Any] = torch.compile(part, **options)
-        return result
-
+    compiled: Callable[..., Any] = partial(torch.compile, **options)
     first, *others = runnable.segments
     return replace(
         runnable,

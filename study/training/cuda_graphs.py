@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,9 @@ class GraphedBackward:
         try:
             # With the fork, the first real batch draws the same random numbers as without a warm-up.
             with torch.random.fork_rng(devices=[images.device]), _waiting_for_the_device_is_an_error():
-                self._warm_up(loss_of)
+                self._warm_up(loss_of, module)
             self.graph = torch.cuda.CUDAGraph()
-            _forget_gradients(self.parameters)  # the capture allocates new gradients, which each replay overwrites
+            module.zero_grad()  # the capture allocates new gradients, which each replay overwrites
             # Work of other threads of this process must not end up in the capture.
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 loss = loss_of(self.images, self.labels)
@@ -54,13 +54,13 @@ class GraphedBackward:
                 for buffer, before in buffers:  # the first batch must count only once in batch-norm statistics
                     buffer.copy_(before)
 
-    def _warm_up(self, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def _warm_up(self, loss_of: Callable[[Tensor, Tensor], Tensor], module: nn.Module) -> None:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP_STEPS):
-                    _forget_gradients(self.parameters)
+                    module.zero_grad()
                     loss_of(self.images, self.labels).backward()  # type: ignore[no-untyped-call]
         finally:  # after an error, queued kernels still run and write to the buffers of the module
             torch.cuda.current_stream().wait_stream(stream)
@@ -89,8 +89,3 @@ def _waiting_for_the_device_is_an_error() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
-
-
-def _forget_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None

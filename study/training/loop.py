@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -251,13 +251,11 @@ def evaluate_split(
     return SplitResult(loss / len(split.labels), tuple((right / len(split.labels)).tolist()))
 
 
-def autocast(device: torch.device, precision: TrainingPrecision) -> contextlib.AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: TrainingPrecision) -> torch.autocast:
     """Autocast for ``bf16``, nothing for ``fp32``."""
     if precision == "auto":
         raise ValueError("the precision auto must be resolved before the training starts: see fast_precision")
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:

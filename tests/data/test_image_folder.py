@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.image_files import read_image
 from support.refusals import one_line
 
-from study.data.image_files import UnreadableImagesError, read_image
+from study.data.image_files import UnreadableImagesError
 from study.data.image_folder import folder_part
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import DataSettings

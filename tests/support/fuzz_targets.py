@@ -22,7 +22,6 @@ from study.checkpoints.pretrained import load_pretrained
 from study.costs.costs import Costs
 from study.costs.measure.profile import Profile
 from study.costs.model.devices import load_device
-from study.data.image_files import read_image
 from study.errors import UserError
 from study.networks.construction import meta_network
 from study.storage.publish import publish, read_published
@@ -47,6 +46,7 @@ from support.fuzz_inputs import (
     weights,
     with_header,
 )
+from support.image_files import read_image
 
 SECONDS = 10.0
 """A reader that takes longer on so little hangs."""

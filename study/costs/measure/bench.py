@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,15 +23,13 @@ from study.costs.measure.meters import Meter, Run, device_name, take_window
 from study.costs.measure.profile import EnergyWindow, MeasureSettings, Profile, Spread, relative_error, with_energies
 from study.costs.measure.stopwatch import CudaStopwatch, Stopwatch
 from study.errors import UserError
+from study.networks.inference_network import RunnableNetwork
+from study.networks.registry import State
 from study.policies.criteria import Agreement
 from study.policies.engine import jump_ratios
 from study.policies.live import decide_at_exit, logits_on_host
 from study.policies.policies import Hierarchical
 from study.storage.versions import versions
-
-if TYPE_CHECKING:  # the networks import torchvision, which measuring does not need
-    from study.networks.inference_network import RunnableNetwork
-    from study.networks.registry import State
 
 ENGINE_STEPS = 8
 """Smoothing steps that are timed together: the longest jump of the paper."""
@@ -125,18 +123,18 @@ def measure_profile(
             stopwatch or (CudaStopwatch(network.device) if network.device.type == "cuda" else Stopwatch()),
             host or host_work(network.exit_count, batch_size),
         )
-        seconds = bench.seconds_per_image()
-        segment_seconds = np.median(seconds.segments, axis=0)
+        segments, whole, heads, heads_on_host, engine_step = bench.seconds_per_image()
+        segment_seconds = np.median(segments, axis=0)
         if meter is not None:
             windows = bench.energy_windows(meter, segment_seconds)
             facts = meter.describe()
-    end_to_end = Spread.of(seconds.end_to_end[:, 0].tolist())
+    end_to_end = Spread.of(whole[:, 0].tolist())
     profile = Profile(
         costs=replace(
             counted,
             segment_seconds=segment_seconds,
-            head_seconds=np.median(seconds.heads, axis=0),
-            engine_step_seconds=float(np.median(seconds.engine_step)),
+            head_seconds=np.median(heads, axis=0),
+            engine_step_seconds=float(np.median(engine_step)),
             seconds_source="measured",
             device=device_name(network.device),
             batch_size=batch_size,
@@ -145,10 +143,10 @@ def measure_profile(
         int8_execution=network.int8_execution,
         compiled=network.compiled,
         threads=torch.get_num_threads(),
-        segment_seconds=_spreads(seconds.segments),
-        head_seconds=_spreads(seconds.heads),
-        head_host_seconds=_spreads(seconds.heads_on_host),
-        engine_step_seconds=Spread.of(seconds.engine_step[:, 0].tolist()),
+        segment_seconds=_spreads(segments),
+        head_seconds=_spreads(heads),
+        head_host_seconds=_spreads(heads_on_host),
+        engine_step_seconds=Spread.of(engine_step[:, 0].tolist()),
         end_to_end_seconds=end_to_end,
         relative_error_seconds=relative_error(segment_seconds, end_to_end),
         meter=facts,
@@ -158,22 +156,6 @@ def measure_profile(
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
     return profile if meter is None else with_energies(profile, meter.source)
-
-
-@dataclass(frozen=True, eq=False)
-class _Seconds:
-    """Seconds per image, in R repeats."""
-
-    segments: Floats
-    """``[R, E+1]``, the classifier last."""
-    end_to_end: Floats
-    """``[R, 1]``."""
-    heads: Floats
-    """``[R, E]``: head, copy to the host, decision."""
-    heads_on_host: Floats
-    """``[R, E]``: copy to the host and decision alone."""
-    engine_step: Floats
-    """``[R, 1]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +224,7 @@ class _Bench:
         return [_middle_half(np.array(passes)) / len(self.images) for passes in zip(*turns, strict=True)]
 
     def one_repeat(self) -> tuple[Floats, ...]:
-        """One window of each kind; the fields of :class:`_Seconds` for one repeat."""
+        """One window of each kind: one row of each array of :meth:`seconds_per_image`."""
         whole = partial(self.stopwatch.laps, self.whole)
         segments, end_to_end = self.window(whole, lambda: self.seconds_of(partial(self.whole, lambda: None)))
         ((heads, on_host),) = self.window(self.seconds_of_heads)
@@ -253,15 +235,21 @@ class _Bench:
         """Run ``ENGINE_STEPS`` smoothing steps for a batch of logits."""
         self.host.smooth(np.ones((len(self.images), self.network.classes), dtype=np.float32))
 
-    def seconds_per_image(self) -> _Seconds:
-        """Warm up, then measure all repeats."""
+    def seconds_per_image(self) -> tuple[Floats, ...]:
+        """Warm up, then measure R repeats.
+
+        Returns:
+            Seconds per image of the segments ``[R, E+1]`` (the classifier last), of the whole network ``[R, 1]``, of
+            the heads with copy to the host and decision ``[R, E]``, of copy and decision alone ``[R, E]``, and of one
+            engine step ``[R, 1]``.
+        """
         start = self.stopwatch.clock()
         while self.stopwatch.clock() - start < self.settings.warm_up_seconds:
             self.whole(lambda: None)
             self.seconds_of_heads()
             self.smooth()
         repeats = [self.one_repeat() for _ in range(self.settings.repeats)]
-        return _Seconds(*(np.stack(column) for column in zip(*repeats, strict=True)))
+        return tuple(np.stack(column) for column in zip(*repeats, strict=True))
 
     def energy_windows(self, meter: Meter, segment_seconds: Floats) -> list[EnergyWindow]:
         """In each repeat: idle, the prefixes from the shortest to the whole network, and the whole network again."""

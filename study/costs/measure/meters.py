@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from typing import Literal, Protocol
@@ -100,10 +101,8 @@ class NvmlMeter:
             "temperature_celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
         }
         for name, query in queries.items():
-            try:
+            with suppress(nvml.NVMLError):
                 facts[name] = query()
-            except nvml.NVMLError:
-                continue
         return facts | {"counter_period_seconds": self.period}
 
 
@@ -153,10 +152,8 @@ class RaplMeter:
         facts["zones"] = [f"{zone.name} ({_text(zone / 'name')})" for zone in self._zones]
         limits = {}
         for zone in self._zones:
-            try:
+            with suppress(UserError):
                 limits[zone.name] = _number(zone / "constraint_0_power_limit_uw") / 1e6
-            except UserError:
-                continue
         if limits:
             facts["power_limit_watts"] = limits
         return facts | {"counter_period_seconds": self.period}
@@ -168,14 +165,12 @@ def find_meter(device: torch.device) -> Meter | None:
     Raises:
         UserError: there is a meter that cannot be read for a reason which the user can change.
     """
-    try:
+    with suppress(NoMeterError):
         # A ROCm build of torch calls AMD's GPUs "cuda" too; NVML does not know them.
         if device.type == "cuda" and torch.version.hip is None:
             return NvmlMeter(torch.cuda.current_device() if device.index is None else device.index)
         if device.type == "cpu":
             return RaplMeter(POWERCAP)
-    except NoMeterError:
-        pass
     return None
 
 
@@ -242,12 +237,10 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    if CPUINFO.is_file():
-        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()  # on Arm, cpuinfo names no model
+    facts = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
+    model = re.search(r"^model name[ \t]*:[ \t]*(\S.*)$", facts, re.MULTILINE)
+    # On Arm, cpuinfo names no model.
+    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def _energy_zones(root: Path) -> list[Path]:

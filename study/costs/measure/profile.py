@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any, Literal
@@ -130,9 +130,8 @@ class Profile:
 
     def to_json(self) -> str:
         """All fields as JSON text."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "costs"}
-        plain = json.loads(json.dumps(values, default=asdict, allow_nan=False))
-        return json.dumps({"format": PROFILE_FORMAT, "costs": json.loads(self.costs.to_json()), **plain}, indent=1)
+        values = {"format": PROFILE_FORMAT, **asdict(self)}
+        return json.dumps(values, default=np.ndarray.tolist, allow_nan=False, indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Profile:
