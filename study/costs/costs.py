@@ -151,5 +151,6 @@ def _numbers(name: str, value: ArrayLike) -> Floats:
 
 def same_flops(one: Costs, other: Costs) -> bool:
     """Whether two costs have equal FLOPs in every part, as costs of the same network have."""
-    pairs = zip(one.parts("flops"), other.parts("flops"), strict=True)
-    return all(np.array_equal(mine, others) for mine, others in pairs)
+    segments, heads, step = one.parts("flops")
+    other_segments, other_heads, other_step = other.parts("flops")
+    return np.array_equal(segments, other_segments) and np.array_equal(heads, other_heads) and step == other_step

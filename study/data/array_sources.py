@@ -57,10 +57,8 @@ def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart
     """Open a part of a data set of arrays.
 
     Args:
-        name: of the data set.
         part: ``train`` or ``test``.
         root: folder of the files.
-        download: fetch missing files.
 
     Raises:
         UserError: files are missing or damaged, or cannot be downloaded.

@@ -39,15 +39,7 @@ class FolderPart:
     """``[C]``: images of each class of a flat folder that belong to the test part."""
 
     def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
-        """Read images.
-
-        Args:
-            indices: ``[n]``, of ``files``.
-            image_size: side in pixels.
-            channels: 1 or 3.
-
-        Returns:
-            Pixels ``[n, channels, image_size, image_size]`` and the sha256 over each file's path and bytes.
+        """Pixels ``[n, channels, image_size, image_size]`` and the sha256 over each file's path and bytes.
 
         Raises:
             UnreadableImagesError: it names the files that are damaged or no images.
@@ -75,11 +67,7 @@ class FolderPart:
 
 
 def folder_part(part: str, root: Path) -> FolderPart:
-    """List a part of an image folder.
-
-    Args:
-        part: ``train`` or ``test``.
-        root: the folder.
+    """List the part ``train`` or ``test`` of an image folder.
 
     Raises:
         UserError: the folder or its classes are not as they must be; the line says what and where.

@@ -29,16 +29,10 @@ def collect_logits(
     *,
     batch_size: int = 256,
 ) -> NDArray[np.float32]:
-    """Logits of all exits and the classifier, without augmentation.
+    """Logits ``[N, E+1, C]`` of all exits and the classifier for images ``[N, ...]`` uint8, without augmentation.
 
-    Args:
-        network: at any precision. A ``MultiExitNetwork`` runs in eval mode and gets its mode back afterwards.
-        images: ``[N, ...]`` uint8.
-        prepare: turns a batch of images into the network's input, on the network's device.
-        batch_size: images in a forward pass.
-
-    Returns:
-        ``[N, E+1, C]`` float32.
+    ``prepare`` turns a batch of images into the network's input, on the network's device. A ``MultiExitNetwork`` runs
+    in eval mode and gets its mode back afterwards.
     """
     in_eval_mode = eval_mode(network) if isinstance(network, torch.nn.Module) else nullcontext()
     with in_eval_mode, torch.inference_mode():

@@ -36,15 +36,9 @@ def trace_folder(
     split: str,
     images_digest: str,
 ) -> Location:
-    """The folder of the trace of a network on some images.
+    """The folder, among all ``traces``, of the trace of a network on the images that a digest names.
 
-    Args:
-        traces: the folder of all traces.
-        weights: of the network.
-        precision: of the network.
-        execution: how int8 was computed; None for other precisions. Traces of different executions differ.
-        split: of the images.
-        images_digest: names the images.
+    ``execution`` tells how int8 was computed, and is None for other precisions. Traces of different executions differ.
     """
     computed = precision if execution is None else f"{precision}-{execution}"
     return traces / safe_name(f"{weights.file_stem}-{computed}-{split}-{images_digest[:12]}", "trace")
@@ -152,14 +146,7 @@ def _mapped(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object], *, half: bool = False) -> None:
-    """Publish a trace.
-
-    Args:
-        folder: of the trace.
-        split: the logits and labels.
-        description: names the network and the images.
-        half: round the logits to float16.
-    """
+    """Publish a trace. ``description`` names the network and the images; ``half`` rounds the logits to float16."""
     logits = split.logits.astype(np.float16) if half else split.logits
     arrays = safetensors.save({"logits": logits, "labels": split.labels})
     publish(folder, {"trace.safetensors": arrays, "trace.json": dumps(description, indent=1).encode()})

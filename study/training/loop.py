@@ -68,8 +68,6 @@ def train(
     Args:
         network: on its device; changed in place. With ``resume`` it must hold the weights of this state.
         dataset: the train and validation splits are used.
-        settings: settings of the training.
-        epochs: number of epochs in all.
         resume: the state from which the run goes on.
         on_epoch: called after every epoch while ``network`` holds the weights of the epoch: saves checkpoints, reports.
 
@@ -116,10 +114,7 @@ class Trainer:
 
     Between epochs the network holds the average of its weights, if the settings ask for an average.
 
-    Args:
-        network: on its device; its weights are moved to the layout ``channels_last``.
-        settings: settings of the training.
-        info: facts about the images.
+    The weights of the network are moved to the layout ``channels_last``.
     """
 
     def __init__(self, network: MultiExitNetwork, settings: TrainingSettings, info: DataInfo) -> None:

@@ -188,14 +188,11 @@ def take_window(
     """Call ``run`` repeatedly between two readings of the meter.
 
     Args:
-        meter: of the device that does the work.
-        run: the work.
         what: name of the work in error messages.
         at_least: smallest length of the window in seconds.
         call_seconds: estimated seconds of one call. A wrong estimate makes the window longer; the result stays right.
         least_calls: smallest number of calls in the window.
         synchronise: waits until the device has done all queued work.
-        clock: seconds.
 
     Returns:
         ``(seconds, joules, calls)``.

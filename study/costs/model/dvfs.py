@@ -85,9 +85,6 @@ def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slac
 
     Args:
         walk: of N samples, by ``policy``.
-        levels: costs of each level.
-        rule: rule that chooses the frequency.
-        policy: policy of the walk.
         slack: of the deadline, as a share of the classic network's time at f_max.
         period: seconds from one image to the next, at least the deadline.
 
