@@ -79,8 +79,9 @@ def stored_traces(traces: Location) -> list[StoredTrace]:
     Raises:
         UserError: a description cannot be read.
     """
+    folders: list[Location] = list(traces.glob("*"))
     found = []
-    for folder in sorted(traces.glob("*"), key=lambda one: one.name):
+    for folder in sorted(folders, key=lambda one: one.name):
         published = read_published(folder, {"trace.json"}) if folder.is_dir() and folder.suffix != ".damaged" else None
         if published is None:
             continue
