@@ -47,7 +47,10 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
 
 
 def require_front(folder: Location) -> None:
-    """Refuse a folder that is no run folder, and a finished study whose front is empty, with the reason of ``run``."""
+    """Refuse a folder that is no run folder, and a finished study whose front is empty, with the reason of ``run``.
+
+    A study of which a point keeps the constraints has a front, so that the table is missing for another reason.
+    """
     require_run_folder(folder)
     tables = folder / "tables"
     finished = part_count(tables, "costs") > 0
@@ -56,7 +59,8 @@ def require_front(folder: Location) -> None:
 
         there = part_count(tables, "operating_points")
         points = read_table(tables, "operating_points") if there else empty_table("operating_points")
-        raise UserError(f"{folder}: {why_no_front(points)}")
+        if not points["feasible"].eq(True).any():
+            raise UserError(f"{folder}: {why_no_front(points)}")
 
 
 def front_lines(summary: FrontSummary) -> list[str]:

@@ -62,8 +62,9 @@ def execute(options: argparse.Namespace) -> None:
     )
     if options.dry_run:
         from study.run.dry_run import dry_run
+        from study.run.run import plan_study
 
-        planned = dry_run(spec, where, extend=options.extend)
+        planned = dry_run(plan_study(spec, where, extend=options.extend), where)
         if options.json:
             print(dumps(planned, indent=1))
         else:
@@ -76,8 +77,8 @@ def execute(options: argparse.Namespace) -> None:
 def _print_dry_run(result: Mapping[str, Any]) -> None:
     from study.cli.printing import PlainTable, console_of
     from study.cli.status import outline_lines
+    from study.run.plan import images_line
     from study.run.progress_estimate import span
-    from study.run.study_plan import images_line
 
     console = console_of()
     rows = result["backbones"]

@@ -12,7 +12,7 @@ from study.data.image_files import UnreadableImagesError
 from study.data.image_folder import FolderPart, folder_part
 from study.data.pixels import mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
-from study.data.splits import cut, limited_test_part
+from study.data.splits import Indices, cut, limited_test_part
 from study.storage.home import user_path
 
 _DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indices give other pixels
@@ -91,10 +91,24 @@ def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = F
         UserError: as :func:`load_dataset`.
     """
     settings, image_size, channels = _resolved(settings)
-    part = _open_part("test", settings, data_root, download=download)
-    chosen = limited_test_part(part.labels, len(part.class_names), settings.test_limit)
+    part, chosen = _test_part(settings, data_root, download=download)
     images, _ = part.read(chosen, image_size=image_size, channels=channels)
     return ImageSet(images=images, labels=part.labels[chosen])
+
+
+def count_test_images(settings: DataSettings, data_root: Path, *, download: bool = False) -> int:
+    """The number of images that :func:`load_test_set` would load. Only labels and names of files are read.
+
+    Raises:
+        UserError: as :func:`load_dataset`.
+    """
+    return len(_test_part(resolve(settings), data_root, download=download)[1])
+
+
+def _test_part(settings: DataSettings, data_root: Path, *, download: bool) -> tuple[ArrayPart | FolderPart, Indices]:
+    """The test part, and the indices of the images that the settings choose."""
+    part = _open_part("test", settings, data_root, download=download)
+    return part, limited_test_part(part.labels, len(part.class_names), settings.test_limit)
 
 
 def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:

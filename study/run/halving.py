@@ -18,7 +18,7 @@ from study.execution.executor import Executor, TrainingContext
 from study.execution.trial import read_trial
 from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import STOPPED, TrialRecord, make_record, rank_records, status_of
-from study.run.plan import rungs
+from study.run.trials import rungs
 from study.storage.publish import set_aside
 from study.training.learning_curves import Epoch, best_epoch, outcome
 

@@ -4,45 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
-from search_spaces.spec import StudySpec
 from study.checkpoints.description import WeightsId
-from study.checkpoints.pretrained import check_fit, load_pretrained
+from study.checkpoints.pretrained import load_pretrained
 from study.checkpoints.tensors import save, weights_fingerprint
-from study.data.settings import DataInfo
 from study.execution.executor import TrainingContext
 from study.execution.trial import read_trial
+from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import TrialRecord, make_record
 from study.networks.construction import new_network
 from study.networks.multi_exit import load_backbone_weights
-from study.run.plan import plan_trials
-from study.storage.home import user_path
 from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState, evaluate_split
 
 
-def check_pretrained(spec: StudySpec, info: DataInfo) -> None:
-    """Refuse weights that are of another backbone or other images, before a run folder is made.
+def adopt_pretrained(path: Path, plan: TrialPlan, context: TrainingContext) -> TrialRecord:
+    """The user's own backbone as the one trial of phase 1a, with its validation accuracy.
 
-    Raises:
-        UserError: they do not fit.
+    Args:
+        path: of the weights.
+        plan: of the trial, without a parent.
+        context: the images and the run folder.
     """
-    if spec.backbones.pretrained:
-        path = user_path(spec.backbones.pretrained)
-        (plan,) = plan_trials(spec, "backbones", info.digest)
-        check_fit(path, load_pretrained(path)[1], plan.network, info)
-
-
-def adopt_pretrained(spec: StudySpec, context: TrainingContext) -> TrialRecord:
-    """The user's own backbone as the one trial of phase 1a, with its validation accuracy."""
-    assert spec.backbones.pretrained is not None
-    path, info = user_path(spec.backbones.pretrained), context.dataset.info
-    (plan,) = plan_trials(spec, "backbones", info.digest)
+    info = context.dataset.info
     _, tensors = load_pretrained(path)
     plan = dataclasses.replace(plan, parent=WeightsId("weights", weights_fingerprint(tensors)))
     folder = context.checkpoints / plan.trial_id
     if read_trial(plan, context.checkpoints) is None:
-        network = new_network(plan.network, info, spec.seed)
+        network = new_network(plan.network, info, plan.training.seed)
         load_backbone_weights(network, tensors)
         result = evaluate_split(network, context.dataset.validation, info, plan.training)
         row = Epoch(

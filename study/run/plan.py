@@ -1,42 +1,161 @@
-"""Phase 1: plan the trials of backbones and exit heads, train them by rungs, rank them.
+"""The plan of a start: a study with its names, sizes, trials and images resolved, before anything is written.
 
-What is left to do is always derived from the checkpoints, and the survivors of a rung are a pure function of their
-learning curves: a study that was interrupted ends like one that was not.
+Making the plan checks every name and value. ``run`` executes the plan, and ``run --dry-run`` prints the plan.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from search_spaces.choices import draw
-from search_spaces.settings import HeadFields, TrainingFields, settings_of
-from search_spaces.spec import SpecError, StudySpec, TrainingSpec
-from study.checkpoints.description import WeightsId
-from study.data.settings import DataSettings, resolve
+import torch
+
+from search_spaces.spec import DataSpec, OperatingPointsSpec, ResourcesSpec, StudySpec
+from study.checkpoints.pretrained import check_fit, load_pretrained
+from study.costs.flops import count_work
+from study.data.loading import count_test_images, load_dataset
+from study.data.settings import DataInfo, Dataset, DataSettings, resolve
 from study.errors import UserError
-from study.execution.trial_plan import TrialPlan
-from study.networks.settings import HeadSettings, NetworkSettings
+from study.execution.executor import Executor, device_of
+from study.networks.construction import check_network, new_network
+from study.networks.precisions import Precision
+from study.networks.quantization import check_precision
 from study.progress import Reporter
-from study.training.settings import TrainingSettings
+from study.run.folder import STUDY_FILE, Difference, recorded_precisions, refuse_other_study
+from study.run.trials import PHASES, StudyTrials, draw_trials
+from study.search.cost_source import check_costs, check_slack
+from study.search.exact_search import check_covered
+from study.search.space import check_depth, check_names
+from study.storage.home import user_path
+from study.storage.publish import check_writable
 
 if TYPE_CHECKING:
-    from study.execution.executor import Executor
-
-Phase = Literal["backbones", "exits"]
+    from study.run.run import RunContext
 
 
-def data_settings(spec: StudySpec, name: str) -> DataSettings:
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """A data set of a study."""
+
+    settings: DataSettings
+    """Resolved."""
+    dataset: Dataset
+    test_images: int
+    """The number of test images. The plan holds no test image."""
+
+    @property
+    def image_counts(self) -> dict[str, int]:
+        """The number of classes, and of images of each split."""
+        splits = ("train", "calibration", "validation")
+        return {
+            "classes": len(self.dataset.info.class_names),
+            **{split: len(getattr(self.dataset, split)) for split in splits},
+            "test": self.test_images,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """A study that can start in its run folder."""
+
+    spec: StudySpec
+    """The study as the run folder records the study; the precision ``auto`` is resolved."""
+    trials: StudyTrials
+    datasets: Mapping[str, DatasetPlan]
+    """By name."""
+    grown: tuple[Difference, ...]
+    """In what the study is larger than the study that the run folder holds."""
+
+    @property
+    def points(self) -> OperatingPointsSpec:
+        """The search of phase 2."""
+        return self.spec.operating_points
+
+    @property
+    def resources(self) -> ResourcesSpec:
+        """The resources of a trial."""
+        return self.spec.resources
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Data set -> digest of its images."""
+        return {name: one.dataset.info.digest for name, one in self.datasets.items()}
+
+
+def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend: bool) -> StudyPlan:
+    """Resolve all names of a study, check all values, and load its images. Nothing is written.
+
+    Args:
+        spec: the study.
+        where: the run folder and the place of the images.
+        executor: asked what the precision ``auto`` means on the machines that train.
+        extend: the run folder may hold a smaller study.
+
+    Raises:
+        UserError: a name or value that the program does not know, images that are missing or damaged, or a run folder
+            that holds another study or cannot be written.
+    """
+    all_settings, trials = resolve_names(spec)
+    check_writable(where.folder)
+    spec = resolve_precision(spec, recorded_precisions(where.folder), executor, where.reporter)
+    grown = refuse_other_study(spec, where.folder, extend=extend)
+    # A damaged test image is reported now, not after the training. A later start need not read the test images again.
+    new = extend or not (where.folder / STUDY_FILE).is_file()
+    datasets = {
+        one.name: DatasetPlan(
+            settings=one,
+            dataset=load_dataset(one, where.data_root, download=where.download, check_test=new),
+            test_images=count_test_images(one, where.data_root, download=where.download),
+        )
+        for one in all_settings
+    }
+    for planned in datasets.values():
+        _check_images(spec, trials, planned.dataset.info)
+    trials = replace(
+        trials,
+        backbones=trials.backbones.trained_as(spec.backbones),
+        exits=trials.exits.trained_as(spec.exits),
+    )
+    return StudyPlan(spec=spec, trials=trials, datasets=datasets, grown=tuple(grown))
+
+
+def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials]:
+    """Resolve every name of a study and draw its trials, before any image is read.
+
+    Returns:
+        The settings of the data sets, and the trials.
+
+    Raises:
+        UserError: a name or value that the program does not know.
+    """
+    points = spec.operating_points
+    with _named(spec.name):
+        _check_search(points, spec.resources)
+    all_settings = [data_settings(spec.data, name, seed=spec.seed) for name in spec.data.names]
+    trials = draw_trials(spec)
+    backbones = trials.backbones.plans
+    networks = {plan.network for plan in (*backbones, *trials.exits_on_each(backbones))}
+    depth = min(check_network(network, settings) for network in networks for settings in all_settings)
+    with _named(spec.name):
+        check_depth(points, depth)
+        if trials.pretrained:
+            _check_pretrained(user_path(trials.pretrained), len(backbones))
+    return all_settings, trials
+
+
+def data_settings(data: DataSpec, name: str, *, seed: int) -> DataSettings:
     """The resolved settings of one of the data sets of a study.
 
     Raises:
         UserError: the data set is unknown, or a value is not allowed.
     """
-    asked = {**spec.data.model_dump(), "name": name}
-    if len(spec.data.names) > 1 and name != "image_folder":
+    asked = {**data.model_dump(), "name": name}
+    if len(data.names) > 1 and name != "image_folder":
         asked["folder"] = None  # the folder is that of image_folder
-    return resolve(DataSettings(seed=spec.seed, **asked))
+    return resolve(DataSettings(seed=seed, **asked))
 
 
 def resolve_precision(
@@ -56,7 +175,7 @@ def resolve_precision(
     Raises:
         UserError: the cluster is gone, or no machine of the cluster is large enough for a trial.
     """
-    phases: list[Phase] = [phase for phase in get_args(Phase) if getattr(spec, phase).precision == "auto"]
+    phases = [phase for phase in PHASES if getattr(spec, phase).precision == "auto"]
     if not phases:
         return spec
     here = executor.fast_precision()
@@ -69,83 +188,55 @@ def resolve_precision(
     return spec.model_copy(update=changes)
 
 
-def plan_trials(
-    spec: StudySpec,
-    phase: Phase,
-    data_digest: str,
-    *,
-    backbone: NetworkSettings | None = None,
-    parent: WeightsId | None = None,
-) -> list[TrialPlan]:
-    """The trials of a phase, in the order of the search.
-
-    Args:
-        spec: the study.
-        phase: which half.
-        data_digest: of the images.
-        backbone: the network that exit heads are put on (phase ``exits``).
-        parent: the weights of that backbone.
-
-    Raises:
-        SpecError: a grid over a range.
-        UserError: a setting that no network or training run accepts.
-    """
-    section: TrainingSpec = getattr(spec, phase)
+@contextmanager
+def _named(study: str) -> Iterator[None]:
+    """Put the name of the study before an error of the user."""
     try:
-        draws = draw(spec.choices(phase), section.trials, spec.seed)
-    except ValueError as error:
-        raise SpecError(f"{spec.name}: {phase}: {error}") from None
-    try:
-        return [_plan(spec, phase, settings, data_digest, backbone, parent) for settings in draws]
+        yield
     except UserError as error:
-        raise UserError(f"{spec.name}: {phase}: {error}") from None
+        raise UserError(f"{study}: {error}") from None
 
 
-def _plan(
-    spec: StudySpec,
-    phase: Phase,
-    settings: Mapping[str, Any],
-    data_digest: str,
-    backbone: NetworkSettings | None,
-    parent: WeightsId | None,
-) -> TrialPlan:
-    section = spec.backbones if phase == "backbones" else spec.exits
-    values = {**dict(section), **settings}
-    training = TrainingSettings(
-        seed=spec.seed,
-        # The schedule ends with the budget. A constant rate has no end, so that such a trial can be extended.
-        schedule_epochs=1 if settings["schedule"] == "constant" else section.epochs,
-        mode=values["mode"],
-        **{name: values[name] for name in settings_of(TrainingFields)},
-    )
-    if phase == "backbones":
-        network = NetworkSettings(backbone=settings["backbone"], width=settings["width"])
-    else:
-        assert backbone is not None, "exit heads need a backbone"
-        head = HeadSettings(**{name: settings[setting.option] for name, setting in settings_of(HeadFields).items()})
-        network = NetworkSettings(backbone=backbone.backbone, width=backbone.width, head=head)
-    return TrialPlan(
-        phase=phase, network=network, training=training, data_digest=data_digest, parent=parent, settings=settings
-    )
+def _check_search(points: OperatingPointsSpec, resources: ResourcesSpec) -> None:
+    """Check the names, precisions and costs of phase 2."""
+    device = device_of(resources)
+    at_hand = device.type == "cpu" or torch.cuda.is_available()  # the driver of a cluster may have no GPU
+    check_names(points)
+    precisions = [check_precision(str(name), device if at_hand else None) for name in points.quantization.values]
+    stored_will_do = resources.profiles_of_other_device or not at_hand
+    check_costs(points, precisions, device, stored_will_do=stored_will_do)
+    check_covered(points)
 
 
-def rungs(section: TrainingSpec) -> list[int]:
-    """The epoch budgets of successive halving, rising, the last one the full budget."""
-    if section.scheduler.kind != "halving":
-        return [section.epochs]
-    budgets = []
-    budget = section.scheduler.first_rung
-    while budget < section.epochs:
-        budgets.append(budget)
-        budget *= section.scheduler.reduction
-    return [*budgets, section.epochs]
+def _check_pretrained(path: Path, backbones: int) -> None:
+    """Check that the user's own weights are there, and stand for one backbone."""
+    if backbones != 1:
+        raise UserError(
+            f"backbones.pretrained needs one backbone and one width, not {backbones} trials: "
+            "--set backbones.trials=1 --set backbones.width=..."
+        )
+    if not path.exists():
+        raise UserError(f"backbones.pretrained: {path} does not exist")
+    load_pretrained(path)
 
 
-def epochs_of(section: TrainingSpec, trials: int, *, keep: int) -> int:
-    """Epochs that a phase trains in all, if no trial ends before its scheduler ends it."""
-    total = before = 0
-    for budget in rungs(section):
-        total += trials * (budget - before)
-        before = budget
-        trials = min(trials, max(math.ceil(trials / section.scheduler.reduction), keep))
-    return total
+def _check_images(spec: StudySpec, trials: StudyTrials, info: DataInfo) -> None:
+    """Check what depends on the images: that a policy can keep the slack, and that the user's own weights fit.
+
+    The costs of a network are known before the network is trained.
+    """
+    points, backbones = spec.operating_points, trials.backbones.plans
+    if "deadline" in points.dvfs.values and points.dvfs_slack != "auto":
+        networks = {plan.network for plan in trials.exits_on_each(backbones)}
+        works = [count_work(new_network(network, info, spec.seed)) for network in networks]
+        with _named(spec.name):
+            check_slack(points, works, [cast(Precision, name) for name in points.quantization.values])
+    if trials.pretrained:
+        path = user_path(trials.pretrained)
+        check_fit(path, load_pretrained(path)[1], backbones[0].network, info)
+
+
+def images_line(name: str, counts: Mapping[str, int]) -> str:
+    """The classes and images of a data set, in one line."""
+    splits = ", ".join(f"{count} {split}" for split, count in counts.items() if split != "classes")
+    return f"{name}: {counts['classes']} classes; images: {splits}"

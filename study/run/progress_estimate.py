@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from search_spaces.choices import draw
 from search_spaces.settings import HEAD_MODES
-from search_spaces.spec import ResourcesSpec, StudySpec
+from search_spaces.spec import ResourcesSpec
 from study.arrays import core_count
-from study.run.plan import epochs_of
+from study.run.trials import StudyTrials, epochs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,28 +48,27 @@ class PhaseOutline:
 
 
 def outline(
-    spec: StudySpec,
+    drawn: StudyTrials,
+    names: Sequence[str],
     trials: Sequence[Mapping[str, Any]],
     measured: Mapping[tuple[str, str], float] | None = None,
 ) -> list[PhaseOutline]:
     """The halves of phase 1 on each data set.
 
     Args:
-        spec: the study.
+        drawn: the trials of the study.
+        names: of the data sets of the study.
         trials: that were started: ``data``, ``mode``, ``status``, ``epochs``, ``seconds``.
         measured: (data, phase) -> seconds of an epoch, where no trial tells.
     """
     phases = []
-    for data in spec.data.names:
-        backbones = 1 if spec.backbones.pretrained else _drawn(spec, "backbones")
-        parents = min(spec.exits.parents, backbones)
-        for phase, section, count, keep in (
-            ("backbones", spec.backbones, backbones, spec.exits.parents),
-            ("exits", spec.exits, parents * _drawn(spec, "exits"), spec.operating_points.networks),
-        ):
+    for data in names:
+        backbones = len(drawn.backbones.plans)
+        exits = min(drawn.backbones.keep, backbones) * len(drawn.exits.plans)
+        for phase, half, count in (("backbones", drawn.backbones, backbones), ("exits", drawn.exits, exits)):
             own = [one for one in trials if one["data"] == data and (one["mode"] in HEAD_MODES) == (phase == "exits")]
             seconds = [one["seconds"] / one["epochs"] for one in own if one["epochs"] and one["seconds"]]
-            pretrained = phase == "backbones" and spec.backbones.pretrained
+            pretrained = phase == "backbones" and drawn.pretrained
             phases.append(
                 PhaseOutline(
                     data=data,
@@ -78,16 +76,12 @@ def outline(
                     trials=count,
                     started=len(own),
                     failed=sum(one["status"] == "failed" for one in own),
-                    epochs=0 if pretrained else epochs_of(section, count, keep=keep),
+                    epochs=0 if pretrained else epochs_of(half.section, count, keep=half.keep),
                     epochs_done=sum(one["epochs"] for one in own),
                     seconds_per_epoch=(statistics.median(seconds) if seconds else (measured or {}).get((data, phase))),
                 )
             )
     return phases
-
-
-def _drawn(spec: StudySpec, phase: Any) -> int:
-    return len(draw(spec.choices(phase), getattr(spec, phase).trials, spec.seed))
 
 
 def slots_here(resources: ResourcesSpec) -> int:

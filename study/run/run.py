@@ -17,7 +17,7 @@ import pandas as pd
 from results.parts import damaged_parts, empty_table, part_count, read_table, write_part
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
-from search_spaces.spec import StudySpec
+from search_spaces.spec import OperatingPointsSpec, StudySpec
 from study.checkpoints.description import read_description
 from study.costs.flops import count_work
 from study.costs.published_program import published_program_flops
@@ -27,6 +27,7 @@ from study.errors import UserError
 from study.execution.executor import Executor, NamedImages, Network, TrainingContext, trace_networks
 from study.execution.local import LocalExecutor
 from study.execution.trial import trial_lock
+from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import TrialRecord, set_aside_if_damaged
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
@@ -34,14 +35,15 @@ from study.progress import Reporter
 from study.run.folder import claim_folder, refuse_other_study
 from study.run.halving import run_phase
 from study.run.own_weights import adopt_pretrained
-from study.run.plan import Phase, plan_trials
+from study.run.plan import StudyPlan, images_line, make_plan
 from study.run.provenance import Provenance
-from study.run.study_plan import images_line, make_plan
 from study.run.tables import write_trials
+from study.run.trials import PhaseTrials, StudyTrials
 from study.search.cost_source import check_one_source, price, with_frequencies
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows, why_no_front
 from study.search.traced_network import TracedNetwork
+from study.storage.home import user_path
 from study.storage.locks import exclusive, is_held
 from study.storage.publish import content_hash, set_aside, sweep, sweep_drafts
 from study.traces.store import TraceStore
@@ -103,31 +105,42 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
     """
     where = replace(where, folder=where.folder.absolute())  # workers have other working folders
     with closing(executor_of(spec, where)) as executor:
-        _run_study(spec, where, executor, extend=extend)
+        execute(make_plan(spec, where, executor, extend=extend), where, executor, extend=extend)
 
 
-def _run_study(spec: StudySpec, where: RunContext, executor: Executor, *, extend: bool) -> None:
-    plan = make_plan(spec, where, executor, extend=extend)
-    spec = plan.spec
+def plan_study(spec: StudySpec, where: RunContext, *, extend: bool) -> StudyPlan:
+    """The plan that :func:`run_study` would execute.
+
+    Raises:
+        UserError: as :func:`run_study`, before any work.
+    """
+    with closing(executor_of(spec, where)) as executor:
+        return make_plan(spec, where, executor, extend=extend)
+
+
+def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: bool) -> None:
+    """Execute a plan in its run folder; arguments and errors as in :func:`run_study`."""
     if where.address is not None:  # a cluster that does not share the folder is reported before a folder is made
         from study.execution.ray.nodes import check_shared
 
         check_shared(where.folder, where.address)
-    for name, counts in plan.image_counts().items():
-        where.reporter.line(images_line(name, counts))
+    for name, planned in plan.datasets.items():
+        where.reporter.line(images_line(name, planned.image_counts))
     # `status` looks at the lock by taking it for an instant.
     with exclusive(where.folder / ".lock", str(where.folder), patience_seconds=1):
-        grown = refuse_other_study(spec, where.folder, extend=extend)  # another driver may have been here meanwhile
-        claim_folder(spec, where.folder, plan.digests, grown)
+        # Another driver may have written the folder since the plan was made.
+        grown = refuse_other_study(plan.spec, where.folder, extend=extend)
+        claim_folder(plan.spec, where.folder, plan.digests, grown)
         mend(where.folder)
         dataset_runs = [
-            _dataset_run(spec, where, executor, plan.settings[name], dataset) for name, dataset in plan.datasets.items()
+            _dataset_run(plan.spec, where, executor, planned.settings, planned.dataset)
+            for planned in plan.datasets.values()
         ]
-        networks = [_train(spec, where, dataset_run) for dataset_run in dataset_runs]
+        networks = [_train(plan.trials, where, dataset_run) for dataset_run in dataset_runs]
         for dataset_run, records in zip(dataset_runs, networks, strict=True):
-            candidates = trace_candidates(spec, where, dataset_run, records)
-            points = search_operating_points(spec, where, dataset_run, candidates)
-            finish(spec, where, dataset_run, candidates, points)
+            candidates = trace_candidates(plan, where, dataset_run, records)
+            points = search_operating_points(plan.points, where, dataset_run, candidates, seed=plan.spec.seed)
+            finish(plan, where, dataset_run, candidates, points)
 
 
 def executor_of(spec: StudySpec, where: RunContext) -> Executor:
@@ -192,12 +205,12 @@ def _dataset_run(
     )
 
 
-def _train(spec: StudySpec, where: RunContext, dataset_run: DatasetRun) -> list[TrialRecord]:
+def _train(trials: StudyTrials, where: RunContext, dataset_run: DatasetRun) -> list[TrialRecord]:
     """Phase 1; returns the trials of exit heads, best first."""
     data = dataset_run.settings.name
-    backbones = _readable(lambda: train_backbones(spec, dataset_run), spec.exits.parents, where)
+    backbones = _readable(lambda: train_backbones(trials, dataset_run), trials.backbones.keep, where)
     write_trials(where.tables, backbones, dataset_run.provenance, data=data, part=f"{data}-backbones")
-    exits = _readable(lambda: train_exits(spec, dataset_run, backbones), spec.operating_points.networks, where)
+    exits = _readable(lambda: train_exits(trials, dataset_run, backbones), trials.exits.keep, where)
     write_trials(where.tables, exits, dataset_run.provenance, data=data, part=f"{data}-exits")
     return exits
 
@@ -217,49 +230,34 @@ def _readable(train: Callable[[], list[TrialRecord]], most: int, where: RunConte
     raise UserError(f"{where.checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
 
 
-def train_backbones(spec: StudySpec, dataset_run: DatasetRun) -> list[TrialRecord]:
+def train_backbones(trials: StudyTrials, dataset_run: DatasetRun) -> list[TrialRecord]:
     """Phase 1a: backbones, or the weights of the user in their place."""
-    if spec.backbones.pretrained:
-        return [adopt_pretrained(spec, dataset_run.context)]
-    plans = plan_trials(spec, "backbones", dataset_run.dataset.info.digest)
-    return _any_usable(
-        run_phase(plans, spec.backbones, dataset_run.context, dataset_run.executor, keep=spec.exits.parents),
-        "backbones",
-    )
+    plans = trials.backbones_on(dataset_run.dataset.info.digest)
+    if trials.pretrained:
+        return [adopt_pretrained(user_path(trials.pretrained), plans[0], dataset_run.context)]
+    return _train_all(plans, trials.backbones, dataset_run)
 
 
-def train_exits(spec: StudySpec, dataset_run: DatasetRun, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
+def train_exits(trials: StudyTrials, dataset_run: DatasetRun, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Phase 1b: exit heads on the best backbones; the usable trials, best first."""
-    parents = [record for record in backbones if record.usable][: spec.exits.parents]
-    plans = [
-        plan
-        for parent in parents
-        for plan in plan_trials(
-            spec,
-            "exits",
-            dataset_run.dataset.info.digest,
-            backbone=parent.plan.network,
-            parent=parent.weights,
-        )
-    ]
-    return _any_usable(
-        run_phase(plans, spec.exits, dataset_run.context, dataset_run.executor, keep=spec.operating_points.networks),
-        "exits",
-    )
+    parents = [record for record in backbones if record.usable][: trials.backbones.keep]
+    plans = [plan for parent in parents for plan in trials.exits_on(parent.plan, parent.weights)]
+    return _train_all(plans, trials.exits, dataset_run)
 
 
-def _any_usable(records: list[TrialRecord], phase: Phase) -> list[TrialRecord]:
+def _train_all(plans: Sequence[TrialPlan], half: PhaseTrials, dataset_run: DatasetRun) -> list[TrialRecord]:
+    records = run_phase(plans, half.section, dataset_run.context, dataset_run.executor, keep=half.keep)
     if not any(record.usable for record in records):
         error = next((record.error for record in records if record.error), "every trial diverged")
-        raise UserError(f"no trial of phase {phase} could be trained: {error}")
+        raise UserError(f"no trial of phase {plans[0].phase} could be trained: {error}")
     return records
 
 
 def trace_candidates(
-    spec: StudySpec, where: RunContext, dataset_run: DatasetRun, records: Sequence[TrialRecord]
+    plan: StudyPlan, where: RunContext, dataset_run: DatasetRun, records: Sequence[TrialRecord]
 ) -> list[TracedNetwork]:
     """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
-    points, dataset = spec.operating_points, dataset_run.dataset
+    points, dataset = plan.points, dataset_run.dataset
     splits = {
         "calibration": NamedImages(images=dataset.calibration, digest=dataset.info.digest),
         "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
@@ -269,7 +267,7 @@ def trace_candidates(
     networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
     logits = trace_networks(networks, splits, dataset_run.traces, dataset_run.executor, where.reporter)
     candidates = [
-        _priced(spec, where, dataset_run, network, {split: logits[network, split] for split in splits})
+        _priced(plan, where, dataset_run, network, {split: logits[network, split] for split in splits})
         for network in networks
     ]
     check_one_source(candidates)
@@ -277,9 +275,9 @@ def trace_candidates(
 
 
 def _priced(
-    spec: StudySpec, where: RunContext, dataset_run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
+    plan: StudyPlan, where: RunContext, dataset_run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
 ) -> TracedNetwork:
-    points, (name, precision) = spec.operating_points, network
+    points, (name, precision) = plan.points, network
     checkpoint = read_description(where.checkpoints / name.trial_id / "best")
     assert checkpoint is not None, "the network was just traced from this checkpoint"
     network_shape = meta_network(checkpoint.network, checkpoint.data)
@@ -294,7 +292,7 @@ def _priced(
         profile_path,
         device_here=dataset_run.traces.device,
         # Of which device a profile is, its node has seen to; that of the driver may be another.
-        other_device=spec.resources.profiles_of_other_device or where.address is not None,
+        other_device=plan.resources.profiles_of_other_device or where.address is not None,
         reporter=where.reporter,
     )
     return TracedNetwork(
@@ -308,14 +306,14 @@ def _priced(
     )
 
 
-def search_groups(spec: StudySpec, candidates: Sequence[TracedNetwork]) -> dict[str, list[TracedNetwork]]:
+def search_groups(points: OperatingPointsSpec, candidates: Sequence[TracedNetwork]) -> dict[str, list[TracedNetwork]]:
     """The searches of phase 2, by name: one across the networks, or one for each.
 
     The name follows from the weights that are searched, from their costs and from the frequency plan: where a retried
     trial brings other networks, or a device table other numbers, another search begins, and the old one stays in the
     table.
     """
-    if spec.operating_points.scope == "across":
+    if points.scope == "across":
         groups = [list(candidates)]
     else:
         weights = dict.fromkeys(candidate.weights for candidate in candidates)
@@ -324,17 +322,20 @@ def search_groups(spec: StudySpec, candidates: Sequence[TracedNetwork]) -> dict[
 
 
 def search_operating_points(
-    spec: StudySpec, where: RunContext, dataset_run: DatasetRun, candidates: Sequence[TracedNetwork]
+    points: OperatingPointsSpec,
+    where: RunContext,
+    dataset_run: DatasetRun,
+    candidates: Sequence[TracedNetwork],
+    *,
+    seed: int,
 ) -> pd.DataFrame:
     """Phase 2; returns the rows of its searches in the table ``operating_points``."""
-    points, groups = spec.operating_points, search_groups(spec, candidates)
+    groups = search_groups(points, candidates)
     for name, group in groups.items():
         if points.search == "exact":
             list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
         else:
-            search(
-                points, group, where.tables, seed=spec.seed, name=name, reporter=where.reporter, stamp=dataset_run.stamp
-            )
+            search(points, group, where.tables, seed=seed, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
     there = part_count(where.tables, "operating_points")
     table = read_table(where.tables, "operating_points") if there else empty_table("operating_points")
     table = table[table["search"].isin(list(groups))]
@@ -345,7 +346,7 @@ def search_operating_points(
 
 
 def finish(
-    spec: StudySpec,
+    plan: StudyPlan,
     where: RunContext,
     dataset_run: DatasetRun,
     candidates: Sequence[TracedNetwork],
@@ -356,7 +357,7 @@ def finish(
     Raises:
         UserError: the front is empty: no operating point could be evaluated, or none keeps the constraints.
     """
-    objectives, data = spec.operating_points.objectives, dataset_run.settings.name
+    objectives, data = plan.points.objectives, dataset_run.settings.name
 
     stamp = dataset_run.stamp  # once: it asks the disk for versions
 
@@ -368,7 +369,7 @@ def finish(
     front = front_of(points, objectives)
     if front.empty:
         write("exits", own_exit_rows)
-        raise UserError(f"{spec.name}: {why_no_front(points)}")
+        raise UserError(f"{plan.spec.name}: {why_no_front(points)}")
     where.reporter.line(f"test: {len(front)} points of the front")
     test_set = load_test_set(dataset_run.settings, where.data_root, download=where.download)
     # Those without a point on the front too: `compare` reports what else could have been made of them.

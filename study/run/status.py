@@ -13,12 +13,13 @@ from results.parts import part_count, read_table, rows_of
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.settings import HEAD_MODES
-from search_spaces.spec import StudySpec, validate_space
+from search_spaces.spec import validate_space
 from study.checkpoints.description import WeightsId, is_trial_id, read_description
 from study.errors import UserError
 from study.execution.failures import FailureLog
 from study.run.folder import STUDY_FILE, no_run_folder, read_study_file, without_free_keys
-from study.run.progress_estimate import PhaseOutline, outline, seconds_left, slots_here
+from study.run.progress_estimate import outline, seconds_left, slots_here
+from study.run.trials import draw_trials, planned_trials
 from study.storage.locks import is_held
 from study.training.learning_curves import best_epoch
 
@@ -48,8 +49,11 @@ def study_status(folder: Location) -> dict[str, Any]:
     exact = spec.operating_points.search == "exact"
     points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
     done = points[points["state"] == "COMPLETE"]
-    own = _of_study(spec, stored, trials)
-    phases, left = _left(spec, own)
+    drawn = draw_trials(spec)
+    own: Sequence[Mapping[str, Any]] = trials
+    if stored["provenance"].get("extended"):  # a study that has grown may have left trials that it does not ask for
+        own = planned_trials(drawn, _digests(stored), trials)
+    phases = outline(drawn, spec.data.names, own)
     return {
         "study": spec.name,
         "created": stored["provenance"].get("created"),
@@ -57,7 +61,7 @@ def study_status(folder: Location) -> dict[str, Any]:
         "driver_running": is_held(folder / ".lock"),
         "trials": trials,
         "phases": [phase.plain() for phase in phases],
-        "seconds_left": left,
+        "seconds_left": seconds_left(phases, slots_here(spec.resources)),
         "operating_points": len(points),
         "operating_points_failed": int((points["state"] == "FAIL").sum()),
         "asked": {
@@ -70,30 +74,19 @@ def study_status(folder: Location) -> dict[str, Any]:
         "constraints_kept": not len(done) or bool(done["feasible"].eq(True).any()),
         "finished": set(present) == set(SCHEMAS)
         # The front is written last, and again by each start that changes anything.
-        and _fronts(tables, spec) >= set(names),
+        and _fronts(tables, spec.plain()) >= set(names),
         "failed": sum(trial["status"] == "failed" for trial in own),
     }
 
 
-def _fronts(tables: Location, spec: StudySpec) -> set[str]:
+def _fronts(tables: Location, study: dict[str, Any]) -> set[str]:
     """The data sets with a front of the study as it stands, and not of a smaller study. A front is written last."""
     front, provenance = read_table(tables, "front"), read_table(tables, "provenance").set_index("provenance")
-    wanted = without_free_keys(spec.plain())
+    wanted = without_free_keys(study)
     mine = [
         without_free_keys(json.loads(provenance["study"].get(name, "{}"))) == wanted for name in front["provenance"]
     ]
     return set(front.loc[mine, "data"])
-
-
-def _of_study(
-    spec: StudySpec, stored: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]
-) -> Sequence[Mapping[str, Any]]:
-    """The trials of the study as it stands: a study that has grown may have left other trials."""
-    if not stored["provenance"].get("extended"):
-        return trials
-    from study.run.planned import planned_trials
-
-    return planned_trials(spec, _digests(stored), trials)
 
 
 def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -142,12 +135,6 @@ _NOT_STARTED: dict[str, Any] = {
 def _digests(stored: Mapping[str, Any]) -> dict[str, str]:
     """Data set -> digest of its images, from ``study.yaml``."""
     return dict(stored["provenance"].get("data_digest") or {})
-
-
-def _left(spec: StudySpec, trials: Sequence[Mapping[str, Any]]) -> tuple[list[PhaseOutline], float | None]:
-    """The stages of phase 1, and the seconds that the rest of both takes on a machine like this."""
-    phases = outline(spec, trials)
-    return phases, seconds_left(phases, slots_here(spec.resources))
 
 
 def _trial_status(

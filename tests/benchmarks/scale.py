@@ -39,9 +39,9 @@ from study.execution.ray.executor import RayExecutor
 from study.execution.trial_plan import TrialPlan
 from study.progress import Reporter
 from study.run.halving import run_phase
-from study.run.plan import plan_trials
 from study.run.provenance import Provenance
 from study.run.tables import write_trials
+from study.run.trials import draw_trials
 from study.search import optuna_search as operating_points
 from study.search.operating_point import OperatingPoint
 from study.search.optuna_search import search
@@ -84,7 +84,7 @@ def phase_1(trials: int) -> list[dict[str, Any]]:
         {"name": "many", "backbones": {"trials": trials, "epochs": 1, "learning_rate": {"low": 1e-5, "high": 1e-2}}},
         "x",
     )
-    plans = plan_trials(spec, "backbones", "digest")
+    plans = draw_trials(spec).backbones_on("digest")
     made_by = versions()
 
     def trivial(plan: TrialPlan, dataset: Any, checkpoints: Path, *others: Any) -> None:

@@ -23,7 +23,7 @@ from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
 from study.networks.multi_exit import load_backbone_weights
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.run.plan import plan_trials
+from study.run.trials import draw_trials
 from study.storage.publish import DamagedError, publish
 from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState
@@ -199,9 +199,14 @@ exits:
 """
 
 
+def planned(phase: str, text: str, digest: str, parent: str | None = None) -> list[TrialPlan]:
+    trials = draw_trials(parse_space(text, "x"))
+    backbones = [replace(plan, parent=parent) for plan in trials.backbones_on(digest)]
+    return backbones if phase == "backbones" else trials.exits_on(replace(backbones[0], network=NETWORK), parent)
+
+
 def drawn(phase: str, mode: str) -> list[TrialPlan]:
-    spec = parse_space(SEARCH.replace("MODE", mode), "x")
-    return plan_trials(spec, phase, "d1ge5t", backbone=NETWORK, parent="mother@1234")
+    return planned(phase, SEARCH.replace("MODE", mode), "d1ge5t", "mother@1234")
 
 
 def test_the_names_of_trials_are_known():
@@ -225,12 +230,11 @@ def test_the_mode_of_the_heads_can_be_searched():
 
 @pytest.mark.parametrize("phase", ["backbones", "exits"])
 def test_a_trial_s_name_does_not_depend_on_the_epoch_budget(phase):
-    def planned(epochs: int, rate: float = 0.1) -> list[str]:
+    def names(epochs: int, rate: float = 0.1) -> list[str]:
         text = f"name: x\n{phase}: {{epochs: {epochs}, schedule: constant, learning_rate: {rate}, precision: fp32}}"
-        plans = plan_trials(parse_space(text, "x"), phase, "digest", backbone=NETWORK)
-        return [plan.trial_id for plan in plans]
+        return [plan.trial_id for plan in planned(phase, text, "digest")]
 
-    assert planned(3) == planned(30) != planned(3, 0.2)
+    assert names(3) == names(30) != names(3, 0.2)
 
 
 def test_pretrained_weights_come_from_a_folder_a_safetensors_file_or_a_state_dict(tmp_path, network):

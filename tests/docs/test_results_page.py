@@ -16,7 +16,7 @@ from results.parts import read_table, rows_of
 from search_spaces import load_space
 from study.checkpoints.description import WeightsId
 from study.cli.main import main
-from study.run.plan import plan_trials
+from study.run.trials import draw_trials
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -55,13 +55,14 @@ def test_trials_are_named_as_their_study_names_them_today(study: Path) -> None:
     spec = load_space(str(study))
     trials = read_table(study.parent / "tables", "trials")
     digest = trials["data_digest"].iloc[0]
-    backbones = {plan.trial_id: plan for plan in plan_trials(spec, "backbones", digest)}
+    drawn = draw_trials(spec)
+    backbones = {plan.trial_id: plan for plan in drawn.backbones_on(digest)}
     for trial in rows_of(trials):
         if trial["phase"] == "backbones":
             assert trial["trial_id"] in backbones
         else:
-            own = backbones[WeightsId.parse(trial["parent"]).trial_id].network
-            exits = plan_trials(spec, "exits", digest, backbone=own, parent=trial["parent"])
+            own = backbones[WeightsId.parse(trial["parent"]).trial_id]
+            exits = drawn.exits_on(own, trial["parent"])
             assert trial["trial_id"] in {plan.trial_id for plan in exits}
 
 

@@ -18,7 +18,7 @@ from study.execution.ray import executor
 from study.execution.ray.executor import RayExecutor
 from study.execution.trial_plan import TrialPlan
 from study.progress import Reporter
-from study.run.plan import plan_trials
+from study.run.trials import draw_trials
 
 TRIALS = 4
 LIMIT_SECONDS = 300.0
@@ -54,6 +54,6 @@ if __name__ == "__main__":
     executor._train = train_nothing
     context = TrainingContext(checkpoints=folder, dataset=None, reporter=Reporter(quiet=True))
     pool = RayExecutor(spec.resources, address)
-    failures = pool.train(plan_trials(spec, "backbones", "no images"), 1, context, name="sharing")
+    failures = pool.train(draw_trials(spec).backbones_on("no images"), 1, context, name="sharing")
     pool.close()
     assert not failures, failures

@@ -18,8 +18,8 @@ from study.execution.executor import TrainingContext
 from study.execution.ray.executor import RayExecutor
 from study.progress import Reporter, Task
 from study.run.halving import run_phase
-from study.run.plan import plan_trials
-from study.run.preflight import check
+from study.run.plan import resolve_names
+from study.run.trials import draw_trials
 
 FEW = 3
 """More than so many files or processes is growth: Ray opens and ends some of its own now and then."""
@@ -70,11 +70,11 @@ def test_nothing_grows_with_the_number_of_trials(ray_instance: None, tmp_path: P
         backbones={"trials": trials, "epochs": 1, "scheduler": {"kind": "none"}, "width": 0.03},
         resources={"gpus_per_trial": 0.5 if torch.cuda.is_available() else 0},
     )
-    (settings,) = check(spec)
+    (settings,), _ = resolve_names(spec)
     watch = Watch()
     dataset = load_dataset(settings, tmp_path, download=False)
     context = TrainingContext(checkpoints=tmp_path / "checkpoints", dataset=dataset, reporter=watch)
-    plans = plan_trials(spec, "backbones", dataset.info.digest)
+    plans = draw_trials(spec).backbones_on(dataset.info.digest)
     with closing(RayExecutor(spec.resources)) as executor:
         records = run_phase(plans, spec.backbones, context, executor)
     assert {record.status for record in records} == {"finished"} and len(records) == trials

@@ -21,8 +21,9 @@ from study.execution.trial_plan import TrialPlan
 from study.networks.settings import NetworkSettings
 from study.progress import Reporter
 from study.run import train_one
-from study.run.plan import plan_trials, resolve_precision
+from study.run.plan import resolve_precision
 from study.run.run import run_study
+from study.run.trials import draw_trials
 from study.training.loop import autocast, fast_precision
 from study.training.settings import TrainingSettings
 
@@ -75,9 +76,9 @@ def test_the_first_start_decides_and_later_starts_keep_to_it():
 
 def test_the_names_of_trials_tell_the_precision():
     with pytest.raises(ValueError, match="auto must be resolved before a trial is named"):
-        _ = plan_trials(asked(), "backbones", "d1")[0].trial_id
+        _ = draw_trials(asked()).backbones_on("d1")[0].trial_id
     names = {
-        here: {plan.trial_id for plan in plan_trials(resolved(asked(), here, {}, Lines()), "backbones", "d1")}
+        here: {plan.trial_id for plan in draw_trials(resolved(asked(), here, {}, Lines())).backbones_on("d1")}
         for here in ("fp32", "bf16")
     }
     assert len(names["fp32"]) == 3 and not names["fp32"] & names["bf16"]

@@ -1,10 +1,12 @@
 """What is left of a study, and how long it takes."""
 
+from typing import Any
+
 import pytest
 
 from search_spaces.spec import StudySpec, parse_space
-from study.run.plan import epochs_of
-from study.run.progress_estimate import outline, seconds_left, span
+from study.run.progress_estimate import PhaseOutline, outline, seconds_left, span
+from study.run.trials import draw_trials, epochs_of
 
 
 def study(text: str) -> StudySpec:
@@ -30,22 +32,27 @@ def trial(mode: str, epochs: int, seconds: float, status: str = "finished", data
     return {"data": data, "mode": mode, "status": status, "epochs": epochs, "seconds": seconds}
 
 
+def outlined(spec: StudySpec, *arguments: Any) -> list[PhaseOutline]:
+    return outline(draw_trials(spec), spec.data.names, *arguments)
+
+
 def test_what_is_left_is_what_was_not_trained() -> None:
     spec = study("backbones: {trials: 4, epochs: 10, width: [0.1, 0.2, 0.3, 0.4]}\nexits: {epochs: 5}")
-    backbones, exits = outline(spec, [trial("original", 10, 20.0), trial("original", 4, 12.0, "failed")])
+    backbones, exits = outlined(spec, [trial("original", 10, 20.0), trial("original", 4, 12.0, "failed")])
     assert (backbones.trials, backbones.started, backbones.failed) == (4, 2, 1)
     assert (backbones.epochs_left, backbones.seconds_per_epoch) == (26, 2.5)
     assert (exits.trials, exits.epochs_left, exits.seconds_left) == (1, 5, None)
     assert seconds_left([backbones, exits], 2) is None, "nobody knows what an epoch of exits takes"
-    backbones, exits = outline(spec, [trial("original", 10, 20.0)], {("digits", "exits"): 3.0})
+    backbones, exits = outlined(spec, [trial("original", 10, 20.0)], {("digits", "exits"): 3.0})
     assert seconds_left([backbones, exits], 2) == 30 * 2 / 2 + 5 * 3.0
     done = [trial("original", 10, 20.0)] * 4 + [trial("exits", 5, 9.0)]
-    assert seconds_left(outline(spec, done), 2) == 0
+    assert seconds_left(outlined(spec, done), 2) == 0
 
 
 def test_each_data_set_has_its_own_halves() -> None:
     spec = study("data: {name: [digits, fashion_mnist]}")
-    phases = outline(spec, [trial("original", 10, 5.0, data="fashion_mnist"), trial("original", 1, 5.0, data="digits")])
+    trials = [trial("original", 10, 5.0, data="fashion_mnist"), trial("original", 1, 5.0, data="digits")]
+    phases = outlined(spec, trials)
     assert [(one.data, one.phase, one.epochs_left) for one in phases] == [
         ("digits", "backbones", 9),
         ("digits", "exits", 10),
@@ -55,7 +62,7 @@ def test_each_data_set_has_its_own_halves() -> None:
 
 
 def test_own_weights_leave_no_backbone_to_train() -> None:
-    backbones, _ = outline(study("backbones: {pretrained: w.safetensors}"), [])
+    backbones, _ = outlined(study("backbones: {pretrained: w.safetensors}"), [])
     assert (backbones.trials, backbones.epochs_left, backbones.seconds_left) == (1, 0, 0.0)
 
 

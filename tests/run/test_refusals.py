@@ -8,7 +8,7 @@ from search_spaces.spec import parse_space
 from study.errors import UserError
 from study.progress import Reporter
 from study.run.folder import claim_folder, refuse_other_study
-from study.run.preflight import check
+from study.run.plan import resolve_names
 from study.run.run import RunContext, run_study
 from study.storage.locks import exclusive
 
@@ -53,7 +53,7 @@ def test_names_that_do_not_exist_are_refused_before_any_work(tmp_path, text, mes
 
 def test_a_study_that_can_run_passes():
     spec = parse_space("name: x\nbackbones: {backbone: [vgg11, resnet18], trials: grid, width: 0.125}", "x.yaml")
-    (settings,) = check(spec)
+    (settings,), _ = resolve_names(spec)
     assert settings.name == "digits" and settings.image_size == 32
 
 

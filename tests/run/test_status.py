@@ -18,8 +18,8 @@ from study.data.loading import load_dataset
 from study.data.settings import DataSettings
 from study.execution.trial import run_trial
 from study.run.folder import claim_folder
-from study.run.plan import plan_trials
 from study.run.status import study_status
+from study.run.trials import draw_trials
 
 STUDY = {
     "name": "small",
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, spec = tmp_path_factory.mktemp("trained"), validate_space(STUDY, "small")
     dataset = load_dataset(DataSettings(seed=0, **spec.data.model_dump()), folder)
     claim_folder(spec, folder, {"digits": dataset.info.digest})
-    (plan,) = plan_trials(spec, "backbones", dataset.info.digest)
+    (plan,) = draw_trials(spec).backbones_on(dataset.info.digest)
     run_trial(plan, dataset, folder / "checkpoints", epochs=2, device=torch.device("cpu"))
     return folder
 
