@@ -58,7 +58,8 @@ def test_asha_stops_a_trial_that_learns_nothing_and_a_failed_trial_is_tried_agai
     run_study(study, run_context(folder, local=False))
     second = backbones_of(folder)
     assert second.loc[blocker.name, "status"] == "finished" and pd.isna(second.loc[blocker.name, "error"])
-    pd.testing.assert_frame_equal(first.drop(blocker.name), second.drop(blocker.name))
+    # A column of whole numbers has floats where the failed trial's is null.
+    pd.testing.assert_frame_equal(first.drop(blocker.name), second.drop(blocker.name), check_dtype=False)
 
 
 def trials_of(settings: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
