@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from search_spaces.spec import parse_change
 from study.cli.options import add_stored_space, path, run_folder
+from study.errors import UserError
+from study.storage.strict_json import dumps
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from study.cli.printing import PlainTable
+    from study.search.cheapest import Objective
+
+_DECIDED = ("policy", "criterion", "beta", "start_layer", "placements", "constraints.accuracy_drop")
+"""Settings of a study that a comparison varies, or bounds, itself."""
+_NAMES = {"flops": "FLOPs", "energy": "energy"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,34 +31,56 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="accuracy that may be lost against the network without exits, on validation (default: 0 0.005 0.01 0.02)",
     )
-    parser.add_argument("--objective", default="flops", choices=("flops", "energy"), help="the cost to minimise")
+    parser.add_argument("--objective", default="flops", choices=tuple(_NAMES), help="the cost to minimise")
     parser.add_argument(
         "--report-test",
         action="store_true",
         help="report the chosen points on test too; without it the test traces are not opened",
     )
     add_stored_space(parser, "change costs, precisions, jumps or constraints, as operating_points.statistic=mean_max")
-    parser.add_argument("--output", type=path, metavar="FILE", help="write all rows as .csv or .parquet")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--output", type=path, metavar="FILE", help="write all columns as .csv or .parquet")
+    parser.add_argument("--json", action="store_true", help="print all columns as JSON")
 
 
 def execute(options: argparse.Namespace) -> None:
     """Compare policies at equal accuracy."""
-    from study.cli.comparison_view import show_comparison
-    from study.cli.printing import check_output
-    from study.search.compare import DROPS
+    from results.parts import rows_of
+    from study.cli.points import stored_space, write_points
+    from study.cli.printing import check_output, console_of
+    from study.run.reader import published_costs, stored_networks, stored_test_logits
+    from study.search.compare import DROPS, compare
 
     check_output("compare: --output", options.output, ".csv", ".parquet")
-    show_comparison(
-        options.folder,
-        [parse_change(text) for text in options.set],
-        data=options.data,
+    changes = [parse_change(text) for text in options.set]
+    for key, _ in changes:
+        if key.removeprefix("operating_points.") in _DECIDED:
+            raise UserError(
+                f"compare: --set {key} has no effect: all policies, exits and betas are tried, up to --drop"
+            )
+    space = stored_space(options.folder, changes)
+    networks = stored_networks(options.folder, space, options.data)
+    tests = stored_test_logits(options.folder, networks) if options.report_test else {}
+    found = compare(
+        space,
+        networks,
+        test_logits=(lambda one: tests[one.weights, one.precision]) if options.report_test else None,
+        published=lambda one: published_costs(options.folder, one),
         drops=options.drop or DROPS,
         objective=options.objective,
-        report_test=options.report_test,
-        output=options.output,
-        as_json=options.json,
+        rules=[str(rule) for rule in space.dvfs.values if rule != "none"],
     )
+    if options.output:
+        write_points(found.rows, options.output)
+    if options.json:
+        names = {"comparison": found.rows, "predictions": found.predictions}
+        print(dumps({name: list(rows_of(rows)) for name, rows in names.items()}, indent=1))
+        return
+    console = console_of()
+    for (trial, precision), rows in found.rows.groupby(["trial_id", "precision"], sort=False):
+        console.print(_table(f"{trial} at {precision}", rows, options.objective, on_test=options.report_test))
+    for line in _sentences(found.rows, options.objective):
+        console.print(line, soft_wrap=True)
+    console.print("all columns: --json or --output")
 
 
 def share(text: str) -> float:
@@ -54,3 +89,46 @@ def share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, as 0.01 for one point, got {text}")
     return value
+
+
+def _table(network: str, rows: pd.DataFrame, objective: Objective, *, on_test: bool) -> PlainTable:
+    """The rows of one network. The printed loss is that on test, or that on validation images that did not choose."""
+    from study.cli.points import points_table
+
+    split, prefix, lost = ("test", "test_", "test_drop") if on_test else ("validation", "", "unseen_drop")
+    energies = [name for name in map(str, rows) if name.startswith(f"{prefix}energy_share")]
+    shares = {
+        f"{prefix}flops_share": "FLOPs",
+        f"matched_{objective}_share": f"{_NAMES[objective]} at\nequal loss",
+        **{name: name.removeprefix(f"{prefix}energy_share_").removesuffix("_share") for name in energies},
+    }
+    ends = rows[[f"{lost}_low", f"{lost}_high"]].astype(float)
+    half = (ends[f"{lost}_high"] - ends[f"{lost}_low"]) / 2
+    printed = rows.assign(at_most=rows["drop"] * 100, lost=rows[lost].astype(float) * 100, half=half * 100)
+    numbers = {"lost": ("points\nlost", ".2f"), "half": ("± 95 %", ".2f")}
+    return points_table(
+        f"{network}: chosen on validation for the least {_NAMES[objective]}, reported on {split}",
+        printed,
+        {"at most": "{at_most:g}"},
+        numbers | {name: (heading, ".1%") for name, heading in shares.items()},
+    )
+
+
+def _sentences(rows: pd.DataFrame, objective: Objective) -> list[str]:
+    """One sentence for each network and bound: the cheapest family at equal loss, and its saving over a plain cut."""
+    from results.parts import rows_of
+    from study.search.compare import best_families
+
+    sentences, share = [], f"matched_{objective}_share"
+    for row in rows_of(best_families(rows, objective)):
+        saving = ""
+        if row["matched_saving"] is not None and row["family"] != "static":
+            low, high = row["matched_saving_low"] * 100, row["matched_saving_high"] * 100
+            saving = f"; {row['matched_saving'] * 100:.1f} points ({low:.1f} to {high:.1f}) less than the network cut"
+        points = row["drop"] * 100
+        sentences.append(
+            f"{row['trial_id']} {row['precision']}, {points:g} point{'' if points == 1 else 's'} lost on images that "
+            f"did not choose: least {_NAMES[objective]} by {row['family']}, {row[share]:.1%} of classic "
+            f"({row[f'{share}_low']:.1%} to {row[f'{share}_high']:.1%}){saving}"
+        )
+    return sentences

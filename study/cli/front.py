@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from search_spaces.spec import parse_change
 from study.cli.options import add_stored_space, path, run_folder
 from study.errors import UserError
 
@@ -25,31 +24,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print, write or draw the front of a study."""
-    from study.cli.front_view import print_front, require_front, write_front
     from study.cli.printing import check_output
 
     check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
     check_output("front: --output", options.output, ".csv", ".parquet")
     if options.exact:
-        from study.cli.exact_front_view import show_exact_front
+        from study.cli.exact_front import show_exact_front
 
-        changes = [parse_change(text) for text in options.set]
-        show_exact_front(
-            options.folder,
-            changes,
-            data=options.data,
-            output=options.output,
-            figure=options.figure,
-            as_json=options.json,
-        )
+        show_exact_front(options)
         return
     if options.set:
         raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
-    require_front(options.folder)
+    from study.cli.points import write_points
+    from study.cli.printed_front import print_front, require_front
+
+    tables = require_front(options.folder)
     if options.output:
-        write_front(options.folder, options.output, data=options.data)
+        from results.summary import summarize_front
+
+        write_points(summarize_front(tables, data=options.data).points, options.output)
     if options.figure:
         from results.figures import front_figure
 
-        front_figure(options.folder / "tables", options.figure, data=options.data)
+        front_figure(tables, options.figure, data=options.data)
     print_front(options.folder, as_json=options.json, data=options.data)

@@ -1,22 +1,19 @@
-"""What all commands use to print: a console, tables, results and files of points."""
+"""What all commands use to print: a console, tables and results."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from io import BytesIO
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from results.storage.atomic import write_atomic
-from results.storage.paths import Location
 from study.errors import UserError
-from study.run.folder import STUDY_FILE, no_run_folder
 from study.storage.publish import check_writable
 from study.storage.strict_json import dumps
 
@@ -36,8 +33,20 @@ class PlainConsole(Console):
 class PlainTable(Table):
     """A table that shows markup and control characters."""
 
-    def __init__(self, title: str) -> None:
-        super().__init__(title=Text(printable(title), style="table.title"), title_justify="left")
+    def __init__(self, title: str, names: Iterable[str], numbers: Iterable[str] = ()) -> None:
+        """Prepare a table.
+
+        Args:
+            title: of the table.
+            names: headings of columns of text: a text that is too long for the console is continued below.
+            numbers: headings of columns of numbers, which keep their width.
+        """
+        super().__init__(title=Text(printable(title), style="table.title"), title_justify="left", box=SIMPLE_HEAD)
+        self.collapse_padding, self.pad_edge = True, False
+        for heading in names:
+            self.add_column(heading, overflow="fold")
+        for heading in numbers:
+            self.add_column(heading, justify="right", no_wrap=True)
 
     def add_row(self, *cells: Any, **settings: Any) -> None:
         """Add a row of texts."""
@@ -53,16 +62,6 @@ def console_of() -> PlainConsole:
     """The console for results, on stdout."""
     # Without a terminal, rich would fold tables to 80 columns.
     return PlainConsole(file=sys.stdout, highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
-
-
-def write_points(points: pd.DataFrame, output: Path) -> None:
-    """Write operating points as .csv or .parquet."""
-    content = BytesIO()
-    if output.suffix == ".csv":
-        points.to_csv(content, index=False)
-    else:
-        points.to_parquet(content, index=False)
-    write_atomic(output, content.getvalue())
 
 
 def check_output(option: str, path: Path | None, *endings: str) -> None:
@@ -85,22 +84,11 @@ def check_output(option: str, path: Path | None, *endings: str) -> None:
     check_writable(path.parent)
 
 
-def require_run_folder(folder: Location) -> None:
-    """Refuse a folder that is no run folder."""
-    if not (folder / STUDY_FILE).is_file():
-        raise no_run_folder(folder)
-
-
 def print_result(result: Mapping[str, Any], as_json: bool) -> None:
-    """Print a result as JSON, or one line for each value."""
+    """Print a result as JSON; or a line for each value, and a list of rows as a table."""
     if as_json:
         print(dumps(result, indent=1))
-    else:
-        print_mapping(result)
-
-
-def print_mapping(result: Mapping[str, Any]) -> None:
-    """Print a line for each value, and a list of rows as a table."""
+        return
     console = console_of()
     for name, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a study, or resume it; with ``--dry-run``, print what would run."""
-    from study.cli.front_view import print_front
+    from study.cli.printed_front import print_front
     from study.progress import Reporter
     from study.run.folder import run_folder
     from study.run.run import RunContext, run_study
@@ -82,12 +82,9 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
 
     console = console_of()
     rows = result["backbones"]
-    table = PlainTable(f"backbones of {result['folder']} (settings that vary)")
-    columns = list(rows[0])
-    for name in columns:
-        table.add_column(name)
+    table = PlainTable(f"backbones of {result['folder']} (settings that vary)", rows[0])
     for row in rows[:_TRIALS_SHOWN]:
-        table.add_row(*(str(row[name]) for name in columns))
+        table.add_row(*(row[name] for name in rows[0]))
     console.print(table)
     if len(rows) > _TRIALS_SHOWN:
         console.print(f"and {len(rows) - _TRIALS_SHOWN} more")

@@ -32,16 +32,14 @@ def _print_status(status: Mapping[str, Any]) -> None:
     from study.run.progress_estimate import span
 
     console = console_of()
-    table = PlainTable(f"study {status['study']}, created {status['created']}")
     columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
     columns += ["data"] if len(status["phases"]) > 2 else []
     columns += ["error"] if any(trial["error"] for trial in status["trials"]) else []
-    for name in columns:
-        table.add_column(name)
+    table = PlainTable(f"study {status['study']}, created {status['created']}", columns)
     for trial in status["trials"]:
         score = trial.get("score")
-        shown = {**trial, "score": "" if score is None else f"{score:.4f}"}
-        table.add_row(*("" if shown.get(name) is None else str(shown[name]) for name in columns))
+        shown = {**trial, "score": None if score is None else f"{score:.4f}"}
+        table.add_row(*("" if shown.get(name) is None else shown[name] for name in columns))
     console.print(table)
     console.print("asked: " + ", ".join(f"{value} {name}" for name, value in status["asked"].items()))
     failed = status["operating_points_failed"]
@@ -49,14 +47,10 @@ def _print_status(status: Mapping[str, Any]) -> None:
     console.print(f"tables: {', '.join(status['tables']) or 'none yet'}")
     for line in outline_lines(status["phases"]):
         console.print(line)
-    left = "not finished: the same `run` command goes on"
+    left, again = "not finished: the same `run` command goes on", status["failed"]
     if status["finished"]:
-        again = status["failed"]
-        left = "finished"
-        if again:
-            left += (
-                f", but for {again} failed {'trial' if again == 1 else 'trials'}: the same `run` command tries again"
-            )
+        left = f"finished, but for {again} failed trial{'' if again == 1 else 's'}: the same `run` command tries again"
+        left = left if again else "finished"
     if status["driver_running"]:
         left = "running now"
     elif not status["constraints_kept"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,6 @@ from study.search.space import constraint_values
 from study.search.traced_network import TracedNetwork, reference_network
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundBySearch:
-    """The points of a study's own search beside an exact front."""
-
-    hypervolume_ratio: float | None
-    """Hypervolume of the search's points, as a share of that of the exact front; None where the latter is 0."""
-    dominated: float
-    """Share of the exact front's points that a point of the search dominates: the search may have had another space."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExactReport:
     """The exact front of some networks on validation."""
@@ -46,12 +36,17 @@ class ExactReport:
     seconds: float
     """The time that the front took."""
     hypervolume: float
-    search: FoundBySearch | None
-    """None where the study has no operating points yet."""
+    search: Mapping[str, float | None]
+    """What the study's own search found; empty where the study has no operating points yet.
+
+    ``hypervolume_ratio_of_the_search``: its share of the hypervolume; None where the hypervolume is 0.
+    ``dominated_by_the_search``: the share of the points that a point of the search dominates: the search may have had
+    another space.
+    """
 
     def facts(self) -> dict[str, Any]:
         """The report without its points, as JSON-able values."""
-        facts: dict[str, Any] = {
+        return {
             "split": "validation",
             "networks": self.network_count,
             "seconds": self.seconds,
@@ -59,11 +54,8 @@ class ExactReport:
             "classic": f"{self.reference.trial_id} ({self.reference.precision})",
             "classic_accuracy": self.reference.classic_accuracy,
             **{f"classic_{objective}": value for objective, value in self.reference_costs.items()},
+            **self.search,
         }
-        if self.search is not None:
-            facts["hypervolume_ratio_of_the_search"] = self.search.hypervolume_ratio
-            facts["dominated_by_the_search"] = self.search.dominated
-        return facts
 
 
 def exact_report(
@@ -110,7 +102,7 @@ def exact_report(
         network_count=len({network.trial_id for network in networks}),
         seconds=seconds,
         hypervolume=indicator.of_values(values),
-        search=None if searched is None else _found_by_search(searched, spec, networks, points, indicator),
+        search={} if searched is None else _found_by_search(searched, spec, networks, points, indicator),
     )
 
 
@@ -129,7 +121,7 @@ def _found_by_search(
     networks: Sequence[TracedNetwork],
     front: pd.DataFrame,
     indicator: HypervolumeIndicator,
-) -> FoundBySearch:
+) -> dict[str, float | None]:
     own = searched[(searched["state"] == "COMPLETE") & searched["trial_id"].isin([one.trial_id for one in networks])]
     reference, limits = reference_network(networks).classic_accuracy, spec.constraints.limits
     exceeded = [constraint_values(row, limits, reference) for row in rows_of(own)]
@@ -142,4 +134,4 @@ def _found_by_search(
     dominated = ~non_dominated(both, maximize=maximize)[: len(exact)]
     truth = indicator.of_values(exact)
     ratio = indicator.of_values(found) / truth if truth else None
-    return FoundBySearch(hypervolume_ratio=ratio, dominated=float(dominated.mean()))
+    return {"hypervolume_ratio_of_the_search": ratio, "dominated_by_the_search": float(dominated.mean())}

@@ -3,13 +3,12 @@
 import pandas as pd
 import pytest
 
-from study.cli.front_view import SHOWN, thinned
+from study.cli.points import SHOWN, thinned
 from study.cli.printing import PlainTable, console_of, printable
 
 
 def test_markup_and_control_characters_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    table = PlainTable("[bold]title[/bold] \x1b[2J")
-    table.add_column("a")
+    table = PlainTable("[bold]title[/bold] \x1b[2J", ["a"])
     table.add_row("[/x] \x1b]0;owned\x07")
     console = console_of()
     console.print(table)

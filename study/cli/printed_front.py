@@ -1,37 +1,22 @@
-"""Print the front of a study as a table and in sentences, and write it to a file."""
+"""Print the front of a study as a table and in sentences."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
-from rich.table import Table
-
-from results.parts import data_names, empty_table, part_count, read_table, rows_of
+from results.parts import data_names, empty_table, part_count, read_table
 from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front, summary_json
-from study.cli.printing import PlainTable, console_of, require_run_folder, write_points
+from study.cli.points import points_table, thinned
+from study.cli.printing import PlainTable, console_of
 from study.errors import UserError
-from study.policies.policies import policy_from_row
+from study.run.folder import STUDY_FILE, no_run_folder
 from study.storage.strict_json import dumps
-
-SHOWN = 60
-"""Rows of a printed front."""
 
 
 def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
     """Print the front of each data set of a run folder, or of one of them."""
-    require_front(folder)
-    tables = folder / "tables"
-    several = data_names(tables, "front")
-    if data is not None or len(several) < 2:
-        fronts = {data: summarize_front(tables, data=data)}
-    else:
-        fronts = {name: summarize_front(tables, data=name) for name in several}
+    tables = require_front(folder)
+    several = data_names(tables, "front") if data is None else []
+    fronts = {name: summarize_front(tables, data=name) for name in (several if len(several) > 1 else [data])}
     if as_json:
         printed = {name: summary_json(summary) for name, summary in fronts.items()}
         print(dumps(printed if len(fronts) > 1 else printed[data], indent=1))
@@ -46,12 +31,15 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
     console.print(f"tables: {tables}")
 
 
-def require_front(folder: Location) -> None:
-    """Refuse a folder that is no run folder, and a finished study whose front is empty, with the reason of ``run``.
+def require_front(folder: Location) -> Location:
+    """The tables of a run folder.
 
-    A study of which a point keeps the constraints has a front, so that the table is missing for another reason.
+    Raises:
+        UserError: the folder is no run folder, or the study is finished and no point keeps the constraints. A study of
+            which a point keeps the constraints has a front, so that the table is missing for another reason.
     """
-    require_run_folder(folder)
+    if not (folder / STUDY_FILE).is_file():
+        raise no_run_folder(folder)
     tables = folder / "tables"
     finished = part_count(tables, "costs") > 0
     if finished and not part_count(tables, "front"):
@@ -61,6 +49,7 @@ def require_front(folder: Location) -> None:
         points = read_table(tables, "operating_points") if there else empty_table("operating_points")
         if not points["feasible"].eq(True).any():
             raise UserError(f"{folder}: {why_no_front(points)}")
+    return tables
 
 
 def front_lines(summary: FrontSummary) -> list[str]:
@@ -118,67 +107,22 @@ def _source(source: str, device: str | None) -> str:
     return source if source.startswith("modelled:") or device is None else f"{source} on {device}"
 
 
-def _front_table(summary: FrontSummary) -> Table:
+def _front_table(summary: FrontSummary) -> PlainTable:
     named = [point["number"] for point in (summary.best_point, summary.thriftiest_point) if point is not None]
     shown = thinned(summary.points, named)
     some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
-    table = PlainTable(f"front: chosen on validation, reported on test{some}")
-    texts = ["trial_id", "number", "policy", "statistic"]
-    # A column is left out if it has the usual value in every row.
-    usual = {"criterion": {"logit"}, "precision": {"fp32"}, "dvfs": {"none"}}
-    texts += [name for name, values in usual.items() if not set(summary.points[name].dropna()) <= values]
-    texts += ["exits"] if summary.points["exits"].notna().any() else []
-    numbers = {"beta": ".4g", "start_layer": ".0f", "accuracy": ".2%", "flops_share": ".1%", "energy_share": ".1%"}
-    if summary.latency_source:
-        numbers["latency_share"] = ".1%"
-    for name in texts:
-        table.add_column(HEADINGS.get(name, name), no_wrap=True)
-    for name in [*numbers, "test", "95 %"]:
-        table.add_column(HEADINGS.get(name, name), justify="right", no_wrap=True)
-    for row in rows_of(shown):
-        table.add_row(
-            *(setting_text(row, name) for name in texts),
-            *(_text(row[name], form) for name, form in numbers.items()),
-            f"{row['test_accuracy']:.2%}",
-            f"{row['test_accuracy_low']:.1%}-{row['test_accuracy_high']:.1%}",
-        )
-    return table
-
-
-def setting_text(row: Mapping[str, Any], name: str) -> str:
-    """A setting of an operating point as text; empty if the setting has no effect."""
-    if name == "statistic" and not policy_from_row(row).compares_thresholds:
-        return ""
-    value = row.get(name)
-    if name == "exits" and value is not None:
-        return " ".join(str(int(exit)) for exit in value)
-    return "" if value is None else str(value)
-
-
-def thinned(points: pd.DataFrame, named: Sequence[int] = ()) -> pd.DataFrame:
-    """About ``SHOWN`` rows of a front, spread evenly, and the rows of the numbers in ``named``."""
-    places = np.linspace(0, len(points) - 1, min(SHOWN, len(points))).astype(np.int64)
-    if named:
-        places = np.concatenate([places, np.flatnonzero(points["number"].isin(named))])
-    return points.iloc[np.unique(places)]
-
-
-HEADINGS = {
-    "trial_id": "network",
-    "number": "point",
-    "start_layer": "start",
-    "max_jump": "jump",
-    "flops_share": "FLOPs",
-    "energy_share": "energy",
-    "latency_share": "mean latency",
-}
-
-
-def _text(value: Any, form: str) -> str:
-    return "" if value is None or math.isnan(value) else format(value, form)
-
-
-def write_front(folder: Location, output: Path, *, data: str | None = None) -> None:
-    """Write the front, with its shares of the classic network, as .csv or .parquet."""
-    require_front(folder)
-    write_points(summarize_front(folder / "tables", data=data).points, output)
+    ends = zip(shown["test_accuracy_low"], shown["test_accuracy_high"], strict=True)
+    latency = {"latency_share": ("mean\nlatency", ".1%")} if summary.latency_source else {}
+    return points_table(
+        f"front: chosen on validation, reported on test{some}",
+        shown.assign(interval=[f"{low * 100:.1f}-{high * 100:.1f}" for low, high in ends]),
+        {"point": "{number}", "network": "{trial_id} {precision}"},
+        {
+            "flops_share": ("FLOPs", ".1%"),
+            "energy_share": ("energy", ".1%"),
+            **latency,
+            "accuracy": ("accuracy", ".2%"),
+            "test_accuracy": ("test", ".2%"),
+            "interval": ("95 %", "s"),
+        },
+    )
