@@ -31,8 +31,8 @@ def test_documented_commands_parse(command: str) -> None:
 def test_a_second_sigterm_is_quiet() -> None:
     program = (
         "import os, signal, time\n"
-        "from study.cli.main import _end_on_sigterm\n"
-        "_end_on_sigterm()\n"
+        "from study.cli.main import _end_on_signals\n"
+        "_end_on_signals()\n"
         "try:\n    os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)\n"
         "except KeyboardInterrupt:\n    os.kill(os.getpid(), signal.SIGTERM); print('went on')\n"
     )
