@@ -186,7 +186,8 @@ def _buffers(leaves: Iterable[object]) -> _Buffers:
     """The memory of the tensors of floats. (Integer tensors are indices of max-pools, which serve only training.)"""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     storages = [(tensor.untyped_storage(), tensor.element_size()) for tensor in tensors]
-    return {storage.data_ptr(): storage.nbytes() // size for storage, size in storages}
+    # The address of the storage object: on the device ``meta``, where networks are counted, data have no address.
+    return {storage._cdata: storage.nbytes() // size for storage, size in storages}
 
 
 def _peak(operations: Sequence[_Operation], *, before: _Buffers, after: _Buffers) -> float:

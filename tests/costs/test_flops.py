@@ -298,3 +298,11 @@ def test_larger_images_and_more_channels_are_followed():
     assert np.array_equal(large[:-1], 9 * small[:-1])
     assert grey[0] * 3 == small[0]
     assert np.array_equal(grey[1:], small[1:])
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "resnet18"])
+def test_shapes_alone_give_the_work_of_the_network(backbone: str) -> None:
+    settings = NetworkSettings(backbone=backbone, width=0.125, head=HeadSettings(kind="conv"))
+    with torch.device("meta"):
+        shapes = build_network(settings, classes=10, image_size=32, channels=3)
+    assert count_work(shapes) == count_work(build_network(settings, classes=10, image_size=32, channels=3))
