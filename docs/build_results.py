@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,12 @@ def study_page(study: Study) -> str:
             "energy at full speed ([rules](../method.md#frequency-scaling)).",
             frequencies(name, "fp32"),
         ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(map(_wrapped, parts)) + "\n"
+
+
+def _wrapped(part: str) -> str:
+    """A part of a page in lines of at most 98 characters, unless it is a table."""
+    return part if "\n" in part else textwrap.fill(part, 98, break_long_words=False, break_on_hyphens=False)
 
 
 def with_tables(text: str) -> str:
