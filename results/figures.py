@@ -89,10 +89,14 @@ def _panel(
     axes.scatter(points[column] * unit, points["accuracy"] * 100, s=8, color="0.75", label="operating points")
     axes.scatter(cuts[cut_column] * unit, cuts["accuracy_all"] * 100, s=18, marker="x", color="C1", label="static cuts")
     axes.scatter(front[column] * unit, front["accuracy"] * 100, s=16, color="C0", label="front of all objectives")
-    # A front of more than two objectives is a surface: the line joins the points that are not dominated in two.
+    _front_line(axes, front, column, unit)
+
+
+def _front_line(axes: Any, front: pd.DataFrame, column: str, unit: float, label: str | None = None) -> None:
+    """Join the points that are not dominated in accuracy and one cost: with more objectives a front is a surface."""
     values = front[[column, "accuracy"]].to_numpy(dtype=np.float64)
     line = front[non_dominated(values, maximize=[False, True])].sort_values([column, "accuracy"])
-    axes.step(line[column] * unit, line["accuracy"] * 100, where="post", color="C0")
+    axes.step(line[column] * unit, line["accuracy"] * 100, where="post", color="C0", label=label)
 
 
 def exact_figure(points: pd.DataFrame, classic_accuracy: float, path: Path) -> None:
@@ -107,10 +111,8 @@ def exact_figure(points: pd.DataFrame, classic_accuracy: float, path: Path) -> N
     figure = _figure(5 * len(names), 4)
     grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(grid, names, strict=True):
-        values = points[[name, "accuracy"]].to_numpy(dtype=np.float64)
-        line = points[non_dominated(values, maximize=[False, True])].sort_values([name, "accuracy"])
         axes.scatter(points[name] * 100, points["accuracy"] * 100, s=4, color="0.75", label="exact front")
-        axes.step(line[name] * 100, line["accuracy"] * 100, where="post", color="C0", label="of these two objectives")
+        _front_line(axes, points, name, 100, "of these two objectives")
         axes.plot(100, classic_accuracy * 100, "k*", markersize=12, label="classic network")
         axes.set_xlabel(f"{name.removesuffix('_share').replace('flops', 'FLOPs')}, % of the classic network")
         axes.grid(alpha=0.3)

@@ -40,12 +40,6 @@ def write_part(tables: Location, name: str, rows: Sequence[Mapping[str, Any]], p
     write_atomic(path, buffer.getvalue())
 
 
-def empty_table(name: str) -> pd.DataFrame:
-    """A table without rows."""
-    table: pd.DataFrame = SCHEMAS[name].empty_table().to_pandas()
-    return table
-
-
 def part_count(tables: Location, name: str) -> int:
     """Number of parts that a table has.
 
@@ -73,6 +67,16 @@ def read_table(tables: Location, name: str) -> pd.DataFrame:
     return table
 
 
+def read_or_empty(tables: Location, name: str) -> pd.DataFrame:
+    """A whole table; a table without rows where the study has not written the table yet.
+
+    Raises:
+        TableError: a part is damaged, or the folder holds a copy of a part.
+    """
+    table: pd.DataFrame = SCHEMAS[name].empty_table().to_pandas()
+    return read_table(tables, name) if part_count(tables, name) else table
+
+
 def part_of(tables: Location, name: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> str | None:
     """The name of the part that holds exactly these rows, to replace the part by :func:`write_part`; None where
     they are no whole part.
@@ -93,7 +97,7 @@ def part_of(tables: Location, name: str, columns: Sequence[str], rows: Sequence[
 
 def data_names(tables: Location, name: str) -> list[str]:
     """The data sets that a table has rows of; none where the table was not written yet."""
-    return sorted(read_table(tables, name)["data"].unique()) if part_count(tables, name) else []
+    return sorted(read_or_empty(tables, name)["data"].unique())
 
 
 def of_data(table: pd.DataFrame, data: str | None) -> pd.DataFrame:

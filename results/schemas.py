@@ -7,6 +7,7 @@ from 0 to 1. Every row with a metric says on which ``split`` it was measured.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -22,28 +23,11 @@ def _field(name: str, kind: Any, unit: str | None = None) -> Any:
     return pa.field(name, kind, metadata={"unit": unit} if unit else None)
 
 
-_FLOPS = "2 x multiply-accumulates per image"
-
-
-def _flops(name: str) -> Any:
-    return _field(name, pa.float64(), _FLOPS)
-
-
-def _joules(name: str) -> Any:
-    return _field(name, pa.float64(), "J per image")
-
-
-def _seconds(name: str) -> Any:
-    return _field(name, pa.float64(), "s per image")
-
-
-def _bytes(name: str) -> Any:
-    return _field(name, pa.float64(), "bytes")
-
-
-def _bitops(name: str) -> Any:
-    return _field(name, pa.float64(), "multiply-accumulates x bits of both operands, per image")
-
+_flops = partial(_field, kind=pa.float64(), unit="2 x multiply-accumulates per image")
+_joules = partial(_field, kind=pa.float64(), unit="J per image")
+_seconds = partial(_field, kind=pa.float64(), unit="s per image")
+_bytes = partial(_field, kind=pa.float64(), unit="bytes")
+_bitops = partial(_field, kind=pa.float64(), unit="multiply-accumulates x bits of both operands, per image")
 
 _SETTINGS = [
     _field("policy", _TEXT),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.parts import data_names, of_data, read_table
+from results.parts import data_names, of_data, read_table, rows_of
 from results.reference_network import reference_position
 from results.schemas import TableError
 from results.storage.paths import Location
@@ -81,9 +81,8 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
     )
     _refuse_unknown(tables / "front", front, _OF_POINTS)
     _refuse_unknown(tables / "exits", cuts, ("exit", "accuracy_all", "cumulative_flops"))
-    for name in ("energy_source", "latency_source", "device"):
-        if len(front[name].dropna().unique()) > 1:
-            raise TableError(f"{tables / 'front'}: {name} has several values in one front, which cannot be compared")
+    shared = ("energy_source", "latency_source", "device")
+    energy_source, latency_source, device = (_shared(tables / "front", front[name]) for name in shared)
     classic = cuts[cuts["exit"] == cuts.groupby("trial_id")["exit"].transform("max")]
     best = classic.iloc[
         reference_position(*(classic[name].tolist() for name in ("precision", "accuracy_all", "cumulative_flops")))
@@ -111,9 +110,9 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
     )
     return FrontSummary(
         reference=reference,
-        energy_source=_only(front["energy_source"]),
-        latency_source=_only(front["latency_source"]),
-        device=_only(front["device"]),
+        energy_source=energy_source,
+        latency_source=latency_source,
+        device=device,
         points=points,
         best_static=best_static,
         static_test_accuracy=None if best_static is None else _accuracy_on_test(exits, best_static),
@@ -157,11 +156,12 @@ def _optimism(front: pd.DataFrame) -> float | None:
     return 1 - test / validation if validation > 0 else None
 
 
-def _only(column: pd.Series) -> str | None:
+def _shared(table: Location, column: pd.Series) -> str | None:
     """The value that all rows of a front share: a front never mixes sources or devices."""
-    values = list(column.dropna().unique())
-    assert len(values) <= 1, f"a front mixes {column.name}: {values}"
-    return str(values[0]) if values else None
+    values = column.dropna().unique()
+    if len(values) > 1:
+        raise TableError(f"{table}: {column.name} has several values in one front, which cannot be compared")
+    return str(values[0]) if len(values) else None
 
 
 def _cheapest(rows: pd.DataFrame, *columns: str) -> pd.Series | None:
@@ -170,8 +170,7 @@ def _cheapest(rows: pd.DataFrame, *columns: str) -> pd.Series | None:
 
 
 def summary_json(summary: FrontSummary) -> dict[str, Any]:
-    """The summary as JSON-able values."""
-    points = summary.points.astype(object).where(summary.points.notna(), None)
+    """The summary as plain values; lists of numbers are arrays."""
     return {
         "classic": {name: None if value != value else value for name, value in vars(summary.reference).items()},
         "energy_source": summary.energy_source,
@@ -184,8 +183,5 @@ def summary_json(summary: FrontSummary) -> dict[str, Any]:
             "classic_accuracy": summary.classic_optimism,
         },
         "best_point": None if summary.best_point is None else int(summary.best_point["number"]),
-        "front": [
-            {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
-            for row in points.to_dict("records")
-        ],
+        "front": list(rows_of(summary.points)),
     }

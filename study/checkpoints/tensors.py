@@ -19,7 +19,7 @@ from study.checkpoints.description import FORMAT_VERSION, Checkpoint, MadeBy, We
 from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.construction import meta_network, new_network
-from study.networks.multi_exit import MultiExitNetwork
+from study.networks.multi_exit import MultiExitNetwork, refuse_misfit
 from study.networks.settings import NetworkSettings
 from study.storage.publish import (
     DamagedError,
@@ -45,15 +45,9 @@ def load_weights(network: MultiExitNetwork, weights: Mapping[str, Tensor], *, pa
     Raises:
         UserError: a tensor is missing, unexpected, or of another shape.
     """
-    for name, tensor in network.state_dict().items():
-        if name in weights and weights[name].shape != tensor.shape:
-            shapes = f"{list(weights[name].shape)}, this network's is {list(tensor.shape)}"
-            raise UserError(f"weights do not fit the network: {name} has shape {shapes}")
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if not (partial and name.startswith("heads."))]
-    if missing or unexpected:
-        odd = (missing or unexpected)[0]
-        raise UserError(f"weights do not fit the network: {odd} is {'missing' if missing else 'unexpected'}")
+    own = network.state_dict()
+    refuse_misfit("network", own, weights, may_lack=lambda name: partial and name.startswith("heads."))
+    network.load_state_dict(weights, strict=False)
 
 
 def save(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from results.parts import data_names, empty_table, part_count, read_table
+from results.parts import data_names, part_count, read_or_empty
 from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front, summary_json
 from study.cli.points import points_table, thinned
@@ -45,8 +45,7 @@ def require_front(folder: Location) -> Location:
     if finished and not part_count(tables, "front"):
         from study.search.test_front import why_no_front
 
-        there = part_count(tables, "operating_points")
-        points = read_table(tables, "operating_points") if there else empty_table("operating_points")
+        points = read_or_empty(tables, "operating_points")
         if not points["feasible"].eq(True).any():
             raise UserError(f"{folder}: {why_no_front(points)}")
     return tables

@@ -76,7 +76,7 @@ def exact_front(
     given = {"beta": 1.0, "max_jump": max_jump, "overshoot": overshoot, "criterion": criterion, "exits": exits or ()}
     rule = policy.from_settings(given)
     sweeps = [Sweep(one, of_one, rule, start_layers) for one, of_one in networks.values()]
-    _check_comparable([of_one for _, of_one in networks.values()])
+    check_comparable([of_one for _, of_one in networks.values()])
     front = front_of_sweeps(sweeps, objectives)
     columns = ["start_layer", "beta_low", "beta_high", *objectives]
     if not isinstance(trace, Trace):
@@ -85,16 +85,16 @@ def exact_front(
     return front[columns]
 
 
-def _check_comparable(networks: Sequence[Costs]) -> None:
-    """Refuse to compare costs of different kinds.
+def check_comparable(networks: Sequence[Costs]) -> None:
+    """Refuse to compare costs of several sources, devices or batch sizes.
 
     Raises:
-        UserError: costs are of several sources, devices or batch sizes.
+        UserError: the costs differ in one of these.
     """
     for name in ("energy_source", "seconds_source", "device", "batch_size"):
-        values = dict.fromkeys(getattr(costs, name) for costs in networks)
+        values = sorted({str(getattr(costs, name)) for costs in networks})
         if len(values) > 1:
-            raise UserError(f"the costs have several {name}s: {', '.join(map(str, values))}")
+            raise UserError(f"the costs have several {name}s ({', '.join(values)}): measure or model them anew")
 
 
 def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: Limits | None = None) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """A backbone with exit heads: the network that is trained, traced, quantized and run exit by exit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -117,18 +117,35 @@ def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -
         own = "backbone."
         given = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
 
+    # Old files of torchvision lack this counter, which evaluation does not read.
+    refuse_misfit("backbone", expected, given, may_lack=lambda name: name.endswith(".num_batches_tracked"))
+    return given
+
+
+def refuse_misfit(
+    what: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, may_lack: Callable[[str], bool]
+) -> None:
+    """Refuse tensors that are not those of a network.
+
+    Args:
+        what: the weights belong to, for the message.
+        expected: name -> tensor of the network.
+        given: name -> tensor, to be loaded.
+        may_lack: whether a name may be missing.
+
+    Raises:
+        UserError: a tensor is missing, unexpected, or has another shape.
+    """
     for name, tensor in expected.items():
         if name in given and given[name].shape != tensor.shape:
             shapes = f"{list(given[name].shape)}, this network's is {list(tensor.shape)}"
-            raise UserError(f"the weights do not fit the backbone: {name} has shape {shapes}")
-    # Old files of torchvision lack this counter, which evaluation does not read.
-    missing = [name for name in expected if name not in given and not name.endswith(".num_batches_tracked")]
+            raise UserError(f"the weights do not fit the {what}: {name} has shape {shapes}")
+    missing = [name for name in expected if name not in given and not may_lack(name)]
     unexpected = [name for name in given if name not in expected]
-    for what, names in (("lack", missing), ("have an unexpected", unexpected)):
+    for problem, names in (("lack", missing), ("have an unexpected", unexpected)):
         if names:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"the weights do not fit the backbone: they {what} {names[0]}{others}")
-    return given
+            raise UserError(f"the weights do not fit the {what}: they {problem} {names[0]}{others}")
 
 
 def _measure(segmented: Segmented, input_shape: Shape) -> tuple[Shape, ...]:

@@ -59,11 +59,8 @@ def agreement(answers: NDArray[np.int64]) -> NDArray[np.float64]:
     Returns:
         ``[N, T]``, from 1 to T.
     """
-    runs = np.ones(answers.shape)
-    for place in range(1, answers.shape[1]):
-        same = answers[:, place] == answers[:, place - 1]
-        runs[:, place] = np.where(same, runs[:, place - 1] + 1, 1)
-    return runs
+    runs, everyone = Agreement(len(answers)), np.arange(len(answers))
+    return np.stack([runs.after(everyone, column) for column in answers.T], axis=1)
 
 
 class Agreement:

@@ -100,6 +100,18 @@ def read_study_file(folder: Location) -> dict[str, Any] | None:
     raise UserError(f"{path} cannot be read: the study's own `run` command sets it aside and writes it anew")
 
 
+def stored_study_file(folder: Location) -> dict[str, Any]:
+    """:func:`read_study_file` of a folder that holds a study.
+
+    Raises:
+        UserError: the folder holds no study, or the file cannot be read.
+    """
+    stored = read_study_file(folder)
+    if stored is None:
+        raise no_run_folder(folder)
+    return stored
+
+
 def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = False) -> list[Difference]:
     """Check that a run folder is new, or holds this very study or (``extend``) a smaller one.
 
@@ -112,7 +124,8 @@ def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = Fals
     Raises:
         UserError: it holds another study; the differences are named.
     """
-    differences = min((_differences(stored, spec) for stored in _stored_studies(folder)), key=len, default=[])
+    asked = spec.plain()
+    differences = min((_differences(stored, asked) for stored in _stored_studies(folder)), key=len, default=[])
     grown = [difference for difference in differences if difference.grows]
     if not differences or (extend and len(grown) == len(differences)):
         return differences
@@ -148,7 +161,7 @@ def recorded_precisions(folder: Location) -> dict[str, str]:
 
 
 def _grows_into(stored: dict[str, Any], other: dict[str, Any]) -> bool:
-    found = list(differences_of(without_free_keys(stored), without_free_keys(other)))
+    found = _differences(stored, other)
     return bool(found) and all(difference.grows for difference in found)
 
 
@@ -165,8 +178,8 @@ def _digests_of_tables(folder: Location) -> dict[str, str]:
     return {} if rows is None else dict(zip(rows["data"], rows["data_digest"], strict=True))
 
 
-def _differences(stored: dict[str, Any], spec: StudySpec) -> list[Difference]:
-    return list(differences_of(without_free_keys(stored), without_free_keys(spec.plain())))
+def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[Difference]:
+    return list(differences_of(without_free_keys(stored), without_free_keys(asked)))
 
 
 def without_free_keys(study: dict[str, Any]) -> dict[str, Any]:

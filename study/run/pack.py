@@ -18,7 +18,7 @@ from results.storage.paths import Location
 from search_spaces.spec import StudySpec
 from study.errors import UserError
 from study.progress import Reporter
-from study.run.folder import STUDY_FILE, read_study_file, without_free_keys
+from study.run.folder import STUDY_FILE, stored_study_file, without_free_keys
 from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import front_of, front_on_test, network_exit_rows
@@ -46,8 +46,7 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
     networks = stored_networks(folder, spec.operating_points, with_memory=True)
     stored_test_logits(folder, networks)  # refuses what is missing
     searched = {(one.weights, one.precision) for one in networks}
-    stored = read_study_file(folder)
-    assert stored is not None, "its study was read above"
+    stored = stored_study_file(folder)
     shared = {**stored, "study": without_free_keys(stored["study"])}  # without the place of the images on this machine
     write_atomic(destination / STUDY_FILE, yaml.safe_dump(shared, sort_keys=False).encode())
     data = spec.data.names[0]

@@ -30,10 +30,6 @@ class Provenance:
     def _study(self) -> str:
         return dumps(without_free_keys(self.spec.plain()))
 
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        return {}
-
     def row(self, made_by: Mapping[str, str]) -> dict[str, Any]:
         """The row of the table ``provenance`` for some versions."""
         made_by = {name: value for name, value in made_by.items() if name not in MACHINE}
@@ -49,11 +45,7 @@ class Provenance:
 
     def name(self, made_by: Mapping[str, str] | None = None) -> str:
         """What the rows of other tables carry; by default of what runs now."""
-        made_by = versions() if made_by is None else made_by
-        key = dumps(dict(made_by))
-        if key not in self._names:
-            self._names[key] = str(self.row(made_by)["provenance"])
-        return self._names[key]
+        return str(self.row(versions() if made_by is None else made_by)["provenance"])
 
     def record(self, tables: Location, all_versions: Iterable[Mapping[str, str]] = ()) -> None:
         """Write the rows of what runs now, and of other versions that computed something."""

@@ -8,7 +8,7 @@ from typing import cast, get_args
 import numpy as np
 import torch
 
-from results.parts import empty_table, of_data, part_count, read_table
+from results.parts import of_data, part_count, read_or_empty
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
 from study.checkpoints.description import WeightsId
@@ -18,11 +18,12 @@ from study.costs.measure.profile import read_profile
 from study.costs.model.devices import load_device
 from study.data.settings import DATASETS
 from study.errors import UserError
+from study.fronts.exact import check_comparable
 from study.networks.multi_exit import build_network
 from study.networks.precisions import Precision
 from study.networks.settings import NetworkSettings
-from study.run.folder import STUDY_FILE, read_study_file
-from study.search.cost_source import MEASURED, check_one_source, with_frequencies
+from study.run.folder import STUDY_FILE, stored_study_file
+from study.search.cost_source import MEASURED, with_frequencies
 from study.search.traced_network import TracedNetwork
 from study.storage.publish import safe_name
 from study.storage.strict_json import parse_json
@@ -40,9 +41,7 @@ def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -
     for key, _ in changes:
         if not key.startswith("operating_points."):
             raise UserError(f"--set {key}: the networks of {folder} are trained; change keys of operating_points only")
-    stored = read_study_file(folder)
-    if stored is None:
-        raise UserError(f"{folder} is no run folder: it has no {STUDY_FILE}")
+    stored = stored_study_file(folder)
     return validate_space(stored["study"], str(folder / STUDY_FILE), changes)
 
 
@@ -67,7 +66,9 @@ def stored_networks(
         raise UserError(f"{folder} has several data sets: name one of {', '.join(study.data.names)} with --data")
     if data is not None and data not in study.data.names:
         raise UserError(f"{folder} has no data set {data}: it has {', '.join(study.data.names)}")
-    found = _newest(folder, [trace for trace in stored_traces(folder / "traces") if _wanted(trace, points)], data)
+    precisions = {*points.quantization.values} & {*get_args(Precision)}
+    traces = [trace for trace in stored_traces(folder / "traces") if trace.precision in precisions]
+    found = _newest(folder, traces, data)
     own = study.operating_points
     same_costs = (points.costs, points.batch_size) == (own.costs, own.batch_size)
     if points.costs == MEASURED and not same_costs:
@@ -99,42 +100,25 @@ def stored_networks(
                 f"{splits['validation'].folder}: its exits or classes are not those of the calibration trace and of "
                 "the costs: remove these traces and give `run` again"
             )
-        networks.append(
-            TracedNetwork(
-                weights,
-                costs,
-                calibration,
-                validation,
-                precision=precision,
-                work=works.get(weights),
-            )
-        )
+        work = works.get(weights)
+        networks.append(TracedNetwork(weights, costs, calibration, validation, precision=precision, work=work))
     if not networks:
         asked = ", ".join(map(str, points.quantization.values))
         raise UserError(f"{folder / 'traces'} holds no traces of a network at {asked}")
-    check_one_source(networks)
+    check_comparable([network.costs for network in networks])
     return with_frequencies(points, networks)
-
-
-def _wanted(trace: StoredTrace, points: OperatingPointsSpec) -> bool:
-    return trace.precision in get_args(Precision) and trace.precision in points.quantization.values
 
 
 def _newest(
     folder: Location, traces: Sequence[StoredTrace], data: str | None
 ) -> dict[tuple[WeightsId, Precision], dict[str, StoredTrace]]:
     """The traces of each network and precision by split: of the weights that the study has now, the last written."""
-    current = None
-    if part_count(folder / "tables", "trials"):
-        trials = of_data(read_table(folder / "tables", "trials"), data)
-        known = trials.dropna(subset="weights_hash")
-        current = set(map(WeightsId, known["trial_id"], known["weights_hash"]))
-    searched = None
-    if part_count(folder / "tables", "costs"):
-        searched = set(read_table(folder / "tables", "costs")["trial_id"])
+    trials, costs = (read_or_empty(folder / "tables", name) for name in ("trials", "costs"))
+    known = of_data(trials, data).dropna(subset="weights_hash")
+    current, searched = set(map(WeightsId, known["trial_id"], known["weights_hash"])), set(costs["trial_id"])
     found: dict[tuple[WeightsId, Precision], dict[str, StoredTrace]] = {}
     for trace in sorted(traces, key=lambda one: one.written):
-        if (current is None or trace.weights in current) and (searched is None or trace.weights.trial_id in searched):
+        if (trials.empty or trace.weights in current) and (costs.empty or trace.weights.trial_id in searched):
             splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
             splits[trace.split] = trace
     return dict(sorted(found.items()))
@@ -147,7 +131,7 @@ def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork
         UserError: they are not there, or are of no network that this program builds.
     """
     where = folder / "tables" / "trials"
-    trials = read_table(where.parent, "trials") if part_count(where.parent, "trials") else empty_table("trials")
+    trials = read_or_empty(where.parent, "trials")
     rows = trials[trials["trial_id"] == trace.weights.trial_id]
     if rows.empty:
         raise UserError(
@@ -208,9 +192,7 @@ def stored_test_logits(
 
 def published_costs(folder: Location, network: TracedNetwork) -> Costs | None:
     """FLOPs of a network as the published program accounts for them; None where the table ``costs`` has none."""
-    if not part_count(folder / "tables", "costs"):
-        return None
-    table = read_table(folder / "tables", "costs").sort_values("number")
+    table = read_or_empty(folder / "tables", "costs").sort_values("number")
     own = table[(table["trial_id"] == network.trial_id) & (table["precision"] == network.precision)]
     segments, heads = (own.loc[own["part"] == part, "flops_published"].to_numpy() for part in ("segment", "head"))
     if len(heads) != network.exit_count or len(segments) != len(heads) + 1 or np.isnan([*segments, *heads]).any():

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from results.parts import damaged_parts, empty_table, part_count, read_table, write_part
+from results.parts import damaged_parts, read_or_empty, write_part
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, StudySpec
@@ -29,6 +29,7 @@ from study.execution.local import LocalExecutor
 from study.execution.trial import trial_lock
 from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import TrialRecord, set_aside_if_damaged
+from study.fronts.exact import check_comparable
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
@@ -39,7 +40,7 @@ from study.run.plan import StudyPlan, images_line, make_plan
 from study.run.provenance import Provenance
 from study.run.tables import write_trials
 from study.run.trials import PhaseTrials, StudyTrials
-from study.search.cost_source import check_one_source, price, with_frequencies
+from study.search.cost_source import price, with_frequencies
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows, why_no_front
 from study.search.traced_network import TracedNetwork
@@ -270,7 +271,7 @@ def trace_candidates(
         _priced(plan, where, dataset_run, network, {split: logits[network, split] for split in splits})
         for network in networks
     ]
-    check_one_source(candidates)
+    check_comparable([candidate.costs for candidate in candidates])
     return with_frequencies(points, candidates)
 
 
@@ -336,8 +337,7 @@ def search_operating_points(
             list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
         else:
             search(points, group, where.tables, seed=seed, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
-    there = part_count(where.tables, "operating_points")
-    table = read_table(where.tables, "operating_points") if there else empty_table("operating_points")
+    table = read_or_empty(where.tables, "operating_points")
     table = table[table["search"].isin(list(groups))]
     failed = table[table["state"] == "FAIL"]
     if len(failed):

@@ -7,9 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
-from results.parts import part_count, read_table, rows_of
+from results.parts import part_count, read_or_empty, read_table, rows_of
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.settings import HEAD_MODES
@@ -17,7 +15,7 @@ from search_spaces.spec import validate_space
 from study.checkpoints.description import WeightsId, is_trial_id, read_description
 from study.errors import UserError
 from study.execution.failures import FailureLog
-from study.run.folder import STUDY_FILE, no_run_folder, read_study_file, without_free_keys
+from study.run.folder import STUDY_FILE, stored_study_file, without_free_keys
 from study.run.progress_estimate import outline, seconds_left, slots_here
 from study.run.trials import draw_trials, planned_trials
 from study.storage.locks import is_held
@@ -30,24 +28,17 @@ def study_status(folder: Location) -> dict[str, Any]:
     Raises:
         UserError, SpecError, TableError: the study or a table cannot be read.
     """
-    stored = read_study_file(folder)
-    if stored is None:
-        raise no_run_folder(folder)
+    stored = stored_study_file(folder)
     spec = validate_space(stored["study"], str(folder / STUDY_FILE))
     trials, names = trial_statuses(folder, stored), list(_digests(stored))
     tables = folder / "tables"
     present = [name for name in SCHEMAS if part_count(tables, name)]
-    if "trials" in present:
-        known = read_table(tables, "trials").set_index("trial_id")
-        for trial in trials:
-            if trial["trial_id"] in known.index and trial["status"] == "under way":
-                row = known.loc[trial["trial_id"]]
-                trial |= {
-                    "status": str(row["status"]),
-                    "error": row["error"] if isinstance(row["error"], str) else None,
-                }
+    known = {row["trial_id"]: row for row in rows_of(read_or_empty(tables, "trials"))}
+    for trial in trials:
+        if trial["trial_id"] in known and trial["status"] == "under way":
+            trial |= {name: known[trial["trial_id"]][name] for name in ("status", "error")}
     exact = spec.operating_points.search == "exact"
-    points = read_table(tables, "operating_points") if "operating_points" in present else pd.DataFrame({"state": []})
+    points = read_or_empty(tables, "operating_points")
     done = points[points["state"] == "COMPLETE"]
     drawn = draw_trials(spec)
     own: Sequence[Mapping[str, Any]] = trials
@@ -127,8 +118,8 @@ def _packed_status(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _NOT_STARTED: dict[str, Any] = {
-    **{"mode": None, "data": None, "parent": None, "weights": None},
-    **{"epochs": 0, "seconds": 0.0, "score": None, "error": None},
+    **dict.fromkeys(("mode", "data", "parent", "weights", "score", "error")),
+    **{"epochs": 0, "seconds": 0.0},
 }
 
 

@@ -170,18 +170,6 @@ def measure(
     write_atomic(profile_path, profile.to_json().encode())
 
 
-def check_one_source(networks: Sequence[TracedNetwork]) -> None:
-    """Refuse to compare costs of several sources, devices or batch sizes.
-
-    Raises:
-        UserError: the costs differ in one of these.
-    """
-    for name in ("energy_source", "seconds_source", "device", "batch_size"):
-        values = sorted({str(getattr(network.costs, name)) for network in networks})
-        if len(values) > 1:
-            raise UserError(f"the profiles of this study have several {name}s ({', '.join(values)}): measure them anew")
-
-
 def with_frequencies(points: OperatingPointsSpec, networks: Sequence[TracedNetwork]) -> list[TracedNetwork]:
     """The networks with the settings of frequency scaling: levels, slack and the common period.
 

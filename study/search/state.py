@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from results.parts import empty_table, part_count, part_of, read_table, rows_of
+from results.parts import part_of, read_or_empty, rows_of
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
@@ -22,7 +22,7 @@ class StoredTrials:
     """The rows of a search that earlier starts wrote. Rows of a damaged part are missing, and are asked again."""
 
     def __init__(self, tables: Location, name: str) -> None:
-        table = read_table(tables, TABLE) if part_count(tables, TABLE) else empty_table(TABLE)
+        table = read_or_empty(tables, TABLE)
         self.tables, self.name = tables, name
         self.rows = table[table["search"] == name].sort_values("number", ignore_index=True)
         self.numbers = frozenset(self.rows["number"])

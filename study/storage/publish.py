@@ -119,6 +119,7 @@ class Published:
     files: Mapping[str, bytes]
     digests: Mapping[str, str]
     """sha256 of every published file, also of the files that were not read."""
+    paths: Mapping[str, Location]
 
 
 def read_published(folder: Location, names: Collection[str] | None = None) -> Published | None:
@@ -150,19 +151,18 @@ def published_files(folder: Location) -> Mapping[str, Path] | None:
     Raises:
         DamagedError: there is a manifest, but the files do not match it.
     """
-    if read_published(folder, names=()) is None:
+    published = read_published(folder, names=())
+    if published is None:
         return None
-    entries = json.loads((folder / MANIFEST).read_bytes())["files"]
     paths = {}
-    for name, entry in entries.items():
-        path = folder / entry["file"]
+    for name, path in published.paths.items():
         try:
             paths[name] = as_local_file(path)
             with paths[name].open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise DamagedError(f"{path} is missing, but its manifest names it") from None
-        if digest != entry["sha256"]:
+        if digest != published.digests[name]:
             raise DamagedError(f"{path} does not match its manifest")
     return paths
 
@@ -192,21 +192,20 @@ def _entries(folder: Location, manifest: bytes) -> dict[str, Any]:
 
 
 def _read_generation(folder: Location, manifest: bytes, names: Collection[str] | None) -> Published:
-    entries = _entries(folder, manifest)
-    files, digests = {}, {}
-    for name, entry in entries.items():
-        path = folder / entry["file"]
-        digests[name] = entry["sha256"]
+    entries, files = _entries(folder, manifest), {}
+    paths = {name: folder / entry["file"] for name, entry in entries.items()}
+    for name, path in paths.items():
+        entry = entries[name]
         try:
             whole = path.stat().st_size == entry["bytes"] and not is_no_file(path)
             if whole and (names is None or name in names):
                 files[name] = path.read_bytes()
-                whole = hashlib.sha256(files[name]).hexdigest() == digests[name]
+                whole = hashlib.sha256(files[name]).hexdigest() == entry["sha256"]
         except FileNotFoundError:
             raise DamagedError(f"{path} is missing, but its manifest names it") from None
         if not whole:
             raise DamagedError(f"{path} does not match its manifest")
-    return Published(files, digests)
+    return Published(files, {name: entry["sha256"] for name, entry in entries.items()}, paths)
 
 
 def set_aside(path: Location, reason: str) -> None:

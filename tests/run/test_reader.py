@@ -124,7 +124,7 @@ def broken_study(folder: Path) -> None:
         (missing_traces, "traces holds no traces of a network at fp32, int8"),
         (cut_trace, "validation"),
         (cut_profile, "no cost profile"),
-        (other_device, "the profiles of this study have several devices"),
+        (other_device, "the costs have several devices"),
         (no_study, "is no run folder: it has no study.yaml"),
         (broken_study, "study.yaml cannot be read"),
     ],

@@ -13,6 +13,7 @@ from study.checkpoints.description import WeightsId
 from study.costs.flops import count_work
 from study.costs.measure import bench
 from study.costs.model.devices import load_device
+from study.fronts.exact import check_comparable
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.quantization import in_fp32
 from study.networks.settings import HeadSettings, NetworkSettings
@@ -219,8 +220,8 @@ def test_a_stored_profile_of_another_network_is_refused(network, tmp_path, monke
 def test_profiles_of_several_devices_are_not_compared():
     from dataclasses import replace
 
-    here = traced(frequencies=None)
-    there = replace(here, costs=replace(here.costs, device="another"))
-    pricing.check_one_source([here, here])
+    here = traced(frequencies=None).costs
+    there = replace(here, device="another")
+    check_comparable([here, here])
     with pytest.raises(UserError, match=r"several devices \(None, another\)"):
-        pricing.check_one_source([here, there])
+        check_comparable([here, there])
