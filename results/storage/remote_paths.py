@@ -110,10 +110,9 @@ class RemotePath:
         found = self._head()
         return RemoteStat(found["size"], found["last_modified"].timestamp())
 
-    def version(self) -> str:
-        """A text that changes whenever the object is replaced."""
-        found = self._head()
-        return f"{found['size']} {found['last_modified']} {_version(found)}"
+    def version(self) -> Version:
+        """Which version of the object there is."""
+        return _version(self._head())
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies in this folder, in no order."""

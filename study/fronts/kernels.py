@@ -245,9 +245,7 @@ def add_up(changes, order, at_infinity, highs, points):
     """
     beta, change_of_right, change_of_costs = changes.beta, changes.right, changes.costs
     hits, running, measures = at_infinity.right, at_infinity.costs.copy(), len(at_infinity.costs)
-    highs[0], points.right[0] = np.inf, hits
-    for m in range(measures):
-        points.costs[0, m] = running[m]
+    highs[0], points.right[0], points.costs[0] = np.inf, hits, running
     found, at = 1, len(order) - 1
     while at >= 0:
         here = beta[order[at]]
@@ -342,12 +340,8 @@ def find_cheapest(scores, right, tried, costs, bounds, best):
     samples, last = right.shape
     measures = costs.shape[1]
     here = np.full(samples, last, dtype=np.int32)
-    hits = 0
-    sums = np.zeros(measures, dtype=np.int64)
-    for n in range(samples):
-        hits += right[n, last - 1]
-    for m in range(measures):
-        sums[m] = samples * costs[last, m]
+    hits = right[:, last - 1].sum()
+    sums = samples * costs[last]
     at = 0
     while True:
         # An infinite score is above every beta: its sample stops before beta starts to fall.

@@ -15,7 +15,6 @@ import yaml
 from results.parts import of_data, read_table, rows_of, write_part
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
-from search_spaces.spec import StudySpec
 from study.errors import UserError
 from study.progress import Reporter
 from study.run.folder import STUDY_FILE, stored_study_file, without_free_keys
@@ -42,7 +41,11 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
         TableError: a table is missing or damaged.
     """
     spec = stored_study(folder)
-    _refuse(spec, folder, destination)
+    if destination.exists():
+        raise UserError(f"{destination} exists: name a new folder")
+    check_writable(destination)
+    if len(spec.data.names) > 1:
+        raise UserError(f"pack: {folder} has several data sets; pack studies of one")
     networks = stored_networks(folder, spec.operating_points, with_memory=True)
     stored_test_logits(folder, networks)  # refuses what is missing
     searched = {(one.weights, one.precision) for one in networks}
@@ -58,14 +61,6 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
         if (trace.weights, trace.precision) in searched:
             write_trace(destination / "traces" / trace.folder.name, trace.read(), trace.description, half=True)
     search_again(destination, reporter)
-
-
-def _refuse(spec: StudySpec, folder: Location, destination: Path) -> None:
-    if destination.exists():
-        raise UserError(f"{destination} exists: name a new folder")
-    check_writable(destination)
-    if len(spec.data.names) > 1:
-        raise UserError(f"pack: {folder} has several data sets; pack studies of one")
 
 
 def search_again(folder: Path, reporter: Reporter) -> None:

@@ -88,19 +88,17 @@ def sweep(folder: Location) -> None:
 
     No other process may write in the folder meanwhile.
     """
-    if folder.is_dir():
-        current = {MANIFEST, *_stored_names(folder)}
-        for path in folder.iterdir():
-            if path.name not in current and path.is_file():
-                path.unlink(missing_ok=True)
+    current = {MANIFEST, *_stored_names(folder)}
+    for path in folder.glob("*"):
+        if path.name not in current and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def sweep_drafts(folder: Location) -> None:
     """Remove the drafts of atomic writes that were killed, from a folder of single files."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if is_draft(path.name):
-                path.unlink(missing_ok=True)
+    for path in folder.glob("*"):
+        if is_draft(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _stored_names(folder: Location) -> set[str]:

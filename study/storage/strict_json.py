@@ -60,30 +60,24 @@ def from_fields(kind: type[_T], values: Mapping[str, Any]) -> _T:
         ValueError: a field is unknown, or a value does not have the field's type; or the class refuses a value.
         TypeError: a field is missing.
     """
+    from pydantic import ValidationError  # here: a program that only trains reads no such values
+
     checks = _checks(cast(type, kind))
     for name, value in values.items():
         if name not in checks:
             raise ValueError(f"{str(name)[:60]!r} is unknown")
-        problem = _problem(checks[name], value)
-        if problem:
-            raise ValueError(f"{name}: {problem}, got {str(value)[:60]!r}")
+        try:
+            checks[name].validate_python(value)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"]
+            raise ValueError(f"{name}: {problem}, got {str(value)[:60]!r}") from None
     return kind(**values)
-
-
-def _problem(check: TypeAdapter[Any], value: object) -> str | None:
-    from pydantic import ValidationError
-
-    try:
-        check.validate_python(value)
-    except ValidationError as error:
-        return str(error.errors(include_url=False)[0]["msg"])
-    return None
 
 
 @cache
 def _checks(kind: type) -> Mapping[str, TypeAdapter[Any]]:
     """For each field of a dataclass, what checks its type."""
-    from pydantic import ConfigDict, TypeAdapter  # here: a program that only trains reads no such values
+    from pydantic import ConfigDict, TypeAdapter
 
     strict = ConfigDict(strict=True)
     return {
