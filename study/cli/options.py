@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +71,16 @@ def add_image_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="download a missing data set")
 
 
-def add_settings(
-    parser: argparse.ArgumentParser, settings: type, *, only: Collection[str] = (), known_to: str | None = None
-) -> None:
+def add_settings(parser: argparse.ArgumentParser, settings: type, *, known_to: str | None = None) -> None:
     """An option for each field of a dataclass of :mod:`search_spaces.settings`.
 
     Args:
         parser: gets the options.
         settings: the dataclass.
-        only: the names of the options that are wanted; empty: all.
         known_to: the option that names a checkpoint, whose settings are the defaults. The value of an option that is
             left out is None then.
     """
     for setting in settings_of(settings).values():
-        if only and setting.option not in only:
-            continue
         known = [f"that of {known_to}"] if known_to else []
         default = [] if setting.default is None else [str(setting.default)]
         parser.add_argument(

@@ -12,13 +12,16 @@ from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.arrays import Floats
 from study.policies.criteria import Criterion
-from study.policies.policies import Placed
+from study.policies.policies import POLICIES, Placed
 from study.policies.thresholds import Statistic
 from study.search.exact_search import MEASURES, ExactPoint, exact_points, is_possible
+from study.search.space import SEARCHABLE
 from study.search.traced_network import TracedNetwork
 
 Objective = Literal["flops", "energy"]
 _ROUNDING = 1e-12
+_PLACED: tuple[Criterion, ...] = ("max_softmax", "margin")
+"""The confidence rules that are compared on chosen subsets of exits: each search of subsets takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,17 @@ class PolicyFamily:
 
 
 FAMILIES = (
-    PolicyFamily("classic"),
-    PolicyFamily("static"),
-    PolicyFamily("hierarchical"),
-    PolicyFamily("placed"),
-    PolicyFamily("predictive"),
-    *(PolicyFamily("hierarchical", criterion) for criterion in ("max_softmax", "entropy", "margin", "patience")),
-    PolicyFamily("placed", "max_softmax"),
-    PolicyFamily("placed", "margin"),
+    *(
+        PolicyFamily(name)
+        for name, kind in POLICIES.items()
+        if "beta" not in kind.settings() or kind.has_compiled_form()
+    ),
+    *(PolicyFamily("hierarchical", criterion) for criterion in SEARCHABLE if criterion != "logit"),
+    *(PolicyFamily("placed", criterion) for criterion in _PLACED),
     PolicyFamily("hierarchical", "oracle"),
 )
-"""The network without exits; the network cut at one exit; the paper's walks and chosen subsets of exits by the paper's
-criterion; confidence rules. The oracle stops at the first exit whose answer is right: no real policy knows the labels.
+"""Every policy by the paper's criterion, and confidence rules. The oracle stops at the first exit whose answer is
+right: no real policy knows the labels. A policy without a compiled form has no exact front, and is left out.
 """
 ORACLE = FAMILIES[-1].name
 

@@ -33,11 +33,16 @@ from study.fronts.engine_accuracy import prediction_accuracies, prediction_accur
 from study.policies.replay import replay, tally
 from study.search.cheapest import FAMILIES, ORACLE, CheapestPoints, Objective, PolicyFamily
 from study.search.cross_fit import Outcome, around, cheapest_mix, classic_right, cross_fit
-from study.search.exact_search import ExactPoint, keeps_deadline
+from study.search.exact_search import keeps_deadline
 from study.search.operating_point import OperatingPoint
 from study.search.traced_network import TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
+_CLASSIC = PolicyFamily("classic")
+_SETTINGS = (
+    *("policy", "criterion", "beta", "beta_low", "beta_high", "start_layer"),
+    *("exits", "max_jump", "overshoot", "statistic"),
+)
 DROPS = (0.0, 0.005, 0.01, 0.02)
 """Shares of the images that may be lost against the network without exits."""
 
@@ -102,18 +107,20 @@ def compare(
         splits = {"validation": (network.validation, reference.validation)}
         if test_logits is not None:
             splits["test"] = (test_logits(network), test_logits(reference))
-        unseen = _OnUnseenImages(spec, network, reference, drops, objective)
+        unseen = cross_fit(spec, network, reference, FAMILIES, around(drops), objective)
         points = CheapestPoints(spec, network, reference.classic_accuracy, drops, objective)
         for family in FAMILIES:
             chosen = list(points.choose(family).items())
             for drop, found in chosen[:1] if family.policy == "classic" else chosen:
                 where = {"trial_id": network.trial_id, "precision": network.precision, "drop": drop}
+                settings = found.settings().columns()
                 row: dict[str, Any] = {
                     **where,
                     "int8_execution": network.validation.int8_execution,
                     "family": family.name,
+                    **{name: settings[name] for name in _SETTINGS},
+                    **_on_unseen_images(unseen, family, drop, objective),
                 }
-                row |= _settings(found) | unseen.row(family, drop)
                 for name, (split, classic) in splits.items():
                     row |= _on_split(name, found.point, split, reference, classic, published, rules)
                     if found.point.policy.predicts:
@@ -137,55 +144,28 @@ def best_families(rows: pd.DataFrame, objective: Objective) -> pd.DataFrame:
     return real.loc[least]
 
 
-class _OnUnseenImages:
-    """Losses and costs of the families of one network on validation images that did not choose."""
+def _on_unseen_images(
+    outcomes: Mapping[tuple[PolicyFamily, float], Outcome], family: PolicyFamily, drop: float, objective: Objective
+) -> dict[str, float | None]:
+    """The columns of a family at a bound; None where a half of the images has no point within the bound."""
 
-    def __init__(
-        self,
-        spec: OperatingPointsSpec,
-        network: TracedNetwork,
-        reference: TracedNetwork,
-        drops: Sequence[float],
-        objective: Objective,
-    ) -> None:
-        self._objective = objective
-        self._outcomes = cross_fit(spec, network, reference, FAMILIES, around(drops), objective)
+    def mix(wanted: PolicyFamily) -> Outcome | None:
+        return cheapest_mix([one for (whose, _), one in outcomes.items() if whose in (wanted, _CLASSIC)], drop)
 
-    def row(self, family: PolicyFamily, drop: float) -> dict[str, float | None]:
-        """The columns of a family at a bound; None where a half of the images has no point within the bound."""
-        name = f"matched_{self._objective}_share"
-        columns = ("unseen_drop", "unseen_drop_low", "unseen_drop_high", name, f"{name}_low", f"{name}_high")
-        row: dict[str, float | None] = dict.fromkeys((*columns, "matched_saving", "matched_saving_low"))
-        row["matched_saving_high"] = None
-        own = self._outcomes.get((family, drop))
-        if own is not None:
-            row["unseen_drop"] = float(own.loss.mean())
-            row["unseen_drop_low"], row["unseen_drop_high"] = _interval(own.loss)
-        mix, static = self._mix(family, drop), self._mix(PolicyFamily("static"), drop)
-        if mix is not None:
-            row[name] = float(mix.cost.mean())
-            row[f"{name}_low"], row[f"{name}_high"] = _interval(mix.cost)
-        if mix is not None and static is not None:
-            row["matched_saving"] = float((static.cost - mix.cost).mean())
-            row["matched_saving_low"], row["matched_saving_high"] = _interval(static.cost - mix.cost)
-        return row
-
-    def _mix(self, family: PolicyFamily, drop: float) -> Outcome | None:
-        classic = PolicyFamily("classic")
-        outcomes = [one for (whose, _), one in self._outcomes.items() if whose in (family, classic)]
-        return cheapest_mix(outcomes, drop)
+    own, mixed, static = outcomes.get((family, drop)), mix(family), mix(PolicyFamily("static"))
+    return {
+        **_mean("unseen_drop", None if own is None else own.loss),
+        **_mean(f"matched_{objective}_share", None if mixed is None else mixed.cost),
+        **_mean("matched_saving", None if mixed is None or static is None else static.cost - mixed.cost),
+    }
 
 
-def _interval(values: Floats) -> tuple[float, float]:
-    """The 95 % interval of the mean of ``values [N]``."""
+def _mean(name: str, values: Floats | None) -> dict[str, float | None]:
+    """The mean of ``values [N]`` and its 95 % interval, as columns."""
+    if values is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     low, high = mean_interval(values[:, None])
-    return float(low[0]), float(high[0])
-
-
-def _settings(found: ExactPoint) -> dict[str, Any]:
-    settings = found.settings().columns()
-    names = ("policy", "criterion", "beta", "beta_low", "beta_high", "start_layer", "exits", "max_jump", "overshoot")
-    return {name: settings[name] for name in (*names, "statistic")}
+    return {name: float(values.mean()), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
 
 
 def _on_split(
@@ -225,10 +205,6 @@ def _on_split(
         row |= {"prediction_accuracy": right if asked else None, "predictions": asked}
     if name == "validation":
         return {**row, "accuracy_drop": reference.classic_accuracy - counted.accuracy}
-    low, high = _interval(loss)
-    return _prefixed({**row, "drop": float(loss.mean()), "drop_low": low, "drop_high": high})
-
-
-def _prefixed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a report on test; a source of energies is the same for all splits."""
+    row |= _mean("drop", loss)
+    # A source of energies is the same for all splits.
     return {name if name == "energy_source" else f"test_{name}": value for name, value in row.items()}

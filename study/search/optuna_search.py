@@ -38,6 +38,8 @@ from study.search.suggest import make_sampler, suggest
 from study.search.traced_network import TracedNetwork, reference_network
 from study.storage.strict_json import dumps
 
+_STATEFUL = ("qmc", "nsga2", "nsga3")
+"""Samplers with a state of their own: QMC counts its draws, NSGA keeps the parents of each generation."""
 EXACT = "exact"
 """The value of the column ``sampler`` where the exact front was computed instead of a search."""
 
@@ -99,14 +101,18 @@ class _RunningSearch:
 
     def __init__(self, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], seed: int, name: str) -> None:
         self.spec, self.networks, self.seed, self.name = spec, networks, seed, name
-        self.study = _new_study(spec, seed)
+        directions = [
+            StudyDirection.MAXIMIZE if name == "accuracy" else StudyDirection.MINIMIZE for name in spec.objectives
+        ]
+        # The QMC sampler counts its draws: one sampler, with the seed of the study, draws all trials.
+        self.study = optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, seed))
         self.state = SearchState(spec, networks, HypervolumeIndicator.of(spec.objectives, networks))
         self.reference_accuracy = reference_network(networks).classic_accuracy
 
     def replay_stored(self, batch: Sequence[OperatingPointRow]) -> None:
         """Tell the study the trials of a stored batch."""
         for row in batch:
-            _tell_again(self.study, row, self.spec, self.networks, self.seed)
+            self._tell_again(row)
             self.state.add(row)
 
     def ask_new(self, stored: Collection[int], truth: float | None) -> list[OperatingPointRow]:
@@ -128,7 +134,7 @@ class _RunningSearch:
     def _ask_one(self) -> OperatingPointRow:
         """Ask for one trial, replay its point and tell the study the result."""
         number = self.state.done
-        trial = _ask(self.study, self.spec, number, self.seed)
+        trial = self._next_trial(number)
         row = OperatingPointRow(
             number=number, search=self.name, sampler=self.spec.sampler, batch_size=self.spec.batch_size, state="FAIL"
         )
@@ -153,18 +159,56 @@ class _RunningSearch:
         distributions = {key: distribution_to_json(one) for key, one in trial.distributions.items()}
         return replace(row, params=dumps(trial.params), distributions=dumps(distributions))
 
+    def _next_trial(self, number: int) -> optuna.Trial:
+        """The next trial; the same one whether or not earlier trials were asked by this process."""
+        if self.spec.sampler != "qmc":
+            state = np.random.SeedSequence([self.seed, number]).generate_state(1)
+            self.study.sampler = make_sampler(self.spec.sampler, int(state[0]))
+        return self.study.ask()
+
+    def _tell_again(self, row: OperatingPointRow) -> None:
+        """Tell the study a stored trial.
+
+        A sampler with a state of its own is asked for the trial again, without a replay, so that its state advances.
+        For other samplers the stored trial is added.
+
+        Raises:
+            UserError: a sampler with a state of its own suggests other parameters than the stored ones.
+        """
+        judged, failed = row.judged, optuna.trial.TrialState.FAIL
+        values, exceeded = None, {}
+        if judged is not None:
+            values = [known_value(judged.metrics.columns(), objective) for objective in self.spec.objectives]
+            exceeded = dict(judged.exceeded)
+        params, distributions = json.loads(row.params or "{}"), json.loads(row.distributions or "{}")
+        if self.spec.sampler not in _STATEFUL:
+            self.study.add_trial(
+                optuna.create_trial(
+                    state=failed if judged is None else optuna.trial.TrialState.COMPLETE,
+                    params=params,
+                    distributions={key: json_to_distribution(one) for key, one in distributions.items()},
+                    values=values,
+                    constraints=exceeded,
+                )
+            )
+            return
+        trial = self._next_trial(row.number)
+        with contextlib.suppress(UserError):
+            suggest(trial, self.networks, self.spec)
+        if trial.params != params:
+            raise UserError(
+                f"sampler {self.spec.sampler} does not repeat trial {row.number} of the stored search, which was made "
+                "with other versions; remove the table operating_points to search again"
+            )
+        for limit, value in exceeded.items():
+            trial.set_constraint(limit, value)
+        self.study.tell(trial, values, state=failed if judged is None else None)
+
 
 def judge(metrics: PointMetrics, spec: OperatingPointsSpec, reference_accuracy: float) -> Judged:
     """Metrics with the excess over each constraint; a drop of accuracy counts from ``reference_accuracy``."""
     exceeded = constraint_values(metrics.columns(), spec.constraints.limits, reference_accuracy)
     return Judged(metrics=metrics, exceeded=exceeded)
-
-
-def _new_study(spec: OperatingPointsSpec, seed: int) -> optuna.Study:
-    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-    directions = [maximize if objective == "accuracy" else minimize for objective in spec.objectives]
-    # The QMC sampler counts its draws: one sampler, with the seed of the study, draws all trials.
-    return optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, seed))
 
 
 def list_exact_points(
@@ -232,60 +276,3 @@ def export_journal(study: optuna.Study, path: Location) -> None:
         copy = optuna.create_study(study_name=path.stem, directions=study.directions, storage=storage)
         copy.add_trials(study.trials)
         write_atomic(path, draft.read_bytes())
-
-
-_STATEFUL = ("qmc", "nsga2", "nsga3")
-"""Samplers with a state of their own: QMC counts its draws, NSGA keeps the parents of each generation."""
-
-
-def _ask(study: optuna.Study, spec: OperatingPointsSpec, number: int, seed: int) -> optuna.Trial:
-    """The next trial; the same one whether or not earlier trials were asked by this process."""
-    if spec.sampler != "qmc":
-        state = np.random.SeedSequence([seed, number]).generate_state(1)
-        study.sampler = make_sampler(spec.sampler, int(state[0]))
-    return study.ask()
-
-
-def _tell_again(
-    study: optuna.Study,
-    row: OperatingPointRow,
-    spec: OperatingPointsSpec,
-    networks: Sequence[TracedNetwork],
-    seed: int,
-) -> None:
-    """Tell a new study a stored trial.
-
-    A sampler with a state of its own is asked for the trial again, without a replay, so that its state advances. For
-    other samplers the stored trial is added.
-
-    Raises:
-        UserError: a sampler with a state of its own suggests other parameters than the stored ones.
-    """
-    judged, failed = row.judged, optuna.trial.TrialState.FAIL
-    values, exceeded = None, {}
-    if judged is not None:
-        values = [known_value(judged.metrics.columns(), objective) for objective in spec.objectives]
-        exceeded = dict(judged.exceeded)
-    params, distributions = json.loads(row.params or "{}"), json.loads(row.distributions or "{}")
-    if spec.sampler not in _STATEFUL:
-        study.add_trial(
-            optuna.create_trial(
-                state=failed if judged is None else optuna.trial.TrialState.COMPLETE,
-                params=params,
-                distributions={key: json_to_distribution(one) for key, one in distributions.items()},
-                values=values,
-                constraints=exceeded,
-            )
-        )
-        return
-    trial = _ask(study, spec, row.number, seed)
-    with contextlib.suppress(UserError):
-        suggest(trial, networks, spec)
-    if trial.params != params:
-        raise UserError(
-            f"sampler {spec.sampler} does not repeat trial {row.number} of the stored search, which was made with "
-            "other versions; remove the table operating_points to search again"
-        )
-    for limit, value in exceeded.items():
-        trial.set_constraint(limit, value)
-    study.tell(trial, values, state=failed if judged is None else None)

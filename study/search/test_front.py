@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from results.intervals import mean_interval, wilson_interval
 from results.pareto import non_dominated
 from results.parts import rows_of
 from results.schemas import SCHEMAS
-from study.arrays import Floats
 from study.costs.costs import MEASURES
 from study.fronts.exit_statistics import exit_columns
 from study.policies.policies import Classic
@@ -160,12 +158,7 @@ def _exit_rows(
     whole = {**columns, **_costs_of_cuts(network)}
     if statistic is None:  # the policy of the point reads no thresholds
         whole["threshold"] = np.full(network.exit_count + 1, np.nan)
-    values = zip(*(column.tolist() for column in whole.values()), strict=True)
-    return [{**{name: _or_none(value) for name, value in zip(whole, row, strict=True)}, **known} for row in values]
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return [{**row, **known} for row in rows_of(pd.DataFrame(whole))]
 
 
 def _costs_of_cuts(network: TracedNetwork) -> dict[str, NDArray[Any]]:
@@ -174,22 +167,15 @@ def _costs_of_cuts(network: TracedNetwork) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     if costs.holds("energy"):
         found["cumulative_energy_joules"] = network.cut_energies
-    if costs.holds("seconds"):
-        found["cumulative_seconds"] = _of_cuts(*costs.parts("seconds")[:2])
-    if costs.holds("bitops"):
-        found["cumulative_bitops"] = _of_cuts(*costs.parts("bitops")[:2])
-    if network.published is not None:
-        found["cumulative_flops_published"] = _of_cuts(*network.published)
+    parts = {name: costs.parts(name)[:2] for name in ("seconds", "bitops") if costs.holds(name)}
+    parts |= {} if network.published is None else {"flops_published": network.published}
+    for name, (segments, heads) in parts.items():
+        found[f"cumulative_{name}"] = segments.cumsum() + np.append(heads, 0.0)
     if work is not None and network.memory is not None:
         found["parameters"] = np.asarray(work.parameters_at_exits)
         found["peak_activation_bytes"] = np.asarray(network.memory.maps_of_cuts())
         found["memory_bytes"] = np.asarray(network.memory.of_cuts())
     return found
-
-
-def _of_cuts(segments: Floats, heads: Floats) -> Floats:
-    """``[E+1]``, the cost of the network cut at each exit."""
-    return np.asarray(segments.cumsum() + np.append(heads, 0.0))
 
 
 def cost_rows(network: TracedNetwork) -> list[dict[str, Any]]:
@@ -216,8 +202,9 @@ def cost_rows(network: TracedNetwork) -> list[dict[str, Any]]:
     }
     exits = network.exit_count
     numbers = [("segment", exit) for exit in range(1, exits + 2)] + [("head", exit) for exit in range(1, exits + 1)]
-    rows = []
-    for row, (part, number) in enumerate([*numbers, ("engine_step", 1)]):
-        values = {column: float(np.concatenate([*parts[:2], [parts[2]]])[row]) for column, parts in measures.items()}
-        rows.append({**known, "part": part, "number": number, **values})
-    return rows
+    columns = {name: np.concatenate([segments, heads, [step]]) for name, (segments, heads, step) in measures.items()}
+    places = enumerate([*numbers, ("engine_step", 1)])
+    return [
+        {**known, "part": part, "number": number, **{name: float(column[row]) for name, column in columns.items()}}
+        for row, (part, number) in places
+    ]
