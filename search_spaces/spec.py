@@ -7,7 +7,6 @@ that the program resolves before any work starts, so that a new backbone needs n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
@@ -37,7 +36,7 @@ from search_spaces.settings import (
     settings_of,
 )
 from search_spaces.strict_yaml import YamlError, parse_yaml
-from search_spaces.words import short
+from search_spaces.words import short, validation_problem
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -92,19 +91,6 @@ def _parse_slack(raw: object) -> object:
     raise ValueError(f"expected auto or a number from 0, got {short(raw)!r}")
 
 
-def expand_home(path: str) -> str:
-    """A path whose ``~`` or ``~user`` at the start is replaced by the home folder.
-
-    Raises:
-        SpecError: the home folder is not known.
-    """
-    try:
-        return str(Path(path).expanduser()) if path.startswith("~") else path
-    except RuntimeError:
-        raise SpecError(f"{path}: the home folder of this user is not known") from None
-
-
-HomePath: TypeAlias = Annotated[str, AfterValidator(expand_home)]
 Slack: TypeAlias = Annotated[float | Literal["auto"], BeforeValidator(_parse_slack)]
 Placements: TypeAlias = Annotated[list[list[int]] | Literal["auto"], BeforeValidator(_parse_placements)]
 Trials: TypeAlias = Annotated[int | Literal["grid"], BeforeValidator(_parse_trials)]
@@ -212,7 +198,7 @@ class BackbonesSpec(TrainingSpec):
     """Phase 1a: backbones, ranked by the classifier's validation accuracy."""
 
     mode: BackboneMode = "original"
-    pretrained: HomePath | None = None
+    pretrained: str | None = None
 
 
 @with_settings(HeadFields)
@@ -285,7 +271,7 @@ class OperatingPointsSpec(_Section):
     statistic: Name = _one("mean_logit")
     placements: Placements = "auto"
     quantization: Name = _one("fp32")
-    costs: HomePath = DEFAULT_DEVICE
+    costs: str = DEFAULT_DEVICE
     batch_size: Count = 1
     dvfs: Name = _one("none")
     dvfs_slack: Slack = "auto"
@@ -395,25 +381,4 @@ def validate_space(raw: dict[str, Any], source: str, changes: Sequence[tuple[str
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(f"{source}: {_first_problem(error)}") from None
-
-
-_UNION_BRANCHES = ("int", "float", "str", "list[str]", "literal['grid']", "literal['auto']", "list[list[int]]")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    # Pydantic adds the branch of a union to the place; the file has no such key.
-    key = ".".join(short(part) for part in first["loc"] if part not in _UNION_BRANCHES) or "study"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown key"
-    elif first["type"] == "missing":
-        message = "this key is required"
-    elif first["type"] == "model_type":
-        message = f"expected a mapping of keys, got {short(first['input'])!r}"
-    elif "got" not in message:
-        message = f"{message}, got {short(first['input'])!r}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{key}: {message}{more}"
+        raise SpecError(f"{source}: {validation_problem(error, 'study')}") from None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from search_spaces.spec import SpecError, StudySpec, expand_home, parse_space, space_of
+from search_spaces.spec import SpecError, StudySpec, parse_space, space_of
 from search_spaces.strict_yaml import YamlError, read_yaml
 
 
@@ -21,7 +21,10 @@ def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) ->
     if name_or_path in bundled():
         text = resources.files("search_spaces").joinpath(f"{name_or_path}.yaml").read_text("utf-8")
         return parse_space(text, f"{name_or_path}.yaml", changes)
-    path = Path(expand_home(name_or_path))
+    try:
+        path = Path(name_or_path).expanduser()
+    except RuntimeError as error:
+        raise SpecError(f"{name_or_path}: {error}") from None
     if not (name_or_path and path.exists()):
         known = ", ".join(bundled())
         raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")

@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+_UNION_BRANCHES = ("int", "float", "str", "list[str]", "literal['grid']", "literal['auto']", "list[list[int]]")
+
 
 def short(value: object, most: int = 60) -> str:
     """The beginning of the text of a value, in one line."""
     return " ".join(str(value).split())[:most]
+
+
+def validation_problem(error: ValidationError, whole: str, *, mapping: str = "a mapping of keys") -> str:
+    """The first problem that pydantic found, in one line, and the number of further problems.
+
+    Args:
+        error: what pydantic raised.
+        whole: the name of the file's content, for a problem that belongs to no key.
+        mapping: how a section is written, for a value that is no section.
+    """
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    # Pydantic adds the branch of a union to the place; the file has no such key.
+    key = ".".join(short(part) for part in first["loc"] if part not in _UNION_BRANCHES) or whole
+    message = {"extra_forbidden": "unknown key", "missing": "this key is required"}.get(first["type"])
+    if message is None:
+        is_section = first["type"] in ("model_type", "model_attributes_type")
+        message = f"expected {mapping}" if is_section else first["msg"].removeprefix("Value error, ")
+        if "got" not in message:
+            message = f"{message}, got {short(first['input'])!r}"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key}: {message}{more}"

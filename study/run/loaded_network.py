@@ -80,7 +80,7 @@ def load_network(
         )
     network = build_pretrained(pretrained, checkpoint, tensors, device)
     runnable = ready(network, known, dataset.calibration, dataset.info, compiled=compiled)
-    return LoadedNetwork(network, runnable, dataset, data, heads_trained=checkpoint.training.mode in ("exits", "joint"))
+    return LoadedNetwork(network, runnable, dataset, data, heads_trained=checkpoint.training.trains_heads)
 
 
 def refuse_other_network(pretrained: Path, stored: NetworkSettings, asked: NetworkSettings) -> None:

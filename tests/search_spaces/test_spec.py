@@ -14,8 +14,10 @@ from support.laws import examples
 
 from search_spaces import Choice, SpecError, bundled, load_space
 from search_spaces.choices import draw, parse_choice
-from search_spaces.spec import StopSpec, parse_space, validate_space
+from search_spaces.spec import OperatingPointsSpec, StopSpec, parse_space, validate_space
 from search_spaces.strict_yaml import MAX_FILE_BYTES
+from study.errors import UserError
+from study.run.plan import resolve_names
 
 
 def test_every_bundled_study_loads_and_survives_a_way_through_yaml():
@@ -295,12 +297,14 @@ def test_paths_may_start_at_the_home_folder(tmp_path, monkeypatch):
     text = "name: mine\nbackbones: {pretrained: ~/w.pt}\noperating_points: {costs: ~/device.yaml}"
     (tmp_path / "mine.yaml").write_text(text)
     spec = load_space("~/mine.yaml")
-    assert spec.backbones.pretrained == f"{tmp_path}/w.pt"
-    assert spec.operating_points.costs == f"{tmp_path}/device.yaml"
-    with pytest.raises(SpecError, match=r"~nobody-here/x\.yaml: the home folder"):
+    with pytest.raises(UserError, match=f"backbones.pretrained: {tmp_path}/w.pt does not exist"):
+        resolve_names(spec.model_copy(update={"operating_points": OperatingPointsSpec()}))
+    with pytest.raises(UserError, match=f"{tmp_path}/device.yaml: no such device table"):
+        resolve_names(spec)
+    with pytest.raises(SpecError, match=r"~nobody-here/x\.yaml: .*home"):
         load_space("~nobody-here/x.yaml")
-    with pytest.raises(SpecError, match=r"backbones\.pretrained: ~nobody-here/w\.pt: the home folder"):
-        parse_space("name: x\nbackbones: {pretrained: ~nobody-here/w.pt}", "x.yaml")
+    with pytest.raises(UserError, match=r"~nobody-here/w\.pt: ~nobody-here stands for a home folder that is not known"):
+        resolve_names(parse_space("name: x\nbackbones: {pretrained: ~nobody-here/w.pt}", "x.yaml"))
 
 
 def test_what_is_quoted_is_a_text():

@@ -20,10 +20,11 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces.strict_yaml import YamlError, read_yaml
-from search_spaces.words import short
+from search_spaces.words import short, validation_problem
 from study.errors import UserError
 from study.networks.precisions import BF16, FP32, INT8
 
+_QUANTITY = "a mapping, as {value: 1.0, source: '...'}"
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Source: TypeAlias = Annotated[str, Field(min_length=1)]
 
@@ -179,17 +180,4 @@ def parse_table(raw: object, source: str) -> OperationTable | LevelTable:
     try:
         return _KINDS[kind].model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{source}: {_first_problem(error)}") from None
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    if first["type"] in ("model_type", "model_attributes_type"):
-        first = {**first, "msg": "expected a mapping, as {value: 1.0, source: '...'}"}
-    key = ".".join(short(part) for part in first["loc"])
-    message = {"extra_forbidden": "unknown key", "missing": "this key is required"}.get(first["type"])
-    if message is None:
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] != "value_error":
-            message += f", got {short(first['input'])!r}"
-    return f"{key}: {message}" if key else message
+        raise UserError(f"{source}: {validation_problem(error, 'table', mapping=_QUANTITY)}") from None
