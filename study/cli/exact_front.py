@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from results.parts import part_count, read_table, rows_of
+from results.parts import read_or_empty, rows_of
 from search_spaces.spec import parse_change
 from study.cli.points import points_table, stored_space, thinned, write_points
 from study.cli.printing import console_of
@@ -32,9 +32,7 @@ def show_exact_front(options: argparse.Namespace) -> None:
         raise UserError(f"front --exact does not cover this space: {reason}; --set {reason.remedy}")
     networks = stored_networks(folder, space, options.data)
     check_depth(space, min(network.exit_count for network in networks))
-    tables = folder / "tables"
-    there = part_count(tables, "operating_points")
-    report = exact_report(space, networks, read_table(tables, "operating_points") if there else None)
+    report = exact_report(space, networks, read_or_empty(folder / "tables", "operating_points"))
     points = report.points
     if options.output:
         write_points(points, options.output)

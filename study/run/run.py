@@ -139,9 +139,9 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
         ]
         networks = [_train(plan.trials, where, dataset_run) for dataset_run in dataset_runs]
         for dataset_run, records in zip(dataset_runs, networks, strict=True):
-            candidates = trace_candidates(plan, where, dataset_run, records)
-            points = search_operating_points(plan.points, where, dataset_run, candidates, seed=plan.spec.seed)
-            finish(plan, where, dataset_run, candidates, points)
+            traced = trace_best_networks(plan, where, dataset_run, records)
+            points = search_operating_points(plan.points, where, dataset_run, traced, seed=plan.spec.seed)
+            finish(plan, where, dataset_run, traced, points)
 
 
 def executor_of(spec: StudySpec, where: RunContext) -> Executor:
@@ -254,7 +254,7 @@ def _train_all(plans: Sequence[TrialPlan], half: PhaseTrials, dataset_run: Datas
     return records
 
 
-def trace_candidates(
+def trace_best_networks(
     plan: StudyPlan, where: RunContext, dataset_run: DatasetRun, records: Sequence[TrialRecord]
 ) -> list[TracedNetwork]:
     """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
@@ -267,12 +267,12 @@ def trace_candidates(
     weights = [record.weights for record in best if record.weights]
     networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
     logits = trace_networks(networks, splits, dataset_run.traces, dataset_run.executor, where.reporter)
-    candidates = [
+    traced = [
         _priced(plan, where, dataset_run, network, {split: logits[network, split] for split in splits})
         for network in networks
     ]
-    check_comparable([candidate.costs for candidate in candidates])
-    return with_frequencies(points, candidates)
+    check_comparable([network.costs for network in traced])
+    return with_frequencies(points, traced)
 
 
 def _priced(
@@ -307,7 +307,7 @@ def _priced(
     )
 
 
-def search_groups(points: OperatingPointsSpec, candidates: Sequence[TracedNetwork]) -> dict[str, list[TracedNetwork]]:
+def search_groups(points: OperatingPointsSpec, traced: Sequence[TracedNetwork]) -> dict[str, list[TracedNetwork]]:
     """The searches of phase 2, by name: one across the networks, or one for each.
 
     The name follows from the weights that are searched, from their costs and from the frequency plan: where a retried
@@ -315,23 +315,23 @@ def search_groups(points: OperatingPointsSpec, candidates: Sequence[TracedNetwor
     table.
     """
     if points.scope == "across":
-        groups = [list(candidates)]
+        groups = [list(traced)]
     else:
-        weights = dict.fromkeys(candidate.weights for candidate in candidates)
-        groups = [[candidate for candidate in candidates if candidate.weights == one] for one in weights]
-    return {content_hash(sorted(candidate.identity for candidate in group)): group for group in groups}
+        weights = dict.fromkeys(network.weights for network in traced)
+        groups = [[network for network in traced if network.weights == one] for one in weights]
+    return {content_hash(sorted(network.identity for network in group)): group for group in groups}
 
 
 def search_operating_points(
     points: OperatingPointsSpec,
     where: RunContext,
     dataset_run: DatasetRun,
-    candidates: Sequence[TracedNetwork],
+    traced: Sequence[TracedNetwork],
     *,
     seed: int,
 ) -> pd.DataFrame:
     """Phase 2; returns the rows of its searches in the table ``operating_points``."""
-    groups = search_groups(points, candidates)
+    groups = search_groups(points, traced)
     for name, group in groups.items():
         if points.search == "exact":
             list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
@@ -349,7 +349,7 @@ def finish(
     plan: StudyPlan,
     where: RunContext,
     dataset_run: DatasetRun,
-    candidates: Sequence[TracedNetwork],
+    traced: Sequence[TracedNetwork],
     points: pd.DataFrame,
 ) -> None:
     """Evaluate the front once on the test split, and write the last tables.
@@ -364,8 +364,8 @@ def finish(
     def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         write_part(where.tables, name, [{**row, **stamp} for row in rows], data)
 
-    own_exit_rows = [row for candidate in candidates for row in network_exit_rows(candidate)]
-    write("costs", [row for candidate in candidates for row in cost_rows(candidate)])
+    own_exit_rows = [row for network in traced for row in network_exit_rows(network)]
+    write("costs", [row for network in traced for row in cost_rows(network)])
     front = front_of(points, objectives)
     if front.empty:
         write("exits", own_exit_rows)
@@ -373,11 +373,11 @@ def finish(
     where.reporter.line(f"test: {len(front)} points of the front")
     test_set = load_test_set(dataset_run.settings, where.data_root, download=where.download)
     # Those without a point on the front too: `compare` reports what else could have been made of them.
-    networks: list[Network] = [(one.weights, one.precision) for one in candidates]
+    networks: list[Network] = [(one.weights, one.precision) for one in traced]
     test = NamedImages(images=test_set, digest=test_set.digest)
     logits = trace_networks(networks, {"test": test}, dataset_run.traces, dataset_run.executor, where.reporter)
     rows, exit_rows = front_on_test(
-        front, candidates, objectives, lambda one: logits[(one.weights, one.precision), "test"], test.digest
+        front, traced, objectives, lambda one: logits[(one.weights, one.precision), "test"], test.digest
     )
     write("exits", own_exit_rows + exit_rows)
     write("front", rows)

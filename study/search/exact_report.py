@@ -58,15 +58,13 @@ class ExactReport:
         }
 
 
-def exact_report(
-    spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], searched: pd.DataFrame | None
-) -> ExactReport:
+def exact_report(spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], searched: pd.DataFrame) -> ExactReport:
     """Compute the exact front of a search space.
 
     Args:
         spec: the space; its front can be computed exactly.
         networks: to choose from.
-        searched: the study's table ``operating_points``; None without one. Points that break a constraint of this
+        searched: the study's table ``operating_points``, which may be empty. Points that break a constraint of this
             space are left out.
 
     Raises:
@@ -97,7 +95,7 @@ def exact_report(
         network_count=len({network.trial_id for network in networks}),
         seconds=seconds,
         hypervolume=indicator.of_values(values),
-        search={} if searched is None else _found_by_search(searched, spec, networks, points, indicator),
+        search={} if searched.empty else _found_by_search(searched, spec, networks, points, indicator),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from support.run_folders import ONE, run_folder
 
 from study.cli.main import main
+from study.cli.printing import PlainConsole
 
 OPTIONS = ["--drop", "0.125", "--set", "operating_points.quantization=fp32"]
 
@@ -57,3 +58,17 @@ def test_a_report_on_test_is_printed_when_it_is_asked_for(
     assert main(["compare", str(whole), *OPTIONS, "--report-test", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["comparison"]
     assert all(row["test_samples"] == 16 for row in rows)
+
+
+@pytest.mark.parametrize("width", [100, 160])
+def test_no_cell_is_cut_in_a_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr("study.cli.printing.console_of", lambda: PlainConsole(width=width, highlight=False))
+    assert main(["compare", str(folder), *OPTIONS]) == 0
+    told = capsys.readouterr().out
+    table = told.split("one fp32, ")[0]
+    assert "…" not in table and all(len(line.rstrip()) <= width for line in table.splitlines())
+    for heading in ("at most", "policy", "setting", "lost", "± 95 %", "FLOPs", "equal loss", "energy"):
+        assert heading in table
+    assert "max_softmax" in table and "mean_logit" in table
