@@ -100,7 +100,7 @@ def _table(network: str, rows: pd.DataFrame, objective: Objective, *, on_test: b
     shares = {
         f"{prefix}flops_share": "FLOPs",
         f"matched_{objective}_share": f"{_NAMES[objective]} at\nequal loss",
-        **{name: name.removeprefix(f"{prefix}energy_share_").removesuffix("_share") for name in energies},
+        **{name: name.removeprefix(prefix).removeprefix("energy_share_").removesuffix("_share") for name in energies},
     }
     ends = rows[[f"{lost}_low", f"{lost}_high"]].astype(float)
     half = (ends[f"{lost}_high"] - ends[f"{lost}_low"]) / 2
