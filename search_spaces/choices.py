@@ -14,9 +14,9 @@ import numpy as np
 Scalar: TypeAlias = bool | int | float | str | None
 Kind = Literal["number", "integer", "name"]
 MOST_TRIALS = 100_000
-"""Of a phase that trains: they are planned before the first one starts."""
+"""The largest number of trials of a phase of training. All trials are planned before the first trial starts."""
 LARGEST_INTEGER = 10**9
-"""Nothing that is chosen (images a batch, codewords, exits) comes near it."""
+"""Above every sensible number of images in a batch, codewords or exits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Choice:
             value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             value = rng.uniform(self.low, self.high)
-        # Seven digits are more than a learning rate needs, and keep the tables readable.
+        # Seven digits suffice for a learning rate, and the tables stay readable.
         value = float(round(value)) if self.integer else float(f"{value:.7g}")
         value = min(max(value, self.low), self.high)
         return int(value) if self.integer else value
@@ -68,7 +68,7 @@ class Choice:
 
 
 def parse_choice(raw: object, kind: Kind) -> Choice:
-    """A choice from a study file.
+    """Read a choice from a study file.
 
     Args:
         raw: a value, a list of values, or ``{low: .., high: .., log: false}`` (numbers only).
@@ -105,7 +105,7 @@ def _parse_scalar(value: object, kind: Kind) -> Scalar:
 
 
 def _finite_number(value: object) -> float | None:
-    """The value as a number. YAML reads 1e-3 (no dot) as text; people mean the number."""
+    """The value as a number. YAML reads 1e-3, without a dot, as text; such text is read as a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -136,7 +136,7 @@ def _parse_range(raw: Mapping[Any, Any], kind: Kind) -> Choice:
 def draw(choices: Mapping[str, Choice], trials: int | Literal["grid"], seed: int) -> list[dict[str, Scalar]]:
     """Distinct settings of a phase: the whole grid, or a random sample.
 
-    Trial i depends on the seed and on i alone, so that a longer study repeats a shorter one and goes on.
+    The settings of trial i depend only on the seed and on i, so that a longer study repeats a shorter one.
 
     Returns:
         At most ``trials`` settings: a small space holds fewer.
@@ -164,7 +164,7 @@ def _distinct(choices: Mapping[str, Choice], names: list[str], seed: int) -> Ite
     for index in itertools.count():
         rng = np.random.default_rng([seed, index])
         values = tuple(choices[name].sample(rng) for name in names)
-        # In a finite space nothing new comes after a while; 1,000 misses in a row mean that it is used up.
+        # A finite space runs out of new settings. 1,000 repeats in a row end the drawing.
         misses = misses + 1 if values in seen else 0
         if misses > 1000:
             return

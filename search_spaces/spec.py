@@ -42,7 +42,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class SpecError(ValueError):
-    """A study file that cannot be used, told in one line that names the file and the key."""
+    """A study file that cannot be used. The message is one line that names the file and the key."""
 
 
 _plain = PlainSerializer(lambda value: value.plain() if isinstance(value, Choice) else value)
@@ -186,7 +186,7 @@ class SchedulerSpec(_Section):
 
 @with_settings(TrainingFields)
 class TrainingSpec(_Section):
-    """What both stages of phase 1 share: the number of trials, their budget, and :class:`TrainingFields`."""
+    """The settings of both halves of phase 1: the number of trials, their budget, and :class:`TrainingFields`."""
 
     trials: Trials = 1
     epochs: Count = 10
@@ -221,7 +221,7 @@ Objective = Literal["accuracy", "flops", "bitops", "energy", "latency_mean", "la
 
 
 class ConstraintsSpec(_Section):
-    """What an operating point must keep to; None: anything."""
+    """The limits of an operating point; None: no limit."""
 
     accuracy_drop: float | None = Field(None, gt=-1, lt=1)
     latency_mean: float | None = Field(None, gt=0)
@@ -232,15 +232,15 @@ class ConstraintsSpec(_Section):
 
     @property
     def limits(self) -> dict[str, float]:
-        """Those that are set."""
+        """The limits that are set."""
         return {name: value for name, value in self if value is not None}
 
 
 class StopSpec(_Section):
-    """When the search ends before its last trial; None: not for that reason.
+    """The conditions that end the search before its last trial; None: no such condition.
 
-    ``hypervolume_ratio``: of what was found, against the exact front of the same space. ``plateau``: so many batches
-    in which the hypervolume grew by less than a thousandth of itself.
+    ``hypervolume_ratio``: the share of the hypervolume of the exact front of the same space. ``plateau``: the number of
+    batches in a row in which the hypervolume grew by less than a thousandth.
     """
 
     hypervolume_ratio: float | None = Field(None, gt=0, le=1)
@@ -250,7 +250,7 @@ class StopSpec(_Section):
 class OperatingPointsSpec(_Section):
     """Phase 2: inference settings of the best networks, searched on replayed traces.
 
-    ``search``: ``optuna`` asks a sampler for ``trials`` points; ``exact`` computes the whole front and needs neither.
+    ``search``: ``optuna`` asks a sampler for ``trials`` points; ``exact`` computes the whole front.
     """
 
     search: Literal["optuna", "exact"] = "optuna"
@@ -295,7 +295,7 @@ class OperatingPointsSpec(_Section):
 
 
 class ResourcesSpec(_Section):
-    """What a phase-1 trial asks of the cluster, and whose measurements may be used."""
+    """The resources of a trial of phase 1, and the devices whose measurements may be used."""
 
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float = Field(0, ge=0)
@@ -328,9 +328,9 @@ def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = 
     """A study from YAML text.
 
     Args:
-        text: of the study file.
-        source: names it in errors.
-        changes: values from elsewhere that replace the file's, as (``backbones.epochs``, 5).
+        text: the content of the study file.
+        source: the name of the study file in errors.
+        changes: values that replace values of the file, as (``backbones.epochs``, 5).
 
     Raises:
         SpecError: no YAML, no mapping, an unknown or doubled key, a wrong type, an empty range.
@@ -346,7 +346,7 @@ def space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) ->
     """A study from the content of a study file or a run folder's; ``changes`` and errors as in :func:`parse_space`."""
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
-    if {"study", "provenance"} <= raw.keys():  # a run folder's own, to do the study again
+    if {"study", "provenance"} <= raw.keys():  # the study.yaml of a run folder
         raw = raw["study"]
         if not isinstance(raw, dict):
             raise SpecError(f"{source}: study is a mapping of keys, but this is {type(raw).__name__}")
@@ -354,10 +354,10 @@ def space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) ->
 
 
 def parse_change(text: str) -> tuple[str, object]:
-    """``key=value`` from a command line, the value in YAML.
+    """Read ``key=value`` from a command line; the value is YAML.
 
     Raises:
-        SpecError: it has no ``=``, or the value is no YAML.
+        SpecError: the text has no ``=``, or the value is no YAML.
     """
     key, equals, value = text.partition("=")
     if not (key and equals):

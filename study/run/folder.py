@@ -1,4 +1,4 @@
-"""The run folder's own file, ``study.yaml``: which study it holds, and where that came from."""
+"""The file ``study.yaml`` of a run folder: the resolved study and its provenance."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from study.storage.versions import versions
 
 STUDY_FILE = "study.yaml"
 _FREE = ("resources", "data.folder", "backbones.pretrained")
-"""Keys that may change between two starts: where images lie and what a trial may use do not change its result, and the
-user's own weights are known by their values."""
+"""Keys that may change between two starts. The place of the images and the resources of a trial do not change results,
+and the user's own weights are known by the values of their tensors."""
 _GROWING = (
     "backbones.trials",
     "backbones.epochs",
@@ -35,7 +35,7 @@ _GROWING = (
     "operating_points.trials",
     "operating_points.networks",
 )
-"""Numbers that ``--extend`` lets rise: all that was computed for less stays a part of the study."""
+"""Numbers that may rise with ``--extend``: the results of the smaller study stay a part of the larger study."""
 _SHOWN = 3
 
 
@@ -72,7 +72,7 @@ def storage_root(storage: str) -> Location:
     """A folder, or a place on an object store, as a command names it.
 
     Raises:
-        UserError: it is none that can be used.
+        UserError: the place cannot be used.
     """
     try:
         return location(storage)
@@ -90,7 +90,7 @@ def read_study_file(folder: Location) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        if not path.is_file():  # a pipe could be waited for without end
+        if not path.is_file():  # reading a pipe could block without end
             raise ValueError
         stored = parse_yaml(path.read_bytes().decode("utf-8"))
         if isinstance(stored["study"], dict) and isinstance(stored["provenance"], dict):
@@ -115,14 +115,14 @@ def stored_study_file(folder: Location) -> dict[str, Any]:
 def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = False) -> list[Difference]:
     """Check that a run folder is new, or holds this very study or (``extend``) a smaller one.
 
-    Where ``study.yaml`` is damaged or gone, the table ``provenance`` tells what the folder holds: the study, and what
-    it has grown from.
+    Where ``study.yaml`` is damaged or gone, the table ``provenance`` tells which study the folder holds, and from which
+    studies that study has grown.
 
     Returns:
-        In what the study asked for is larger.
+        The differences by which the study asked for is larger.
 
     Raises:
-        UserError: it holds another study; the differences are named.
+        UserError: the folder holds another study; the message names the differences.
     """
     asked = spec.plain()
     differences = min((_differences(stored, asked) for stored in _stored_studies(folder)), key=len, default=[])
@@ -166,14 +166,14 @@ def _grows_into(stored: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _rows(folder: Location, table: str) -> pd.DataFrame | None:
-    """A table, as far as it is there and can be read."""
+    """A table; None where the table is missing or cannot be read."""
     with contextlib.suppress(TableError):
         return read_table(folder / "tables", table)
     return None
 
 
 def _digests_of_tables(folder: Location) -> dict[str, str]:
-    """Data set -> digest of its images, as the trained trials say."""
+    """Data set -> digest of its images, from the table ``trials``."""
     rows = _rows(folder, "trials")
     return {} if rows is None else dict(zip(rows["data"], rows["data_digest"], strict=True))
 
@@ -205,11 +205,11 @@ def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, dige
 
     Args:
         folder: run folder.
-        stored: its ``study.yaml``; None: the table ``trials`` tells.
+        stored: the content of ``study.yaml``; None: the digests come from the table ``trials``.
         digests: data set -> digest of its images now.
 
     Raises:
-        UserError: they are others.
+        UserError: the images differ.
     """
     known = stored["provenance"].get("data_digest", {}) if stored else _digests_of_tables(folder)
     for name, digest in digests.items():
@@ -226,10 +226,10 @@ def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], gro
         spec: the study.
         folder: run folder.
         digests: data set -> digest of its images.
-        grown: in what it is larger than the one stored.
+        grown: the differences by which the study is larger than the stored study.
 
     Raises:
-        UserError: the folder's results are of other images.
+        UserError: the folder holds results of other images.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     try:
@@ -248,5 +248,5 @@ def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], gro
 
 
 def no_run_folder(folder: Location) -> UserError:
-    """What is said of a folder that is no run folder."""
+    """The error for a folder that is no run folder."""
     return UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")

@@ -1,4 +1,4 @@
-"""What of a study is done, what is left, and about how long that takes."""
+"""The work of phase 1 that is done and that is left, with an estimate of the time."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class PhaseOutline:
     data: str
     phase: str
     trials: int
-    """That the study asks for."""
+    """The number of trials that the study asks for."""
     started: int
     failed: int
     epochs: int
-    """Of all trials, as the scheduler hands them out; patience may end some earlier."""
+    """The epochs of all trials under the scheduler, at most: patience may end trials earlier."""
     epochs_done: int
     seconds_per_epoch: float | None
-    """The median of what was measured; None before the first epoch."""
+    """The median over the measured trials; None before the first epoch."""
 
     @property
     def epochs_left(self) -> int:
-        """At most so many."""
+        """The largest number of epochs that may be left."""
         return max(0, self.epochs - self.epochs_done)
 
     @property
     def seconds_left(self) -> float | None:
-        """On one trial's share of the machine, one trial after the other; None where no epoch was measured."""
+        """The seconds that the trials need one after the other; None where no epoch was measured."""
         if not self.epochs_left:
             return 0.0
         return None if self.seconds_per_epoch is None else self.epochs_left * self.seconds_per_epoch
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """The outline as values that JSON can hold."""
         return {**asdict(self), "epochs_left": self.epochs_left, "seconds_left": self.seconds_left}
 
 
@@ -57,9 +57,9 @@ def outline(
 
     Args:
         drawn: the trials of the study.
-        names: of the data sets of the study.
-        trials: that were started: ``data``, ``mode``, ``status``, ``epochs``, ``seconds``.
-        measured: (data, phase) -> seconds of an epoch, where no trial tells.
+        names: the names of the data sets of the study.
+        trials: the trials that were started: ``data``, ``mode``, ``status``, ``epochs``, ``seconds``.
+        measured: (data, phase) -> seconds of an epoch, used where no trial has a measured epoch.
     """
     phases = []
     for data in names:
@@ -88,14 +88,14 @@ def slots_here(resources: ResourcesSpec) -> int:
     """How many trials run at once on this machine."""
     fitting = core_count() // resources.cpus_per_trial
     if resources.gpus_per_trial:
-        import torch  # slow, and of no use to a study on CPUs
+        import torch  # the import is slow, and a study on CPUs does not need torch here
 
         fitting = min(fitting, torch.cuda.device_count() // resources.gpus_per_trial)
     return max(1, int(fitting))
 
 
 def seconds_left(phases: Sequence[PhaseOutline], slots: int) -> float | None:
-    """Of phase 1, with so many trials at once; None where a phase with work left was never measured.
+    """The seconds left of phase 1 with ``slots`` trials at once; None where a phase with work left was never measured.
 
     Traces, the search and the front are left out: they take seconds to minutes.
     """
@@ -109,7 +109,7 @@ def seconds_left(phases: Sequence[PhaseOutline], slots: int) -> float | None:
 
 
 def span(seconds: float) -> str:
-    """A duration as people say it."""
+    """A duration in seconds, minutes or hours."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{math.ceil(seconds)} s"

@@ -1,4 +1,4 @@
-"""What a row of a table was computed by: settings, images and versions, under one short name."""
+"""The settings, images and versions that computed a row of a table, under one short name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from study.storage.strict_json import dumps
 from study.storage.versions import versions
 
 MACHINE = ("device", "threads")
-"""Columns of the table ``trials``; elsewhere they would double the rows of ``provenance``."""
+"""Columns of the table ``trials``; in the table ``provenance`` they would double the rows."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """The settings and images of a study; with versions they name what computes its rows."""
+    """The settings and images of a study, and the names of provenance that follow for some versions."""
 
     spec: StudySpec
     data_digest: str
@@ -44,11 +44,11 @@ class Provenance:
         return {"provenance": content_hash(values), **values}
 
     def name(self, made_by: Mapping[str, str] | None = None) -> str:
-        """What the rows of other tables carry; by default of what runs now."""
+        """The name that the rows of other tables carry; by default for the versions that run now."""
         return str(self.row(versions() if made_by is None else made_by)["provenance"])
 
     def record(self, tables: Location, all_versions: Iterable[Mapping[str, str]] = ()) -> None:
-        """Write the rows of what runs now, and of other versions that computed something."""
+        """Write the rows of the versions that run now, and of other versions that computed trials."""
         for made_by in (versions(), *all_versions):
             row = self.row(made_by)
             write_part(tables, "provenance", [row], row["provenance"])

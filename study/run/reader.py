@@ -10,7 +10,7 @@ import torch
 
 from results.parts import of_data, part_count, read_or_empty
 from results.storage.paths import Location
-from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
+from search_spaces.spec import DataSpec, OperatingPointsSpec, StudySpec, validate_space
 from study.checkpoints.description import WeightsId
 from study.costs.costs import Costs
 from study.costs.flops import NetworkWork, count_work
@@ -86,7 +86,7 @@ def stored_networks(
                 "give `run` again, which computes it"
             )
         if needs_work and weights not in works:
-            works[weights] = _work(folder, study, splits["validation"])
+            works[weights] = _work(folder, study.data, splits["validation"])
         if same_costs:
             name = f"{weights.file_stem}-{precision}-batch{points.batch_size}.json"
             costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
@@ -124,7 +124,7 @@ def _newest(
     return dict(sorted(found.items()))
 
 
-def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork:
+def _work(folder: Location, data: DataSpec, trace: StoredTrace) -> NetworkWork:
     """What the network of a trace consists of, from the settings in the table ``trials``.
 
     Raises:
@@ -140,7 +140,7 @@ def _work(folder: Location, study: StudySpec, trace: StoredTrace) -> NetworkWork
     classes = trace.read().logits.shape[2]
     try:
         asked, usual = (
-            study.data.model_dump(),
+            data.model_dump(),
             DATASETS[rows["data"].iloc[0]],
         )  # a copy to share does not know the folder of its images
         settings = NetworkSettings.from_plain(parse_json(rows["settings"].iloc[0])["network"])

@@ -1,4 +1,4 @@
-"""One network, without Ray: what a command asks for, and its training."""
+"""Train one network without Ray, with the settings that a command gives."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ def resolve_request(
     head: HeadSettings,
     data: dict[str, Any],
 ) -> tuple[NetworkSettings, DataSettings]:
-    """What a command asks for: what it leaves open (None) comes from the checkpoint it starts from, then from defaults.
+    """The settings of network and data that a command asks for.
+
+    A setting that the command leaves open (None) comes from the checkpoint, or else from the defaults.
 
     Args:
-        pretrained: a checkpoint folder of this program is read for its settings; anything else knows none.
-        backbone, width: of the network.
-        head: of the network.
+        pretrained: weights to start from. A checkpoint folder of this program holds settings; other files hold none.
+        backbone, width: the backbone of the network and its width.
+        head: the exit heads of the network.
         data: fields of :class:`DataSettings`, None where left open.
     """
     known_network, known_data = NetworkSettings(backbone="vgg19"), dict[str, Any](name="digits")
@@ -58,7 +60,7 @@ def resolve_request(
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Where the images are."""
+    """The place of the images."""
 
     data_root: Path
     download: bool = False
@@ -76,16 +78,16 @@ def train_one(
     pretrained: Path | None,
     reporter: Reporter,
 ) -> Epoch:
-    """Train one network; goes on where ``folder`` holds an unfinished run of the same settings.
+    """Train one network, or resume the unfinished run of the same settings in ``folder``.
 
     Args:
         network: for mode ``exits`` and ``joint`` with ``pretrained``, its backbone must fit those weights.
-        training, data, source: what to compute, on which images.
-        epochs: the budget, from the very first start.
+        training, data, source: the settings of training and images, and the place of the images.
+        epochs: the budget of all starts together.
         device: ``auto``, ``cpu``, ``cuda``.
-        folder: for ``last`` and ``best``; None: nothing is saved.
+        folder: receives the checkpoints ``last`` and ``best``; None: nothing is saved.
         pretrained: backbone weights to start from; required by mode ``exits``.
-        reporter: told each epoch.
+        reporter: receives a line for each epoch.
 
     Returns:
         The best epoch.
