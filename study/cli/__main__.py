@@ -12,7 +12,11 @@ def start() -> int:
         return 2
     from study.cli.main import main
 
-    return main()
+    code = main()
+    connection = sys.modules.get("study.execution.ray.connection")
+    if code > 128 and connection is not None:  # a signal ended the command, and Ray was used
+        connection.leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -57,11 +57,7 @@ def _call(arguments: Sequence[str] | None) -> int:
         return _refuse(f"not enough memory: {str(error) or 'take smaller batches, fewer or smaller images'}")
     except KeyboardInterrupt:
         _tell("stopped; the same command goes on from here" if _resumes(options) else "stopped")
-        code = 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
-        connection = sys.modules.get("study.execution.ray.connection")
-        if connection is not None:  # Ray was used
-            connection.leave(code)
-        return code
+        return 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
     return 0
 
 

@@ -125,14 +125,14 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
         from study.execution.ray.nodes import check_shared
 
         check_shared(where.folder, where.address)
-    for name, planned in plan.datasets.items():
-        where.reporter.line(images_line(name, planned.image_counts))
     # `status` looks at the lock by taking it for an instant.
     with exclusive(where.folder / ".lock", str(where.folder), patience_seconds=1):
         # Another driver may have written the folder since the plan was made.
         grown = refuse_other_study(plan.spec, where.folder, extend=extend)
         claim_folder(plan.spec, where.folder, plan.digests, grown)
         mend(where.folder)
+        for name, planned in plan.datasets.items():
+            where.reporter.line(images_line(name, planned.image_counts))
         dataset_runs = [
             _dataset_run(plan.spec, where, executor, planned.settings, planned.dataset)
             for planned in plan.datasets.values()

@@ -342,7 +342,7 @@ FOLDERS = [
         "a tensor too few",
         lambda weights: weights.pop("backbone.features.0.weight"),
         "features.0.weight",
-        "missing",
+        "lack",
     ),
     stored(
         "stored-more", "a tensor too many", lambda weights: weights.update(extra=torch.zeros(1)), "extra", "unexpected"
