@@ -143,7 +143,7 @@ def test_a_search_is_named_by_all_that_decides_its_points():
         with_levels(costs=(level(0.5, 4.0), level(1.0, 10.0))),
         replace(one, validation=SplitLogits(one.validation.logits, one.validation.labels, "simulated")),
     ]
-    names = [next(iter(search_groups(spec, [other]))) for other in others]
+    names = [next(iter(search_groups(spec.operating_points, [other]))) for other in others]
     assert len(set(names)) == len(names)
     assert next(iter(search_groups(spec, [traced()]))) == names[0]
 
