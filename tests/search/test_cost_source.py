@@ -145,7 +145,7 @@ def test_a_search_is_named_by_all_that_decides_its_points():
     ]
     names = [next(iter(search_groups(spec.operating_points, [other]))) for other in others]
     assert len(set(names)) == len(names)
-    assert next(iter(search_groups(spec, [traced()]))) == names[0]
+    assert next(iter(search_groups(spec.operating_points, [traced()]))) == names[0]
 
 
 def test_memory_is_that_of_the_batch_size_of_the_costs(network):
