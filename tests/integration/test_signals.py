@@ -15,7 +15,7 @@ from support.faults import different_tables
 
 from results.parts import part_count
 
-MOST_SECONDS = 30.0
+MOST_SECONDS = 10.0
 """From the signal to the end: some two seconds on an idle machine; 90 while Ray waits for processes that are gone."""
 STOPPED = "predictive-exit: stopped; the same command goes on from here"
 
