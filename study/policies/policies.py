@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from study.arrays import Booleans, Floats
+from study.arrays import Floats
 from study.errors import UserError
 from study.policies.base import Betas, CompiledPolicy, Decision, Policy, Ratios, betas_of, check_exit, checked_beta
 from study.policies.criteria import Criterion, check_criterion
@@ -17,8 +18,39 @@ from study.policies.engine import LONGEST_JUMP, predicted_jumps
 Overshoot = Literal["last_exit", "classifier"]
 
 
+class _Numbered(Policy):
+    """A policy whose decisions follow from its numbers alone. Without a setting ``beta``, every score stops."""
+
+    def numbers(self, exit_count: int) -> CompiledPolicy:
+        """The numbers of a policy that tries every exit from the first one on, without engine."""
+        first, betas = self.first_exit(exit_count), betas_of(getattr(self, "beta", -np.inf), exit_count)
+        return CompiledPolicy(first, np.append(0.0, betas), np.arange(1, exit_count + 2), 0, exit_count + 1)
+
+    def compiled(self, exit_count: int) -> CompiledPolicy:
+        """:meth:`numbers`; a subclass with other decisions loses this form."""
+        return self.numbers(exit_count)
+
+    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
+        """Stop where r_l >= beta. Otherwise try the next exit, or jump by the engine's prediction."""
+        numbers = _numbers_of(self, exit_count)
+        stop = np.asarray(ratios.stop >= (numbers.beta[exit] if beta is None else beta)) | self.knows_its_end
+        if not self.max_jump or exit == exit_count:
+            return Decision.same_next(stop, numbers.next_exit[exit])
+        ahead = np.minimum(np.arange(exit + 1, exit + 1 + self.max_jump), exit_count)
+        jump = predicted_jumps(ratios.jump, numbers.beta[ahead] if beta is None else beta[:, None])
+        landing = np.where(exit + jump > exit_count, numbers.beyond, exit + jump)
+        # Without a hit the engine has run all K_max steps, and K_max is also the jump.
+        return Decision(stop, landing, np.where(stop, 0, jump))
+
+
+@lru_cache(maxsize=64)
+def _numbers_of(policy: _Numbered, exit_count: int) -> CompiledPolicy:
+    """The numbers of a policy; a live network asks for them at each exit of each batch."""
+    return policy.numbers(exit_count)
+
+
 @dataclass(frozen=True)
-class Classic(Policy):
+class Classic(_Numbered):
     """No exits: every sample runs to the classifier."""
 
     name = "classic"
@@ -32,17 +64,9 @@ class Classic(Policy):
         """No exit."""
         return ()
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
-        """Never called: the policy tries no exit."""
-        raise AssertionError("the classic policy tries no exit")
-
-    def compiled(self, exit_count: int) -> CompiledPolicy:
-        """The policy as numbers."""
-        return _every_exit(self.first_exit(exit_count), np.full(exit_count, -np.inf))
-
 
 @dataclass(frozen=True)
-class Static(Policy):
+class Static(_Numbered):
     """Always stop at one exit: the network cut there."""
 
     exit: int
@@ -62,14 +86,6 @@ class Static(Policy):
         """The one exit."""
         return self.exit
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
-        """Stop."""
-        return Decision.same_next(np.ones(len(ratios.stop), dtype=np.bool_), exit_count + 1)
-
-    def compiled(self, exit_count: int) -> CompiledPolicy:
-        """The policy as numbers."""
-        return _every_exit(self.first_exit(exit_count), np.full(exit_count, -np.inf))
-
     def to_row(self) -> dict[str, Any]:
         """The exit stands as the only one in the column ``exits``."""
         return {**super().to_row(), "exits": [self.exit]}
@@ -81,7 +97,7 @@ class Static(Policy):
 
 
 @dataclass(frozen=True)
-class _Adaptive(Policy):
+class _Adaptive(_Numbered):
     """A policy that compares scores with beta."""
 
     beta: Betas
@@ -90,13 +106,22 @@ class _Adaptive(Policy):
         object.__setattr__(self, "beta", checked_beta(self.beta))
         check_criterion(self.criterion)
 
-    def stops(self, ratios: Ratios, exit: int, exit_count: int, beta: Floats | None) -> Booleans:
-        """``[B]``: the exit criterion, r_l >= beta."""
-        return np.asarray(ratios.stop >= (betas_of(self.beta, exit_count)[exit - 1] if beta is None else beta))
+
+@dataclass(frozen=True)
+class _FromLayer(_Adaptive):
+    """A policy that may begin at any exit."""
+
+    start_layer: int = 1
+
+    def first_exit(self, exit_count: int) -> int:
+        """``start_layer``."""
+        check_exit(f"{self.name}: start_layer", self.start_layer, exit_count)
+        betas_of(self.beta, exit_count)
+        return self.start_layer
 
 
 @dataclass(frozen=True)
-class Hierarchical(_Adaptive):
+class Hierarchical(_FromLayer):
     """Try every exit from ``start_layer`` on: the passive early exit (Passalis et al. 2020).
 
     Args:
@@ -105,27 +130,12 @@ class Hierarchical(_Adaptive):
         criterion: what is compared with beta (:mod:`study.policies.criteria`).
     """
 
-    start_layer: int = 1
     criterion: Criterion = "logit"  # type: ignore[misc]  # a setting here, a constant in other policies
     name = "hierarchical"
-
-    def first_exit(self, exit_count: int) -> int:
-        """``start_layer``."""
-        check_exit("hierarchical: start_layer", self.start_layer, exit_count)
-        betas_of(self.beta, exit_count)
-        return self.start_layer
 
     def path(self, exit_count: int) -> tuple[int, ...]:
         """Every exit from ``start_layer`` on."""
         return tuple(range(self.start_layer, exit_count + 1))
-
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
-        """Stop where r_l >= beta, else try the next exit."""
-        return Decision.same_next(self.stops(ratios, exit, exit_count, beta), exit + 1)
-
-    def compiled(self, exit_count: int) -> CompiledPolicy:
-        """The policy as numbers."""
-        return _every_exit(self.first_exit(exit_count), betas_of(self.beta, exit_count))
 
 
 @dataclass(frozen=True)
@@ -160,20 +170,15 @@ class Placed(_Adaptive):
         """The subset."""
         return tuple(self.exits)
 
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
-        """Stop where r_l >= beta, else try the next exit of the subset."""
-        next_exit = next((chosen for chosen in self.exits if chosen > exit), exit_count + 1)
-        return Decision.same_next(self.stops(ratios, exit, exit_count, beta), next_exit)
-
-    def compiled(self, exit_count: int) -> CompiledPolicy:
-        """The policy as numbers."""
-        compiled = _every_exit(self.first_exit(exit_count), betas_of(self.beta, exit_count))
-        compiled.next_exit[list(self.exits)] = [*self.exits[1:], exit_count + 1]
-        return compiled
+    def numbers(self, exit_count: int) -> CompiledPolicy:
+        """From each exit of the subset to the next one."""
+        numbers = super().numbers(exit_count)
+        numbers.next_exit[list(self.exits)] = [*self.exits[1:], exit_count + 1]
+        return numbers
 
 
 @dataclass(frozen=True)
-class Predictive(_Adaptive):
+class Predictive(_FromLayer):
     """Predict the exit: jump over the exits that the prediction engine expects to fail (Li et al., AAAI 2023).
 
     Args:
@@ -185,7 +190,6 @@ class Predictive(_Adaptive):
             runs to the end (published ResNet-34).
     """
 
-    start_layer: int = 1
     max_jump: int = 8  # type: ignore[misc]
     overshoot: Overshoot = "last_exit"
     name = "predictive"
@@ -198,38 +202,10 @@ class Predictive(_Adaptive):
         if self.overshoot not in get_args(Overshoot):
             raise UserError(f"predictive: overshoot is {self.overshoot!r}: use last_exit or classifier")
 
-    def first_exit(self, exit_count: int) -> int:
-        """``start_layer``."""
-        check_exit("predictive: start_layer", self.start_layer, exit_count)
-        betas_of(self.beta, exit_count)
-        return self.start_layer
-
-    def decide(self, ratios: Ratios, *, exit: int, exit_count: int, beta: Floats | None = None) -> Decision:
-        """Stop where r_l >= beta, else jump by the engine's prediction; exit E hands over to the classifier."""
-        stop = self.stops(ratios, exit, exit_count, beta)
-        if exit == exit_count:
-            return Decision.same_next(stop, exit_count + 1)
-        ahead = np.minimum(np.arange(exit, exit + self.max_jump), exit_count - 1)
-        betas = betas_of(self.beta, exit_count)[ahead] if beta is None else beta[:, None]
-        jump = predicted_jumps(ratios.jump, betas)
-        landing = np.where(exit + jump > exit_count, self._beyond(exit_count), exit + jump)
-        # Without a hit the engine has run all K_max steps, and K_max is also the jump.
-        return Decision(stop, landing, np.where(stop, 0, jump))
-
-    def compiled(self, exit_count: int) -> CompiledPolicy:
-        """The policy as numbers."""
-        compiled = _every_exit(self.first_exit(exit_count), betas_of(self.beta, exit_count))
-        return compiled._replace(max_jump=self.max_jump, beyond=self._beyond(exit_count))
-
-    def _beyond(self, exit_count: int) -> int:
-        return exit_count if self.overshoot == "last_exit" else exit_count + 1
-
-
-def _every_exit(first: int, betas: Floats) -> CompiledPolicy:
-    """Numbers of a policy without engine that tries every exit from ``first`` on; ``betas [E]``."""
-    exit_count = len(betas)
-    next_exit = np.arange(1, exit_count + 2)
-    return CompiledPolicy(first, np.array([0.0, *betas]), next_exit, max_jump=0, beyond=exit_count + 1)
+    def numbers(self, exit_count: int) -> CompiledPolicy:
+        """With an engine."""
+        beyond = exit_count if self.overshoot == "last_exit" else exit_count + 1
+        return super().numbers(exit_count)._replace(max_jump=self.max_jump, beyond=beyond)
 
 
 POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (Classic, Static, Hierarchical, Placed, Predictive)}
