@@ -48,52 +48,51 @@ class SpecError(ValueError):
 _plain = PlainSerializer(lambda value: value.plain() if isinstance(value, Choice) else value)
 
 
-def _parse(kind: Kind, *, auto: bool = False) -> BeforeValidator:
-    return BeforeValidator(lambda raw: raw if auto and raw == "auto" else parse_choice(raw, kind))
+def _parse(kind: Kind, *words: str) -> BeforeValidator:
+    return BeforeValidator(lambda raw: raw if raw in words else parse_choice(raw, kind))
 
 
-Number: TypeAlias = Annotated[Choice, _parse("number"), _plain]
+def _expect(what: str, good: Callable[[Any], bool]) -> BeforeValidator:
+    def check(raw: object) -> object:
+        if good(raw):
+            return raw
+        raise ValueError(f"expected {what}, got {short(raw)!r}")
+
+    return BeforeValidator(check)
+
+
+def _is_number(raw: object) -> bool:
+    return isinstance(raw, int | float) and not isinstance(raw, bool)
+
+
+def _is_placement(raw: object) -> bool:
+    if not isinstance(raw, list) or not raw or any(type(exit) is not int for exit in raw):
+        return False
+    return bool(raw[0] >= 1) and raw == sorted(set(raw))
+
+
+def _are_placements(raw: object) -> bool:
+    return raw == "auto" or (isinstance(raw, list) and bool(raw) and all(map(_is_placement, raw)))
+
+
 Integer: TypeAlias = Annotated[Choice, _parse("integer"), _plain]
 Name: TypeAlias = Annotated[Choice, _parse("name"), _plain]
-Beta: TypeAlias = Annotated[
-    Choice | Literal["auto", "per_exit"],
-    BeforeValidator(lambda raw: raw if raw in ("auto", "per_exit") else parse_choice(raw, "number")),
-    _plain,
+Beta: TypeAlias = Annotated[Choice | Literal["auto", "per_exit"], _parse("number", "auto", "per_exit"), _plain]
+AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", "auto"), _plain]
+Slack: TypeAlias = Annotated[
+    float | Literal["auto"],
+    _expect("auto or a number from 0", lambda raw: raw == "auto" or (_is_number(raw) and raw >= 0)),
 ]
-AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", auto=True), _plain]
-
-
-def _parse_trials(raw: object) -> object:
-    if raw == "grid" or (isinstance(raw, int) and not isinstance(raw, bool) and 1 <= raw <= MOST_TRIALS):
-        return raw
-    raise ValueError(f"expected a number of trials from 1 to {MOST_TRIALS}, or grid, got {short(raw)!r}")
-
-
-def _parse_placements(raw: object) -> object:
-    if raw == "auto":
-        return raw
-    good = isinstance(raw, list) and raw and all(_is_placement(placed) for placed in raw)
-    if not good:
-        raise ValueError(f"expected auto or a list of rising lists of exits from 1, got {short(raw)!r}")
-    return raw
-
-
-def _is_placement(placed: object) -> bool:
-    if not isinstance(placed, list) or not placed or any(type(exit) is not int for exit in placed):
-        return False
-    return bool(placed[0] >= 1) and placed == sorted(set(placed))
-
-
-def _parse_slack(raw: object) -> object:
-    good = isinstance(raw, int | float) and not isinstance(raw, bool) and raw >= 0
-    if raw == "auto" or good:
-        return raw
-    raise ValueError(f"expected auto or a number from 0, got {short(raw)!r}")
-
-
-Slack: TypeAlias = Annotated[float | Literal["auto"], BeforeValidator(_parse_slack)]
-Placements: TypeAlias = Annotated[list[list[int]] | Literal["auto"], BeforeValidator(_parse_placements)]
-Trials: TypeAlias = Annotated[int | Literal["grid"], BeforeValidator(_parse_trials)]
+Placements: TypeAlias = Annotated[
+    list[list[int]] | Literal["auto"], _expect("auto or a list of rising lists of exits from 1", _are_placements)
+]
+Trials: TypeAlias = Annotated[
+    int | Literal["grid"],
+    _expect(
+        f"a number of trials from 1 to {MOST_TRIALS}, or grid",
+        lambda raw: raw == "grid" or (type(raw) is int and 1 <= raw <= MOST_TRIALS),
+    ),
+]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 
 
@@ -336,21 +335,9 @@ def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = 
         SpecError: no YAML, no mapping, an unknown or doubled key, a wrong type, an empty range.
     """
     try:
-        raw = parse_yaml(text)
+        return validate_space(parse_yaml(text), source, changes)
     except YamlError as error:
         raise SpecError(f"{source}: {error}") from None
-    return space_of(raw, source, changes)
-
-
-def space_of(raw: object, source: str, changes: Sequence[tuple[str, object]]) -> StudySpec:
-    """A study from the content of a study file or a run folder's; ``changes`` and errors as in :func:`parse_space`."""
-    if not isinstance(raw, dict):
-        raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
-    if {"study", "provenance"} <= raw.keys():  # the study.yaml of a run folder
-        raw = raw["study"]
-        if not isinstance(raw, dict):
-            raise SpecError(f"{source}: study is a mapping of keys, but this is {type(raw).__name__}")
-    return validate_space(raw, source, changes)
 
 
 def parse_change(text: str) -> tuple[str, object]:
@@ -368,8 +355,15 @@ def parse_change(text: str) -> tuple[str, object]:
         raise SpecError(f"--set {short(text)}: the value is no YAML ({error})") from None
 
 
-def validate_space(raw: dict[str, Any], source: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
-    """A study from plain values; ``changes`` and errors as in :func:`parse_space`."""
+def validate_space(raw: Any, source: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
+    """A study from the plain values of a study file, or of a run folder's ``study.yaml``.
+
+    ``changes`` and errors are those of :func:`parse_space`.
+    """
+    if isinstance(raw, dict) and {"study", "provenance"} <= raw.keys():
+        raw = raw["study"]
+    if not isinstance(raw, dict):
+        raise SpecError(f"{source}: a study is a mapping of keys, but this is {type(raw).__name__}")
     for key, value in changes:
         section = raw
         *parents, name = key.split(".")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from search_spaces.spec import SpecError, StudySpec, parse_space, space_of
+from search_spaces.spec import SpecError, StudySpec, parse_space, validate_space
 from search_spaces.strict_yaml import YamlError, read_yaml
 
 
@@ -29,10 +29,9 @@ def load_space(name_or_path: str, changes: Sequence[tuple[str, object]] = ()) ->
         known = ", ".join(bundled())
         raise SpecError(f"{name_or_path}: no such study file, and no bundled study of that name (there are {known})")
     try:
-        raw = read_yaml(path, "a study file")
+        return validate_space(read_yaml(path, "a study file"), str(path), changes)
     except YamlError as error:
         raise SpecError(f"{path}: {error}") from None
-    return space_of(raw, str(path), changes)
 
 
 def bundled() -> list[str]:

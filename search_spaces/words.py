@@ -15,6 +15,11 @@ def short(value: object, most: int = 60) -> str:
     return " ".join(str(value).split())[:most]
 
 
+def printable(text: str) -> str:
+    """A text with its control characters escaped, so that a terminal does not obey them."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+
+
 def validation_problem(error: ValidationError, whole: str, *, mapping: str = "a mapping of keys") -> str:
     """The first problem that pydantic found, in one line, and the number of further problems.
 

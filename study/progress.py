@@ -43,9 +43,7 @@ class Reporter:
     @contextmanager
     def task(self, name: str, total: float) -> Iterator[Task]:
         """Show a piece of work of ``total`` steps."""
-        if self.quiet:
-            yield _Silent()
-        elif self.console.is_terminal:
+        if self.console.is_terminal and not self.quiet:
             columns = (
                 TextColumn("{task.description:<16}"),
                 BarColumn(),
@@ -57,11 +55,6 @@ class Reporter:
                 yield _Bar(progress, name, total)
         else:
             yield _Plain(self, name, total)
-
-
-class _Silent:
-    def advance(self, done: float, text: str = "") -> None:
-        pass
 
 
 class _Bar:

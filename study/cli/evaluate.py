@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from study.cli.options import add_costs, add_network_and_data, batch, data_request
+from study.cli.options import add_costs, add_network_and_data, requested, whole
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS
 from study.policies.base import Policy
@@ -27,7 +27,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="normal: run the policy; accuracy: how often the engine predicts the right exit",
     )
     parser.add_argument("--policy", default="predictive", choices=[name for name in POLICIES if name != "classic"])
-    parser.add_argument("--beta", type=float, nargs="+", default=[15.0], help="one value, or one for each exit")
+    parser.add_argument(
+        "--beta",
+        type=float,
+        nargs="+",
+        default=[15.0],
+        help="one value, or one for each exit; with --forward-mode accuracy the values to try",
+    )
     parser.add_argument(
         "--criterion",
         default="logit",
@@ -58,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("validation", "test", "calibration"),
         help="the images to evaluate on (default: validation); only `test` opens the test images",
     )
-    parser.add_argument("--batch-size", type=batch, default=256, help="images a batch")
+    parser.add_argument("--batch-size", type=whole(2**16), default=256, help="images a batch")
     parser.add_argument("--seed", type=int, help="seed of the splits, for bare weights (default: 0)")
 
 
@@ -67,25 +73,15 @@ def execute(options: argparse.Namespace) -> None:
     from study.cli.printing import print_result
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
-    from study.run.accuracy_forward import accuracy_forward
-    from study.run.evaluate import evaluate_one
-    from study.run.loaded_network import load_network, split_images
-    from study.run.network_costs import check_cost_options, check_slack, costs_of, levels_of
-    from study.run.train_one import ImageSource, resolve_request
+    from study.run.evaluate import accuracy_forward, costs_of, evaluate_one, levels_of, load_costs
+    from study.run.one_network import load_network, split_images
     from study.training.loop import forbid_tf32, pick_device
 
     if options.pretrained is None:
         raise UserError("evaluate: name a trained network with --pretrained")
     policy = _policy(options)
-    check_cost_options(options.costs, options.dvfs, options.dvfs_slack)
-    source = ImageSource(data_root=options.data_root, download=options.download)
-    network, data = resolve_request(
-        options.pretrained,
-        backbone=options.backbone,
-        width=options.width,
-        head=HeadSettings(),
-        data=data_request(options),
-    )
+    cost_source = load_costs(options.costs, options.dvfs, options.dvfs_slack)
+    network, data, source = requested(options, HeadSettings())
     forbid_tf32()
     loaded = load_network(
         options.pretrained,
@@ -111,10 +107,8 @@ def execute(options: argparse.Namespace) -> None:
         if result.get("predictions") == 0:
             print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
         return
-    costs = costs_of(loaded, options.costs, other_device=options.other_device)
-    levels = levels_of(loaded, options.costs) if options.dvfs else None
-    if levels is not None:
-        check_slack(levels, options.dvfs, policy, options.dvfs_slack)
+    costs = costs_of(loaded, options.costs, cost_source, other_device=options.other_device)
+    levels = levels_of(loaded, cost_source, policy, options.dvfs, options.dvfs_slack) if options.dvfs else None
     evaluation = evaluate_one(
         loaded,
         split_images(loaded, options.split, source),

@@ -29,7 +29,7 @@ def execute(options: argparse.Namespace) -> None:
     check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
     check_output("front: --output", options.output, ".csv", ".parquet")
     if options.exact:
-        from study.cli.exact_front import show_exact_front
+        from study.cli.printed_front import show_exact_front
 
         show_exact_front(options)
         return

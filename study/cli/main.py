@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from results.schemas import TableError
 from search_spaces.spec import SpecError
+from search_spaces.words import printable
 from study.cli import compare, evaluate, front, pack, profile, run, status, train
 from study.errors import UserError, is_lack_of_memory
 from study.storage.versions import version_of
@@ -118,7 +119,7 @@ def _one_line(message: str) -> str:
     line = " ".join(message.split())
     if len(line) > _LONGEST_LINE:
         line = f"{line[: _LONGEST_LINE - 200]} ... {line[-200:]}"
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return printable(line)
 
 
 _LONGEST_LINE = 1000

@@ -6,32 +6,31 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from results.storage.paths import Location, expanded, location
-from search_spaces.settings import DEFAULT_DEVICE, BackboneFields, DataFields, Setting, settings_of
+from search_spaces.settings import DEFAULT_DEVICE, MOST, BackboneFields, DataFields, Setting, settings_of
 from study.storage.home import user_path
 
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    return whole(text, 10**9)
-
-
-def batch(text: str) -> int:
-    """A number of images a batch."""
-    return whole(text, 2**16)
+if TYPE_CHECKING:
+    from study.data.settings import DataSettings
+    from study.networks.settings import HeadSettings, NetworkSettings
+    from study.run.one_network import ImageSource
 
 
-def whole(text: str, most: int) -> int:
-    """A whole number from 1 to ``most``."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no whole number") from None
-    if not 1 <= number <= most:
-        raise argparse.ArgumentTypeError(f"{number} is not a whole number from 1 to {most}")
-    return number
+def whole(most: int = MOST) -> Callable[[str], int]:
+    """The type of a whole number from 1 to ``most``."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:60]!r} is no whole number") from None
+        if not 1 <= number <= most:
+            raise argparse.ArgumentTypeError(f"{number} is not a whole number from 1 to {most}")
+        return number
+
+    return parse
 
 
 def positive_number(text: str) -> float:
@@ -137,6 +136,20 @@ def add_stored_space(parser: argparse.ArgumentParser, text: str) -> None:
     """Add the options that change the search space of a study and name one of its data sets."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
     parser.add_argument("--data", metavar="NAME", help="the data set, in a study of several data sets")
+
+
+def requested(options: argparse.Namespace, head: HeadSettings) -> tuple[NetworkSettings, DataSettings, ImageSource]:
+    """The settings of network and images that the options name, and the place of the images."""
+    from study.run.one_network import ImageSource, resolve_request
+
+    network, data = resolve_request(
+        options.pretrained,
+        backbone=options.backbone,
+        width=options.width,
+        head=head,
+        data=data_request(options),
+    )
+    return network, data, ImageSource(data_root=options.data_root, download=options.download)
 
 
 def data_request(options: argparse.Namespace) -> dict[str, Any]:

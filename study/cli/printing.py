@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search_spaces.words import printable
 from study.errors import UserError
 from study.storage.publish import check_writable
 from study.storage.strict_json import dumps
@@ -51,11 +52,6 @@ class PlainTable(Table):
     def add_row(self, *cells: Any, **settings: Any) -> None:
         """Add a row of texts."""
         super().add_row(*(Text(printable(str(cell))) for cell in cells), **settings)
-
-
-def printable(text: str) -> str:
-    """A text with its control characters escaped, so that a terminal does not obey them."""
-    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
 def console_of() -> PlainConsole:

@@ -7,16 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from search_spaces.settings import HeadKind
-from study.cli.options import (
-    add_costs,
-    add_network_and_data,
-    batch,
-    data_request,
-    path,
-    positive,
-    positive_number,
-    whole,
-)
+from study.cli.options import add_costs, add_network_and_data, path, positive_number, requested, whole
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS
 
@@ -25,13 +16,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``profile``."""
     add_network_and_data(parser)
     parser.add_argument("--head", choices=get_args(HeadKind), help="exit heads of an untrained network (default: bof)")
-    parser.add_argument("--classes", type=_classes, help="classes of an untrained network (default: 10)")
+    parser.add_argument("--classes", type=whole(10**5), help="classes of an untrained network (default: 10)")
     parser.add_argument("--quantization", nargs="+", default=["fp32"], choices=PRECISIONS)
-    parser.add_argument("--batch-size", nargs="+", type=batch, default=[1])
+    parser.add_argument("--batch-size", nargs="+", type=whole(2**16), default=[1])
     parser.add_argument("--compile", action="store_true", help="make the kernels with torch.compile")
     add_costs(parser)
     parser.add_argument("--no-meter", action="store_true", help="measure seconds only; the device table gives joules")
-    parser.add_argument("--repeats", type=positive, default=3, help="repeats of each measurement, interleaved")
+    parser.add_argument("--repeats", type=whole(), default=3, help="repeats of each measurement, interleaved")
     parser.add_argument(
         "--window", type=positive_number, default=3.0, metavar="SECONDS", help="of an energy measurement (default: 3)"
     )
@@ -48,23 +39,16 @@ def execute(options: argparse.Namespace) -> None:
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
     from study.run.profile import profile_network
-    from study.run.train_one import ImageSource, resolve_request
     from study.training.loop import forbid_tf32, pick_device
 
     if options.pretrained and (options.head or options.classes):
         raise UserError("profile: --head and --classes are of an untrained network; --pretrained knows its own")
-    network, data = resolve_request(
-        options.pretrained,
-        backbone=options.backbone,
-        width=options.width,
-        head=HeadSettings(kind=options.head or "bof"),
-        data=data_request(options),
-    )
+    network, data, source = requested(options, HeadSettings(kind=options.head or "bof"))
     forbid_tf32()
     profiles = profile_network(
         network,
         data,
-        ImageSource(data_root=options.data_root, download=options.download),
+        source,
         pretrained=options.pretrained,
         classes=options.classes or 10,
         precisions=options.quantization,
@@ -88,7 +72,3 @@ def execute(options: argparse.Namespace) -> None:
         ],
     }
     print_result(result, options.json)
-
-
-def _classes(text: str) -> int:
-    return whole(text, 10**5)

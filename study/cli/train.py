@@ -6,14 +6,14 @@ import argparse
 from typing import get_args
 
 from search_spaces.settings import HeadFields, Mode, TrainingFields
-from study.cli.options import add_network_and_data, add_settings, data_request, given, path, positive
+from study.cli.options import add_network_and_data, add_settings, given, path, requested, whole
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``train``."""
     add_network_and_data(parser)
     parser.add_argument("--mode", default="original", choices=get_args(Mode), help="what is trained")
-    parser.add_argument("--epochs", type=positive, default=30)
+    parser.add_argument("--epochs", type=whole(), default=30)
     add_settings(parser, TrainingFields)
     add_settings(parser, HeadFields)
     parser.add_argument("--seed", type=int, help="seed of weights and splits (default: as --pretrained, or 0)")
@@ -28,16 +28,10 @@ def execute(options: argparse.Namespace) -> None:
     from study.cli.printing import print_result
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
-    from study.run.train_one import ImageSource, default_folder, resolve_request, train_one
+    from study.run.one_network import default_folder, train_one
     from study.training.settings import TrainingSettings
 
-    network, data = resolve_request(
-        options.pretrained,
-        backbone=options.backbone,
-        width=options.width,
-        head=HeadSettings(**given(options, HeadFields)),
-        data=data_request(options),
-    )
+    network, data, source = requested(options, HeadSettings(**given(options, HeadFields)))
     training = TrainingSettings(
         mode=options.mode,
         schedule_epochs=1 if options.schedule == "constant" else options.epochs,
@@ -49,7 +43,7 @@ def execute(options: argparse.Namespace) -> None:
         network,
         training,
         data,
-        ImageSource(data_root=options.data_root, download=options.download),
+        source,
         epochs=options.epochs,
         device=options.device,
         folder=folder,

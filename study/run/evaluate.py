@@ -1,29 +1,38 @@
-"""Run a policy live on a split with one trained network, and report accuracy and costs."""
+"""Evaluate one trained network on a split: run a policy live, or ask how often the prediction engine is right."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from results.intervals import wilson_interval
+from results.parts import rows_of
 from study.arrays import Floats, batches
 from study.costs.costs import Costs, Measure
+from study.costs.measure.profile import Profile, read_profile
+from study.costs.model.devices import Device, LevelDevice, load_device
 from study.costs.model.dvfs import LevelCosts, Rule, simulate, smallest_slack
 from study.data.batches import normalize, place, to_device
 from study.data.settings import ImageSet
 from study.errors import UserError
+from study.fronts.engine_accuracy import prediction_accuracies, prediction_confusion
 from study.fronts.exit_statistics import exit_statistics
 from study.networks.precisions import Precision
 from study.policies.base import Policy
 from study.policies.live import run_policy
+from study.policies.policies import Predictive
 from study.policies.replay import Walk, join_walks, replay
 from study.policies.thresholds import Statistic, thresholds_from_logits
 from study.progress import Reporter
-from study.run.loaded_network import LoadedNetwork
+from study.run.one_network import LoadedNetwork
+from study.search.cost_source import MEASURED, cost_table, profiled_costs
 from study.traces.collect import trace_images
 from study.traces.trace import Trace
 
@@ -64,7 +73,7 @@ class Evaluation:
             if costs.holds(measure):
                 mean = float(costs.per_sample(self.walk, measure).mean())
                 result |= {name: mean, f"{measure}_share_of_classic": mean / costs.classic(measure)}
-        return result | {
+        result |= {
             "energy_source": costs.energy_source,
             "latency_source": costs.seconds_source,
             "costs_device": costs.device,
@@ -72,16 +81,12 @@ class Evaluation:
             "mean_exit": float(self.walk.exit_index.mean()),
             "mean_heads_run": float(self.walk.heads_run.mean()),
             "wall_clock_seconds_per_image": self.seconds / samples,
-            **self._agreement(),
         }
-
-    def _agreement(self) -> dict[str, float]:
-        """The share of images for which a replay of the trace stops at the exit of the live run."""
-        if self.trace is None:
-            return {}
-        again = replay(self.trace, self.policy)
-        same = (again.exit_index == self.walk.exit_index) & (again.predictions == self.walk.predictions)
-        return {"replay_agreement": float(same.mean())}
+        if self.trace is not None:
+            again = replay(self.trace, self.policy)
+            same = (again.exit_index == self.walk.exit_index) & (again.predictions == self.walk.predictions)
+            result["replay_agreement"] = float(same.mean())
+        return result
 
     def under_rule(self, levels: LevelCosts, rule: Rule, slack: float | None) -> dict[str, Any]:
         """The costs of the run if the frequency followed a rule.
@@ -150,7 +155,7 @@ def evaluate_one(
         statistic: of the thresholds.
         batch_size: images a batch; the published program takes 1.
         each_layer: also run every exit on every image, for the statistics of each layer.
-        costs: of the network, from :func:`costs_of`.
+        costs: of the network.
         reporter: told the number of images done.
     """
     network, info = loaded.runnable, loaded.dataset.info
@@ -187,3 +192,103 @@ def evaluate_one(
         network.precision,
         network.int8_execution,
     )
+
+
+def accuracy_forward(
+    loaded: LoadedNetwork,
+    images: ImageSet,
+    *,
+    betas: Sequence[float],
+    start_layer: int,
+    max_jump: int,
+    statistic: Statistic,
+) -> dict[str, Any]:
+    """Measure how often the engine predicts the right exit on a split.
+
+    Args:
+        loaded: the network, with trained exit heads.
+        images: of the split.
+        betas: one or several; the images are traced once.
+        start_layer, max_jump: of the engine.
+        statistic: of the thresholds.
+
+    Returns:
+        ``by_start_layer``, the accuracy for each beta and start layer. With one beta also ``prediction_accuracy``,
+        ``predictions`` and ``confusion`` (predicted and true distance) at ``start_layer``.
+
+    Raises:
+        UserError: the heads are not trained, or beta, start layer or jump do not fit the network.
+    """
+    if not loaded.heads_trained:
+        raise UserError("evaluate: the accuracy forward needs trained exit heads (train --mode exits)")
+    for beta in betas:
+        Predictive(beta, start_layer, max_jump).first_exit(loaded.runnable.exit_count)
+    split = trace_images(loaded.runnable, images, loaded.dataset.info)
+    trace = Trace(split.logits, split.labels, calibrate(loaded, statistic))
+    by_start_layer = list(rows_of(prediction_accuracies(trace, betas, max_jump=max_jump)))
+    result: dict[str, Any] = {"samples": len(split.labels)}
+    if len(betas) == 1:
+        confusion = prediction_confusion(trace, betas[0], start_layer, max_jump)
+        predictions = int(confusion.sum())
+        distances = [*map(str, range(1, max_jump)), f"{max_jump}+"]
+        result |= {
+            "prediction_accuracy": float(confusion.trace() / predictions) if predictions else None,
+            "predictions": predictions,
+            "confusion": [
+                {"predicted": name, **{f"true {true}": int(count) for true, count in zip(distances, row, strict=True)}}
+                for name, row in zip(distances, confusion, strict=True)
+            ],
+        }
+    return {**result, "by_start_layer": by_start_layer}
+
+
+def load_costs(costs: str, rule: str | None, slack: float | None) -> Device | Profile:
+    """The device table, by name or path, or the measured profile (a ``.json`` file) that the options of costs name.
+
+    Raises:
+        UserError: there is no such table or profile, or slack, rule and table do not fit together.
+        OSError: a profile cannot be read.
+    """
+    if slack is not None and (rule is None or not (math.isfinite(slack) and slack >= 0)):
+        raise UserError(f"--dvfs-slack {slack:g}: expected a finite number from 0, beside --dvfs")
+    source = read_profile(Path(costs)) if costs.endswith(".json") else load_device(costs)
+    if rule is not None and not isinstance(source, LevelDevice):
+        raise UserError(f"--dvfs: {costs} has no frequency levels: name a device table with levels, as jetson-tx2")
+    return source
+
+
+def costs_of(loaded: LoadedNetwork, name: str, source: Device | Profile, *, other_device: bool) -> Costs:
+    """The costs of a network.
+
+    Args:
+        loaded: the network.
+        name: of the device table, or the path of the profile.
+        source: from :func:`load_costs`.
+        other_device: accept a profile of another device than the network's.
+
+    Raises:
+        UserError: the table lacks the precision, or the profile is of another device, network or precision.
+    """
+    network = loaded.runnable
+    table = cost_table(MEASURED) if isinstance(source, Profile) else source
+    costs = table.costs(loaded.network, precision=network.precision, batch_size=1)
+    if not isinstance(source, Profile):
+        return costs
+    return profiled_costs(Path(name), source, costs, network.precision, None if other_device else network.device)
+
+
+def levels_of(
+    loaded: LoadedNetwork, source: Device | Profile, policy: Policy, rule: Rule, slack: float | None
+) -> LevelCosts:
+    """The costs of a network at each frequency level, before anything runs.
+
+    Raises:
+        UserError: the device lacks the precision of the network, or the policy cannot keep the deadline within the
+            slack; the message names the smallest possible slack.
+    """
+    assert isinstance(source, LevelDevice), "checked before the network was loaded"
+    levels = source.level_costs(loaded.network, precision=loaded.runnable.precision, batch_size=1)
+    smallest = smallest_slack(levels, policy, levels.exit_count)
+    if rule == "deadline" and slack is not None and slack < smallest:
+        raise UserError(f"--dvfs-slack {slack:g}: the worst walk of this policy needs at least {smallest:.6g}")
+    return levels

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from study.checkpoints.description import WeightsId
-from study.checkpoints.pretrained import load_pretrained
 from study.checkpoints.tensors import save, weights_fingerprint
 from study.execution.executor import TrainingContext
 from study.execution.trial import read_trial
@@ -19,16 +20,15 @@ from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState, evaluate_split
 
 
-def adopt_pretrained(path: Path, plan: TrialPlan, context: TrainingContext) -> TrialRecord:
+def adopt_pretrained(tensors: Mapping[str, Tensor], plan: TrialPlan, context: TrainingContext) -> TrialRecord:
     """The user's own backbone as the one trial of phase 1a, with its validation accuracy.
 
     Args:
-        path: of the weights.
+        tensors: the weights.
         plan: of the trial, without a parent.
         context: the images and the run folder.
     """
     info = context.dataset.info
-    _, tensors = load_pretrained(path)
     plan = dataclasses.replace(plan, parent=WeightsId("weights", weights_fingerprint(tensors)))
     folder = context.checkpoints / plan.trial_id
     if read_trial(plan, context.checkpoints) is None:

@@ -19,8 +19,8 @@ from study.errors import UserError
 from study.progress import Reporter
 from study.run.folder import STUDY_FILE, stored_study_file, without_free_keys
 from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
-from study.search.optuna_search import list_exact_points, search
-from study.search.test_front import front_of, front_on_test, network_exit_rows
+from study.run.run import search_networks, write_front
+from study.search.test_front import front_of
 from study.storage.publish import check_writable
 from study.traces.store import stored_traces, write_trace
 
@@ -78,16 +78,7 @@ def search_again(folder: Path, reporter: Reporter) -> None:
     for name in ("operating_points", "exits", "front"):
         for part in (tables / name).glob("part-*.parquet"):
             part.unlink()
-    if points.search == "exact":
-        list_exact_points(points, networks, tables, name="pack", reporter=reporter, stamp=stamp)
-    else:
-        search(points, networks, tables, seed=spec.seed, name="pack", reporter=reporter, stamp=stamp)
-    found = of_data(read_table(tables, "operating_points"), data)
-    front = front_of(found, points.objectives)
+    search_networks(spec, networks, tables, name="pack", reporter=reporter, stamp=stamp)
+    front = front_of(of_data(read_table(tables, "operating_points"), data), points.objectives)
     digest = next(trace.images_digest for trace in stored_traces(folder / "traces") if trace.split == "test")
-    rows, exit_rows = front_on_test(
-        front, networks, points.objectives, lambda one: tests[one.weights, one.precision], digest
-    )
-    own = [row for network in networks for row in network_exit_rows(network)]
-    write_part(tables, "exits", [{**row, **stamp} for row in own + exit_rows], data)
-    write_part(tables, "front", [{**row, **stamp} for row in rows], data)
+    write_front(tables, front, points, networks, tests, digest, stamp)

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from search_spaces.spec import DataSpec, OperatingPointsSpec, ResourcesSpec, StudySpec
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.costs.flops import count_work
+from study.costs.model.devices import Device
 from study.data.loading import count_test_images, load_dataset
-from study.data.settings import DataInfo, Dataset, DataSettings, resolve
+from study.data.settings import Dataset, DataSettings, resolve
 from study.errors import UserError
 from study.execution.executor import Executor, device_of
 from study.networks.construction import check_network, new_network
-from study.networks.precisions import Precision
 from study.networks.quantization import check_precision
 from study.progress import Reporter
 from study.run.folder import STUDY_FILE, Difference, recorded_precisions, refuse_other_study
@@ -66,6 +67,10 @@ class StudyPlan:
     trials: StudyTrials
     datasets: Mapping[str, DatasetPlan]
     """By name."""
+    cost_table: Device
+    """The device table that models the costs of phase 2, or counts the operations where costs are measured."""
+    own_weights: Mapping[str, Tensor] | None
+    """The user's own weights, which take the place of the backbones."""
     grown: tuple[Difference, ...]
     """In what the study is larger than the study that the run folder holds."""
 
@@ -98,9 +103,12 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
         UserError: a name or value that the program does not know, images that are missing or damaged, or a run folder
             that holds another study or cannot be written.
     """
-    all_settings, trials = resolve_names(spec)
+    all_settings, trials, table = resolve_names(spec)
+    own_path = user_path(trials.pretrained) if trials.pretrained else None
+    own_weights = load_pretrained(own_path)[1] if own_path else None
     check_writable(where.folder)
     spec = resolve_precision(spec, recorded_precisions(where.folder), executor, where.reporter)
+    trials = draw_trials(spec)  # the same draw, with the resolved precision
     grown = refuse_other_study(spec, where.folder, extend=extend)
     # A damaged test image is reported now, not after the training. A later start need not read the test images again.
     new = extend or not (where.folder / STUDY_FILE).is_file()
@@ -112,28 +120,31 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
         )
         for one in all_settings
     }
+    points = spec.operating_points
+    networks = {plan.network for plan in trials.exits_on_each(trials.backbones.plans)}
     for planned in datasets.values():
-        _check_images(spec, trials, planned.dataset.info)
-    trials = replace(
-        trials,
-        backbones=trials.backbones.trained_as(spec.backbones),
-        exits=trials.exits.trained_as(spec.exits),
+        info = planned.dataset.info
+        with _named(spec.name):  # the costs of a network are known before the network is trained
+            check_slack(points, table, (count_work(new_network(one, info, spec.seed)) for one in networks))
+        if own_path and own_weights:
+            check_fit(own_path, own_weights, trials.backbones.plans[0].network, info)
+    return StudyPlan(
+        spec=spec, trials=trials, datasets=datasets, cost_table=table, own_weights=own_weights, grown=tuple(grown)
     )
-    return StudyPlan(spec=spec, trials=trials, datasets=datasets, grown=tuple(grown))
 
 
-def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials]:
+def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials, Device]:
     """Resolve every name of a study and draw its trials, before any image is read.
 
     Returns:
-        The settings of the data sets, and the trials.
+        The settings of the data sets, the trials, and the device table that costs are computed with.
 
     Raises:
         UserError: a name or value that the program does not know.
     """
     points = spec.operating_points
     with _named(spec.name):
-        _check_search(points, spec.resources)
+        table = _check_search(points, spec.resources)
     all_settings = [data_settings(spec.data, name, seed=spec.seed) for name in spec.data.names]
     trials = draw_trials(spec)
     backbones = trials.backbones.plans
@@ -143,7 +154,7 @@ def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials]:
         check_depth(points, depth)
         if trials.pretrained:
             _check_pretrained(user_path(trials.pretrained), len(backbones))
-    return all_settings, trials
+    return all_settings, trials, table
 
 
 def data_settings(data: DataSpec, name: str, *, seed: int) -> DataSettings:
@@ -197,15 +208,16 @@ def _named(study: str) -> Iterator[None]:
         raise UserError(f"{study}: {error}") from None
 
 
-def _check_search(points: OperatingPointsSpec, resources: ResourcesSpec) -> None:
-    """Check the names, precisions and costs of phase 2."""
+def _check_search(points: OperatingPointsSpec, resources: ResourcesSpec) -> Device:
+    """Check the names, precisions and costs of phase 2; returns the device table of its costs."""
     device = device_of(resources)
     at_hand = device.type == "cpu" or torch.cuda.is_available()  # the driver of a cluster may have no GPU
     check_names(points)
     precisions = [check_precision(str(name), device if at_hand else None) for name in points.quantization.values]
     stored_will_do = resources.profiles_of_other_device or not at_hand
-    check_costs(points, precisions, device, stored_will_do=stored_will_do)
+    table = check_costs(points, precisions, device, stored_will_do=stored_will_do)
     check_covered(points)
+    return table
 
 
 def _check_pretrained(path: Path, backbones: int) -> None:
@@ -217,23 +229,6 @@ def _check_pretrained(path: Path, backbones: int) -> None:
         )
     if not path.exists():
         raise UserError(f"backbones.pretrained: {path} does not exist")
-    load_pretrained(path)
-
-
-def _check_images(spec: StudySpec, trials: StudyTrials, info: DataInfo) -> None:
-    """Check what depends on the images: that a policy can keep the slack, and that the user's own weights fit.
-
-    The costs of a network are known before the network is trained.
-    """
-    points, backbones = spec.operating_points, trials.backbones.plans
-    if "deadline" in points.dvfs.values and points.dvfs_slack != "auto":
-        networks = {plan.network for plan in trials.exits_on_each(backbones)}
-        works = [count_work(new_network(network, info, spec.seed)) for network in networks]
-        with _named(spec.name):
-            check_slack(points, works, [cast(Precision, name) for name in points.quantization.values])
-    if trials.pretrained:
-        path = user_path(trials.pretrained)
-        check_fit(path, load_pretrained(path)[1], backbones[0].network, info)
 
 
 def images_line(name: str, counts: Mapping[str, int]) -> str:

@@ -29,8 +29,7 @@ from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import check_precision, prepare
 from study.networks.settings import NetworkSettings
 from study.progress import Reporter
-from study.run.loaded_network import refuse_other_network
-from study.run.train_one import ImageSource
+from study.run.one_network import ImageSource, refuse_other_network
 from study.storage.publish import check_writable, content_hash, safe_name
 from study.traces.collect import ready
 
@@ -83,7 +82,7 @@ def profile_network(
     """Measure a network at each precision and batch size, and write each profile as JSON.
 
     Args:
-        settings, data: settings from :func:`study.run.train_one.resolve_request`.
+        settings, data: settings from :func:`study.run.one_network.resolve_request`.
         source: source of the images from which int8 takes ranges.
         pretrained: trained weights; None: random weights, which cost the same.
         classes: number of classes of an untrained network.

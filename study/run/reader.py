@@ -76,6 +76,7 @@ def stored_networks(
     works: dict[WeightsId, NetworkWork] = {}
     rules, limit = points.dvfs.values != ("none",), points.constraints.memory is not None
     needs_work = with_memory or rules or limit or not same_costs
+    device = load_device(points.costs) if rules or not same_costs else None  # a table of one's own may be gone
     networks = []
     for (weights, precision), splits in found.items():
         if missing := {"calibration", "validation"} - set(splits):
@@ -87,11 +88,10 @@ def stored_networks(
             )
         if needs_work and weights not in works:
             works[weights] = _work(folder, study.data, splits["validation"])
-        if same_costs:
+        if device is None or same_costs:
             name = f"{weights.file_stem}-{precision}-batch{points.batch_size}.json"
             costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
         else:
-            device = load_device(points.costs)
             costs = device.costs(works[weights], precision=precision, batch_size=points.batch_size)
         calibration, validation = splits["calibration"].read(), splits["validation"].read()
         shapes = {one.logits.shape[1:] for one in (calibration, validation)}
@@ -106,7 +106,7 @@ def stored_networks(
         asked = ", ".join(map(str, points.quantization.values))
         raise UserError(f"{folder / 'traces'} holds no traces of a network at {asked}")
     check_comparable([network.costs for network in networks])
-    return with_frequencies(points, networks)
+    return with_frequencies(points, device, networks) if device else networks
 
 
 def _newest(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,6 @@ from study.checkpoints.description import read_description
 from study.costs.flops import count_work
 from study.costs.published_program import published_program_flops
 from study.data.loading import load_test_set
-from study.data.settings import Dataset, DataSettings
 from study.errors import UserError
 from study.execution.executor import Executor, NamedImages, Network, TrainingContext, trace_networks
 from study.execution.local import LocalExecutor
@@ -36,15 +36,13 @@ from study.progress import Reporter
 from study.run.folder import claim_folder, refuse_other_study
 from study.run.halving import run_phase
 from study.run.own_weights import adopt_pretrained
-from study.run.plan import StudyPlan, images_line, make_plan
-from study.run.provenance import Provenance
-from study.run.tables import write_trials
-from study.run.trials import PhaseTrials, StudyTrials
+from study.run.plan import DatasetPlan, StudyPlan, images_line, make_plan
+from study.run.tables import Provenance, write_trials
+from study.run.trials import PhaseTrials
 from study.search.cost_source import price, with_frequencies
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows, why_no_front
 from study.search.traced_network import TracedNetwork
-from study.storage.home import user_path
 from study.storage.locks import exclusive, is_held
 from study.storage.publish import content_hash, set_aside, sweep, sweep_drafts
 from study.traces.store import TraceStore
@@ -79,17 +77,18 @@ class RunContext:
 class DatasetRun:
     """A study on one of its data sets. The data sets of a study share settings and run folder, and nothing else."""
 
-    settings: DataSettings
-    dataset: Dataset
+    plan: StudyPlan
+    where: RunContext
+    data: DatasetPlan
     context: TrainingContext
     executor: Executor
     traces: TraceStore
     provenance: Provenance
 
-    @property
+    @cached_property
     def stamp(self) -> dict[str, str]:
         """The columns that all rows of this start carry."""
-        return {"data": self.settings.name, "provenance": self.provenance.name()}
+        return {"data": self.data.settings.name, "provenance": self.provenance.name()}
 
 
 def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> None:
@@ -131,17 +130,12 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
         grown = refuse_other_study(plan.spec, where.folder, extend=extend)
         claim_folder(plan.spec, where.folder, plan.digests, grown)
         mend(where.folder)
-        for name, planned in plan.datasets.items():
-            where.reporter.line(images_line(name, planned.image_counts))
-        dataset_runs = [
-            _dataset_run(plan.spec, where, executor, planned.settings, planned.dataset)
-            for planned in plan.datasets.values()
-        ]
-        networks = [_train(plan.trials, where, dataset_run) for dataset_run in dataset_runs]
-        for dataset_run, records in zip(dataset_runs, networks, strict=True):
-            traced = trace_best_networks(plan, where, dataset_run, records)
-            points = search_operating_points(plan.points, where, dataset_run, traced, seed=plan.spec.seed)
-            finish(plan, where, dataset_run, traced, points)
+        for name, data in plan.datasets.items():
+            where.reporter.line(images_line(name, data.image_counts))
+        runs = [_dataset_run(plan, where, executor, data) for data in plan.datasets.values()]
+        for run, records in [(run, _train(run)) for run in runs]:
+            traced = trace_best_networks(run, records)
+            finish(run, traced, search_operating_points(run, traced))
 
 
 def executor_of(spec: StudySpec, where: RunContext) -> Executor:
@@ -194,71 +188,70 @@ def mend(folder: Location) -> None:
         set_aside(part, str(error))
 
 
-def _dataset_run(
-    spec: StudySpec, where: RunContext, executor: Executor, settings: DataSettings, dataset: Dataset
-) -> DatasetRun:
-    context = TrainingContext(checkpoints=where.checkpoints, dataset=dataset, reporter=where.reporter)
-    provenance = Provenance(spec, dataset.info.digest)
+def _dataset_run(plan: StudyPlan, where: RunContext, executor: Executor, data: DatasetPlan) -> DatasetRun:
+    provenance = Provenance(plan.spec, data.dataset.info.digest)
     provenance.record(where.tables)
-    traces = TraceStore(where.folder / "traces", where.checkpoints, dataset.calibration, executor.device)
     return DatasetRun(
-        settings=settings, dataset=dataset, context=context, executor=executor, traces=traces, provenance=provenance
+        plan=plan,
+        where=where,
+        data=data,
+        context=TrainingContext(checkpoints=where.checkpoints, dataset=data.dataset, reporter=where.reporter),
+        executor=executor,
+        traces=TraceStore(where.folder / "traces", where.checkpoints, data.dataset.calibration, executor.device),
+        provenance=provenance,
     )
 
 
-def _train(trials: StudyTrials, where: RunContext, dataset_run: DatasetRun) -> list[TrialRecord]:
+def _train(run: DatasetRun) -> list[TrialRecord]:
     """Phase 1; returns the trials of exit heads, best first."""
-    data = dataset_run.settings.name
-    backbones = _readable(lambda: train_backbones(trials, dataset_run), trials.backbones.keep, where)
-    write_trials(where.tables, backbones, dataset_run.provenance, data=data, part=f"{data}-backbones")
-    exits = _readable(lambda: train_exits(trials, dataset_run, backbones), trials.exits.keep, where)
-    write_trials(where.tables, exits, dataset_run.provenance, data=data, part=f"{data}-exits")
-    return exits
+    trials = run.plan.trials
+    backbones = _readable(run, trials.backbones, lambda: _train_backbones(run))
+    parents = [record for record in backbones if record.usable][: trials.backbones.keep]
+
+    def train_exits() -> list[TrialRecord]:
+        plans = [plan for parent in parents for plan in trials.exits_on(parent.plan, parent.weights)]
+        return _train_all(run, trials.exits, plans)
+
+    return _readable(run, trials.exits, train_exits)
 
 
-def _readable(train: Callable[[], list[TrialRecord]], most: int, where: RunContext) -> list[TrialRecord]:
+def _readable(run: DatasetRun, phase: PhaseTrials, train: Callable[[], list[TrialRecord]]) -> list[TrialRecord]:
     """The trials of a phase, after a full read of the best weights; damaged trials are set aside and trained again.
 
     Raises:
         UserError: again and again.
     """
+    checkpoints, data = run.where.checkpoints, run.data.settings.name
     for _ in range(3):
         records = train()
-        best = [record for record in records if record.usable][:most]
-        damaged = [record for record in best if set_aside_if_damaged(record, where.checkpoints)]
+        best = [record for record in records if record.usable][: phase.keep]
+        damaged = [record for record in best if set_aside_if_damaged(record, checkpoints)]
         if not damaged:
+            write_trials(run.where.tables, records, run.provenance, data=data, part=f"{data}-{phase.plans[0].phase}")
             return records
-    raise UserError(f"{where.checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
+    raise UserError(f"{checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
 
 
-def train_backbones(trials: StudyTrials, dataset_run: DatasetRun) -> list[TrialRecord]:
+def _train_backbones(run: DatasetRun) -> list[TrialRecord]:
     """Phase 1a: backbones, or the weights of the user in their place."""
-    plans = trials.backbones_on(dataset_run.dataset.info.digest)
-    if trials.pretrained:
-        return [adopt_pretrained(user_path(trials.pretrained), plans[0], dataset_run.context)]
-    return _train_all(plans, trials.backbones, dataset_run)
+    trials = run.plan.trials
+    plans = trials.backbones_on(run.data.dataset.info.digest)
+    if run.plan.own_weights is not None:
+        return [adopt_pretrained(run.plan.own_weights, plans[0], run.context)]
+    return _train_all(run, trials.backbones, plans)
 
 
-def train_exits(trials: StudyTrials, dataset_run: DatasetRun, backbones: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Phase 1b: exit heads on the best backbones; the usable trials, best first."""
-    parents = [record for record in backbones if record.usable][: trials.backbones.keep]
-    plans = [plan for parent in parents for plan in trials.exits_on(parent.plan, parent.weights)]
-    return _train_all(plans, trials.exits, dataset_run)
-
-
-def _train_all(plans: Sequence[TrialPlan], half: PhaseTrials, dataset_run: DatasetRun) -> list[TrialRecord]:
-    records = run_phase(plans, half.section, dataset_run.context, dataset_run.executor, keep=half.keep)
+def _train_all(run: DatasetRun, phase: PhaseTrials, plans: Sequence[TrialPlan]) -> list[TrialRecord]:
+    records = run_phase(plans, phase.section, run.context, run.executor, keep=phase.keep)
     if not any(record.usable for record in records):
         error = next((record.error for record in records if record.error), "every trial diverged")
-        raise UserError(f"no trial of phase {plans[0].phase} could be trained: {error}")
+        raise UserError(f"no trial of phase {phase.plans[0].phase} could be trained: {error}")
     return records
 
 
-def trace_best_networks(
-    plan: StudyPlan, where: RunContext, dataset_run: DatasetRun, records: Sequence[TrialRecord]
-) -> list[TracedNetwork]:
+def trace_best_networks(run: DatasetRun, records: Sequence[TrialRecord]) -> list[TracedNetwork]:
     """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
-    points, dataset = plan.points, dataset_run.dataset
+    points, dataset = run.plan.points, run.data.dataset
     splits = {
         "calibration": NamedImages(images=dataset.calibration, digest=dataset.info.digest),
         "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
@@ -266,34 +259,28 @@ def trace_best_networks(
     best = [record for record in records if record.usable][: points.networks]
     weights = [record.weights for record in best if record.weights]
     networks = [(name, cast(Precision, precision)) for name in weights for precision in points.quantization.values]
-    logits = trace_networks(networks, splits, dataset_run.traces, dataset_run.executor, where.reporter)
-    traced = [
-        _priced(plan, where, dataset_run, network, {split: logits[network, split] for split in splits})
-        for network in networks
-    ]
+    logits = trace_networks(networks, splits, run.traces, run.executor, run.where.reporter)
+    traced = [_priced(run, network, {split: logits[network, split] for split in splits}) for network in networks]
     check_comparable([network.costs for network in traced])
-    return with_frequencies(points, traced)
+    return with_frequencies(points, run.plan.cost_table, traced)
 
 
-def _priced(
-    plan: StudyPlan, where: RunContext, dataset_run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
-) -> TracedNetwork:
-    points, (name, precision) = plan.points, network
+def _priced(run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]) -> TracedNetwork:
+    points, where, (name, precision) = run.plan.points, run.where, network
     checkpoint = read_description(where.checkpoints / name.trial_id / "best")
     assert checkpoint is not None, "the network was just traced from this checkpoint"
     network_shape = meta_network(checkpoint.network, checkpoint.data)
     work = count_work(network_shape)
-    file = f"{name.file_stem}-{precision}-batch{points.batch_size}.json"
-    profile_path = where.folder / "profiles" / file
+    profile_path = where.folder / "profiles" / f"{name.file_stem}-{precision}-batch{points.batch_size}.json"
+    # Of which device a profile is, its node has seen to; that of the driver may be another.
+    any_device = run.plan.spec.resources.profiles_of_other_device or where.address is not None
     costs = price(
         points,
-        work,
+        run.plan.cost_table.costs(work, precision=precision, batch_size=points.batch_size),
         precision,
-        lambda: dataset_run.executor.measure(network, points, profile_path, dataset_run.traces),
+        lambda: run.executor.measure(network, points, profile_path, run.traces),
         profile_path,
-        device_here=dataset_run.traces.device,
-        # Of which device a profile is, its node has seen to; that of the driver may be another.
-        other_device=plan.resources.profiles_of_other_device or where.address is not None,
+        device_here=None if any_device else run.traces.device,
         reporter=where.reporter,
     )
     return TracedNetwork(
@@ -322,21 +309,29 @@ def search_groups(points: OperatingPointsSpec, traced: Sequence[TracedNetwork]) 
     return {content_hash(sorted(network.identity for network in group)): group for group in groups}
 
 
-def search_operating_points(
-    points: OperatingPointsSpec,
-    where: RunContext,
-    dataset_run: DatasetRun,
-    traced: Sequence[TracedNetwork],
+def search_networks(
+    spec: StudySpec,
+    networks: Sequence[TracedNetwork],
+    tables: Location,
     *,
-    seed: int,
-) -> pd.DataFrame:
+    name: str,
+    reporter: Reporter,
+    stamp: Mapping[str, str],
+) -> None:
+    """One search of phase 2, or the whole exact front; the rows go to the table ``operating_points``."""
+    points = spec.operating_points
+    if points.search == "exact":
+        list_exact_points(points, networks, tables, name=name, reporter=reporter, stamp=stamp)
+    else:
+        search(points, networks, tables, seed=spec.seed, name=name, reporter=reporter, stamp=stamp)
+
+
+def search_operating_points(run: DatasetRun, traced: Sequence[TracedNetwork]) -> pd.DataFrame:
     """Phase 2; returns the rows of its searches in the table ``operating_points``."""
+    points, where = run.plan.points, run.where
     groups = search_groups(points, traced)
     for name, group in groups.items():
-        if points.search == "exact":
-            list_exact_points(points, group, where.tables, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
-        else:
-            search(points, group, where.tables, seed=seed, name=name, reporter=where.reporter, stamp=dataset_run.stamp)
+        search_networks(run.plan.spec, group, where.tables, name=name, reporter=where.reporter, stamp=run.stamp)
     table = read_or_empty(where.tables, "operating_points")
     table = table[table["search"].isin(list(groups))]
     failed = table[table["state"] == "FAIL"]
@@ -345,39 +340,55 @@ def search_operating_points(
     return table
 
 
-def finish(
-    plan: StudyPlan,
-    where: RunContext,
-    dataset_run: DatasetRun,
-    traced: Sequence[TracedNetwork],
-    points: pd.DataFrame,
-) -> None:
+def finish(run: DatasetRun, traced: Sequence[TracedNetwork], points: pd.DataFrame) -> None:
     """Evaluate the front once on the test split, and write the last tables.
 
     Raises:
         UserError: the front is empty: no operating point could be evaluated, or none keeps the constraints.
     """
-    objectives, data = plan.points.objectives, dataset_run.settings.name
-
-    stamp = dataset_run.stamp  # once: it asks the disk for versions
-
-    def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        write_part(where.tables, name, [{**row, **stamp} for row in rows], data)
-
-    own_exit_rows = [row for network in traced for row in network_exit_rows(network)]
-    write("costs", [row for network in traced for row in cost_rows(network)])
-    front = front_of(points, objectives)
+    where, settings = run.where, run.data.settings
+    _write(where.tables, "costs", [row for network in traced for row in cost_rows(network)], run.stamp)
+    front = front_of(points, run.plan.points.objectives)
     if front.empty:
-        write("exits", own_exit_rows)
-        raise UserError(f"{plan.spec.name}: {why_no_front(points)}")
+        _write(where.tables, "exits", [row for network in traced for row in network_exit_rows(network)], run.stamp)
+        raise UserError(f"{run.plan.spec.name}: {why_no_front(points)}")
     where.reporter.line(f"test: {len(front)} points of the front")
-    test_set = load_test_set(dataset_run.settings, where.data_root, download=where.download)
+    test_set = load_test_set(settings, where.data_root, download=where.download)
     # Those without a point on the front too: `compare` reports what else could have been made of them.
     networks: list[Network] = [(one.weights, one.precision) for one in traced]
     test = NamedImages(images=test_set, digest=test_set.digest)
-    logits = trace_networks(networks, {"test": test}, dataset_run.traces, dataset_run.executor, where.reporter)
+    logits = trace_networks(networks, {"test": test}, run.traces, run.executor, where.reporter)
+    tests = {network: logits[network, "test"] for network in networks}
+    write_front(where.tables, front, run.plan.points, traced, tests, test.digest, run.stamp)
+
+
+def write_front(
+    tables: Location,
+    front: pd.DataFrame,
+    points: OperatingPointsSpec,
+    networks: Sequence[TracedNetwork],
+    tests: Mapping[Network, SplitLogits],
+    digest: str,
+    stamp: Mapping[str, str],
+) -> None:
+    """Evaluate a front on the test split, and write the tables ``exits`` and ``front``.
+
+    Args:
+        tables: of the run folder.
+        front: from :func:`study.search.test_front.front_of`.
+        points: the search space.
+        networks: that were searched.
+        tests: their test traces.
+        digest: of the test images.
+        stamp: columns that all rows share; ``data`` names the part.
+    """
     rows, exit_rows = front_on_test(
-        front, traced, objectives, lambda one: logits[(one.weights, one.precision), "test"], test.digest
+        front, networks, points.objectives, lambda one: tests[one.weights, one.precision], digest
     )
-    write("exits", own_exit_rows + exit_rows)
-    write("front", rows)
+    own_exit_rows = [row for network in networks for row in network_exit_rows(network)]
+    _write(tables, "exits", own_exit_rows + exit_rows, stamp)
+    _write(tables, "front", rows, stamp)
+
+
+def _write(tables: Location, name: str, rows: Sequence[Mapping[str, Any]], stamp: Mapping[str, str]) -> None:
+    write_part(tables, name, [{**row, **stamp} for row in rows], stamp["data"])

@@ -34,12 +34,6 @@ class PhaseTrials:
     plans: tuple[TrialPlan, ...]
     """In the order of the search, without the digest of the images, and of exit heads without the backbone."""
 
-    def trained_as(self, section: TrainingSpec) -> PhaseTrials:
-        """The same trials with the precision of another section."""
-        precision = dict(section)["precision"]
-        plans = [replace(plan, training=replace(plan.training, precision=precision)) for plan in self.plans]
-        return replace(self, section=section, plans=tuple(plans))
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudyTrials:

@@ -18,12 +18,12 @@ from study.costs.costs import Costs, same_flops
 from study.costs.flops import NetworkWork
 from study.costs.measure import bench
 from study.costs.measure.meters import find_meter
-from study.costs.measure.profile import check_same_device, read_profile
-from study.costs.model.devices import LevelDevice, load_device
+from study.costs.measure.profile import Profile, check_same_device, read_profile
+from study.costs.model.devices import Device, LevelDevice, load_device, part_formats
 from study.costs.model.dvfs import RULES, LevelCosts, smallest_slack
 from study.errors import UserError
 from study.networks.inference_network import RunnableNetwork
-from study.networks.precisions import FORMATS, Precision
+from study.networks.precisions import Precision
 from study.networks.quantization import int8_execution
 from study.policies.policies import POLICIES
 from study.progress import Reporter
@@ -35,13 +35,22 @@ SUSPECT = 0.15
 """Relative error of the sum of a profile's parts above which a doubt is printed."""
 
 
+def cost_table(costs: str) -> Device:
+    """The device table of some costs; for measured costs the table that counts their operations.
+
+    Raises:
+        UserError: there is no such device table.
+    """
+    return load_device(DEFAULT_DEVICE if costs == MEASURED else costs)
+
+
 def check_costs(
     points: OperatingPointsSpec,
-    precisions: Sequence[Precision],
+    precisions: Sequence[str],
     device_here: torch.device,
     *,
     stored_will_do: bool = False,
-) -> None:
+) -> Device:
     """Refuse costs that lack what the study asks for.
 
     Args:
@@ -49,6 +58,9 @@ def check_costs(
         precisions: of the networks.
         device_here: the device that measured costs would be of.
         stored_will_do: profiles are stored already; this device need not be able to measure.
+
+    Returns:
+        The :func:`cost_table` of the study.
 
     Raises:
         UserError: there is no such device table, it lacks a precision, or it knows no time or no frequency levels and
@@ -63,8 +75,8 @@ def check_costs(
         raise UserError(
             "operating_points.dvfs: none leaves idle energy out, so it cannot stand beside rules; race_to_idle is f_max"
         )
-    device = None if points.costs == MEASURED else load_device(points.costs)
-    if device is None and not stored_will_do:
+    device, measured = cost_table(points.costs), points.costs == MEASURED
+    if measured and not stored_will_do:
         try:  # a counter that is there but cannot be read is told now, not after hours of training
             find_meter(device_here)
         except UserError as error:
@@ -74,56 +86,50 @@ def check_costs(
                 f"operating_points.costs: int8 is only simulated on this {device_here.type}, so its time cannot be "
                 "measured: leave int8 out of quantization, or set costs to a device table"
             )
-    if device is not None:
-        known = device.table.formats
-        for precision in precisions:
-            for number in (FORMATS[precision].backbone.name, FORMATS[precision].heads.name):
-                if number not in known:
-                    raise UserError(
-                        f"operating_points.costs: device {device.table.name} has no {number}, which quantization "
-                        f"{precision} needs: it has {', '.join(known)}"
-                    )
-    if rules != ("none",) and not isinstance(device, LevelDevice):
+    for precision in precisions:
+        try:
+            part_formats(precision, device.table)
+        except UserError as error:
+            raise UserError(f"operating_points.costs: {error}") from None
+    levelled = isinstance(device, LevelDevice)
+    if rules != ("none",) and not levelled:
         raise UserError(
             f"operating_points.dvfs: {points.costs} has no frequency levels: set operating_points.costs to a device "
             "table with levels, as jetson-tx2"
         )
     timed = [name for name in (*points.objectives, *points.constraints.limits) if name.startswith("latency")]
-    if timed and device is not None and not isinstance(device, LevelDevice):
+    if timed and not (measured or levelled):
         raise UserError(
             f"operating_points: {timed[0]} needs seconds, and {points.costs} knows none: set operating_points.costs to "
             f"{MEASURED}, or to a device table with levels, as jetson-tx2"
         )
+    return device
 
 
 def price(
     points: OperatingPointsSpec,
-    work: NetworkWork,
+    costs: Costs,
     precision: Precision,
     measure_profile: Callable[[], None],
     profile_path: Location,
     *,
-    device_here: torch.device,
-    other_device: bool,
+    device_here: torch.device | None,
     reporter: Reporter,
 ) -> Costs:
-    """The costs of a network at a precision.
+    """The costs of a network at a precision: modelled, or measured.
 
     Args:
-        points: names the costs and the batch size.
-        work: counted, of the network.
+        points: says whether costs are measured.
+        costs: of the network, by the :func:`cost_table` of the study.
         precision: of the network.
         measure_profile: measures the network and writes the profile; called where measured costs have no profile yet.
         profile_path: where the profile or the costs are kept.
-        device_here: the device that runs.
-        other_device: whether a measured profile may be of another device.
+        device_here: the device of which a measured profile must be; None: of any device.
         reporter: told how well the parts of a new profile add up.
 
     Raises:
         UserError: a stored profile cannot be read, or is of another device or network.
     """
-    table = load_device(DEFAULT_DEVICE if points.costs == MEASURED else points.costs)
-    costs = table.costs(work, precision=precision, batch_size=points.batch_size)
     if points.costs != MEASURED:
         write_atomic(profile_path, costs.to_json().encode())
         return costs
@@ -135,12 +141,35 @@ def price(
         error = profile.relative_error_seconds
         doubt = "; was the machine busy?" if abs(error) > SUSPECT else ""
         reporter.line(f"measured {profile_path.stem}: sum of segments {error:+.1%} off an end-to-end run{doubt}")
-    if not other_device:
-        check_same_device(profile, device_here)
-    if (profile.precision, profile.costs.batch_size) != (precision, points.batch_size) or not same_flops(
-        profile.costs, costs
-    ):
-        raise UserError(f"{profile_path} is a profile of another network, precision or batch size: remove it")
+    if profile.costs.batch_size != costs.batch_size:
+        raise UserError(f"{profile_path} is a profile of another batch size: remove it")
+    return profiled_costs(profile_path, profile, costs, precision, device_here)
+
+
+def profiled_costs(
+    path: Location, profile: Profile, counted: Costs, precision: Precision, device: torch.device | None
+) -> Costs:
+    """The costs of a measured profile that is of a network.
+
+    Args:
+        path: of the profile.
+        profile: the content of the file.
+        counted: the FLOPs of the network.
+        precision: of the network.
+        device: the device of which the profile must be; None: of any device.
+
+    Raises:
+        UserError: the profile is of another device, network or precision.
+    """
+    if device is not None:
+        try:
+            check_same_device(profile, device)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    if profile.precision != precision:
+        raise UserError(f"{path} is a profile at {profile.precision}, not at {precision}")
+    if not same_flops(profile.costs, counted):
+        raise UserError(f"{path} is a profile of another network: its parts count other FLOPs")
     return profile.costs
 
 
@@ -165,19 +194,20 @@ def measure(
     """
     if profile_path.exists():
         return
-    counted = load_device(DEFAULT_DEVICE).costs(work, precision=precision, batch_size=points.batch_size)
+    counted = cost_table(MEASURED).costs(work, precision=precision, batch_size=points.batch_size)
     profile = bench.measure_profile(network, counted=counted, batch_size=points.batch_size, meter=find_meter(device))
     write_atomic(profile_path, profile.to_json().encode())
 
 
-def with_frequencies(points: OperatingPointsSpec, networks: Sequence[TracedNetwork]) -> list[TracedNetwork]:
-    """The networks with the settings of frequency scaling: levels, slack and the common period.
+def with_frequencies(
+    points: OperatingPointsSpec, device: Device, networks: Sequence[TracedNetwork]
+) -> list[TracedNetwork]:
+    """The networks with the settings of frequency scaling on a device: levels, slack and the common period.
 
     The slack ``auto`` is the smallest slack that every policy of the space can keep.
     """
     if points.dvfs.values == ("none",):
         return list(networks)
-    device = load_device(points.costs)
     assert isinstance(device, LevelDevice), "checked before the study started"
     plans = []
     for network in networks:
@@ -196,7 +226,7 @@ def with_frequencies(points: OperatingPointsSpec, networks: Sequence[TracedNetwo
     ]
 
 
-def check_slack(points: OperatingPointsSpec, works: Iterable[NetworkWork], precisions: Sequence[Precision]) -> None:
+def check_slack(points: OperatingPointsSpec, device: Device, works: Iterable[NetworkWork]) -> None:
     """Refuse a slack within which no policy of the search keeps its deadline on any of the networks.
 
     Raises:
@@ -204,12 +234,11 @@ def check_slack(points: OperatingPointsSpec, works: Iterable[NetworkWork], preci
     """
     if points.dvfs_slack == "auto" or "deadline" not in points.dvfs.values:
         return
-    device = load_device(points.costs)
     assert isinstance(device, LevelDevice), "checked before"
     least = min(
-        min(_smallest_slacks(points, device.level_costs(work, precision=precision, batch_size=points.batch_size)))
+        min(_smallest_slacks(points, device.level_costs(work, precision=str(name), batch_size=points.batch_size)))
         for work in works
-        for precision in precisions
+        for name in points.quantization.values
     )
     if points.dvfs_slack < least:
         raise UserError(

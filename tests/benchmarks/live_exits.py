@@ -54,8 +54,7 @@ from study.policies.base import Policy
 from study.policies.live import run_policy
 from study.policies.replay import join_walks
 from study.policies.thresholds import thresholds_from_logits
-from study.run.loaded_network import load_network
-from study.run.train_one import ImageSource, resolve_request
+from study.run.one_network import ImageSource, load_network, resolve_request
 from study.traces.collect import ready, trace_images
 from study.training.loop import fast_precision, train
 from study.training.settings import TrainingSettings

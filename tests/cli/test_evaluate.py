@@ -36,7 +36,7 @@ def test_test_images_are_opened_only_when_asked(
         opened.append(settings)
         return load_test_set(settings, models)
 
-    monkeypatch.setattr("study.run.loaded_network.load_test_set", open_test_set)
+    monkeypatch.setattr("study.run.one_network.load_test_set", open_test_set)
     command = f"evaluate --pretrained {models / 'exits'} --beta 1.5 --device cpu"
     assert result_of(command, capsys)["split"] == "validation"
     assert result_of(f"{command} --forward-mode accuracy", capsys)["split"] == "validation"

@@ -102,7 +102,7 @@ def test_a_lack_of_memory_is_told_in_one_line(
     def asks_for_too_much(*args: object, **kwargs: object) -> None:
         torch.empty(2**50)
 
-    monkeypatch.setattr("study.run.train_one.train_one", asks_for_too_much)
+    monkeypatch.setattr("study.run.one_network.train_one", asks_for_too_much)
     assert main([*TRAIN.split(), "--mode", "original", "--output", str(models / "huge")]) == 2
     told = capsys.readouterr().err.strip()
     assert "not enough memory" in told and len(told.splitlines()) == 1
@@ -112,6 +112,6 @@ def test_a_fault_of_the_program_is_not_taken_for_a_mistake(models: Path, monkeyp
     def breaks(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("study.run.train_one.train_one", breaks)
+    monkeypatch.setattr("study.run.one_network.train_one", breaks)
     with pytest.raises(RuntimeError, match="a bug"):
         main([*TRAIN.split(), "--mode", "original", "--output", str(models / "broken")])

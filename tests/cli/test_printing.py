@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
+from search_spaces.words import printable
 from study.cli.points import SHOWN, thinned
-from study.cli.printing import PlainTable, console_of, printable
+from study.cli.printing import PlainTable, console_of
 
 
 def test_markup_and_control_characters_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ def test_nothing_grows_with_the_number_of_trials(ray_instance: None, tmp_path: P
         backbones={"trials": trials, "epochs": 1, "scheduler": {"kind": "none"}, "width": 0.03},
         resources={"gpus_per_trial": 0.5 if torch.cuda.is_available() else 0},
     )
-    (settings,), _ = resolve_names(spec)
+    (settings,), *_ = resolve_names(spec)
     watch = Watch()
     dataset = load_dataset(settings, tmp_path, download=False)
     context = TrainingContext(checkpoints=tmp_path / "checkpoints", dataset=dataset, reporter=watch)

@@ -11,7 +11,7 @@ from results.parts import read_table, write_part
 from search_spaces.spec import StudySpec, validate_space
 from study.errors import UserError
 from study.run.folder import Difference, claim_folder, read_study_file, refuse_other_study
-from study.run.provenance import Provenance
+from study.run.tables import Provenance
 
 BASE = {
     "name": "x",

@@ -19,8 +19,7 @@ from study.networks.construction import new_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
 from study.run.halving import decide, run_phase, survivors
-from study.run.provenance import Provenance
-from study.run.tables import write_trials
+from study.run.tables import Provenance, write_trials
 from study.run.trials import rungs
 from study.training.learning_curves import Epoch, outcome
 from study.training.loop import TrainingState

@@ -20,7 +20,7 @@ from study.execution import local
 from study.execution.trial_plan import TrialPlan
 from study.networks.settings import NetworkSettings
 from study.progress import Reporter
-from study.run import train_one
+from study.run import one_network
 from study.run.plan import resolve_precision
 from study.run.run import run_study
 from study.run.trials import draw_trials
@@ -109,7 +109,7 @@ def test_a_single_training_keeps_the_precision_of_its_first_start(tmp_path, monk
     arguments = ["train", "--backbone", "vgg11", "--width", "0.0625", "--limit", "120", "--batch-size", "32"]
     arguments += ["--device", "cpu", "--schedule", "constant", "--output", str(tmp_path / "model")]
     for epochs, here in (("1", "fp32"), ("2", "bf16")):
-        monkeypatch.setattr(train_one, "fast_precision", lambda device, here=here: here)
+        monkeypatch.setattr(one_network, "fast_precision", lambda device, here=here: here)
         assert main([*arguments, "--epochs", epochs]) == 0
     found = read_description(tmp_path / "model" / "last")
     assert found is not None and found.training.precision == "fp32" and len(found.history) == 2

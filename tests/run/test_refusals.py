@@ -53,7 +53,7 @@ def test_names_that_do_not_exist_are_refused_before_any_work(tmp_path, text, mes
 
 def test_a_study_that_can_run_passes():
     spec = parse_space("name: x\nbackbones: {backbone: [vgg11, resnet18], trials: grid, width: 0.125}", "x.yaml")
-    (settings,), _ = resolve_names(spec)
+    (settings,), *_ = resolve_names(spec)
     assert settings.name == "digits" and settings.image_size == 32
 
 

@@ -35,6 +35,12 @@ CPU = torch.device("cpu")
 QUIET = {"device_here": CPU, "reporter": Reporter(quiet=True)}
 
 
+def price(asked, work, precision, *arguments, **options):
+    """The costs that a study takes for a network."""
+    costs = pricing.cost_table(asked.costs).costs(work, precision=precision, batch_size=asked.batch_size)
+    return pricing.price(asked, costs, precision, *arguments, **options)
+
+
 @pytest.fixture(autouse=True)
 def no_meter(monkeypatch):
     """Whatever counters the machine has that runs the tests."""
@@ -51,7 +57,7 @@ def no_meter(monkeypatch):
         ("costs: measured, dvfs: paper", ["fp32"], "measured has no frequency levels"),
         ("objectives: [accuracy, latency_p99]", ["fp32"], "latency_p99 needs seconds"),
         ("constraints: {latency_mean: 0.1}", ["fp32"], "latency_mean needs seconds"),
-        ("costs: jetson-tx2", ["fp32", "int8"], "device jetson-tx2 has no int8, which quantization int8 needs"),
+        ("costs: jetson-tx2", ["fp32", "int8"], "device jetson-tx2 has no int8, which precision int8 needs"),
         (f"costs: {XEON}", ["bf16"], f"device {XEON} has no bf16"),
     ],
 )
@@ -76,7 +82,7 @@ def test_costs_that_can_be_are_taken(text):
 def test_a_device_table_prices_a_network_and_keeps_the_costs(network, tmp_path):
     work, path = count_work(network), tmp_path / "profiles" / "one.json"
     asked = points(f"costs: {XEON}, batch_size: 4")
-    costs = pricing.price(asked, work, "int8", lambda: pytest.fail("ran"), path, other_device=False, **QUIET)
+    costs = price(asked, work, "int8", lambda: pytest.fail("ran"), path, **QUIET)
     expected = load_device(XEON).costs(work, precision="int8", batch_size=4)
     assert costs.to_json() == expected.to_json() == path.read_text()
     assert (costs.device, costs.batch_size, costs.energy_source) == (XEON, 4, f"modelled:{XEON}")
@@ -97,8 +103,8 @@ def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
     def measure_profile() -> None:
         pricing.measure(asked, work, "fp32", in_fp32(network), path, device=CPU)
 
-    first = pricing.price(asked, work, "fp32", measure_profile, path, other_device=False, **QUIET)
-    again = pricing.price(asked, work, "fp32", measure_profile, path, other_device=False, **QUIET)
+    first = price(asked, work, "fp32", measure_profile, path, **QUIET)
+    again = price(asked, work, "fp32", measure_profile, path, **QUIET)
     measure_profile()
     assert calls == [2] and first.to_json() == again.to_json()
     assert first.seconds_source == "measured" and first.batch_size == 2
@@ -107,8 +113,8 @@ def test_measured_costs_are_measured_once(network, tmp_path, monkeypatch):
     stored["costs"]["device"] = "another machine"
     path.write_text(json.dumps(stored))
     with pytest.raises(UserError, match="another machine"):
-        pricing.price(asked, work, "fp32", measure_profile, path, other_device=False, **QUIET)
-    costs = pricing.price(asked, work, "fp32", measure_profile, path, other_device=True, **QUIET)
+        price(asked, work, "fp32", measure_profile, path, **QUIET)
+    costs = price(asked, work, "fp32", measure_profile, path, **{**QUIET, "device_here": None})
     assert costs.device == "another machine"
 
 
@@ -212,9 +218,12 @@ def test_a_stored_profile_of_another_network_is_refused(network, tmp_path, monke
     pricing.measure(asked, count_work(network), "fp32", in_fp32(network), path, device=CPU)
     settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind="linear"))
     wider = build_network(settings, classes=4, image_size=32, channels=3).eval()
-    for work, precision in ((count_work(wider), "fp32"), (count_work(network), "bf16")):
-        with pytest.raises(UserError, match=r"one.json is a profile of another network, precision or batch size"):
-            pricing.price(asked, work, precision, lambda: pytest.fail("ran"), path, other_device=False, **QUIET)
+    for work, precision, said in (
+        (count_work(wider), "fp32", "of another network: its parts count other FLOPs"),
+        (count_work(network), "bf16", "at fp32, not at bf16"),
+    ):
+        with pytest.raises(UserError, match=rf"one.json is a profile {said}"):
+            price(asked, work, precision, lambda: pytest.fail("ran"), path, **QUIET)
 
 
 def test_profiles_of_several_devices_are_not_compared():

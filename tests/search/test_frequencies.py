@@ -70,7 +70,7 @@ def test_the_period_is_common_and_the_slack_suits_every_policy(network):
     asked = points(f"costs: {XEON}, dvfs: [race_to_idle, deadline], start_layer: [3, 5], max_jump: [4, 8]")
     work = count_work(network)
     plain = [TracedNetwork(ONE, level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
-    ready = [one.frequencies for one in pricing.with_frequencies(asked, plain)]
+    ready = [one.frequencies for one in pricing.with_frequencies(asked, load_device(XEON), plain)]
     assert ready[0].period == ready[1].period
     deadlines = []
     for plan in ready:
@@ -91,7 +91,7 @@ def test_levels_are_priced_at_the_network_s_precision_and_the_study_s_batch_size
     asked = points(f"costs: {XEON}, dvfs: deadline, batch_size: 16")
     work = count_work(network)
     plain = [TracedNetwork(ONE, level(1, 1), split(1), split(2), precision=p, work=work) for p in ("fp32", "int8")]
-    for one in pricing.with_frequencies(asked, plain):
+    for one in pricing.with_frequencies(asked, load_device(XEON), plain):
         expected = load_device(XEON).level_costs(work, precision=one.precision, batch_size=16)
         found = one.frequencies.levels
         assert [costs.to_json() for costs in found.costs] == [costs.to_json() for costs in expected.costs]
@@ -102,7 +102,9 @@ def test_with_the_automatic_slack_every_policy_keeps_its_deadline(network, kind)
     asked = points(f"costs: {XEON}, dvfs: deadline, policy: {kind}")
     work = count_work(network)
     exits = work_exits(work)
-    (ready,) = pricing.with_frequencies(asked, [TracedNetwork(ONE, level(1, 1), split(1), split(2), work=work)])
+    (ready,) = pricing.with_frequencies(
+        asked, load_device(XEON), [TracedNetwork(ONE, level(1, 1), split(1), split(2), work=work)]
+    )
     policies = {
         "static": [Static(exit) for exit in range(1, exits + 1)],
         "classic": [Classic()],
@@ -122,18 +124,18 @@ def test_a_slack_that_no_policy_keeps_is_refused_before_training(network):
     easiest = min(smallest_slack(levels, policy, work_exits(works[0])) for policy in every)
     assert easiest > 0
     with pytest.raises(UserError, match="dvfs_slack: with 0 no policy of this search keeps its deadline; the least"):
-        pricing.check_slack(points(f"{text}, dvfs_slack: 0"), works, ["fp32"])
-    pricing.check_slack(points(f"{text}, dvfs_slack: {easiest * 1.01}"), works, ["fp32"])
-    pricing.check_slack(points(f"costs: {XEON}, dvfs: paper, dvfs_slack: 0"), works, ["fp32"])
-    pricing.check_slack(points(text), works, ["fp32"])
+        pricing.check_slack(points(f"{text}, dvfs_slack: 0"), load_device(XEON), works)
+    pricing.check_slack(points(f"{text}, dvfs_slack: {easiest * 1.01}"), load_device(XEON), works)
+    pricing.check_slack(points(f"costs: {XEON}, dvfs: paper, dvfs_slack: 0"), load_device(XEON), works)
+    pricing.check_slack(points(text), load_device(XEON), works)
 
 
 def test_a_slack_that_is_given_is_kept(network):
     asked = points(f"costs: {XEON}, dvfs: deadline, dvfs_slack: 0.75")
     plain = [TracedNetwork(ONE, level(1, 1), split(1), split(2), work=count_work(network))]
-    assert pricing.with_frequencies(asked, plain)[0].frequencies.slack == 0.75
+    assert pricing.with_frequencies(asked, load_device(XEON), plain)[0].frequencies.slack == 0.75
 
 
 def test_without_rules_nothing_is_simulated(network):
     plain = [traced(frequencies=None)]
-    assert pricing.with_frequencies(points(f"costs: {XEON}"), plain) == plain
+    assert pricing.with_frequencies(points(f"costs: {XEON}"), load_device(XEON), plain) == plain

@@ -46,7 +46,7 @@ class OperationDevice:
         Raises:
             UserError: the device lacks the precision, or the batch is empty.
         """
-        formats = _formats(precision, self.table.name, list(self.table.formats))
+        formats = part_formats(precision, self.table)
         work = _counted(network, batch_size)
         return Costs(
             **_operations(work, formats),
@@ -116,7 +116,7 @@ class LevelDevice:
         Raises:
             UserError: the device lacks the precision, or the batch is empty.
         """
-        formats = _formats(precision, self.table.name, list(self.table.formats))
+        formats = part_formats(precision, self.table)
         work = _counted(network, batch_size)
         return LevelCosts(
             megahertz=self.megahertz,
@@ -201,13 +201,18 @@ def device_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
 
 
-def _formats(precision: str, device: str, known: list[str]) -> PartFormats:
-    """The formats of a precision; refuse a format that the device lacks."""
+def part_formats(precision: str, table: OperationTable | LevelTable) -> PartFormats:
+    """The formats of a precision.
+
+    Raises:
+        UserError: the device of the table lacks one of them.
+    """
     formats = FORMATS[check_precision(precision, None)]
     for part in (formats.backbone, formats.heads):
-        if part.name not in known:
+        if part.name not in table.formats:
+            known = ", ".join(table.formats)
             raise UserError(
-                f"device {device} has no {part.name}, which precision {precision} needs: it has {', '.join(known)}"
+                f"device {table.name} has no {part.name}, which precision {precision} needs: it has {known}"
             )
     return formats
 
