@@ -7,12 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search_spaces.choices import Choice as Choice
-    from search_spaces.spec import SpecError as SpecError
-    from search_spaces.spec import StudySpec as StudySpec
-    from search_spaces.study_files import bundled as bundled
-    from search_spaces.study_files import load_space as load_space
+    from search_spaces.choices import Choice
+    from search_spaces.spec import SpecError, StudySpec
+    from search_spaces.study_files import bundled, load_space
 
+__all__ = ["Choice", "SpecError", "StudySpec", "bundled", "load_space"]
 _HOME = {
     "Choice": "choices",
     "SpecError": "spec",
@@ -20,7 +19,6 @@ _HOME = {
     "bundled": "study_files",
     "load_space": "study_files",
 }
-__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

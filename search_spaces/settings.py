@@ -9,7 +9,7 @@ machine that only trains may lack every other library.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import KW_ONLY, MISSING, dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -228,10 +228,7 @@ class Setting:
 @cache
 def settings_of(kind: type) -> dict[str, Setting]:
     """The fields of a dataclass that have a :class:`Description`, by name, those of its base classes included."""
-    return {setting.name: setting for setting in _settings(kind)}
-
-
-def _settings(kind: type) -> Iterator[Setting]:
+    found: dict[str, Setting] = {}
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         hint, *extras = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
@@ -241,7 +238,7 @@ def _settings(kind: type) -> Iterator[Setting]:
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         (main,) = (part for part in parts if part is not NoneType)
         choices = get_args(main) if get_origin(main) is Literal else ()
-        yield Setting(
+        found[field.name] = Setting(
             name=field.name,
             option=description.option or field.name,
             kind=type(choices[0]) if choices else main,
@@ -251,6 +248,7 @@ def _settings(kind: type) -> Iterator[Setting]:
             hint=hint,
             description=description,
         )
+    return found
 
 
 def first_problem(settings: object) -> str | None:

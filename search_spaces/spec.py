@@ -61,10 +61,6 @@ def _expect(what: str, good: Callable[[Any], bool]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _is_number(raw: object) -> bool:
-    return isinstance(raw, int | float) and not isinstance(raw, bool)
-
-
 def _is_placement(raw: object) -> bool:
     if not isinstance(raw, list) or not raw or any(type(exit) is not int for exit in raw):
         return False
@@ -81,7 +77,7 @@ Beta: TypeAlias = Annotated[Choice | Literal["auto", "per_exit"], _parse("number
 AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", "auto"), _plain]
 Slack: TypeAlias = Annotated[
     float | Literal["auto"],
-    _expect("auto or a number from 0", lambda raw: raw == "auto" or (_is_number(raw) and raw >= 0)),
+    _expect("auto or a number from 0", lambda raw: raw == "auto" or (isinstance(raw, int | float) and raw >= 0)),
 ]
 Placements: TypeAlias = Annotated[
     list[list[int]] | Literal["auto"], _expect("auto or a list of rising lists of exits from 1", _are_placements)
@@ -276,16 +272,12 @@ class OperatingPointsSpec(_Section):
     dvfs_slack: Slack = "auto"
 
     @model_validator(mode="after")
-    def _positive(self) -> OperatingPointsSpec:
+    def _sensible(self) -> OperatingPointsSpec:
         for name in ("beta", "start_layer", "max_jump"):
             choice = getattr(self, name)
             smallest = choice.smallest if isinstance(choice, Choice) else 1
             if smallest <= 0:
                 raise ValueError(f"{name} must be above 0, got {smallest}")
-        return self
-
-    @model_validator(mode="after")
-    def _objectives(self) -> OperatingPointsSpec:
         if "accuracy" not in self.objectives or len(self.objectives) < 2:
             raise ValueError("objectives must be accuracy and at least one cost (flops, energy, latency_p99, ...)")
         if len(set(self.objectives)) != len(self.objectives):
@@ -363,7 +355,7 @@ def validate_space(raw: Any, source: str, changes: Sequence[tuple[str, object]] 
     if isinstance(raw, dict) and {"study", "provenance"} <= raw.keys():
         raw = raw["study"]
     if not isinstance(raw, dict):
-        raise SpecError(f"{source}: a study is a mapping of keys, but this is {type(raw).__name__}")
+        raise SpecError(f"{source}: a study file is a mapping of keys, but this is {type(raw).__name__}")
     for key, value in changes:
         section = raw
         *parents, name = key.split(".")

@@ -9,42 +9,43 @@ from typing import TYPE_CHECKING
 from study.errors import foreign_package
 
 if TYPE_CHECKING:
-    from study.costs.costs import Costs as Costs
-    from study.errors import UserError as UserError
-    from study.fronts.engine_accuracy import prediction_accuracies as prediction_accuracies
-    from study.fronts.engine_accuracy import prediction_accuracy as prediction_accuracy
-    from study.fronts.engine_accuracy import prediction_confusion as prediction_confusion
-    from study.fronts.exact import exact_front as exact_front
-    from study.fronts.grid import replay_grid as replay_grid
-    from study.policies.policies import Classic as Classic
-    from study.policies.policies import Hierarchical as Hierarchical
-    from study.policies.policies import Placed as Placed
-    from study.policies.policies import Predictive as Predictive
-    from study.policies.policies import Static as Static
-    from study.policies.replay import Walk as Walk
-    from study.policies.replay import replay as replay
-    from study.policies.replay import tally as tally
-    from study.traces.trace import Trace as Trace
+    from study.costs.costs import Costs
+    from study.errors import UserError
+    from study.fronts.engine_accuracy import prediction_accuracies, prediction_accuracy, prediction_confusion
+    from study.fronts.exact import exact_front
+    from study.fronts.grid import replay_grid
+    from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
+    from study.policies.replay import Walk, replay, tally
+    from study.traces.trace import Trace
 
+__all__ = [
+    "Classic",
+    "Costs",
+    "Hierarchical",
+    "Placed",
+    "Predictive",
+    "Static",
+    "Trace",
+    "UserError",
+    "Walk",
+    "exact_front",
+    "prediction_accuracies",
+    "prediction_accuracy",
+    "prediction_confusion",
+    "replay",
+    "replay_grid",
+    "tally",
+]
 _HOME = {
     "Costs": "costs.costs",
     "UserError": "errors",
-    "Classic": "policies.policies",
-    "Hierarchical": "policies.policies",
-    "Placed": "policies.policies",
-    "Predictive": "policies.policies",
-    "Static": "policies.policies",
-    "Walk": "policies.replay",
-    "exact_front": "fronts.exact",
-    "prediction_accuracies": "fronts.engine_accuracy",
-    "prediction_accuracy": "fronts.engine_accuracy",
-    "prediction_confusion": "fronts.engine_accuracy",
-    "replay": "policies.replay",
-    "replay_grid": "fronts.grid",
-    "tally": "policies.replay",
     "Trace": "traces.trace",
+    "exact_front": "fronts.exact",
+    "replay_grid": "fronts.grid",
+    **dict.fromkeys(("Classic", "Hierarchical", "Placed", "Predictive", "Static"), "policies.policies"),
+    **dict.fromkeys(("Walk", "replay", "tally"), "policies.replay"),
+    **dict.fromkeys(("prediction_accuracies", "prediction_accuracy", "prediction_confusion"), "fronts.engine_accuracy"),
 }
-__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

@@ -55,7 +55,7 @@ def name_or_path(text: str) -> str:
 
 
 def run_folder(text: str) -> Location:
-    """A run folder on a disk or in an object store."""
+    """A run folder, or a folder of run folders, on a disk or in an object store."""
     try:
         return location(text)
     except ValueError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from search_spaces.settings import HeadKind
 from study.cli.options import add_costs, add_network_and_data, path, positive_number, requested, whole
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    from study.costs.measure.profile import Profile
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +64,31 @@ def execute(options: argparse.Namespace) -> None:
         output=options.output,
         reporter=Reporter(),
     )
-    first = profiles[0].profile
+    first = next(iter(profiles.values()))
     result = {
         "device": first.costs.device,
         "threads": first.threads,
         "folder": str(options.output),
         # The names would make the printed table too wide to read.
         "profiles": [
-            profiled.summary() | ({"file": str(profiled.path)} if options.json else {}) for profiled in profiles
+            _summary(profile) | ({"file": str(path)} if options.json else {}) for path, profile in profiles.items()
         ],
     }
     print_result(result, options.json)
+
+
+def _summary(profile: Profile) -> dict[str, Any]:
+    """The figures of a profile in one row, per image."""
+    costs, seconds = profile.costs, profile.end_to_end_seconds
+    return {
+        "precision": profile.precision,
+        "int8": profile.int8_execution,
+        "batch_size": costs.batch_size,
+        "ms": seconds.median * 1e3,
+        "ms_min": seconds.minimum * 1e3,
+        "ms_max": seconds.maximum * 1e3,
+        "segments_off": profile.relative_error_seconds,
+        "mJ": costs.classic("energy") * 1e3 if costs.holds("energy") else None,
+        "energy_source": costs.energy_source,
+        "energy_off": profile.relative_error_energy,
+    }

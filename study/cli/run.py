@@ -8,7 +8,8 @@ from typing import Any
 
 from search_spaces.spec import parse_change
 from search_spaces.study_files import bundled, load_space
-from study.cli.options import add_image_source, name_or_path, path
+from study.cli.options import add_image_source, name_or_path, path, run_folder
+from study.storage.publish import safe_name
 from study.storage.strict_json import dumps
 
 
@@ -21,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--storage",
+        type=run_folder,
         default="runs",
         metavar="DIR",
         help="where run folders are kept: a folder, or s3://bucket/folder (default: runs)",
@@ -43,7 +45,6 @@ def execute(options: argparse.Namespace) -> None:
     """Run a study, or resume it; with ``--dry-run``, print what would run."""
     from study.cli.printed_front import print_front
     from study.progress import Reporter
-    from study.run.folder import run_folder
     from study.run.run import RunContext, run_study
 
     changes = [parse_change(text) for text in options.set]
@@ -53,7 +54,7 @@ def execute(options: argparse.Namespace) -> None:
         changes.append(("backbones.pretrained", str(options.pretrained)))
     spec = load_space(options.space, changes)
     where = RunContext(
-        folder=run_folder(options.storage, spec.name if options.name is None else options.name),
+        folder=options.storage / safe_name(spec.name if options.name is None else options.name, "the study's name"),
         data_root=options.data_root,
         download=options.download,
         address=options.address,
@@ -78,7 +79,7 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
     from study.cli.printing import PlainTable, console_of
     from study.cli.status import outline_lines
     from study.run.plan import images_line
-    from study.run.progress_estimate import span
+    from study.run.status import span
 
     console = console_of()
     rows = result["backbones"]

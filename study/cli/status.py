@@ -29,7 +29,7 @@ def execute(options: argparse.Namespace) -> None:
 
 def _print_status(status: Mapping[str, Any]) -> None:
     from study.cli.printing import PlainTable, console_of
-    from study.run.progress_estimate import span
+    from study.run.status import span
 
     console = console_of()
     columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
@@ -61,7 +61,7 @@ def _print_status(status: Mapping[str, Any]) -> None:
 
 
 def _epoch_span(seconds: float) -> str:
-    from study.run.progress_estimate import span
+    from study.run.status import span
 
     return f"{seconds:.3g} s" if seconds < 100 else span(seconds)
 

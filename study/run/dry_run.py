@@ -19,9 +19,8 @@ from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
 from study.run.folder import read_study_file, refuse_other_images
 from study.run.plan import StudyPlan
-from study.run.progress_estimate import outline, seconds_left, slots_here
 from study.run.run import RunContext
-from study.run.status import trial_statuses
+from study.run.status import outline, seconds_left, slots_here, trial_statuses
 from study.run.trials import planned_trials
 from study.training.loop import train
 
@@ -49,13 +48,13 @@ def dry_run(plan: StudyPlan, where: RunContext) -> dict[str, Any]:
             plans = plan.trials.backbones_on(dataset.info.digest)
             if phase.phase == "exits":
                 plans = plan.trials.exits_on_each(plans)
-            measured[phase.data, phase.phase] = _seconds_per_epoch(plans, dataset, plan.resources)
+            measured[phase.data, phase.phase] = _seconds_per_epoch(plans, dataset, plan.spec.resources)
     phases = outline(plan.trials, list(plan.datasets), started, measured)
-    slots = slots_here(plan.resources)
+    slots = slots_here(plan.spec.resources)
     if where.address is not None:
         from study.execution.ray.nodes import slots_of
 
-        slots = slots_of(where.address, plan.resources)
+        slots = slots_of(where.address, plan.spec.resources)
     known = {trial["trial_id"] for trial in started}
     rows = [
         {
@@ -67,7 +66,7 @@ def dry_run(plan: StudyPlan, where: RunContext) -> dict[str, Any]:
         for name, digest in plan.digests.items()
         for one in plan.trials.backbones_on(digest)
     ]
-    points = plan.points
+    points = plan.spec.operating_points
     return {
         "folder": str(where.folder),
         "new": stored is None,

@@ -15,11 +15,11 @@ import yaml
 from results.parts import read_table
 from results.schemas import TableError
 from results.storage.atomic import write_atomic
-from results.storage.paths import Location, location
+from results.storage.paths import Location
 from search_spaces.spec import StudySpec
 from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
-from study.storage.publish import safe_name, set_aside
+from study.storage.publish import set_aside
 from study.storage.versions import versions
 
 STUDY_FILE = "study.yaml"
@@ -52,32 +52,11 @@ class Difference:
         """Whether what is asked for contains what is stored."""
         old, new = self.stored, self.asked
         if self.key == "data.name":
-            return isinstance(new, list) and set(_listed(old)) < set(new)
+            return isinstance(new, list) and set(old if isinstance(old, list) else [old]) < set(new)
         return self.key in _GROWING and isinstance(old, int) and isinstance(new, int) and old < new
 
     def __str__(self) -> str:
         return f"{self.key} is {self.stored!r} there and {self.asked!r} here"
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
-def run_folder(storage: str, name: str) -> Location:
-    """``<storage>/<name>``."""
-    return storage_root(storage) / safe_name(name, "the study's name")
-
-
-def storage_root(storage: str) -> Location:
-    """A folder, or a place on an object store, as a command names it.
-
-    Raises:
-        UserError: the place cannot be used.
-    """
-    try:
-        return location(storage)
-    except ValueError as error:
-        raise UserError(f"storage {error}") from None
 
 
 def read_study_file(folder: Location) -> dict[str, Any] | None:
@@ -172,12 +151,6 @@ def _rows(folder: Location, table: str) -> pd.DataFrame | None:
     return None
 
 
-def _digests_of_tables(folder: Location) -> dict[str, str]:
-    """Data set -> digest of its images, from the table ``trials``."""
-    rows = _rows(folder, "trials")
-    return {} if rows is None else dict(zip(rows["data"], rows["data_digest"], strict=True))
-
-
 def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[Difference]:
     return list(differences_of(without_free_keys(stored), without_free_keys(asked)))
 
@@ -211,7 +184,11 @@ def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, dige
     Raises:
         UserError: the images differ.
     """
-    known = stored["provenance"].get("data_digest", {}) if stored else _digests_of_tables(folder)
+    if stored:
+        known = stored["provenance"].get("data_digest", {})
+    else:
+        rows = _rows(folder, "trials")
+        known = {} if rows is None else dict(zip(rows["data"], rows["data_digest"], strict=True))
     for name, digest in digests.items():
         if known.get(name, digest) != digest:
             raise UserError(

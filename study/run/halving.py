@@ -1,4 +1,4 @@
-"""Phase 1 by rungs: decide which trials are trained next, train them, and rank them.
+"""Phase 1 by rungs: decide which trials are trained next, train them, and rank them. Or take the user's own weights.
 
 The decision is a pure function of learning curves, and the learning curves are read from checkpoints. Therefore an
 interrupted phase ends like an uninterrupted one.
@@ -11,16 +11,23 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.spec import TrainingSpec
+from study.checkpoints.description import WeightsId
+from study.checkpoints.tensors import save, weights_fingerprint
 from study.execution.executor import Executor, TrainingContext
 from study.execution.trial import read_trial
 from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import STOPPED, TrialRecord, make_record, rank_records, status_of
+from study.networks.construction import new_network
+from study.networks.multi_exit import load_backbone_weights
 from study.run.trials import rungs
 from study.storage.publish import set_aside
 from study.training.learning_curves import Epoch, best_epoch, outcome
+from study.training.loop import TrainingState, evaluate_split
 
 
 def survivors(histories: Mapping[str, Sequence[Epoch]], budget: int, reduction: int, *, keep: int = 1) -> list[str]:
@@ -223,3 +230,40 @@ def _halved_record(plan: TrialPlan, budget: int, checkpoints: Location) -> Trial
 def _history(plan: TrialPlan, checkpoints: Location) -> tuple[Epoch, ...]:
     checkpoint = read_trial(plan, checkpoints)
     return checkpoint.history if checkpoint else ()
+
+
+def adopt_pretrained(tensors: Mapping[str, Tensor], plan: TrialPlan, context: TrainingContext) -> TrialRecord:
+    """The user's own backbone as the one trial of phase 1a, with its validation accuracy.
+
+    Args:
+        tensors: the weights.
+        plan: of the trial, without a parent.
+        context: the images and the run folder.
+    """
+    info = context.dataset.info
+    plan = replace(plan, parent=WeightsId("weights", weights_fingerprint(tensors)))
+    folder = context.checkpoints / plan.trial_id
+    if read_trial(plan, context.checkpoints) is None:
+        network = new_network(plan.network, info, plan.training.seed)
+        load_backbone_weights(network, tensors)
+        result = evaluate_split(network, context.dataset.validation, info, plan.training)
+        row = Epoch(
+            epoch=0,
+            learning_rate=0.0,
+            train_loss=math.nan,
+            validation_loss=result.loss,
+            classifier_accuracy=result.accuracies[-1],
+            exit_accuracies=(),
+            score=result.accuracies[-1],
+            seconds=0.0,
+        )
+        save(
+            folder,
+            network,
+            TrainingState((row,), {}),
+            settings=plan.network,
+            training=plan.training,
+            info=info,
+            parent=plan.parent,
+        )
+    return make_record(plan, "pretrained", context.checkpoints)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
 from study.networks.quantization import check_precision
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
+from study.run.folder import differences_of
 from study.storage.publish import check_writable, safe_name
 from study.traces.collect import ready
 from study.training.learning_curves import Epoch, best_epoch
@@ -203,7 +203,7 @@ def train_one(
         check_fit(pretrained, tensors, network, dataset.info)
     if training.precision == "auto":
         found = read_description(folder / "last") if folder else None
-        training = dataclasses.replace(training, precision=found.training.precision if found else fast_precision(where))
+        training = replace(training, precision=found.training.precision if found else fast_precision(where))
     plan = TrialPlan(phase="train", network=network, training=training, data_digest=dataset.info.digest, parent=parent)
     if folder:
         _refuse_other_run(folder, plan)
@@ -227,25 +227,14 @@ def _refuse_other_run(folder: Path, plan: TrialPlan) -> None:
     if found is None:
         return
     for what, stored, asked in (
-        ("network", found.network, plan.network),
-        ("training", found.training, plan.training),
+        ("network", asdict(found.network), asdict(plan.network)),
+        ("training", asdict(found.training), asdict(plan.training)),
         ("images", found.data.digest, plan.data_digest),
         ("pretrained weights", found.parent, plan.parent),
     ):
-        if stored != asked:
-            raise UserError(
-                f"{folder} holds a run with other {what}: {_difference(stored, asked)}; "
-                "choose another --suffix or --output"
-            )
-
-
-def _difference(stored: object, asked: object) -> str:
-    if dataclasses.is_dataclass(stored) and dataclasses.is_dataclass(asked):
-        for field in dataclasses.fields(stored):
-            old, new = getattr(stored, field.name), getattr(asked, field.name)
-            if old != new:
-                return f"{field.name} is {old!r} there and {new!r} here"
-    return f"{stored!r} there and {asked!r} here"
+        for difference in differences_of(stored, asked):
+            told = str(difference).removeprefix(" is ")  # a value that is no mapping has no key
+            raise UserError(f"{folder} holds a run with other {what}: {told}; choose another --suffix or --output")
 
 
 def default_folder(network: NetworkSettings, mode: str, data: DataSettings, suffix: str | None) -> Path:

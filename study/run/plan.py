@@ -75,16 +75,6 @@ class StudyPlan:
     """In what the study is larger than the study that the run folder holds."""
 
     @property
-    def points(self) -> OperatingPointsSpec:
-        """The search of phase 2."""
-        return self.spec.operating_points
-
-    @property
-    def resources(self) -> ResourcesSpec:
-        """The resources of a trial."""
-        return self.spec.resources
-
-    @property
     def digests(self) -> dict[str, str]:
         """Data set -> digest of its images."""
         return {name: one.dataset.info.digest for name, one in self.datasets.items()}
@@ -126,7 +116,7 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
         info = planned.dataset.info
         with _named(spec.name):  # the costs of a network are known before the network is trained
             check_slack(points, table, (count_work(new_network(one, info, spec.seed)) for one in networks))
-        if own_path and own_weights:
+        if own_path and own_weights is not None:
             check_fit(own_path, own_weights, trials.backbones.plans[0].network, info)
     return StudyPlan(
         spec=spec, trials=trials, datasets=datasets, cost_table=table, own_weights=own_weights, grown=tuple(grown)

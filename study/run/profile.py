@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,31 +36,6 @@ NOISE_IMAGES = 128
 """Random images from which int8 takes ranges in an untrained network; costs do not depend on the ranges."""
 
 
-@dataclass(frozen=True)
-class Profiled:
-    """A profile and its file."""
-
-    profile: Profile
-    path: Path
-
-    def summary(self) -> dict[str, Any]:
-        """The figures of the profile in one row, per image."""
-        profile, costs = self.profile, self.profile.costs
-        seconds = profile.end_to_end_seconds
-        return {
-            "precision": profile.precision,
-            "int8": profile.int8_execution,
-            "batch_size": costs.batch_size,
-            "ms": seconds.median * 1e3,
-            "ms_min": seconds.minimum * 1e3,
-            "ms_max": seconds.maximum * 1e3,
-            "segments_off": profile.relative_error_seconds,
-            "mJ": costs.classic("energy") * 1e3 if costs.holds("energy") else None,
-            "energy_source": costs.energy_source,
-            "energy_off": profile.relative_error_energy,
-        }
-
-
 def profile_network(
     settings: NetworkSettings,
     data: DataSettings,
@@ -78,7 +52,7 @@ def profile_network(
     measuring: MeasureSettings,
     output: Path,
     reporter: Reporter,
-) -> list[Profiled]:
+) -> dict[Path, Profile]:
     """Measure a network at each precision and batch size, and write each profile as JSON.
 
     Args:
@@ -94,6 +68,9 @@ def profile_network(
         measuring: how long and how often to measure.
         output: folder of the profiles.
         reporter: gets one line for each measurement.
+
+    Returns:
+        File -> profile.
 
     Raises:
         UserError: an unknown name, a device without the precision, or a window too short for its counter.
@@ -114,7 +91,7 @@ def profile_network(
     # The name holds a hash of network and device, so that a profile of another network cannot replace the file.
     identity = content_hash([asdict(settings), network.classes, network.input_shape, device_name(device)])[:6]
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
-    profiles = []
+    profiles: dict[Path, Profile] = {}
     for precision in known:
         counted = {size: table.costs(network, precision=precision, batch_size=size) for size in batch_sizes}
         runnable = make(precision, compiled)
@@ -124,7 +101,7 @@ def profile_network(
             kind = f"{name}-{precision}{'-compiled' if compiled else ''}-batch{size}"
             path = output / f"{safe_name(kind, 'the profile')}.json"
             write_atomic(path, profile.to_json().encode())
-            profiles.append(Profiled(profile, path))
+            profiles[path] = profile
     return profiles
 
 

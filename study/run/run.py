@@ -34,8 +34,7 @@ from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
 from study.run.folder import claim_folder, refuse_other_study
-from study.run.halving import run_phase
-from study.run.own_weights import adopt_pretrained
+from study.run.halving import adopt_pretrained, run_phase
 from study.run.plan import DatasetPlan, StudyPlan, images_line, make_plan
 from study.run.tables import Provenance, write_trials
 from study.run.trials import PhaseTrials
@@ -251,7 +250,7 @@ def _train_all(run: DatasetRun, phase: PhaseTrials, plans: Sequence[TrialPlan]) 
 
 def trace_best_networks(run: DatasetRun, records: Sequence[TrialRecord]) -> list[TracedNetwork]:
     """Trace the best networks on the calibration and validation splits and cost them, at each precision."""
-    points, dataset = run.plan.points, run.data.dataset
+    points, dataset = run.plan.spec.operating_points, run.data.dataset
     splits = {
         "calibration": NamedImages(images=dataset.calibration, digest=dataset.info.digest),
         "validation": NamedImages(images=dataset.validation, digest=dataset.info.digest),
@@ -266,7 +265,7 @@ def trace_best_networks(run: DatasetRun, records: Sequence[TrialRecord]) -> list
 
 
 def _priced(run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]) -> TracedNetwork:
-    points, where, (name, precision) = run.plan.points, run.where, network
+    points, where, (name, precision) = run.plan.spec.operating_points, run.where, network
     checkpoint = read_description(where.checkpoints / name.trial_id / "best")
     assert checkpoint is not None, "the network was just traced from this checkpoint"
     network_shape = meta_network(checkpoint.network, checkpoint.data)
@@ -328,7 +327,7 @@ def search_networks(
 
 def search_operating_points(run: DatasetRun, traced: Sequence[TracedNetwork]) -> pd.DataFrame:
     """Phase 2; returns the rows of its searches in the table ``operating_points``."""
-    points, where = run.plan.points, run.where
+    points, where = run.plan.spec.operating_points, run.where
     groups = search_groups(points, traced)
     for name, group in groups.items():
         search_networks(run.plan.spec, group, where.tables, name=name, reporter=where.reporter, stamp=run.stamp)
@@ -348,7 +347,7 @@ def finish(run: DatasetRun, traced: Sequence[TracedNetwork], points: pd.DataFram
     """
     where, settings = run.where, run.data.settings
     _write(where.tables, "costs", [row for network in traced for row in cost_rows(network)], run.stamp)
-    front = front_of(points, run.plan.points.objectives)
+    front = front_of(points, run.plan.spec.operating_points.objectives)
     if front.empty:
         _write(where.tables, "exits", [row for network in traced for row in network_exit_rows(network)], run.stamp)
         raise UserError(f"{run.plan.spec.name}: {why_no_front(points)}")
@@ -359,7 +358,7 @@ def finish(run: DatasetRun, traced: Sequence[TracedNetwork], points: pd.DataFram
     test = NamedImages(images=test_set, digest=test_set.digest)
     logits = trace_networks(networks, {"test": test}, run.traces, run.executor, where.reporter)
     tests = {network: logits[network, "test"] for network in networks}
-    write_front(where.tables, front, run.plan.points, traced, tests, test.digest, run.stamp)
+    write_front(where.tables, front, run.plan.spec.operating_points, traced, tests, test.digest, run.stamp)
 
 
 def write_front(

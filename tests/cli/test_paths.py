@@ -13,7 +13,6 @@ from support.shelf import STUDY
 from search_spaces.study_files import load_space
 from study.cli.main import build_parser, main
 from study.cli.options import data_request, name_or_path, path, run_folder
-from study.run.folder import storage_root
 
 PATH_LIKE = (
     "path",
@@ -68,9 +67,7 @@ def test_the_home_folder_is_meant_by_every_option(
         parsed = [parser.parse_args([command, *("~/x" if name == option else "y" for name in names)])]
     for options in parsed:
         value = getattr(options, option.lstrip("-").replace("-", "_"))
-        if option == "--storage":
-            value = storage_root(value)
-        elif option == "--folder" and command != "run":
+        if option == "--folder" and command != "run":
             value = data_request(options)["folder"]
         assert Path(value) == tmp_path / "x"
 

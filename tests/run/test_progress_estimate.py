@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from search_spaces.spec import StudySpec, parse_space
-from study.run.progress_estimate import PhaseOutline, outline, seconds_left, span
+from study.run.status import PhaseOutline, outline, seconds_left, span
 from study.run.trials import draw_trials, epochs_of
 
 

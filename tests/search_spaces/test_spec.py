@@ -284,7 +284,7 @@ def test_the_study_of_a_run_folder_can_be_done_again(tmp_path: Path) -> None:
     assert load_space(str(path)) == spec
     assert load_space(str(path), [("seed", 5)]).seed == 5
     for text, message in (
-        ("study: 3\nprovenance: {}\n", "study is a mapping of keys, but this is int"),
+        ("study: 3\nprovenance: {}\n", "a study file is a mapping of keys, but this is int"),
         ("study: {study: {name: x}, provenance: {}}\nprovenance: {}\n", "name: this key is required"),
     ):
         path.write_text(text)
