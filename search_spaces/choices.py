@@ -68,11 +68,7 @@ class Choice:
 
 
 def parse_choice(raw: object, kind: Kind) -> Choice:
-    """Read a choice from a study file.
-
-    Args:
-        raw: a value, a list of values, or ``{low: .., high: .., log: false}`` (numbers only).
-        kind: what the values are; ``integer`` takes no fractions.
+    """Read a choice from a study file: a value, a list of values, or, of numbers, ``{low: .., high: .., log: false}``.
 
     Raises:
         ValueError: what is wrong, in one line.

@@ -316,12 +316,9 @@ class StudySpec(_Section):
 
 
 def parse_space(text: str, source: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
-    """A study from YAML text.
+    """A study from YAML text; ``source`` names the text in errors.
 
-    Args:
-        text: the content of the study file.
-        source: the name of the study file in errors.
-        changes: values that replace values of the file, as (``backbones.epochs``, 5).
+    ``changes`` are values that replace values of the text, as (``backbones.epochs``, 5).
 
     Raises:
         SpecError: no YAML, no mapping, an unknown or doubled key, a wrong type, an empty range.
@@ -348,10 +345,7 @@ def parse_change(text: str) -> tuple[str, object]:
 
 
 def validate_space(raw: Any, source: str, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
-    """A study from the plain values of a study file, or of a run folder's ``study.yaml``.
-
-    ``changes`` and errors are those of :func:`parse_space`.
-    """
+    """A study from the values of a study file, or of a run folder's ``study.yaml``; else as :func:`parse_space`."""
     if isinstance(raw, dict) and {"study", "provenance"} <= raw.keys():
         raw = raw["study"]
     if not isinstance(raw, dict):

@@ -24,11 +24,7 @@ class YamlError(ValueError):
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """The content of a YAML file.
-
-    Args:
-        path: the file.
-        what: the kind of file that the reader expects, as "a study file".
+    """The content of a YAML file; ``what`` is what the reader expects, as "a study file".
 
     Raises:
         YamlError: the file is no regular file, too large or not UTF-8, or :func:`parse_yaml` refuses the content.

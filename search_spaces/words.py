@@ -23,10 +23,7 @@ def printable(text: str) -> str:
 def validation_problem(error: ValidationError, whole: str, *, mapping: str = "a mapping of keys") -> str:
     """The first problem that pydantic found, in one line, and the number of further problems.
 
-    Args:
-        error: what pydantic raised.
-        whole: the name of the file's content, for a problem that belongs to no key.
-        mapping: how a section is written, for a value that is no section.
+    ``whole`` names the content, for a problem that belongs to no key; ``mapping`` says how a section is written.
     """
     problems = error.errors(include_url=False)
     first = problems[0]

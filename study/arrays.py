@@ -53,8 +53,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def concurrently(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """``[work(item) for item in items]``, on several cores if ``work`` releases the interpreter's lock.
 
-    A call from inside ``work`` uses no further threads. It would wait for the pool while it occupies a thread of the
-    pool.
+    A call from inside ``work`` uses no further threads: it would wait for the pool while it occupies a thread of it.
     """
     items = list(items)
     nested = threading.current_thread().name.startswith(_THREAD_NAME)

@@ -28,16 +28,13 @@ def execute(options: argparse.Namespace) -> None:
 
     check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
     check_output("front: --output", options.output, ".csv", ".parquet")
-    if options.exact:
-        from study.cli.printed_front import show_exact_front
+    from study.cli.points import print_front, require_front, show_exact_front, write_points
 
+    if options.exact:
         show_exact_front(options)
         return
     if options.set:
         raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
-    from study.cli.points import write_points
-    from study.cli.printed_front import print_front, require_front
-
     tables = require_front(options.folder)
     if options.output:
         from results.summary import summarize_front

@@ -73,11 +73,8 @@ def add_image_source(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser, settings: type, *, known_to: str | None = None) -> None:
     """An option for each field of a dataclass of :mod:`search_spaces.settings`.
 
-    Args:
-        parser: gets the options.
-        settings: the dataclass.
-        known_to: the option that names a checkpoint, whose settings are the defaults. The value of an option that is
-            left out is None then.
+    ``known_to`` is the option that names a checkpoint, whose settings are the defaults: the value of an option that is
+    left out is None then.
     """
     for setting in settings_of(settings).values():
         known = [f"that of {known_to}"] if known_to else []

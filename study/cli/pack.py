@@ -15,7 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Make a small copy of a study."""
-    from study.cli.printed_front import print_front
+    from study.cli.points import print_front
     from study.progress import Reporter
     from study.run.pack import pack
 

@@ -1,7 +1,8 @@
-"""Operating points of a stored study on the command line: their search space, tables of points, files of points."""
+"""Operating points of a stored study on the command line: their search space, tables and files of points, fronts."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -11,15 +12,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from results.parts import rows_of
+from results.parts import data_names, part_count, read_or_empty, rows_of
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
-from search_spaces.spec import OperatingPointsSpec
-from study.cli.printing import PlainTable
+from results.summary import FrontSummary, summarize_front, summary_json
+from search_spaces.spec import OperatingPointsSpec, parse_change
+from study.cli.printing import PlainTable, console_of
+from study.errors import UserError
 from study.policies.criteria import CRITERIA
-from study.run.reader import stored_study
+from study.run.folder import STUDY_FILE, no_run_folder
+from study.run.reader import stored_networks, stored_study
 from study.search.cost_source import check_costs
-from study.search.space import check_names
+from study.search.exact_report import ExactReport, exact_report
+from study.search.exact_search import uncovered
+from study.search.space import check_depth, check_names
+from study.storage.strict_json import dumps
 
 SHOWN = 60
 """Rows of a printed table of points."""
@@ -61,11 +68,8 @@ def points_table(
 ) -> PlainTable:
     """A table with a row for each operating point: names, policy, setting, numbers.
 
-    Args:
-        title: of the table.
-        points: rows with the columns of an operating point's settings.
-        names: heading -> format of a row, as ``{trial_id} {precision}``.
-        numbers: column -> (heading, format). A column without a value is left out.
+    ``names``: heading -> format of a row, as ``{trial_id} {precision}``. ``numbers``: column -> (heading, format); a
+    column without a value is left out.
     """
     shown = {name: form for name, form in numbers.items() if name in points and points[name].notna().any()}
     table = PlainTable(title, [*names, "policy", "setting"], [heading for heading, _ in shown.values()])
@@ -93,3 +97,189 @@ def thinned(points: pd.DataFrame, named: Sequence[int] = ()) -> pd.DataFrame:
     if named:
         places = np.concatenate([places, np.flatnonzero(points["number"].isin(named))])
     return points.iloc[np.unique(places)]
+
+
+def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
+    """Print the front of each data set of a run folder, or of one of them."""
+    tables = require_front(folder)
+    several = data_names(tables, "front") if data is None else []
+    fronts = {name: summarize_front(tables, data=name) for name in (several if len(several) > 1 else [data])}
+    if as_json:
+        printed = {name: summary_json(summary) for name, summary in fronts.items()}
+        print(dumps(printed if len(fronts) > 1 else printed[data], indent=1))
+        return
+    console = console_of()
+    for name, summary in fronts.items():
+        if len(fronts) > 1:
+            console.print(f"data set {name}")
+        console.print(_front_table(summary))
+        for line in front_lines(summary):
+            console.print(line, soft_wrap=True)
+    console.print(f"tables: {tables}")
+
+
+def require_front(folder: Location) -> Location:
+    """The tables of a run folder.
+
+    Raises:
+        UserError: the folder is no run folder, or the study is finished and no point keeps the constraints. A study of
+            which a point keeps the constraints has a front, so that the table is missing for another reason.
+    """
+    if not (folder / STUDY_FILE).is_file():
+        raise no_run_folder(folder)
+    tables = folder / "tables"
+    finished = part_count(tables, "costs") > 0
+    if finished and not part_count(tables, "front"):
+        from study.search.test_front import why_no_front
+
+        points = read_or_empty(tables, "operating_points")
+        if not points["feasible"].eq(True).any():
+            raise UserError(f"{folder}: {why_no_front(points)}")
+    return tables
+
+
+def front_lines(summary: FrontSummary) -> list[str]:
+    """The summary of a front in sentences."""
+    classic, points = summary.reference, summary.tolerance * 100
+    costs = [f"{classic.flops / 1e6:.2f} MFLOPs"]
+    if summary.energy_source:
+        costs.append(f"{classic.energy_joules * 1e3:.4g} mJ ({_source(summary.energy_source, summary.device)})")
+    if summary.latency_source:
+        costs.append(f"{classic.latency_seconds * 1e3:.4g} ms ({_source(summary.latency_source, summary.device)})")
+    lines = [
+        f"classic network {classic.trial_id} ({classic.precision}): validation accuracy {classic.accuracy:.2%}, "
+        f"{', '.join(costs)} per image"
+    ]
+    best, thrifty = summary.best_point, summary.thriftiest_point
+    drop = f"{points:g} point" + ("" if points == 1 else "s")
+    if best is None:
+        lines.append(f"no point of the front is within {drop} of it")
+    else:
+        lines.append(
+            f"at most {drop} below it on validation, fewest FLOPs: point {best['number']} with "
+            f"{best['flops_share']:.1%} of its FLOPs"
+            + (f" and {best['energy_share']:.1%} of its energy; " if summary.energy_source else "; ")
+            + f"on test {best['test_accuracy']:.2%} "
+            + f"[{best['test_accuracy_low']:.2%}, {best['test_accuracy_high']:.2%}], "
+            f"the same network without exits {best['test_classic_accuracy']:.2%}"
+        )
+    if best is not None and thrifty is not None and thrifty["number"] != best["number"]:
+        lines.append(
+            f"least energy: point {thrifty['number']} with {thrifty['energy_share']:.1%} of its energy and "
+            f"{thrifty['flops_share']:.1%} of its FLOPs; on test {thrifty['test_accuracy']:.2%}"
+        )
+    if summary.optimism is not None:
+        lines.append(
+            f"optimism: the front has {abs(summary.optimism):.1%} {'less' if summary.optimism >= 0 else 'more'} "
+            f"hypervolume on test than on validation; from validation to test its points' accuracy changes by "
+            f"{-summary.mean_optimism * 100:+.2f} points in the mean, that of their classic networks by "
+            f"{-summary.classic_optimism * 100:+.2f}"
+        )
+    static = summary.best_static
+    if static is not None:
+        share = static["cumulative_flops"] / classic.flops
+        cut = f"a network simply cut (exit {static['exit']} of {static['trial_id']}, {static['precision']})"
+        energy = f" and {static['cumulative_energy_joules'] / classic.energy_joules:.1%} of its energy"
+        test = summary.static_test_accuracy
+        on_test = "not evaluated on test" if test is None else f"on test {test:.2%}"
+        lines.append(
+            f"{cut} needs {share:.1%} of its FLOPs{energy if summary.energy_source else ''} for that; {on_test}"
+        )
+    return lines
+
+
+def _source(source: str, device: str | None) -> str:
+    """An energy or latency source and its device; the name of a model says the device already."""
+    return source if source.startswith("modelled:") or device is None else f"{source} on {device}"
+
+
+def _front_table(summary: FrontSummary) -> PlainTable:
+    named = [point["number"] for point in (summary.best_point, summary.thriftiest_point) if point is not None]
+    shown = thinned(summary.points, named)
+    some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
+    ends = zip(shown["test_accuracy_low"], shown["test_accuracy_high"], strict=True)
+    latency = {"latency_share": ("mean\nlatency", ".1%")} if summary.latency_source else {}
+    return points_table(
+        f"front: chosen on validation, reported on test{some}",
+        shown.assign(interval=[f"{low * 100:.1f}-{high * 100:.1f}" for low, high in ends]),
+        {"point": "{number}", "network": "{trial_id} {precision}"},
+        {
+            "flops_share": ("FLOPs", ".1%"),
+            "energy_share": ("energy", ".1%"),
+            **latency,
+            "accuracy": ("accuracy", ".2%"),
+            "test_accuracy": ("test", ".2%"),
+            "interval": ("95 %", "s"),
+        },
+    )
+
+
+def show_exact_front(options: argparse.Namespace) -> None:
+    """Compute the exact front on the validation split; print, write and draw it. Neither images nor weights are needed.
+
+    Raises:
+        UserError: the front of this space cannot be computed exactly, or something stored is missing.
+    """
+    folder = options.folder
+    space = stored_space(folder, [parse_change(text) for text in options.set])
+    reason = uncovered(space)
+    if reason:
+        raise UserError(f"front --exact does not cover this space: {reason}; --set {reason.remedy}")
+    networks = stored_networks(folder, space, options.data)
+    check_depth(space, min(network.exit_count for network in networks))
+    report = exact_report(space, networks, read_or_empty(folder / "tables", "operating_points"))
+    points = report.points
+    if options.output:
+        write_points(points, options.output)
+    if options.figure:
+        from results.figures import exact_figure
+
+        exact_figure(points, report.reference.classic_accuracy, options.figure)
+    if options.json:
+        print(dumps({**report.facts(), "front": list(rows_of(points))}, indent=1))
+        return
+    shown = thinned(points)
+    console = console_of()
+    console.print(
+        points_table(
+            f"exact front on validation: {len(shown)} of {len(points)} points, all with --output",
+            shown.assign(beta=None),  # a point holds for an interval of betas
+            {"network": "{trial_id} {precision}"},
+            _EXACT_NUMBERS,
+        )
+    )
+    for sentence in _exact_lines(report):
+        console.print(sentence, soft_wrap=True)
+
+
+_EXACT_NUMBERS = {
+    "beta_low": ("beta\nabove", ".5g"),
+    "beta_high": ("up to", ".5g"),
+    "accuracy": ("accuracy", ".2%"),
+    "flops_share": ("FLOPs", ".1%"),
+    "energy_share": ("energy", ".1%"),
+    "latency_mean_share": ("mean\nlatency", ".1%"),
+}
+
+
+def _exact_lines(report: ExactReport) -> list[str]:
+    points, costs, classic = report.points, report.reference_costs, report.reference
+    energy = ""
+    if "energy" in costs:
+        energy = f", {costs['energy'] * 1e3:.4g} mJ ({points['energy_source'].iloc[0]})"
+    sentences = [
+        f"{len(points)} points in {report.seconds:.2f} s; shares are of the classic network {classic.trial_id} "
+        f"({classic.precision}): accuracy {classic.classic_accuracy:.2%}, {costs['flops'] / 1e6:.2f} MFLOPs{energy} "
+        f"per image; hypervolume {report.hypervolume:.4f}"
+    ]
+    near = points[points["accuracy_drop"] <= 0.01 + 1e-12]
+    if len(near):
+        sentences.append(f"fewest FLOPs at most 1 point below the classic network: {near['flops_share'].min():.1%}")
+    ratio = report.search.get("hypervolume_ratio_of_the_search")
+    if ratio is not None:
+        sentences.append(
+            f"the study's own search, in its own space, found {ratio:.2%} of this hypervolume, and points that "
+            f"dominate {report.search['dominated_by_the_search']:.1%} of these points"
+        )
+    sentences.append("chosen on validation images; the table `front` of a study reports its points on test images")
+    return sentences

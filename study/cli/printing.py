@@ -37,10 +37,7 @@ class PlainTable(Table):
     def __init__(self, title: str, names: Iterable[str], numbers: Iterable[str] = ()) -> None:
         """Prepare a table.
 
-        Args:
-            title: of the table.
-            names: headings of columns of text: a text that is too long for the console is continued below.
-            numbers: headings of columns of numbers, which keep their width.
+        A text that is too long for the console is continued below; a number keeps its width.
         """
         super().__init__(title=Text(printable(title), style="table.title"), title_justify="left", box=SIMPLE_HEAD)
         self.collapse_padding, self.pad_edge = True, False
@@ -61,12 +58,7 @@ def console_of() -> PlainConsole:
 
 
 def check_output(option: str, path: Path | None, *endings: str) -> None:
-    """Refuse a file that cannot be written, before anything is computed.
-
-    Args:
-        option: for the message.
-        path: the file; None is accepted.
-        endings: the endings that the file may have.
+    """Refuse a file that cannot be written, before anything is computed; no file (None) is accepted.
 
     Raises:
         UserError: the file has another ending, is a folder, or is in a folder that cannot be written.

@@ -43,9 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a study, or resume it; with ``--dry-run``, print what would run."""
-    from study.cli.printed_front import print_front
+    from study.cli.points import print_front
     from study.progress import Reporter
-    from study.run.run import RunContext, run_study
+    from study.run.plan import RunContext, dry_run
+    from study.run.run import plan_study, run_study
 
     changes = [parse_change(text) for text in options.set]
     if options.folder:
@@ -62,9 +63,6 @@ def execute(options: argparse.Namespace) -> None:
         reporter=Reporter(),
     )
     if options.dry_run:
-        from study.run.dry_run import dry_run
-        from study.run.run import plan_study
-
         planned = dry_run(plan_study(spec, where, extend=options.extend), where)
         if options.json:
             print(dumps(planned, indent=1))

@@ -92,12 +92,8 @@ class Evaluation:
         """The costs of the run if the frequency followed a rule.
 
         Energies are those of a period, which is the deadline and one switch back to f_max. They include idle energy.
-
-        Args:
-            levels: costs of the network at each level of a device.
-            rule: sets the frequency.
-            slack: share of the classic network's time by which an answer may be later than the classic network's; None:
-                the smallest slack that the policy can keep.
+        ``slack`` is the share of the classic network's time by which an answer may be later than the classic network's;
+        None: the smallest slack that the policy can keep.
 
         Raises:
             UserError: ``deadline`` cannot keep its deadline within the slack.
@@ -145,13 +141,12 @@ def evaluate_one(
     costs: Costs,
     reporter: Reporter,
 ) -> Evaluation:
-    """Run a policy live over a split.
+    """Run a policy live over the images of a split.
 
     Args:
-        loaded: the network.
-        images: of the split.
-        policy: any policy; all but ``Classic`` need trained heads.
-        split: the name of the split.
+        loaded: the network; all policies but ``Classic`` need trained heads.
+        images, split: the images and the name of the split.
+        policy: any policy.
         statistic: of the thresholds.
         batch_size: images a batch; the published program takes 1.
         each_layer: also run every exit on every image, for the statistics of each layer.
@@ -205,13 +200,6 @@ def accuracy_forward(
 ) -> dict[str, Any]:
     """Measure how often the engine predicts the right exit on a split.
 
-    Args:
-        loaded: the network, with trained exit heads.
-        images: of the split.
-        betas: one or several; the images are traced once.
-        start_layer, max_jump: of the engine.
-        statistic: of the thresholds.
-
     Returns:
         ``by_start_layer``, the accuracy for each beta and start layer. With one beta also ``prediction_accuracy``,
         ``predictions`` and ``confusion`` (predicted and true distance) at ``start_layer``.
@@ -258,16 +246,11 @@ def load_costs(costs: str, rule: str | None, slack: float | None) -> Device | Pr
 
 
 def costs_of(loaded: LoadedNetwork, name: str, source: Device | Profile, *, other_device: bool) -> Costs:
-    """The costs of a network.
-
-    Args:
-        loaded: the network.
-        name: of the device table, or the path of the profile.
-        source: from :func:`load_costs`.
-        other_device: accept a profile of another device than the network's.
+    """The costs of a network, from :func:`load_costs` of a name or path.
 
     Raises:
-        UserError: the table lacks the precision, or the profile is of another device, network or precision.
+        UserError: the table lacks the precision, or the profile is of another network or precision, or (without
+            ``other_device``) of another device than the network's.
     """
     network = loaded.runnable
     table = cost_table(MEASURED) if isinstance(source, Profile) else source

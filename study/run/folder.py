@@ -80,11 +80,7 @@ def read_study_file(folder: Location) -> dict[str, Any] | None:
 
 
 def stored_study_file(folder: Location) -> dict[str, Any]:
-    """:func:`read_study_file` of a folder that holds a study.
-
-    Raises:
-        UserError: the folder holds no study, or the file cannot be read.
-    """
+    """:func:`read_study_file` of a folder that must hold a study: no study is a ``UserError`` too."""
     stored = read_study_file(folder)
     if stored is None:
         raise no_run_folder(folder)
@@ -176,10 +172,8 @@ def differences_of(stored: object, asked: object, key: str = "") -> Iterator[Dif
 def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, digests: Mapping[str, str]) -> None:
     """Check that the images of a study are those of its run folder.
 
-    Args:
-        folder: run folder.
-        stored: the content of ``study.yaml``; None: the digests come from the table ``trials``.
-        digests: data set -> digest of its images now.
+    ``stored`` is the content of ``study.yaml``; None: the digests come from the table ``trials``. ``digests``: data
+    set -> digest of its images now.
 
     Raises:
         UserError: the images differ.
@@ -199,11 +193,7 @@ def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, dige
 def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], grown: Sequence[Difference] = ()) -> None:
     """Write the resolved study with its provenance into a run folder that is new, extended, or lost its file.
 
-    Args:
-        spec: the study.
-        folder: run folder.
-        digests: data set -> digest of its images.
-        grown: the differences by which the study is larger than the stored study.
+    ``digests``: data set -> digest of its images. ``grown``: by what the study is larger than the stored study.
 
     Raises:
         UserError: the folder holds results of other images.

@@ -75,9 +75,8 @@ def decide(
     """Decide which trials are trained next: those of the lowest rung that is not finished.
 
     Args:
-        plans: the trials of the phase.
+        plans, section: the trials of the phase; epochs and scheduler.
         histories: trial id -> learning curve, empty before the first epoch.
-        section: epochs and scheduler.
         failed: trial id -> number of the rung at which the trial failed; the trial took part in the rungs before.
         stopped: the trials that ASHA stopped.
         keep: the number of trials that the next step of the study needs.
@@ -111,12 +110,7 @@ def run_phase(
 ) -> list[TrialRecord]:
     """Train the trials of a phase that are not trained yet.
 
-    Args:
-        plans: the trials.
-        section: epochs and scheduler.
-        context: the images and the run folder.
-        executor: trains the trials.
-        keep: the number of trials that the next step of the study needs; halving leaves at least this many.
+    ``keep`` is the number of trials that the next step of the study needs; halving leaves at least this many.
 
     Returns:
         A record of each trial, best score first (ties by trial id; trials without a score last).
@@ -141,8 +135,7 @@ def _train_rungs(
 ) -> tuple[dict[str, str], Mapping[str, int]]:
     """Train what :func:`decide` names, until nothing is left.
 
-    Returns:
-        Trial id -> error, of the trials that failed; and trial id -> budget of the rung that a trial did not survive.
+    Returns: trial id -> error, of failed trials; trial id -> budget of the rung that a trial did not survive.
     """
     errors: dict[str, str] = {}
     failed: dict[str, int] = {}
@@ -233,13 +226,7 @@ def _history(plan: TrialPlan, checkpoints: Location) -> tuple[Epoch, ...]:
 
 
 def adopt_pretrained(tensors: Mapping[str, Tensor], plan: TrialPlan, context: TrainingContext) -> TrialRecord:
-    """The user's own backbone as the one trial of phase 1a, with its validation accuracy.
-
-    Args:
-        tensors: the weights.
-        plan: of the trial, without a parent.
-        context: the images and the run folder.
-    """
+    """The user's own backbone as the one trial of phase 1a, with its validation accuracy."""
     info = context.dataset.info
     plan = replace(plan, parent=WeightsId("weights", weights_fingerprint(tensors)))
     folder = context.checkpoints / plan.trial_id

@@ -43,13 +43,8 @@ def resolve_request(
 ) -> tuple[NetworkSettings, DataSettings]:
     """The settings of network and data that a command asks for.
 
-    A setting that the command leaves open (None) comes from the checkpoint, or else from the defaults.
-
-    Args:
-        pretrained: weights to start from. A checkpoint folder of this program holds settings; other files hold none.
-        backbone, width: the backbone of the network and its width.
-        head: the exit heads of the network.
-        data: fields of :class:`DataSettings`, None where left open.
+    A setting that the command leaves open (None) comes from the checkpoint folder ``pretrained``, or else from the
+    defaults. ``data`` has the fields of :class:`DataSettings`.
     """
     known_network, known_data = NetworkSettings(backbone="vgg19"), dict[str, Any](name="digits")
     if pretrained is not None and pretrained.is_dir():
@@ -97,15 +92,9 @@ def load_network(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> LoadedNetwork:
-    """Load a network and its data set.
+    """Load a network, from a checkpoint folder or bare weights, and its data set.
 
-    Args:
-        pretrained: a checkpoint folder, or bare weights.
-        source: where the images are.
-        device: for the network.
-        settings, data: from :func:`resolve_request`; they must agree with a checkpoint.
-        precision: of the network; int8 takes its ranges from the calibration split.
-        compiled: make the kernels with ``torch.compile``.
+    int8 takes its ranges from the calibration split; ``compiled`` makes the kernels with ``torch.compile``.
 
     Raises:
         UserError: the network or the images are not those of the checkpoint. With other images, the splits would mix.
@@ -122,24 +111,20 @@ def load_network(
         network = new_network(settings, dataset.info, data.seed)
         load_backbone_weights(network, tensors)
         network.to(device).eval()
-        runnable = ready(network, known, dataset.calibration, dataset.info, compiled=compiled)
-        return LoadedNetwork(network, runnable, dataset, data, heads_trained=False)
-    if dataset.info.digest != checkpoint.data.digest:
+    elif dataset.info.digest != checkpoint.data.digest:
         raise UserError(
             f"these {data.name} images are not those that {pretrained} was trained with "
             f"(digest {dataset.info.digest[:12]}, expected {checkpoint.data.digest[:12]}): the splits would mix"
         )
-    network = build_pretrained(pretrained, checkpoint, tensors, device)
+    else:
+        network = build_pretrained(pretrained, checkpoint, tensors, device)
     runnable = ready(network, known, dataset.calibration, dataset.info, compiled=compiled)
-    return LoadedNetwork(network, runnable, dataset, data, heads_trained=checkpoint.training.trains_heads)
+    trained = checkpoint is not None and checkpoint.training.trains_heads
+    return LoadedNetwork(network, runnable, dataset, data, heads_trained=trained)
 
 
 def refuse_other_network(pretrained: Path, stored: NetworkSettings, asked: NetworkSettings) -> None:
-    """Refuse a checkpoint of another backbone or width than the command names.
-
-    Raises:
-        UserError: the checkpoint differs; the line names the setting and both values.
-    """
+    """Refuse (``UserError``) a checkpoint of another backbone or width than the command names."""
     for name in ("backbone", "width"):
         if getattr(stored, name) != getattr(asked, name):
             raise UserError(

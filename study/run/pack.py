@@ -29,12 +29,7 @@ _KEPT = ("provenance", "trials", "epochs", "costs")
 
 
 def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
-    """Write the pack of a finished study.
-
-    Args:
-        folder: its run folder.
-        destination: a new folder.
-        reporter: told the search.
+    """Write the pack of a finished study into a new folder.
 
     Raises:
         UserError: the destination exists, the study is not finished, or has several data sets.

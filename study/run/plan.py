@@ -1,40 +1,78 @@
 """The plan of a start: a study with its names, sizes, trials and images resolved, before anything is written.
 
-Making the plan checks every name and value. ``run`` executes the plan, and ``run --dry-run`` prints the plan.
+Making the plan checks every name and value. ``run`` executes the plan; ``run --dry-run`` prints the plan in plain
+values, with an estimate of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from results.storage.paths import Location
+from search_spaces.settings import Mode
 from search_spaces.spec import DataSpec, OperatingPointsSpec, ResourcesSpec, StudySpec
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.costs.flops import count_work
 from study.costs.model.devices import Device
 from study.data.loading import count_test_images, load_dataset
-from study.data.settings import Dataset, DataSettings, resolve
+from study.data.settings import Dataset, DataSettings, ImageSet, resolve
 from study.errors import UserError
-from study.execution.executor import Executor, device_of
+from study.execution.executor import Executor, device_of, threads_of
+from study.execution.jobs import prepared
+from study.execution.trial_plan import TrialPlan
 from study.networks.construction import check_network, new_network
 from study.networks.quantization import check_precision
 from study.progress import Reporter
-from study.run.folder import STUDY_FILE, Difference, recorded_precisions, refuse_other_study
-from study.run.trials import PHASES, StudyTrials, draw_trials
+from study.run.folder import (
+    STUDY_FILE,
+    Difference,
+    read_study_file,
+    recorded_precisions,
+    refuse_other_images,
+    refuse_other_study,
+)
+from study.run.status import outline, seconds_left, slots_here, trial_statuses
+from study.run.trials import PHASES, StudyTrials, draw_trials, planned_trials
 from study.search.cost_source import check_costs, check_slack
 from study.search.exact_search import check_covered
 from study.search.space import check_depth, check_names
 from study.storage.home import user_path
 from study.storage.publish import check_writable
+from study.training.loop import train
 
-if TYPE_CHECKING:
-    from study.run.run import RunContext
+_PROBED_BATCHES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Where a study runs. No field changes the results of the study."""
+
+    folder: Location
+    data_root: Path
+    download: bool = False
+    address: str | None = None
+    """Of a running Ray cluster; None starts Ray on this machine."""
+    local: bool = False
+    """Work in this process, one job after the other, without Ray."""
+    reporter: Reporter
+
+    @property
+    def tables(self) -> Location:
+        """The tables of the run folder."""
+        return self.folder / "tables"
+
+    @property
+    def checkpoints(self) -> Location:
+        """The checkpoints of the run folder."""
+        return self.folder / "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +121,7 @@ class StudyPlan:
 def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend: bool) -> StudyPlan:
     """Resolve all names of a study, check all values, and load its images. Nothing is written.
 
-    Args:
-        spec: the study.
-        where: the run folder and the place of the images.
-        executor: asked what the precision ``auto`` means on the machines that train.
-        extend: the run folder may hold a smaller study.
+    ``executor`` is asked what the precision ``auto`` means; ``extend``: the run folder may hold a smaller study.
 
     Raises:
         UserError: a name or value that the program does not know, images that are missing or damaged, or a run folder
@@ -164,14 +198,8 @@ def resolve_precision(
 ) -> StudySpec:
     """The study with a precision in place of ``auto``, so that one trial never mixes two precisions.
 
-    The first start asks the machines that train. A later start takes the precision that the run folder records, and
-    reports where these machines would have meant the other one.
-
-    Args:
-        spec: the study as asked for.
-        recorded: phase -> precision, of the study that the run folder holds; empty in a new folder.
-        executor: asked what ``auto`` means.
-        reporter: told of the difference.
+    The first start asks the machines that train. A later start takes the precision that the run folder records
+    (``recorded``: phase -> precision), and reports where these machines would have meant the other one.
 
     Raises:
         UserError: the cluster is gone, or no machine of the cluster is large enough for a trial.
@@ -225,3 +253,95 @@ def images_line(name: str, counts: Mapping[str, int]) -> str:
     """The classes and images of a data set, in one line."""
     splits = ", ".join(f"{count} {split}" for split, count in counts.items() if split != "classes")
     return f"{name}: {counts['classes']} classes; images: {splits}"
+
+
+def dry_run(plan: StudyPlan, where: RunContext) -> dict[str, Any]:
+    """What ``run`` would train by a plan, and about how long the training takes.
+
+    The epochs that were trained tell how long other epochs take. Where none was trained, the largest network of each
+    half of phase 1, in each mode, is trained for a few batches on this machine; the other networks take time in
+    proportion to their FLOPs.
+
+    Raises:
+        UserError: the run folder holds results of other images, or cannot be read.
+    """
+    stored = read_study_file(where.folder)
+    refuse_other_images(where.folder, stored, plan.digests)
+    started = planned_trials(plan.trials, plan.digests, trial_statuses(where.folder, stored)) if stored else []
+    phases = outline(plan.trials, list(plan.datasets), started)
+    measured: dict[tuple[str, str], float] = {}
+    for phase in phases:
+        if phase.seconds_per_epoch is None and phase.epochs_left:
+            dataset = plan.datasets[phase.data].dataset
+            plans = plan.trials.backbones_on(dataset.info.digest)
+            if phase.phase == "exits":
+                plans = plan.trials.exits_on_each(plans)
+            measured[phase.data, phase.phase] = _seconds_per_epoch(plans, dataset, plan.spec.resources)
+    phases = outline(plan.trials, list(plan.datasets), started, measured)
+    slots = slots_here(plan.spec.resources)
+    if where.address is not None:
+        from study.execution.ray.nodes import slots_of
+
+        slots = slots_of(where.address, plan.spec.resources)
+    known = {trial["trial_id"] for trial in started}
+    rows = [
+        {
+            "trial_id": one.trial_id,
+            "data": name,
+            "started": one.trial_id in known,
+            **{key: value for key, value in one.settings.items() if _varies(key, plan.trials.backbones.plans)},
+        }
+        for name, digest in plan.digests.items()
+        for one in plan.trials.backbones_on(digest)
+    ]
+    points = plan.spec.operating_points
+    return {
+        "folder": str(where.folder),
+        "new": stored is None,
+        "images": {name: one.image_counts for name, one in plan.datasets.items()},
+        "grows": [str(one) for one in plan.grown],
+        "trials_at_once": slots,
+        "phases": [phase.plain() for phase in phases],
+        "backbones": rows,
+        "searched": {
+            "networks": points.networks,
+            "precisions": [str(name) for name in points.quantization.values],
+            "operating_points": "all of the exact front" if points.search == "exact" else points.trials,
+        },
+        "training_seconds_left": seconds_left(phases, slots),
+    }
+
+
+def _varies(key: str, plans: Sequence[TrialPlan]) -> bool:
+    return len({plan.settings[key] for plan in plans}) > 1
+
+
+def _seconds_per_epoch(plans: Sequence[TrialPlan], dataset: Dataset, resources: ResourcesSpec) -> float:
+    """Seconds of an epoch of the mean trial: the largest network of each mode is timed, the others follow by FLOPs."""
+    flops = {
+        plan.network: float(count_work(new_network(plan.network, dataset.info, 0)).segment_flops.sum())
+        for plan in plans
+    }
+    largest: dict[Mode, TrialPlan] = {}
+    for plan in sorted(plans, key=lambda plan: flops[plan.network]):
+        largest[plan.training.mode] = plan
+    device = device_of(resources) if torch.cuda.is_available() else torch.device("cpu")
+    with prepared(device, threads_of(resources)) as here:
+        rates = {mode: _probe(plan, dataset, here) / flops[plan.network] for mode, plan in largest.items()}
+    return float(np.mean([rates[plan.training.mode] * flops[plan.network] for plan in plans]))
+
+
+def _probe(plan: TrialPlan, dataset: Dataset, device: torch.device) -> float:
+    """Seconds of a whole epoch, from the seconds of an epoch on a part of the images."""
+    size = min(len(dataset.train.labels), _PROBED_BATCHES * plan.training.batch_size)
+    part = replace(dataset, train=_first(dataset.train, size), validation=_first(dataset.validation, max(1, size // 4)))
+    network = new_network(plan.network, dataset.info, 0).to(device)
+    history = train(network, part, replace(plan.training, patience=None), epochs=2)
+    # The first epoch includes work that happens once. An image takes a third of the time in validation as in training.
+    images = size + len(part.validation.labels) / 3
+    whole = len(dataset.train.labels) + len(dataset.validation.labels) / 3
+    return history[-1].seconds * whole / images
+
+
+def _first(images: ImageSet, count: int) -> ImageSet:
+    return ImageSet(images=images.images[:count], labels=images.labels[:count])

@@ -53,16 +53,13 @@ def profile_network(
     output: Path,
     reporter: Reporter,
 ) -> dict[Path, Profile]:
-    """Measure a network at each precision and batch size, and write each profile as JSON.
+    """Measure a network at each pair of precision and batch size, and write each profile as JSON.
 
     Args:
-        settings, data: settings from :func:`study.run.one_network.resolve_request`.
-        source: source of the images from which int8 takes ranges.
-        pretrained: trained weights; None: random weights, which cost the same.
-        classes: number of classes of an untrained network.
+        settings, data, source: of network and images; int8 takes its ranges from the images.
+        pretrained: trained weights; None: random weights, which cost the same, and ``classes`` classes.
         precisions, batch_sizes: each pair is measured.
-        device: device that runs the network.
-        compiled: compile the network with ``torch.compile``.
+        device, compiled: what runs the network, with ``torch.compile`` or without.
         model: device table, for the joules of a device without an energy meter.
         metered: read the energy meter of the device if it has one.
         measuring: how long and how often to measure.

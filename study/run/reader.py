@@ -172,11 +172,7 @@ def _stored_costs(path: Location, *, measured: bool) -> Costs:
 def stored_test_logits(
     folder: Location, networks: Sequence[TracedNetwork]
 ) -> dict[tuple[WeightsId, Precision], SplitLogits]:
-    """The test traces of some networks, by weights and precision.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """The test traces of some networks, by weights and precision; a missing one is a ``UserError``."""
     found: dict[tuple[WeightsId, Precision], SplitLogits] = {}
     wanted = {(one.weights, one.precision) for one in networks}
     for trace in sorted(stored_traces(folder / "traces"), key=lambda one: one.written):

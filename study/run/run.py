@@ -6,7 +6,7 @@ Running and resuming are the same function: each start derives from the files of
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,7 +35,7 @@ from study.networks.precisions import Precision
 from study.progress import Reporter
 from study.run.folder import claim_folder, refuse_other_study
 from study.run.halving import adopt_pretrained, run_phase
-from study.run.plan import DatasetPlan, StudyPlan, images_line, make_plan
+from study.run.plan import DatasetPlan, RunContext, StudyPlan, images_line, make_plan
 from study.run.tables import Provenance, write_trials
 from study.run.trials import PhaseTrials
 from study.search.cost_source import price, with_frequencies
@@ -46,30 +46,6 @@ from study.storage.locks import exclusive, is_held
 from study.storage.publish import content_hash, set_aside, sweep, sweep_drafts
 from study.traces.store import TraceStore
 from study.traces.trace import SplitLogits
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunContext:
-    """Where a study runs. No field changes the results of the study."""
-
-    folder: Location
-    data_root: Path
-    download: bool = False
-    address: str | None = None
-    """Of a running Ray cluster; None starts Ray on this machine."""
-    local: bool = False
-    """Work in this process, one job after the other, without Ray."""
-    reporter: Reporter
-
-    @property
-    def tables(self) -> Location:
-        """The tables of the run folder."""
-        return self.folder / "tables"
-
-    @property
-    def checkpoints(self) -> Location:
-        """The checkpoints of the run folder."""
-        return self.folder / "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +69,7 @@ class DatasetRun:
 def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> None:
     """Run a study, or resume it, until the tables are complete.
 
-    Args:
-        spec: the study.
-        where: to run it.
-        extend: the folder may hold a smaller study, with fewer trials, epochs, parents, networks or data sets.
+    ``extend``: the folder may hold a smaller study, with fewer trials, epochs, parents, networks or data sets.
 
     Raises:
         UserError: the study names something that does not exist, the folder holds another study, or all trials of a
@@ -108,11 +81,7 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
 
 
 def plan_study(spec: StudySpec, where: RunContext, *, extend: bool) -> StudyPlan:
-    """The plan that :func:`run_study` would execute.
-
-    Raises:
-        UserError: as :func:`run_study`, before any work.
-    """
+    """The plan that :func:`run_study` would execute; errors as there, before any work."""
     with closing(executor_of(spec, where)) as executor:
         return make_plan(spec, where, executor, extend=extend)
 
@@ -156,11 +125,7 @@ def executor_of(spec: StudySpec, where: RunContext) -> Executor:
 
 
 def _refuse_bytes_that_are_no_text(where: RunContext) -> None:
-    """Refuse paths that are no UTF-8: Ray passes the command line and the folders on as UTF-8 text.
-
-    Raises:
-        UserError: such a path is given, or the working folder is one.
-    """
+    """Refuse (``UserError``) paths that are no UTF-8: Ray passes command line and folders on as UTF-8 text."""
     for text in (str(where.folder), str(where.data_root.absolute()), *sys.argv):
         try:
             text.encode()
@@ -204,48 +169,33 @@ def _dataset_run(plan: StudyPlan, where: RunContext, executor: Executor, data: D
 def _train(run: DatasetRun) -> list[TrialRecord]:
     """Phase 1; returns the trials of exit heads, best first."""
     trials = run.plan.trials
-    backbones = _readable(run, trials.backbones, lambda: _train_backbones(run))
+    backbones = _train_phase(run, trials.backbones, trials.backbones_on(run.data.dataset.info.digest))
     parents = [record for record in backbones if record.usable][: trials.backbones.keep]
-
-    def train_exits() -> list[TrialRecord]:
-        plans = [plan for parent in parents for plan in trials.exits_on(parent.plan, parent.weights)]
-        return _train_all(run, trials.exits, plans)
-
-    return _readable(run, trials.exits, train_exits)
+    heads = [plan for parent in parents for plan in trials.exits_on(parent.plan, parent.weights)]
+    return _train_phase(run, trials.exits, heads)
 
 
-def _readable(run: DatasetRun, phase: PhaseTrials, train: Callable[[], list[TrialRecord]]) -> list[TrialRecord]:
-    """The trials of a phase, after a full read of the best weights; damaged trials are set aside and trained again.
+def _train_phase(run: DatasetRun, phase: PhaseTrials, plans: Sequence[TrialPlan]) -> list[TrialRecord]:
+    """Train the trials of a phase. The best weights are read in full: damaged trials are set aside and trained again.
 
     Raises:
-        UserError: again and again.
+        UserError: no trial could be trained, or weights are damaged again and again.
     """
-    checkpoints, data = run.where.checkpoints, run.data.settings.name
+    checkpoints, name = run.where.checkpoints, phase.plans[0].phase
     for _ in range(3):
-        records = train()
+        if run.plan.own_weights is not None and name == "backbones":
+            records = [adopt_pretrained(run.plan.own_weights, plans[0], run.context)]
+        else:
+            records = run_phase(plans, phase.section, run.context, run.executor, keep=phase.keep)
         best = [record for record in records if record.usable][: phase.keep]
-        damaged = [record for record in best if set_aside_if_damaged(record, checkpoints)]
-        if not damaged:
-            write_trials(run.where.tables, records, run.provenance, data=data, part=f"{data}-{phase.plans[0].phase}")
+        if not best:
+            error = next((record.error for record in records if record.error), "every trial diverged")
+            raise UserError(f"no trial of phase {name} could be trained: {error}")
+        if not [record for record in best if set_aside_if_damaged(record, checkpoints)]:
+            data = run.data.settings.name
+            write_trials(run.where.tables, records, run.provenance, data=data, part=f"{data}-{name}")
             return records
     raise UserError(f"{checkpoints}: weights are damaged as soon as they are written: is the disk sound?")
-
-
-def _train_backbones(run: DatasetRun) -> list[TrialRecord]:
-    """Phase 1a: backbones, or the weights of the user in their place."""
-    trials = run.plan.trials
-    plans = trials.backbones_on(run.data.dataset.info.digest)
-    if run.plan.own_weights is not None:
-        return [adopt_pretrained(run.plan.own_weights, plans[0], run.context)]
-    return _train_all(run, trials.backbones, plans)
-
-
-def _train_all(run: DatasetRun, phase: PhaseTrials, plans: Sequence[TrialPlan]) -> list[TrialRecord]:
-    records = run_phase(plans, phase.section, run.context, run.executor, keep=phase.keep)
-    if not any(record.usable for record in records):
-        error = next((record.error for record in records if record.error), "every trial diverged")
-        raise UserError(f"no trial of phase {phase.plans[0].phase} could be trained: {error}")
-    return records
 
 
 def trace_best_networks(run: DatasetRun, records: Sequence[TrialRecord]) -> list[TracedNetwork]:
@@ -370,16 +320,9 @@ def write_front(
     digest: str,
     stamp: Mapping[str, str],
 ) -> None:
-    """Evaluate a front on the test split, and write the tables ``exits`` and ``front``.
+    """Evaluate a front on the test traces, and write the tables ``exits`` and ``front``.
 
-    Args:
-        tables: of the run folder.
-        front: from :func:`study.search.test_front.front_of`.
-        points: the search space.
-        networks: that were searched.
-        tests: their test traces.
-        digest: of the test images.
-        stamp: columns that all rows share; ``data`` names the part.
+    ``stamp`` has the columns that all rows share; its ``data`` names the part.
     """
     rows, exit_rows = front_on_test(
         front, networks, points.objectives, lambda one: tests[one.weights, one.precision], digest

@@ -83,12 +83,7 @@ def _fronts(tables: Location, study: dict[str, Any]) -> set[str]:
 
 
 def trial_statuses(folder: Location, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each trial that was started, or failed before its first epoch.
-
-    Args:
-        folder: run folder.
-        stored: its ``study.yaml``.
-    """
+    """A row for each trial that was started, or failed before its first epoch; ``stored``: from ``study.yaml``."""
     if not (folder / "checkpoints").exists() and part_count(folder / "tables", "trials"):
         return [_packed_status(row) for row in rows_of(read_table(folder / "tables", "trials"))]
     failures = FailureLog(folder / "failures.json").read()
@@ -202,11 +197,8 @@ def outline(
 ) -> list[PhaseOutline]:
     """The halves of phase 1 on each data set.
 
-    Args:
-        drawn: the trials of the study.
-        names: the names of the data sets of the study.
-        trials: the trials that were started: ``data``, ``mode``, ``status``, ``epochs``, ``seconds``.
-        measured: (data, phase) -> seconds of an epoch, used where no trial has a measured epoch.
+    ``trials`` were started: ``data``, ``mode``, ``status``, ``epochs``, ``seconds``. ``measured``: (data, phase) ->
+    seconds of an epoch, used where no trial has a measured epoch.
     """
     phases = []
     for data in names:

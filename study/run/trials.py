@@ -137,15 +137,13 @@ def planned_trials(
 ) -> list[Mapping[str, Any]]:
     """Those of the started trials that the study would train, were it started now.
 
-    A run folder whose study has grown may hold trials that are no part of the study any more.
+    A run folder whose study has grown may hold trials that are no part of the study any more. Backbones that are the
+    user's own, and trials of a data set without a digest, are all kept.
 
     Args:
         drawn: the trials of the study.
         digests: data set -> digest of its images.
         trials: that were started: ``trial_id``, ``mode``, ``data``, ``weights``, ``score``.
-
-    Returns:
-        Some of ``trials``. Backbones that are the user's own, and trials of a data set without a digest, are all kept.
     """
     kept: list[Mapping[str, Any]] = [one for one in trials if one["mode"] and one["data"] not in digests]
     for data, digest in digests.items():

@@ -8,7 +8,7 @@ from support.run_folders import ONE, run_folder, study
 from results.parts import read_table, write_part
 from results.summary import summarize_front
 from study.cli.main import main
-from study.cli.printed_front import front_lines
+from study.cli.points import front_lines
 from study.policies.policies import Hierarchical, Static
 from study.progress import Reporter
 from study.search.operating_point import OperatingPoint

@@ -8,8 +8,8 @@ from search_spaces.spec import parse_space
 from study.errors import UserError
 from study.progress import Reporter
 from study.run.folder import claim_folder, refuse_other_study
-from study.run.plan import resolve_names
-from study.run.run import RunContext, run_study
+from study.run.plan import RunContext, resolve_names
+from study.run.run import run_study
 from study.storage.locks import exclusive
 
 REFUSED = [

@@ -13,7 +13,7 @@ from results.schemas import SCHEMAS
 from results.summary import summarize_front, summary_json
 from study import Costs, Static, Trace, replay
 from study.checkpoints.description import WeightsId
-from study.cli.printed_front import front_lines
+from study.cli.points import front_lines
 from study.costs.model.dvfs import LevelCosts, simulate
 from study.policies.policies import Classic, Hierarchical, Placed, Predictive
 from study.policies.thresholds import thresholds_from_logits

@@ -7,7 +7,7 @@ from typing import Any
 
 from search_spaces.spec import StudySpec, validate_space
 from study.progress import Reporter
-from study.run.run import RunContext
+from study.run.plan import RunContext
 
 TINY: dict[str, Any] = {
     "name": "tiny",
