@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.spec import parse_change
 from study.cli.options import add_stored_space, path, run_folder
@@ -13,7 +14,6 @@ from study.storage.strict_json import dumps
 if TYPE_CHECKING:
     import pandas as pd
 
-    from study.cli.printing import PlainTable
     from study.search.cheapest import Objective
 
 _DECIDED = ("policy", "criterion", "beta", "start_layer", "placements", "constraints.accuracy_drop")
@@ -45,10 +45,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Compare policies at equal accuracy."""
     from results.parts import rows_of
-    from study.cli.points import stored_space, write_points
+    from study.cli.points import points_table, stored_space, write_points
     from study.cli.printing import check_output, console_of
     from study.run.reader import published_costs, stored_networks, stored_test_logits
-    from study.search.compare import DROPS, compare
+    from study.search.compare import DROPS, best_families, compare
 
     check_output("compare: --output", options.output, ".csv", ".parquet")
     changes = [parse_change(text) for text in options.set]
@@ -77,9 +77,12 @@ def execute(options: argparse.Namespace) -> None:
         return
     console = console_of()
     for (trial, precision), rows in found.rows.groupby(["trial_id", "precision"], sort=False):
-        console.print(_table(f"{trial} at {precision}", rows, options.objective, on_test=options.report_test))
-    for line in _sentences(found.rows, options.objective):
-        console.print(line, soft_wrap=True)
+        split = "test" if options.report_test else "validation"
+        title = f"{trial} at {precision}: chosen on validation for the least {_NAMES[options.objective]}"
+        shown, numbers = _columns(rows, options.objective, on_test=options.report_test)
+        console.print(points_table(f"{title}, reported on {split}", shown, {"at most": "{at_most:g}"}, numbers))
+    for row in rows_of(best_families(found.rows, options.objective)):
+        console.print(_sentence(row, options.objective), soft_wrap=True)
     console.print("all columns: --json or --output")
 
 
@@ -91,11 +94,14 @@ def share(text: str) -> float:
     return value
 
 
-def _table(network: str, rows: pd.DataFrame, objective: Objective, *, on_test: bool) -> PlainTable:
-    """The rows of one network. The printed loss is that on test, or that on validation images that did not choose."""
-    from study.cli.points import points_table
+def _columns(
+    rows: pd.DataFrame, objective: Objective, *, on_test: bool
+) -> tuple[pd.DataFrame, dict[str, tuple[str, str]]]:
+    """The rows of one network with what is printed: column -> (heading, format).
 
-    split, prefix, lost = ("test", "test_", "test_drop") if on_test else ("validation", "", "unseen_drop")
+    The printed loss is that on test, or that on validation images that did not choose.
+    """
+    prefix, lost = ("test_", "test_drop") if on_test else ("", "unseen_drop")
     energies = [name for name in map(str, rows) if name.startswith(f"{prefix}energy_share")]
     shares = {
         f"{prefix}flops_share": "FLOPs",
@@ -106,29 +112,18 @@ def _table(network: str, rows: pd.DataFrame, objective: Objective, *, on_test: b
     half = (ends[f"{lost}_high"] - ends[f"{lost}_low"]) / 2
     printed = rows.assign(at_most=rows["drop"] * 100, lost=rows[lost].astype(float) * 100, half=half * 100)
     numbers = {"lost": ("points\nlost", ".2f"), "half": ("± 95 %", ".2f")}
-    return points_table(
-        f"{network}: chosen on validation for the least {_NAMES[objective]}, reported on {split}",
-        printed,
-        {"at most": "{at_most:g}"},
-        numbers | {name: (heading, ".1%") for name, heading in shares.items()},
+    return printed, numbers | {name: (heading, ".1%") for name, heading in shares.items()}
+
+
+def _sentence(row: Mapping[str, Any], objective: Objective) -> str:
+    """The cheapest family of one network and bound at equal loss, and its saving over a plain cut."""
+    saving, share = "", f"matched_{objective}_share"
+    if row["matched_saving"] is not None and row["family"] != "static":
+        low, high = row["matched_saving_low"] * 100, row["matched_saving_high"] * 100
+        saving = f"; {row['matched_saving'] * 100:.1f} points ({low:.1f} to {high:.1f}) less than the network cut"
+    points = row["drop"] * 100
+    return (
+        f"{row['trial_id']} {row['precision']}, {points:g} point{'' if points == 1 else 's'} lost on images that "
+        f"did not choose: least {_NAMES[objective]} by {row['family']}, {row[share]:.1%} of classic "
+        f"({row[f'{share}_low']:.1%} to {row[f'{share}_high']:.1%}){saving}"
     )
-
-
-def _sentences(rows: pd.DataFrame, objective: Objective) -> list[str]:
-    """One sentence for each network and bound: the cheapest family at equal loss, and its saving over a plain cut."""
-    from results.parts import rows_of
-    from study.search.compare import best_families
-
-    sentences, share = [], f"matched_{objective}_share"
-    for row in rows_of(best_families(rows, objective)):
-        saving = ""
-        if row["matched_saving"] is not None and row["family"] != "static":
-            low, high = row["matched_saving_low"] * 100, row["matched_saving_high"] * 100
-            saving = f"; {row['matched_saving'] * 100:.1f} points ({low:.1f} to {high:.1f}) less than the network cut"
-        points = row["drop"] * 100
-        sentences.append(
-            f"{row['trial_id']} {row['precision']}, {points:g} point{'' if points == 1 else 's'} lost on images that "
-            f"did not choose: least {_NAMES[objective]} by {row['family']}, {row[share]:.1%} of classic "
-            f"({row[f'{share}_low']:.1%} to {row[f'{share}_high']:.1%}){saving}"
-        )
-    return sentences

@@ -75,9 +75,8 @@ def execute(options: argparse.Namespace) -> None:
 
 def _print_dry_run(result: Mapping[str, Any]) -> None:
     from study.cli.printing import PlainTable, console_of
-    from study.cli.status import outline_lines
     from study.run.plan import images_line
-    from study.run.status import span
+    from study.run.status import outline_lines, span
 
     console = console_of()
     rows = result["backbones"]

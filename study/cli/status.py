@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from study.cli.options import run_folder
@@ -29,7 +29,7 @@ def execute(options: argparse.Namespace) -> None:
 
 def _print_status(status: Mapping[str, Any]) -> None:
     from study.cli.printing import PlainTable, console_of
-    from study.run.status import span
+    from study.run.status import outline_lines, span
 
     console = console_of()
     columns = ["trial_id", "status", "mode", "network", "head", "epochs", "score"]
@@ -58,19 +58,3 @@ def _print_status(status: Mapping[str, Any]) -> None:
     if status["seconds_left"] and not status["finished"]:
         left += f"; training takes about {span(status['seconds_left'])} more on a machine like this"
     console.print(left)
-
-
-def _epoch_span(seconds: float) -> str:
-    from study.run.status import span
-
-    return f"{seconds:.3g} s" if seconds < 100 else span(seconds)
-
-
-def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each stage of phase 1: what is done, and what is left."""
-    return [
-        f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
-        f"{one['epochs_done']} epochs done, {one['epochs_left']} left"
-        + (f" at about {_epoch_span(one['seconds_per_epoch'])} each" if one["seconds_per_epoch"] else "")
-        for one in phases
-    ]

@@ -177,7 +177,13 @@ def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials, Dev
     with _named(spec.name):
         check_depth(points, depth)
         if trials.pretrained:
-            _check_pretrained(user_path(trials.pretrained), len(backbones))
+            if len(backbones) != 1:
+                raise UserError(
+                    f"backbones.pretrained needs one backbone and one width, not {len(backbones)} trials: "
+                    "--set backbones.trials=1 --set backbones.width=..."
+                )
+            if not user_path(trials.pretrained).exists():
+                raise UserError(f"backbones.pretrained: {user_path(trials.pretrained)} does not exist")
     return all_settings, trials, table
 
 
@@ -236,17 +242,6 @@ def _check_search(points: OperatingPointsSpec, resources: ResourcesSpec) -> Devi
     table = check_costs(points, precisions, device, stored_will_do=stored_will_do)
     check_covered(points)
     return table
-
-
-def _check_pretrained(path: Path, backbones: int) -> None:
-    """Check that the user's own weights are there, and stand for one backbone."""
-    if backbones != 1:
-        raise UserError(
-            f"backbones.pretrained needs one backbone and one width, not {backbones} trials: "
-            "--set backbones.trials=1 --set backbones.width=..."
-        )
-    if not path.exists():
-        raise UserError(f"backbones.pretrained: {path} does not exist")
 
 
 def images_line(name: str, counts: Mapping[str, int]) -> str:

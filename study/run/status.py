@@ -255,3 +255,17 @@ def span(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes / 60:.1f} h"
+
+
+def outline_lines(phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each stage of phase 1: what is done, and what is left."""
+    return [
+        f"{one['phase']} on {one['data']}: {one['started']} of {one['trials']} trials started, {one['failed']} failed; "
+        f"{one['epochs_done']} epochs done, {one['epochs_left']} left"
+        + (f" at about {_epoch_span(one['seconds_per_epoch'])} each" if one["seconds_per_epoch"] else "")
+        for one in phases
+    ]
+
+
+def _epoch_span(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 100 else span(seconds)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from search_spaces.choices import draw
 from search_spaces.settings import HEAD_MODES, HeadFields, TrainingFields, settings_of
-from search_spaces.spec import SpecError, StudySpec, TrainingSpec
+from search_spaces.spec import StudySpec, TrainingSpec
 from study.checkpoints.description import WeightsId
 from study.errors import UserError
 from study.execution.trial_plan import TrialPlan
@@ -70,8 +70,7 @@ def draw_trials(spec: StudySpec) -> StudyTrials:
     """Draw the settings of the trials of a study.
 
     Raises:
-        SpecError: a grid over a range.
-        UserError: a setting that no network or training run accepts.
+        UserError: a grid over a range, or a setting that no network or training run accepts.
     """
     points = spec.operating_points
     return StudyTrials(
@@ -85,11 +84,8 @@ def _plans(spec: StudySpec, phase: Phase) -> tuple[TrialPlan, ...]:
     section: TrainingSpec = getattr(spec, phase)
     try:
         draws = draw(spec.choices(phase), section.trials, spec.seed)
-    except ValueError as error:
-        raise SpecError(f"{spec.name}: {phase}: {error}") from None
-    try:
         return tuple(_plan(phase, section, settings, spec.seed) for settings in draws)
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{spec.name}: {phase}: {error}") from None
 
 
