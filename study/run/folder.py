@@ -16,7 +16,6 @@ from results.parts import read_table
 from results.schemas import TableError
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
-from search_spaces.spec import StudySpec
 from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
 from study.storage.publish import set_aside
@@ -87,7 +86,7 @@ def stored_study_file(folder: Location) -> dict[str, Any]:
     return stored
 
 
-def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = False) -> list[Difference]:
+def refuse_other_study(asked: dict[str, Any], folder: Location, *, extend: bool = False) -> list[Difference]:
     """Check that a run folder is new, or holds this very study or (``extend``) a smaller one.
 
     Where ``study.yaml`` is damaged or gone, the table ``provenance`` tells which study the folder holds, and from which
@@ -99,7 +98,6 @@ def refuse_other_study(spec: StudySpec, folder: Location, *, extend: bool = Fals
     Raises:
         UserError: the folder holds another study; the message names the differences.
     """
-    asked = spec.plain()
     differences = min((_differences(stored, asked) for stored in _stored_studies(folder)), key=len, default=[])
     grown = [difference for difference in differences if difference.grows]
     if not differences or (extend and len(grown) == len(differences)):
@@ -190,7 +188,9 @@ def refuse_other_images(folder: Location, stored: Mapping[str, Any] | None, dige
             )
 
 
-def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], grown: Sequence[Difference] = ()) -> None:
+def claim_folder(
+    study: dict[str, Any], folder: Location, digests: dict[str, str], grown: Sequence[Difference] = ()
+) -> None:
     """Write the resolved study with its provenance into a run folder that is new, extended, or lost its file.
 
     ``digests``: data set -> digest of its images. ``grown``: by what the study is larger than the stored study.
@@ -210,7 +210,7 @@ def claim_folder(spec: StudySpec, folder: Location, digests: dict[str, str], gro
         provenance["data_digest"] = digests
         if grown:
             provenance.setdefault("extended", []).append({"on": now, "changes": [str(one) for one in grown]})
-        text = yaml.safe_dump({"study": spec.plain(), "provenance": provenance}, sort_keys=False)
+        text = yaml.safe_dump({"study": study, "provenance": provenance}, sort_keys=False)
         write_atomic(folder / STUDY_FILE, text.encode())
 
 

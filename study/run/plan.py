@@ -133,7 +133,7 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     check_writable(where.folder)
     spec = resolve_precision(spec, recorded_precisions(where.folder), executor, where.reporter)
     trials = draw_trials(spec)  # the same draw, with the resolved precision
-    grown = refuse_other_study(spec, where.folder, extend=extend)
+    grown = refuse_other_study(spec.plain(), where.folder, extend=extend)
     # A damaged test image is reported now, not after the training. A later start need not read the test images again.
     new = extend or not (where.folder / STUDY_FILE).is_file()
     datasets = {

@@ -139,10 +139,8 @@ def _work(folder: Location, data: DataSpec, trace: StoredTrace) -> NetworkWork:
         )
     classes = trace.read().logits.shape[2]
     try:
-        asked, usual = (
-            data.model_dump(),
-            DATASETS[rows["data"].iloc[0]],
-        )  # a copy to share does not know the folder of its images
+        # A copy to share does not know the folder of its images.
+        asked, usual = data.model_dump(), DATASETS[rows["data"].iloc[0]]
         settings = NetworkSettings.from_plain(parse_json(rows["settings"].iloc[0])["network"])
         with torch.device("meta"):  # shapes suffice
             network = build_network(
@@ -151,7 +149,7 @@ def _work(folder: Location, data: DataSpec, trace: StoredTrace) -> NetworkWork:
                 image_size=asked["image_size"] or usual.image_size,
                 channels=asked["channels"] or usual.channels,
             )
-    except (UserError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{where}: the settings of {trace.weights.trial_id} are of no network known here: {error}"
         ) from None

@@ -95,8 +95,8 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
     # `status` looks at the lock by taking it for an instant.
     with exclusive(where.folder / ".lock", str(where.folder), patience_seconds=1):
         # Another driver may have written the folder since the plan was made.
-        grown = refuse_other_study(plan.spec, where.folder, extend=extend)
-        claim_folder(plan.spec, where.folder, plan.digests, grown)
+        grown = refuse_other_study(plan.spec.plain(), where.folder, extend=extend)
+        claim_folder(plan.spec.plain(), where.folder, plan.digests, grown)
         mend(where.folder)
         for name, data in plan.datasets.items():
             where.reporter.line(images_line(name, data.image_counts))
@@ -153,7 +153,7 @@ def mend(folder: Location) -> None:
 
 
 def _dataset_run(plan: StudyPlan, where: RunContext, executor: Executor, data: DatasetPlan) -> DatasetRun:
-    provenance = Provenance(plan.spec, data.dataset.info.digest)
+    provenance = Provenance(plan.spec.plain(), data.dataset.info.digest)
     provenance.record(where.tables)
     return DatasetRun(
         plan=plan,

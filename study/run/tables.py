@@ -10,7 +10,6 @@ from typing import Any
 from results.parts import write_part
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
-from search_spaces.spec import StudySpec
 from study.checkpoints.description import Checkpoint
 from study.execution.trial_record import TrialRecord, rank_records
 from study.run.folder import without_free_keys
@@ -27,19 +26,19 @@ _MACHINE = ("device", "threads")
 class Provenance:
     """The settings and images of a study, and the names of provenance that follow for some versions."""
 
-    spec: StudySpec
+    study: dict[str, Any]
     data_digest: str
 
     @cached_property
     def _study(self) -> str:
-        return dumps(without_free_keys(self.spec.plain()))
+        return dumps(without_free_keys(self.study))
 
     def row(self, made_by: Mapping[str, str]) -> dict[str, Any]:
         """The row of the table ``provenance`` for some versions."""
         made_by = {name: value for name, value in made_by.items() if name not in _MACHINE}
         values = {
             "study": self._study,
-            "seed": self.spec.seed,
+            "seed": self.study["seed"],
             "data_digest": self.data_digest,
             "code_version": made_by["predictive-exit"],
             "code_digest": made_by.get("code"),

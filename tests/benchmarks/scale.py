@@ -122,7 +122,7 @@ def phase_1(trials: int) -> list[dict[str, Any]]:
         pool = RayExecutor(spec.resources)
         start = time.perf_counter()
         records = run_phase(plans, spec.backbones, context, pool)
-        write_trials(Path(folder) / "tables", records, Provenance(spec, "digest"), data="digits")
+        write_trials(Path(folder) / "tables", records, Provenance(spec.plain(), "digest"), data="digits")
         own = time.perf_counter() - start - watch.seconds["tune"]
         again = time.perf_counter()
         run_phase(plans, spec.backbones, context, pool)

@@ -39,7 +39,7 @@ def test_help_imports_nothing_slow(arguments: list[str]) -> None:
 def test_status_imports_nothing_slow(extended: bool, tmp_path: Path) -> None:
     """Nor where the trials of an extended study are planned anew."""
     folder = tmp_path / "run"
-    claim_folder(validate_space(STUDY, "small"), folder, {"digits": "0" * 64})
+    claim_folder(validate_space(STUDY, "small").plain(), folder, {"digits": "0" * 64})
     if extended:
         stored = yaml.safe_load((folder / STUDY_FILE).read_text())
         stored["provenance"]["extended"] = [{"on": stored["provenance"]["created"], "changes": []}]

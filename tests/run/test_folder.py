@@ -28,8 +28,8 @@ def study(**changes: dict[str, object]) -> StudySpec:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    claim_folder(study(), tmp_path / "run", {"digits": "d1"})
-    Provenance(study(), "d1").record(tmp_path / "run" / "tables")
+    claim_folder(study().plain(), tmp_path / "run", {"digits": "d1"})
+    Provenance(study().plain(), "d1").record(tmp_path / "run" / "tables")
     return tmp_path / "run"
 
 
@@ -45,16 +45,16 @@ GROWN = [
 def test_a_study_that_only_grows_needs_extend(folder: Path, changes: dict[str, dict[str, object]]) -> None:
     larger = study(**changes)
     with pytest.raises(UserError, match=r"there and .* here.*--extend makes it grow"):
-        refuse_other_study(larger, folder)
-    grown = refuse_other_study(larger, folder, extend=True)
+        refuse_other_study(larger.plain(), folder)
+    grown = refuse_other_study(larger.plain(), folder, extend=True)
     assert len(grown) == sum(len(keys) for keys in changes.values())
-    claim_folder(larger, folder, {"digits": "d1", "fashion_mnist": "d2"}, grown)
+    claim_folder(larger.plain(), folder, {"digits": "d1", "fashion_mnist": "d2"}, grown)
     stored = read_study_file(folder)
     assert stored is not None and stored["study"] == larger.plain()
     assert len(stored["provenance"]["extended"][0]["changes"]) == len(grown)
-    assert refuse_other_study(larger, folder) == []
+    assert refuse_other_study(larger.plain(), folder) == []
     with pytest.raises(UserError, match="there and"):  # never back
-        refuse_other_study(study(), folder, extend=True)
+        refuse_other_study(study().plain(), folder, extend=True)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_study_that_only_grows_needs_extend(folder: Path, changes: dict[str, d
 def test_extend_refuses_what_is_another_study(folder: Path, changes: dict[str, dict[str, object]], key: str) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=f"--extend only adds .* which {key} is not") as error:
-        refuse_other_study(study(**changes), folder, extend=True)
+        refuse_other_study(study(**changes).plain(), folder, extend=True)
     assert "\n" not in str(error.value)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -80,7 +80,7 @@ def test_extend_refuses_what_is_another_study(folder: Path, changes: dict[str, d
 def test_many_differences_are_told_in_one_line(folder: Path) -> None:
     with pytest.raises(UserError, match=r"seed is 0 there and 1 here; .*and \d+ more\)") as error:
         changed = study(backbones={"optimizer": "sgd", "width": 1}, exits={"head": "conv"})
-        refuse_other_study(changed.model_copy(update={"seed": 1}), folder)
+        refuse_other_study(changed.model_copy(update={"seed": 1}).plain(), folder)
     assert "\n" not in str(error.value)
 
 
@@ -92,8 +92,8 @@ def test_a_damaged_study_file_is_set_aside_and_written_anew(
     (folder / "study.yaml").write_text(damage)
     with pytest.raises(UserError, match=r"study.yaml cannot be read"):
         read_study_file(folder)
-    refuse_other_study(study(), folder)
-    claim_folder(study(), folder, {"digits": "d1"})
+    refuse_other_study(study().plain(), folder)
+    claim_folder(study().plain(), folder, {"digits": "d1"})
     stored = read_study_file(folder)
     assert stored is not None and stored["study"] == whole
     assert (folder / "study.yaml.damaged").read_text() == damage
@@ -103,23 +103,23 @@ def test_a_damaged_study_file_is_set_aside_and_written_anew(
 @pytest.mark.parametrize("gone", [False, True])
 def test_without_its_file_the_tables_tell_which_study_a_folder_holds(folder: Path, gone: bool) -> None:
     larger = study(exits={"trials": 3})
-    Provenance(larger, "d1").record(folder / "tables")  # it has grown from two trials
+    Provenance(larger.plain(), "d1").record(folder / "tables")  # it has grown from two trials
     (folder / "study.yaml").write_text("")
     if gone:
         (folder / "study.yaml").unlink()
     for extend in (False, True):
         with pytest.raises(UserError, match=r"exits.trials is 3 there and 2 here"):
-            refuse_other_study(study(), folder, extend=extend)
+            refuse_other_study(study().plain(), folder, extend=extend)
         with pytest.raises(UserError, match=r"seed is 0 there and 1 here"):
-            refuse_other_study(larger.model_copy(update={"seed": 1}), folder, extend=extend)
+            refuse_other_study(larger.model_copy(update={"seed": 1}).plain(), folder, extend=extend)
     with pytest.raises(UserError, match=r"exits.trials is 3 there and 4 here; --extend"):
-        refuse_other_study(study(exits={"trials": 4}), folder)
-    assert refuse_other_study(larger, folder) == []
+        refuse_other_study(study(exits={"trials": 4}).plain(), folder)
+    assert refuse_other_study(larger.plain(), folder) == []
     row = {"trial_id": "a", "data": "digits", "data_digest": "d1"}
     write_part(folder / "tables", "trials", [row])
     with pytest.raises(UserError, match="those of digits have changed"):
-        claim_folder(larger, folder, {"digits": "d2"})
-    claim_folder(larger, folder, {"digits": "d1"})
+        claim_folder(larger.plain(), folder, {"digits": "d2"})
+    claim_folder(larger.plain(), folder, {"digits": "d1"})
     stored = read_study_file(folder)
     assert stored is not None and stored["study"] == larger.plain()
 
@@ -131,10 +131,10 @@ def test_only_larger_numbers_are_growth(old: int, new: int) -> None:
 
 
 def test_provenance_names_settings_images_and_versions(tmp_path: Path) -> None:
-    one = Provenance(study(), "d1")
-    free = Provenance(study(resources={"cpus_per_trial": 2}), "d1")
+    one = Provenance(study().plain(), "d1")
+    free = Provenance(study(resources={"cpus_per_trial": 2}).plain(), "d1")
     assert one.name() == free.name(), "what a trial may use decides no result"
-    others = [Provenance(study(exits={"trials": 3}), "d1").name(), Provenance(study(), "d2").name()]
+    others = [Provenance(study(exits={"trials": 3}).plain(), "d1").name(), Provenance(study().plain(), "d2").name()]
     older = {"predictive-exit": "0.0.1", "torch": "2.11"}
     assert len({one.name(), *others, one.name(older)}) == 4
     one.record(tmp_path, [older])

@@ -356,7 +356,7 @@ def test_versions_of_each_epoch_are_kept(tmp_path, run, monkeypatch):
     )
     found = read_trial(plan, tmp_path)
     assert [(first, made_by["predictive-exit"]) for first, made_by in found.made_by] == [(1, "1"), (3, "2")]
-    provenance = Provenance(StudySpec(name="x"), INFO.digest)
+    provenance = Provenance(StudySpec(name="x").plain(), INFO.digest)
     write_trials(tmp_path / "tables", run(Trainer(), tmp_path, plans(1), section), provenance, data="digits")
     epochs = read_table(tmp_path / "tables", "epochs")
     versions = read_table(tmp_path / "tables", "provenance").set_index("provenance")["code_version"]

@@ -59,12 +59,12 @@ def test_a_study_that_can_run_passes():
 
 def test_a_run_folder_holds_one_study(tmp_path):
     spec = parse_space("name: x\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}", "x.yaml")
-    refuse_other_study(spec, tmp_path / "run")
-    claim_folder(spec, tmp_path / "run", {"digits": "d1"})
+    refuse_other_study(spec.plain(), tmp_path / "run")
+    claim_folder(spec.plain(), tmp_path / "run", {"digits": "d1"})
     text = (tmp_path / "run" / "study.yaml").read_text()
     stored = yaml.safe_load(text)
     assert stored["study"] == spec.plain() and {"created", "versions"} <= stored["provenance"].keys()
-    refuse_other_study(parse_space(yaml.safe_dump(stored["study"]), "again"), tmp_path / "run")
+    refuse_other_study(parse_space(yaml.safe_dump(stored["study"]), "again").plain(), tmp_path / "run")
     for changed, message in (
         (
             "name: x\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-4}",
@@ -77,14 +77,14 @@ def test_a_run_folder_holds_one_study(tmp_path):
         ("name: x\nseed: 3\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}", "seed is 0 there and 3 here"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            refuse_other_study(parse_space(changed, "x.yaml"), tmp_path / "run")
+            refuse_other_study(parse_space(changed, "x.yaml").plain(), tmp_path / "run")
         assert "\n" not in str(error.value) and "study.yaml" in str(error.value)
-    claim_folder(spec, tmp_path / "run", {"digits": "d1"})
+    claim_folder(spec.plain(), tmp_path / "run", {"digits": "d1"})
     assert (tmp_path / "run" / "study.yaml").read_text() == text, "nothing was written"
     with pytest.raises(UserError, match="holds results of other images"):
-        claim_folder(spec, tmp_path / "run", {"digits": "d2"})
+        claim_folder(spec.plain(), tmp_path / "run", {"digits": "d2"})
     free = "name: x\nresources: {cpus_per_trial: 2}\nbackbones: {width: [0.25, 0.5], learning_rate: 1e-5}"
-    refuse_other_study(parse_space(free, "x.yaml"), tmp_path / "run")  # what a trial may use decides no result
+    refuse_other_study(parse_space(free, "x.yaml").plain(), tmp_path / "run")  # what a trial may use decides no result
 
 
 def test_a_run_folder_has_one_driver_at_a_time(tmp_path):

@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a study whose backbone is trained."""
     folder, spec = tmp_path_factory.mktemp("trained"), validate_space(STUDY, "small")
     dataset = load_dataset(DataSettings(seed=0, **spec.data.model_dump()), folder)
-    claim_folder(spec, folder, {"digits": dataset.info.digest})
+    claim_folder(spec.plain(), folder, {"digits": dataset.info.digest})
     (plan,) = draw_trials(spec).backbones_on(dataset.info.digest)
     run_trial(plan, dataset, folder / "checkpoints", epochs=2, device=torch.device("cpu"))
     return folder

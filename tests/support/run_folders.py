@@ -54,7 +54,7 @@ def profile_of(folder: Path, one: TracedNetwork, batch_size: int = 1) -> Path:
 
 def run_folder(folder: Path, networks: Sequence[TracedNetwork] = FOUR, text: str = TEXT) -> Path:
     """What a study writes before its search, without images and checkpoints."""
-    claim_folder(study(text), folder, {"digits": "d1gest"})
+    claim_folder(study(text).plain(), folder, {"digits": "d1gest"})
     for one in networks:
         for name in ("calibration", "validation", "test"):
             write_split(folder, one, name)
