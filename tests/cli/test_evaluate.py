@@ -157,7 +157,7 @@ def test_what_does_not_fit_the_network_is_refused_before_it_runs(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("evaluate.trace_images", "evaluate.run_policy", "accuracy_forward.trace_images"):
+    for name in ("evaluate.trace_images", "evaluate.run_policy"):
         monkeypatch.setattr(f"study.run.{name}", lambda *_, **__: pytest.fail("the network ran"))
     assert main(f"evaluate --pretrained {models / 'exits'} {options}".split()) == 2
     error = capsys.readouterr().err

@@ -164,7 +164,6 @@ WORK = (
     "study.execution.trial.train",
     "study.run.evaluate.run_policy",
     "study.run.evaluate.trace_images",
-    "study.run.accuracy_forward.trace_images",
     "study.run.profile.measure_profile",
     "ray.init",
 )
