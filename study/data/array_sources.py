@@ -1,12 +1,11 @@
 """Data sets of arrays: the digits of scikit-learn, and CIFAR, SVHN, STL-10 and Fashion-MNIST of torchvision.
 
-Each part (training or test) opens its own files only. Loading the training part therefore reads no test image.
+Each part opens its own files only: loading the training part reads no test image.
 """
 
 import contextlib
-import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from study.data.pixels import Pixels, convert_channels, resize
+from study.data.settings import ImageSet
 from study.data.splits import Indices, fixed_test_part
 from study.errors import UserError
 
@@ -41,46 +41,39 @@ class ArrayPart:
         bilinear.
         """
         raw = np.ascontiguousarray(self.raw[indices])
-        source = hashlib.sha256(repr(raw.shape).encode())
-        source.update(raw.data)
-        source.update(np.ascontiguousarray(self.labels[indices], dtype="<i8").data)
+        source = ImageSet(images=raw, labels=self.labels[indices])
         images = convert_channels(raw, channels)
         if self.name == "digits" and image_size % images.shape[2] == 0:
             scale = image_size // images.shape[2]
             images = images.repeat(scale, axis=2).repeat(scale, axis=3)
         if self.name == "fashion_mnist" and image_size != images.shape[2]:
             images = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
-        return resize(images, image_size), source.hexdigest()
+        return resize(images, image_size), source.digest
 
 
 def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart:
-    """Open a part of a data set of arrays.
-
-    Args:
-        part: ``train`` or ``test``.
-        root: folder of the files.
+    """Open the part ``train`` or ``test`` of a data set of arrays, whose files lie in the folder ``root``.
 
     Raises:
         UserError: files are missing or damaged, or cannot be downloaded.
     """
     if name == "digits":
         return _digits(part)
-    reader = _reader(name, part, root)
-    missing = [file for file, _ in reader.files if not (reader.folder / file).is_file()]
+    open_part, folder, files = _reader(name, part, root)
+    missing = [file for file in files if not (folder / file).is_file()]
     if missing and not download:
         raise UserError(
-            f"data set {name!r} is not complete: put {', '.join(missing)} in {reader.folder}, "
-            "or let --download fetch it"
+            f"data set {name!r} is not complete: put {', '.join(missing)} in {folder}, or let --download fetch it"
         )
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            opened = reader.open(download=download)
+            opened = open_part(download=download)
             raw, labels = _arrays(name, opened)
+        class_names = {"svhn": _DIGITS, "stl10": _STL10_CLASSES}.get(name) or tuple(opened.classes)
+        if len(raw) != len(labels) or (labels.size and not 0 <= labels.min() <= labels.max() < len(class_names)):
+            raise ValueError("images and labels do not belong together")
     except Exception as error:  # files may be missing, damaged or unreachable, and so are the errors of readers
-        raise UserError(_why_unreadable(name, reader, error, download=download)) from error
-    class_names = {"svhn": _DIGITS, "stl10": _STL10_CLASSES}.get(name) or tuple(opened.classes)
-    if raw.shape[0] != labels.shape[0] or (labels.size and not 0 <= labels.min() <= labels.max() < len(class_names)):
-        raise UserError(f"data set {name!r}: images and labels in {reader.folder} do not belong together")
+        raise UserError(f"data set {name!r} {_why_unreadable(folder, files, error, download=download)}") from error
     return ArrayPart(name=name, raw=raw, labels=labels, class_names=class_names)
 
 
@@ -101,18 +94,10 @@ def _digits(part: str) -> ArrayPart:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reader:
-    """How torchvision opens one part: ``open(download=...)``, and the files (name, md5 or None) in ``folder``."""
+def _reader(name: str, part: str, root: Path) -> tuple[Callable[..., Any], Path, dict[str, str | None]]:
+    """How torchvision opens one part: ``open(download=...)``, the folder of the files, and their md5 sums by name.
 
-    open: Callable[..., Any]
-    folder: Path
-    files: tuple[tuple[str, str | None], ...]
-
-
-def _reader(name: str, part: str, root: Path) -> _Reader:
-    """The class of torchvision, restricted to the files of one part. STL-10 then needs no unlabelled images (2.6 GB).
-
+    The class of torchvision is restricted to the files of the part. STL-10 then needs no unlabelled images (2.6 GB).
     The restricted class keeps the name of the original: torchvision names the folder of Fashion-MNIST by the class.
     """
     from torchvision import datasets
@@ -120,25 +105,22 @@ def _reader(name: str, part: str, root: Path) -> _Reader:
     train = part == "train"
     if name == "svhn":
         _, file, md5 = datasets.SVHN.split_list[part]
-        return _Reader(open=partial(datasets.SVHN, root, split=part), folder=root, files=((file, md5),))
-    if name == "stl10":
-        lists = {"train_list": datasets.STL10.train_list[:2], "test_list": []}
-        if not train:
-            lists = {"train_list": [], "test_list": datasets.STL10.test_list}
-        stl10: Any = type("STL10", (datasets.STL10,), lists)
-        files = tuple((file, md5) for file, md5 in [*lists["train_list"], *lists["test_list"]])
-        return _Reader(open=partial(stl10, root, split=part), folder=root / stl10.base_folder, files=files)
+        return partial(datasets.SVHN, root, split=part), root, {file: md5}
     if name == "fashion_mnist":
         prefix = "train" if train else "t10k"
         resources = [entry for entry in datasets.FashionMNIST.resources if entry[0].startswith(prefix)]
         fashion: Any = type("FashionMNIST", (datasets.FashionMNIST,), {"resources": resources})
-        files = tuple((file.removesuffix(".gz"), None) for file, _ in resources)  # md5 is of the .gz only
-        return _Reader(open=partial(fashion, root, train=train), folder=root / "FashionMNIST" / "raw", files=files)
-    published = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    cifar: Any = type(published.__name__, (published,), {"test_list" if train else "train_list": []})
-    meta = (cifar.meta["filename"], cifar.meta["md5"])
-    files = (*((file, md5) for file, md5 in [*cifar.train_list, *cifar.test_list]), meta)
-    return _Reader(open=partial(cifar, root, train=train), folder=root / cifar.base_folder, files=files)
+        files = {file.removesuffix(".gz"): None for file, _ in resources}  # the md5 is that of the .gz
+        return partial(fashion, root, train=train), root / "FashionMNIST" / "raw", files
+    published = {"stl10": datasets.STL10, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    lists = {"train_list": published.train_list[: 2 if name == "stl10" else None], "test_list": published.test_list}
+    lists["test_list" if train else "train_list"] = []
+    restricted: Any = type(published.__name__, (published,), lists)
+    files = dict([*lists["train_list"], *lists["test_list"]])
+    if name == "stl10":
+        return partial(restricted, root, split=part), root / restricted.base_folder, files
+    files[restricted.meta["filename"]] = restricted.meta["md5"]
+    return partial(restricted, root, train=train), root / restricted.base_folder, files
 
 
 def _arrays(name: str, opened: Any) -> tuple[Pixels, Indices]:
@@ -150,18 +132,17 @@ def _arrays(name: str, opened: Any) -> tuple[Pixels, Indices]:
     return opened.data.transpose(0, 3, 1, 2), np.asarray(opened.targets, dtype=np.int64)
 
 
-def _why_unreadable(name: str, reader: _Reader, error: Exception, *, download: bool) -> str:
-    """A line that names the damaged files; the messages of torchvision do not."""
+def _why_unreadable(folder: Path, files: Mapping[str, str | None], error: Exception, *, download: bool) -> str:
+    """A text that names the damaged files; the messages of torchvision do not."""
     from torchvision.datasets.utils import check_integrity
 
-    paths = [(reader.folder / file, md5) for file, md5 in reader.files]
-    damaged = [str(path) for path, md5 in paths if path.is_file() and not check_integrity(path, md5)]
     reason = " ".join(str(error).split()) or type(error).__name__
-    if damaged:
+    there = [file for file in files if (folder / file).is_file()]
+    if damaged := [str(folder / file) for file in there if not check_integrity(folder / file, files[file])]:
         return (
-            f"data set {name!r}: {', '.join(damaged)} differs from the published file (checksum): "
-            "delete it and let --download fetch it"
+            f"has files that differ from the published ones (checksum): delete {', '.join(damaged)} and let --download "
+            "fetch them"
         )
-    if download and not all(path.is_file() for path, _ in paths):
-        return f"data set {name!r} could not be downloaded to {reader.folder}: {reason}"
-    return f"data set {name!r} in {reader.folder} cannot be read, fetch it anew: {reason}"
+    if download and len(there) < len(files):
+        return f"could not be downloaded to {folder}: {reason}"
+    return f"in {folder} cannot be read, fetch it anew: {reason}"

@@ -12,11 +12,10 @@ from study.data.settings import DataInfo
 
 
 def place(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """The images as a uint8 tensor of the same shape, on ``device`` if there is room.
+    """The images as a uint8 tensor of the same shape, on a GPU if they take at most half of its free memory.
 
-    On a CPU the tensor shares the memory of the array, which may be read-only (Ray's object store): never write to the
-    tensor. On a GPU the images are copied into GPU memory if they take at most half of the free memory. Otherwise they
-    stay in main memory, and :func:`to_device` moves each batch.
+    Otherwise the tensor shares the memory of the array, which may be read-only (Ray's object store): never write to the
+    tensor. :func:`to_device` moves each batch.
     """
     # Torch warns that writing to a read-only array is undefined; nothing here writes.
     with warnings.catch_warnings(action="ignore", category=UserWarning):
@@ -35,9 +34,9 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
 
 def normalize(images: Tensor, info: DataInfo) -> Tensor:
     """uint8 ``[B, C, H, W]`` -> float32 of the same shape: pixels / 255, minus ``info.mean``, over ``info.std``."""
-    mean = torch.tensor(info.mean, dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)
-    std = torch.tensor(info.std, dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)
-    return images.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
+    levels = torch.tensor((info.mean, info.std), dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)
+    mean, std = levels[:, :, None, None]
+    return images.to(torch.float32).sub_(mean).div_(std)
 
 
 def augment(images: Tensor, info: DataInfo, generator: torch.Generator) -> Tensor:

@@ -26,13 +26,14 @@ class UnreadableImagesError(UserError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = problems
-        if len(problems) == 1:
-            super().__init__(f"cannot read image {problems[0]}: mend or remove the file")
-            return
         lengths = itertools.accumulate(len(problem) + 2 for problem in problems)
-        shown = max(1, sum(1 for _ in itertools.takewhile(lambda length: length <= _LONGEST_LIST, lengths)))
+        shown = max(1, sum(length <= _LONGEST_LIST for length in lengths))
         more = f" and {len(problems) - shown} more" if shown < len(problems) else ""
-        super().__init__(f"cannot read {len(problems)} images: mend or remove {', '.join(problems[:shown])}{more}")
+        super().__init__(
+            f"cannot read image {problems[0]}: mend or remove the file"
+            if len(problems) == 1
+            else f"cannot read {len(problems)} images: mend or remove {', '.join(problems[:shown])}{more}"
+        )
 
 
 _LONGEST_LIST = 700
@@ -40,12 +41,10 @@ _LONGEST_LIST = 700
 
 
 def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]:
-    """One image file as training sees it, inside :func:`strict_decoder`.
+    """Pixels ``[channels, image_size, image_size]`` of an image as training sees it, and the sha256 of the file.
 
-    The pixels are RGB or ITU-R 601 luma. The central square is cut out and resized bilinearly with antialiasing.
-
-    Returns:
-        Pixels ``[channels, image_size, image_size]``, and the sha256 of the file.
+    The pixels are RGB or ITU-R 601 luma. The central square is cut out and resized bilinearly with antialiasing. Call
+    inside :func:`strict_decoder`.
 
     Raises:
         UnreadableImagesError: the file cannot be read or is no image.

@@ -14,12 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.data.image_files import (
-    UnreadableImagesError,
-    image_endings,
-    read_with_digest,
-    strict_decoder,
-)
+from study.data.image_files import UnreadableImagesError, image_endings, read_with_digest, strict_decoder
 from study.data.pixels import Pixels
 from study.data.splits import TEST_SHARE, Indices
 from study.errors import UserError
@@ -45,24 +40,23 @@ class FolderPart:
             UnreadableImagesError: it names the files that are damaged or no images.
         """
         images = np.empty((len(indices), channels, image_size, image_size), np.uint8)
+        problems: list[str] = []
 
-        def read_into(row: int) -> bytes | UnreadableImagesError:
+        def read_into(row: int) -> bytes:
             path = self.root / self.files[indices[row]]
             try:
                 images[row], digest = read_with_digest(path, image_size=image_size, channels=channels)
             except UnreadableImagesError as error:
-                return error
+                problems.extend(error.problems)
+                return b""
             return digest
 
-        source, problems = hashlib.sha256(), list[str]()
+        source = hashlib.sha256()
         with strict_decoder(), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
-            for index, outcome in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
-                if isinstance(outcome, UnreadableImagesError):
-                    problems += outcome.problems
-                else:
-                    source.update(self.files[index].encode(errors="surrogateescape") + b"\0" + outcome)
+            for index, digest in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
+                source.update(self.files[index].encode(errors="surrogateescape") + b"\0" + digest)
         if problems:
-            raise UnreadableImagesError(problems)
+            raise UnreadableImagesError(sorted(problems))
         return images, source.hexdigest()
 
 
@@ -76,17 +70,25 @@ def folder_part(part: str, root: Path) -> FolderPart:
         problem = "is not a folder" if root.exists() else "is not there"
         raise UserError(f"image folder {root} {problem}: give an existing folder, absolute or below the data root")
     try:
-        return _listed_part(part, root.resolve())
+        files, test_sizes = _list(part, root.resolve())
     except OSError as error:
         raise UserError(f"cannot list image folder {root}: {error}") from error
+    return FolderPart(
+        root=root.resolve(),
+        files=tuple(file for of_class in files.values() for file in of_class),
+        labels=np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()]).astype(np.int64),
+        class_names=tuple(files),
+        test_sizes=test_sizes,
+    )
 
 
-def _listed_part(part: str, root: Path) -> FolderPart:
+def _list(part: str, root: Path) -> tuple[dict[str, list[str]], Indices | None]:
+    """The files of each class in a part, and :attr:`FolderPart.test_sizes`."""
     split_layout = any(_subfolders(root / name, root) for name in ("train", "test") if (root / name).is_dir())
     if not split_layout:
         parts = {name: _flat_parts(name, _image_files(root / name, root)) for name in _class_names(root, root)}
-        sizes = np.array([len(of_class["test"]) for of_class in parts.values()], dtype=np.int64)
-        return _folder_part(root, {name: of_class[part] for name, of_class in parts.items()}, test_sizes=sizes)
+        test_sizes = np.array([len(of_class["test"]) for of_class in parts.values()], dtype=np.int64)
+        return {name: of_class[part] for name, of_class in parts.items()}, test_sizes
     for name in ("train", "test"):
         if not (root / name).is_dir():
             raise UserError(f"image folder {root} lacks {name}/: it needs both train/<class>/ and test/<class>/")
@@ -96,7 +98,7 @@ def _listed_part(part: str, root: Path) -> FolderPart:
     if difference:
         described = ", ".join(f"{n} only in {'train/' if n in class_names else 'test/'}" for n in sorted(difference))
         raise UserError(f"image folder {root}: train/ and test/ must hold the same classes, but: {described}")
-    return _folder_part(root, {name: _image_files(root / part / name, root) for name in class_names})
+    return {name: _image_files(root / part / name, root) for name in class_names}, None
 
 
 def _class_names(folder: Path, root: Path) -> tuple[str, ...]:
@@ -152,12 +154,8 @@ def _refuse_outside(path: Path, root: Path) -> None:
 def _flat_parts(class_name: str, files: list[str]) -> dict[str, list[str]]:
     """The files of one class of a flat folder: part -> sorted files.
 
-    A file belongs to the test part if its hash, as a number from 0 to 1, is below 1/5. Each part has at least one image
-    of each class. Of a class without such a file, the file with the lowest hash belongs to the test part. Of a class
-    with such files only, the file with the highest hash belongs to the training part.
-
-    Raises:
-        UserError: the class has one image only.
+    A file belongs to the test part if its hash, as a number from 0 to 1, is below 1/5. Each part has an image of each
+    class: the test part at least the one with the lowest hash, the training part the one with the highest.
     """
     if len(files) < 2:
         raise UserError(f"class {class_name!r} has 1 image, too few for a training and a test part: add some")
@@ -170,13 +168,3 @@ def _flat_parts(class_name: str, files: list[str]) -> dict[str, list[str]]:
 def _hash(file: str) -> float:
     """The sha256 of a path below the image folder, as a number from 0 to 1."""
     return int.from_bytes(hashlib.sha256(file.encode(errors="surrogateescape")).digest()[:8]) / 2**64
-
-
-def _folder_part(root: Path, files: dict[str, list[str]], test_sizes: Indices | None = None) -> FolderPart:
-    return FolderPart(
-        root=root,
-        files=tuple(file for of_class in files.values() for file in of_class),
-        labels=np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()]).astype(np.int64),
-        class_names=tuple(files),
-        test_sizes=test_sizes,
-    )

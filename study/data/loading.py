@@ -24,7 +24,6 @@ def load_dataset(
     """Load the train, calibration and validation splits of a data set.
 
     Args:
-        settings: which data set, and how to cut it.
         data_root: folder of data sets.
         download: fetch missing files.
         check_test: also read the test images, and forget them: a damaged one is told before anything is computed.
@@ -97,22 +96,16 @@ def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = F
 
 
 def count_test_images(settings: DataSettings, data_root: Path, *, download: bool = False) -> int:
-    """The number of images that :func:`load_test_set` would load. Only labels and names of files are read.
-
-    Raises:
-        UserError: as :func:`load_dataset`.
-    """
+    """The number of images that :func:`load_test_set` would load. Only labels and names of files are read."""
     return len(_test_part(resolve(settings), data_root, download=download)[1])
 
 
 def _test_part(settings: DataSettings, data_root: Path, *, download: bool) -> tuple[ArrayPart | FolderPart, Indices]:
-    """The test part, and the indices of the images that the settings choose."""
     part = _open_part("test", settings, data_root, download=download)
     return part, limited_test_part(part.labels, len(part.class_names), settings.test_limit)
 
 
 def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:
-    """The resolved settings, and their image size and channels, which are not None."""
     settings = resolve(settings)
     assert settings.image_size is not None and settings.channels is not None
     return settings, settings.image_size, settings.channels

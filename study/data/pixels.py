@@ -5,6 +5,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from study.arrays import batches
+
 Pixels = npt.NDArray[np.uint8]
 
 _CHUNK = 2048  # images converted at once: bounds the memory of float intermediates
@@ -20,9 +22,9 @@ def convert_channels(images: Pixels, channels: int) -> Pixels:
     if channels == 3:
         return np.repeat(images, 3, axis=1)
     grey = np.empty((len(images), 1, *images.shape[2:]), np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        red, green, blue = np.moveaxis(images[start : start + _CHUNK].astype(np.uint32), 1, 0)
-        grey[start : start + _CHUNK, 0] = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    for chunk in batches(len(images), _CHUNK):
+        red, green, blue = np.moveaxis(images[chunk].astype(np.uint32), 1, 0)
+        grey[chunk, 0] = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
     return grey
 
 
@@ -31,10 +33,10 @@ def resize(images: Pixels, size: int) -> Pixels:
     if images.shape[2:] == (size, size):
         return images
     resized = np.empty((*images.shape[:2], size, size), np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        chunk = torch.from_numpy(images[start : start + _CHUNK].astype(np.float32))
-        chunk = functional.interpolate(chunk, size=(size, size), mode="bilinear", antialias=True)
-        resized[start : start + _CHUNK] = chunk.round_().clamp_(0, 255).numpy()
+    for chunk in batches(len(images), _CHUNK):
+        levels = torch.from_numpy(images[chunk].astype(np.float32))
+        levels = functional.interpolate(levels, size=(size, size), mode="bilinear", antialias=True)
+        resized[chunk] = levels.round_().clamp_(0, 255).numpy()
     return resized
 
 
@@ -47,9 +49,8 @@ def mean_and_std(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     means, deviations = [], []
     values = np.arange(256) / 255
     for channel in range(images.shape[1]):
-        histogram = np.zeros(256, np.int64)
-        for start in range(0, len(images), _CHUNK):
-            histogram += np.bincount(images[start : start + _CHUNK, channel].ravel(), minlength=256)
+        chunks = batches(len(images), _CHUNK)
+        histogram = np.sum([np.bincount(images[one, channel].ravel(), minlength=256) for one in chunks], axis=0)
         share = histogram / histogram.sum()
         mean = float(share @ values)
         means.append(mean)

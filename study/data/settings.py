@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -67,18 +67,13 @@ class DataInfo:
     digest: str
     settings: dict[str, object]
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as a dict that ``json.dumps`` takes."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "DataInfo":
-        """The inverse of :meth:`to_json`, also after a way through JSON text.
+        """The inverse of :func:`dataclasses.asdict`, also after a way through JSON text, which has no tuples.
 
         Raises:
             ValueError, TypeError: the fields are not those of this class, or contradict each other.
         """
-        # JSON has no tuples, and a DataInfo that was read must equal the one that was written.
         tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         info = from_fields(cls, tuples)
         if not 1 <= info.image_size <= LARGEST_IMAGE:
@@ -139,11 +134,8 @@ def resolve(settings: DataSettings) -> DataSettings:
             f"{where}: calibration {resolved.calibration} and validation {resolved.validation} leave nothing "
             "to train on: their sum must be below 1"
         )
-    if resolved.name == "image_folder":
-        if not isinstance(resolved.folder, str) or not resolved.folder:
-            raise UserError(
-                f"{where}: name the folder of the images with --folder, or as data.folder in the study file"
-            )
-    elif resolved.folder is not None:
+    if resolved.name == "image_folder" and not resolved.folder:
+        raise UserError(f"{where}: name the folder of the images with --folder, or as data.folder in the study file")
+    if resolved.name != "image_folder" and resolved.folder is not None:
         raise UserError(f"{where}: folder is for the data set image_folder only; leave it out here")
     return resolved

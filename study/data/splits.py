@@ -38,10 +38,8 @@ def cut(
 
     Args:
         labels: ``[N]``, each in 0..len(class_names)-1.
-        class_names: ``[C]``, for messages.
         calibration, validation: shares of the images that ``limit`` leaves.
         limit: the most images that are used.
-        seed: of the random draws.
         test_sizes: ``[C]``, images of each class that the test part took from the same files, for messages.
 
     Returns:
@@ -51,16 +49,17 @@ def cut(
         UserError: a class or a split would be left without the images that it needs.
     """
     kept = np.arange(len(labels))
-    sizes = np.bincount(labels, minlength=len(class_names))
     if limit is not None and limit < len(labels):
         if limit < len(class_names):
             raise UserError(f"limit {limit} is too small for {len(class_names)} classes: each needs an image")
-        kept = _draw(labels, apportion(sizes, limit), (_LIMIT, seed))
-        sizes = np.bincount(labels[kept], minlength=len(class_names))
-    calibration_counts, validation_counts = _split_counts(sizes, class_names, calibration, validation, test_sizes)
-    held_out = _draw(labels[kept], calibration_counts + validation_counts, (_HOLD_OUT, seed))
+        kept = _sample(labels, len(class_names), limit, (_LIMIT, seed))
+    used = labels[kept]
+    calibration_counts, validation_counts = _split_counts(
+        np.bincount(used, minlength=len(class_names)), class_names, calibration, validation, test_sizes
+    )
+    held_out = _draw(used, calibration_counts + validation_counts, (_HOLD_OUT, seed))
     # The second draw divides the images of the first one, so that the two splits cannot overlap.
-    of_held_out = _draw(labels[kept][held_out], calibration_counts, (_CALIBRATE, seed))
+    of_held_out = _draw(used[held_out], calibration_counts, (_CALIBRATE, seed))
     return {
         "train": np.delete(kept, held_out),
         "calibration": kept[held_out[of_held_out]],
@@ -72,13 +71,16 @@ def limited_test_part(labels: Indices, classes: int, test_limit: int | None) -> 
     """Ascending indices of the test images to use: stratified, and the same for every seed of a study."""
     if test_limit is None or test_limit >= len(labels):
         return np.arange(len(labels))
-    return _draw(labels, apportion(np.bincount(labels, minlength=classes), test_limit), (_TEST_LIMIT,))
+    return _sample(labels, classes, test_limit, (_TEST_LIMIT,))
 
 
 def fixed_test_part(labels: Indices, classes: int) -> Indices:
     """Ascending indices of a fifth of each class: the test part of a data set without a test part of its own."""
-    sizes = np.bincount(labels, minlength=classes)
-    return _draw(labels, apportion(sizes, _rounded(TEST_SHARE * len(labels))), (_TEST_PART,))
+    return _sample(labels, classes, _rounded(TEST_SHARE * len(labels)), (_TEST_PART,))
+
+
+def _sample(labels: Indices, classes: int, total: int, seed: tuple[int, ...]) -> Indices:
+    return _draw(labels, apportion(np.bincount(labels, minlength=classes), total), seed)
 
 
 def apportion(sizes: Indices, total: int) -> Indices:
@@ -101,34 +103,31 @@ def _split_counts(
     sizes: Indices, class_names: Sequence[str], calibration: float, validation: float, test_sizes: Indices | None
 ) -> tuple[Indices, Indices]:
     """Images per class ``[C]`` of the calibration and the validation split, by the rule of this module."""
-    totals, quotas, counts = [], [], []
-    for name, share in (("calibration", calibration), ("validation", validation)):
-        total = _rounded(share * int(sizes.sum()))
-        if total == 0:
-            raise UserError(
-                f"{name} share {share} of {sizes.sum()} images is less than one image: "
-                f"make it {1 / sizes.sum():.2g} or more"
-            )
-        quota = np.float64(share) * sizes
-        at_least = 1 if total >= len(sizes) else 0
-        totals.append(total)
-        quotas.append(quota)
-        counts.append(np.maximum(np.floor(quota).astype(np.int64), at_least))
-    room = sizes - counts[0] - counts[1] - 1  # one image of each class stays in the train split
+    images = int(sizes.sum())
+    totals = [_rounded(share * images) for share in (calibration, validation)]
+    if 0 in totals:
+        name, share = ("calibration", calibration) if totals[0] == 0 else ("validation", validation)
+        raise UserError(
+            f"{name} share {share} of {images} images is less than one image: make it {1 / images:.2g} or more"
+        )
+    quotas = np.outer((calibration, validation), sizes)
+    at_least = [[1 if total >= len(sizes) else 0] for total in totals]
+    counts = np.maximum(np.floor(quotas).astype(np.int64), at_least)
+    room = sizes - counts.sum(axis=0) - 1  # one image of each class stays in the train split
     if (room < 0).any():
         smallest = int(np.argmin(room))
-        images = "1 image" if sizes[smallest] == 1 else f"{sizes[smallest]} images"
+        has = "1 image" if sizes[smallest] == 1 else f"{sizes[smallest]} images"
         rest = "" if test_sizes is None else f" ({test_sizes[smallest]} more in the test part)"
         raise UserError(
-            f"class {class_names[smallest]!r} has {images} to train, calibrate and validate on{rest} "
-            f"but needs {counts[0][smallest] + counts[1][smallest] + 1}: add images, drop the class, "
+            f"class {class_names[smallest]!r} has {has} to train, calibrate and validate on{rest} "
+            f"but needs {counts[:, smallest].sum() + 1}: add images, drop the class, "
             "raise limit, or make calibration and validation smaller"
         )
     first = _hand_out(counts[0], quotas[0], totals[0], room=room)
     second = _hand_out(counts[1], quotas[1], totals[1], room=room - (first - counts[0]))
     if not first.any() or not second.any():
         raise UserError(
-            f"{sizes.sum()} images in {len(sizes)} classes are too few to train, calibrate and validate on: "
+            f"{images} images in {len(sizes)} classes are too few to train, calibrate and validate on: "
             "each class needs an image to train on, and both other splits need images too"
         )
     return first, second

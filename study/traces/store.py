@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
@@ -118,32 +116,16 @@ def _read(folder: Location) -> SplitLogits | None:
         execution = parse_json(files["trace.json"].read_bytes()).get("int8_execution")
         if execution not in (None, *get_args(Int8Execution)):
             raise ValueError(f"int8_execution is {execution!r}")
-        with safe_open(files["trace.safetensors"], framework="np") as stored:
-            labels = stored.get_tensor("labels")
-        if labels.dtype != np.int64:
-            raise ValueError(f"it holds labels as {labels.dtype}")
-        split = SplitLogits(_mapped(files["trace.safetensors"], "logits"), labels, execution)
+        # As tensors of torch: safetensors maps them from the file. As arrays of numpy it would read them.
+        with safe_open(files["trace.safetensors"], framework="pt") as stored:
+            logits, labels = (stored.get_tensor(name).numpy() for name in ("logits", "labels"))
+        if logits.dtype not in (np.float32, np.float16) or labels.dtype != np.int64:
+            raise ValueError(f"it holds logits as {logits.dtype} and labels as {labels.dtype}")
+        split = SplitLogits(logits.astype(np.float32, copy=False), labels, execution)
         check_logits(split.logits, split.labels)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{folder} holds no trace with readable tensors ({short(error, 200)})") from None
     return split
-
-
-def _mapped(path: Path, name: str) -> NDArray[np.float32]:
-    """An array of a safetensors file as float32. A float32 array stays on disk; a float16 array is read and widened.
-
-    The file holds 8 bytes with the length of the header, the header in JSON, and the data. ``safe_open`` has already
-    refused a header that does not fit the data.
-    """
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        array = parse_json(file.read(size))[name]
-    kinds = {"F32": "<f4", "F16": "<f2"}
-    if array["dtype"] not in kinds:
-        raise ValueError(f"it holds {name} as {array['dtype']}")
-    place, shape = 8 + size + array["data_offsets"][0], tuple(array["shape"])
-    stored = np.memmap(path, dtype=kinds[array["dtype"]], mode="r", offset=place, shape=shape)
-    return stored if array["dtype"] == "F32" else stored.astype(np.float32)
 
 
 def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object], *, half: bool = False) -> None:

@@ -186,7 +186,7 @@ TRACES = [
         arrays(lambda stored: stored.update(logits=stored["logits"].astype(np.float64))),
         TRACE,
         "logits",
-        "F64",
+        "float64",
     ),
     bad(
         "logits-flat",

@@ -221,5 +221,5 @@ def test_digest_follows_what_decides_the_pixels() -> None:
 
 def test_info_survives_json() -> None:
     info = load_dataset(DataSettings(name="digits", limit=100), NOWHERE).info
-    assert DataInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+    assert DataInfo.from_json(json.loads(json.dumps(asdict(info)))) == info
     assert DataInfo(**asdict(info)) == info
