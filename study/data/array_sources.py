@@ -95,7 +95,7 @@ def _digits(part: str) -> ArrayPart:
 
 
 def _reader(name: str, part: str, root: Path) -> tuple[Callable[..., Any], Path, dict[str, str | None]]:
-    """How torchvision opens one part: ``open(download=...)``, the folder of the files, and their md5 sums by name.
+    """How torchvision opens one part: ``open(download=...)``, the folder of the files, and their md5 sums, if known.
 
     The class of torchvision is restricted to the files of the part. STL-10 then needs no unlabelled images (2.6 GB).
     The restricted class keeps the name of the original: torchvision names the folder of Fashion-MNIST by the class.
@@ -110,7 +110,7 @@ def _reader(name: str, part: str, root: Path) -> tuple[Callable[..., Any], Path,
         prefix = "train" if train else "t10k"
         resources = [entry for entry in datasets.FashionMNIST.resources if entry[0].startswith(prefix)]
         fashion: Any = type("FashionMNIST", (datasets.FashionMNIST,), {"resources": resources})
-        files = {file.removesuffix(".gz"): None for file, _ in resources}  # the md5 is that of the .gz
+        files: dict[str, str | None] = {file.removesuffix(".gz"): None for file, _ in resources}
         return partial(fashion, root, train=train), root / "FashionMNIST" / "raw", files
     published = {"stl10": datasets.STL10, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     lists = {"train_list": published.train_list[: 2 if name == "stl10" else None], "test_list": published.test_list}

@@ -24,10 +24,8 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         UserError: the compiler or the headers are missing, or the cache folder cannot hold code.
     """
-    if device.type == "cuda":
-        variable, language, names = "CC", "C", ["gcc", "clang"]
-    else:
-        variable, language, names = "CXX", "C++", ["g++"]
+    cuda = device.type == "cuda"
+    variable, language, names = ("CC", "C", ["gcc", "clang"]) if cuda else ("CXX", "C++", ["g++"])
     names = shlex.split(os.environ.get(variable, ""))[:1] or names
     if not any(shutil.which(name) for name in names):
         raise UserError(
@@ -40,8 +38,7 @@ def check_compiler(device: torch.device) -> None:
             f"--compile needs Python's headers, and there is no Python.h in {headers}: install them (python3-dev), or"
             " leave --compile out"
         )
-    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    cache = Path(named or tempfile.gettempdir()).absolute()
+    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()).absolute()
     way_out = "name another folder in the variable TORCHINDUCTOR_CACHE_DIR, or leave --compile out"
     try:
         check_writable(cache)

@@ -26,14 +26,7 @@ def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiEx
 
 
 def check_network(settings: NetworkSettings, data: DataSettings) -> int:
-    """Refuse a network that cannot be built, before any image is read.
-
-    Args:
-        settings: of the network.
-        data: resolved settings of the data, with image size and channels.
-
-    Returns:
-        The number of exits.
+    """The number of exits of a network for data of resolved settings. No image is read.
 
     Raises:
         UserError: the backbone is unknown or refuses the image size, or the network has more than ``MOST_PARAMETERS``.

@@ -36,8 +36,7 @@ class BofHeads(nn.Module):
         self.hidden = nn.ModuleDict()
         self.outputs = nn.ModuleDict()
         # A map smaller than the grid has one cell for each pixel.
-        grids = [min(point.grid, *shape[1:]) for point, shape in zip(exits, shapes, strict=True)]
-        self._exits = [replace(point, grid=grid) for point, grid in zip(exits, grids, strict=True)]
+        self._exits = [replace(e, grid=min(e.grid, *shape[1:])) for e, shape in zip(exits, shapes, strict=True)]
         codebook_channels: dict[str, int] = {}
         for point, (channels, _, _) in zip(self._exits, shapes, strict=True):
             if point.codebook not in self.codebooks:
@@ -50,7 +49,7 @@ class BofHeads(nn.Module):
             if channels != expected:
                 raise ValueError(f"exit {point.name} has {channels} channels, its codebook {point.codebook} {expected}")
         # One learned scale for each exit, also of exits that share all other parts. It starts at the side of a window.
-        sides = [shape[1] / grid for shape, grid in zip(shapes, grids, strict=True)]
+        sides = [shape[1] / point.grid for point, shape in zip(self._exits, shapes, strict=True)]
         self.window_scales = nn.Parameter(torch.tensor(sides))
 
     def forward(self, feature: Tensor, exit: int) -> Tensor:

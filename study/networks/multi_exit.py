@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from study.errors import UserError
 from study.networks.heads import Shape, build_heads
 from study.networks.inference_network import all_logits, eval_mode
-from study.networks.registry import Segmented, build_backbone
+from study.networks.registry import Segmented, State, build_backbone
 from study.networks.settings import HeadSettings, NetworkSettings
 
 
@@ -41,11 +41,8 @@ class MultiExitNetwork(nn.Module):
     def __init__(self, segmented: Segmented, head: HeadSettings, *, classes: int, input_shape: Shape) -> None:
         super().__init__()
         self._segmented = segmented  # a dataclass, so that the classifier is not registered a second time
-        self.segments = segmented.segments
-        self.exits = segmented.exits
-        self.backbone = segmented.model
-        self.classes = classes
-        self.input_shape = input_shape
+        self.segments, self.exits, self.backbone = segmented.segments, segmented.exits, segmented.model
+        self.classes, self.input_shape = classes, input_shape
         self.exit_shapes = _measure(segmented, input_shape)
         self.heads = build_heads(head, segmented.exits, shapes=self.exit_shapes, classes=classes)
 
@@ -70,7 +67,7 @@ class MultiExitNetwork(nn.Module):
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits [B, C] of the classifier, without running a head."""
-        state: tuple[Tensor, ...] = (images,)
+        state: State = (images,)
         for segment in self.segments:
             state = segment(state)
         logits: Tensor = self.classifier(state)
@@ -111,12 +108,10 @@ def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -
         UserError: as :func:`load_backbone_weights`.
     """
     expected = network.backbone.state_dict()
-    if tensors.keys() & expected.keys():
-        given = dict(tensors)
-    else:
+    given = dict(tensors)
+    if not given.keys() & expected.keys():
         own = "backbone."
         given = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
-
     # Old files of torchvision lack this counter, which evaluation does not read.
     refuse_misfit("backbone", expected, given, may_lack=lambda name: name.endswith(".num_batches_tracked"))
     return given
@@ -125,16 +120,10 @@ def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -
 def refuse_misfit(
     what: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, may_lack: Callable[[str], bool]
 ) -> None:
-    """Refuse tensors that are not those of a network.
-
-    Args:
-        what: the weights belong to, for the message.
-        expected: name -> tensor of the network.
-        given: name -> tensor, to be loaded.
-        may_lack: whether a name may be missing.
+    """Refuse ``given`` tensors, by name, that are not the ``expected`` ones of the network ``what``.
 
     Raises:
-        UserError: a tensor is missing, unexpected, or has another shape.
+        UserError: a tensor is unexpected, has another shape, or is missing and not one that the network may lack.
     """
     for name, tensor in expected.items():
         if name in given and given[name].shape != tensor.shape:
@@ -150,7 +139,7 @@ def refuse_misfit(
 
 def _measure(segmented: Segmented, input_shape: Shape) -> tuple[Shape, ...]:
     """Measure the shapes of the feature maps on one black image, in eval mode: batch norm keeps its statistics."""
-    state: tuple[Tensor, ...] = (torch.zeros(1, *input_shape),)
+    state: State = (torch.zeros(1, *input_shape),)
     shapes: list[Shape] = []
     with eval_mode(segmented.model), torch.no_grad():
         for segment in segmented.segments:

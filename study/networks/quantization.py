@@ -34,11 +34,7 @@ CALIBRATION_BATCH = 64
 
 
 def check_precision(precision: str, device: torch.device | None) -> Precision:
-    """Return a precision by its name.
-
-    Args:
-        precision: name of the precision.
-        device: device that computes; None: unknown, and not checked.
+    """A precision by its name. A device of None is unknown, and not checked.
 
     Raises:
         UserError: the precision is unknown, or the device has no bf16 arithmetic.
@@ -61,8 +57,6 @@ def prepare(
 
     Args:
         network: its weights stay unchanged; it is put into eval mode.
-        precision: ``fp32``; ``bf16``: backbone in bf16, heads in fp32; ``int8``: backbone in int8, heads in fp32;
-            ``int8_all``: backbone and heads in int8.
         calibration: ``[N, channels, height, width]`` normalised images of the calibration split, from which int8 takes
             the ranges of activations; a few hundred images are enough.
         compiled: compile each part with ``torch.compile``, which takes seconds for each part at the first batch. The
@@ -83,7 +77,7 @@ def prepare(
 
 
 def in_fp32(network: MultiExitNetwork) -> RunnableNetwork:
-    """Prepare a network in fp32: put it into eval mode and share its parts."""
+    """A network in fp32: put into eval mode, its parts shared."""
     network.eval()
     return RunnableNetwork(
         segments=network.segments,
@@ -153,11 +147,10 @@ class _Head(nn.Module):
 
 @dataclass(eq=False)
 class _Part:
-    """A part that is being quantized."""
+    """A part that is being quantized: ``sample`` are the arguments of a call, on a batch of calibration images."""
 
     module: nn.Module
     sample: tuple[Any, ...]
-    """Arguments of one call, on a batch of calibration images."""
     observed: Any
     """The module with observers, or the module itself if it has nothing to quantize."""
 
@@ -273,13 +266,11 @@ def _compile(runnable: RunnableNetwork) -> RunnableNetwork:
     # fails (torch 2.15: "qconv_prepack ... no fake impl"); the setting of the process works.
     torch._inductor.config.freezing = True
 
-    options: dict[str, Any] = {"dynamic": True}
+    compiled: Callable[..., Any] = partial(torch.compile, dynamic=True)
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
         # Segments of one class share one ``forward`` and one limit of recompilations. Beyond the limit they would run
         # uncompiled, without a message. Older versions of torch lack this option.
-        options["isolate_recompiles"] = True
-
-    compiled: Callable[..., Any] = partial(torch.compile, **options)
+        compiled = partial(compiled, isolate_recompiles=True)
     first, *others = runnable.segments
     return replace(
         runnable,

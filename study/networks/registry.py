@@ -81,28 +81,20 @@ class Segmented:
             raise ValueError(f"segments and classifier must hold the layers of model, all of them: {place}")
 
 
-class FeatureSegment(nn.Module):
+class FeatureSegment(nn.Sequential):
     """A segment that carries nothing: layers in a row from feature to feature."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
 
     def forward(self, state: State) -> State:
         """From ``(feature,)`` to ``(feature,)``."""
-        return (self.layers(state[0]),)
+        return (super().forward(state[0]),)  # type: ignore[no-untyped-call]
 
 
-class FeatureClassifier(nn.Module):
+class FeatureClassifier(nn.Sequential):
     """A classifier that reads the feature only: layers in a row from feature to logits."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
 
     def forward(self, state: State) -> Tensor:
         """From ``(feature, ...)`` to logits [B, C]."""
-        logits: Tensor = self.layers(state[0])
+        logits: Tensor = super().forward(state[0])  # type: ignore[no-untyped-call]
         return logits
 
 
@@ -159,7 +151,8 @@ def register_backbone(name: str) -> Callable[[_Builder], _Builder]:
 
 def backbone_names() -> list[str]:
     """Sorted names of all backbones: registered ones, and entry points of other distributions."""
-    _import_built_in()
+    from study.networks import resnet, vgg  # noqa: F401  # they register the built-in backbones
+
     return sorted(_builders.keys() | entry_points(group=ENTRY_POINT_GROUP).names)
 
 
@@ -182,13 +175,9 @@ def scale_channels(channels: int, width: float) -> int:
     return max(8, 8 * round(channels * width / 8))
 
 
-def _import_built_in() -> None:
-    """Import the modules that register the built-in backbones."""
-    from study.networks import resnet, vgg  # noqa: F401
-
-
 def _find(name: str) -> BackboneBuilder:
-    _import_built_in()
+    from study.networks import resnet, vgg  # noqa: F401  # they register the built-in backbones
+
     if name in _builders:
         return _builders[name]
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):

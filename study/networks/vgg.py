@@ -37,7 +37,6 @@ def build_vgg(name: str, *, classes: int, image_size: int, channels: int, width:
     if image_size < smallest:
         raise UserError(f"{name} needs images of at least {smallest} pixels, got {image_size}: scale or pad them")
     model = _model(layout, classes, channels)
-
     *layers, last_pool = model.features
     segments, exits = _segments(layers, stages=layout.count("M"))
     classifier = FeatureClassifier(last_pool, model.avgpool, nn.Flatten(), model.classifier)
@@ -55,20 +54,14 @@ def _model(layout: list[int | str], classes: int, channels: int) -> VGG:
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     last_channels = [item for item in layout if item != "M"][-1]
     model.classifier = nn.Linear(int(last_channels), classes)
-    _initialise(model)
-    return model
-
-
-def _initialise(model: VGG) -> None:
-    """Draw the weights by the rule of torchvision's constructor; batch norm starts at 1 and 0."""
-    for layer in model.modules():
+    # The rule of torchvision's constructor; batch norm starts at 1 and 0.
+    for layer in model.features:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, 0, 0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # a convolution of VGG has a bias
+    nn.init.normal_(model.classifier.weight, 0, 0.01)
+    nn.init.zeros_(model.classifier.bias)
+    return model
 
 
 def _segments(layers: list[nn.Module], *, stages: int) -> tuple[list[nn.Module], list[ExitPoint]]:

@@ -43,14 +43,9 @@ def collect_logits(
 def ready(
     network: MultiExitNetwork, precision: Precision, calibration: ImageSet, info: DataInfo, *, compiled: bool = False
 ) -> RunnableNetwork:
-    """A network at a precision, ready to run.
+    """A trained network in fp32 at a precision, ready to run. ``torch.compile`` makes the kernels of a compiled one.
 
-    Args:
-        network: trained, in fp32.
-        precision: of the result.
-        calibration: the images of the calibration split, on which int8 finds the ranges of activations.
-        info: of the images.
-        compiled: let ``torch.compile`` make the kernels.
+    On images of the split ``calibration``, int8 finds the ranges of activations.
     """
     if FORMATS[precision].backbone is not INT8:
         return prepare(network, precision, compiled=compiled)

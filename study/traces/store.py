@@ -34,10 +34,7 @@ def trace_folder(
     split: str,
     images_digest: str,
 ) -> Location:
-    """The folder, among all ``traces``, of the trace of a network on the images that a digest names.
-
-    ``execution`` tells how int8 was computed, and is None for other precisions. Traces of different executions differ.
-    """
+    """The folder of a trace among all ``traces``. ``execution`` tells how int8 was computed: traces then differ."""
     computed = precision if execution is None else f"{precision}-{execution}"
     return traces / safe_name(f"{weights.file_stem}-{computed}-{split}-{images_digest[:12]}", "trace")
 

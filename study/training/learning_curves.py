@@ -44,8 +44,7 @@ def outcome(history: Sequence[Epoch], *, epochs: int, patience: int | None) -> O
         return "diverged"
     if len(history) >= epochs:
         return "finished"
-    waited = history[-1].epoch - best_epoch(history).epoch if history else 0
-    if patience is not None and history and waited >= patience:
+    if patience is not None and history and history[-1].epoch - best_epoch(history).epoch >= patience:
         return "stopped_early"
     return "running"
 
@@ -59,6 +58,5 @@ def history_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Epoch, ...]:
     history = []
     for row in rows:
         values: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
-        values["exit_accuracies"] = tuple(values["exit_accuracies"])
-        history.append(from_fields(Epoch, values))
+        history.append(from_fields(Epoch, {**values, "exit_accuracies": tuple(values["exit_accuracies"])}))
     return tuple(history)

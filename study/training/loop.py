@@ -84,11 +84,10 @@ def train(
         epoch = len(history) + 1
         started = time.perf_counter()
         train_loss = trainer.run_epoch(images, labels, epoch)
-        rate = trainer.optimizer.param_groups[0]["lr"]
         validation = evaluate_split(network, dataset.validation, dataset.info, settings)
         row = Epoch(
             epoch=epoch,
-            learning_rate=rate,
+            learning_rate=trainer.optimizer.param_groups[0]["lr"],
             train_loss=train_loss,
             validation_loss=validation.loss,
             classifier_accuracy=validation.accuracies[-1],
@@ -112,9 +111,8 @@ def _score(validation: SplitResult, train_loss: float, mode: Mode) -> float:
 class Trainer:
     """The inner loop: batches, augmentation, loss, update.
 
-    Between epochs the network holds the average of its weights, if the settings ask for an average.
-
-    The weights of the network are moved to the layout ``channels_last``.
+    Between epochs the network holds the average of its weights, if the settings ask for an average. The weights of the
+    network are moved to the layout ``channels_last``.
     """
 
     def __init__(self, network: MultiExitNetwork, settings: TrainingSettings, info: DataInfo) -> None:

@@ -19,11 +19,9 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
         network: each part in train or eval mode, according to the mode of training.
         images: ``[B, channels, H, W]`` float.
         labels: ``[B]`` int64.
-        settings: mode, weights, label smoothing, distillation.
 
     Returns:
-        ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, or in ``joint`` the sum of
-        both.
+        ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, or in ``joint`` both.
     """
     if not settings.trains_heads:
         return _cross_entropies(network.classify(images)[None], labels, settings)[0]
