@@ -64,7 +64,7 @@ def folder_part(part: str, root: Path) -> FolderPart:
     """List the part ``train`` or ``test`` of an image folder.
 
     Raises:
-        UserError: the folder or its classes are not as they must be; the line says what and where.
+        UserError: the folder or its classes are not as they must be.
     """
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "is not there"

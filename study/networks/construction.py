@@ -14,10 +14,7 @@ MOST_PARAMETERS = 10**10
 
 
 def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiExitNetwork:
-    """Build a network for a data set, with weights drawn from a seed.
-
-    The process's own random numbers neither influence the weights nor change.
-    """
+    """A network for a data set, with weights from a seed; the random numbers of the process stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(
@@ -36,11 +33,7 @@ def check_network(settings: NetworkSettings, data: DataSettings) -> int:
 
 
 def meta_network(settings: NetworkSettings, info: DataInfo) -> MultiExitNetwork:
-    """Build a network for a data set on torch's meta device: shapes without numbers, in no memory and little time.
-
-    Raises:
-        UserError: as :func:`check_network`.
-    """
+    """A network for a data set on torch's meta device: shapes without numbers. Refused as by :func:`check_network`."""
     return _meta_network(settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels)
 
 

@@ -13,15 +13,7 @@ from study.networks.settings import HeadSettings, NetworkSettings
 
 
 class MultiExitNetwork(nn.Module):
-    """A backbone and its exit heads.
-
-    To run it exit by exit::
-
-        state = (images,)
-        for number in range(1, network.exit_count + 1):
-            state = network.segments[number - 1](state)
-            logits = network.heads(state[0], number)
-        logits = network.classifier(state)
+    """A backbone and its exit heads; :func:`all_logits` runs it exit by exit.
 
     Attributes:
         backbone: the whole model, with its library's parameter names.
@@ -102,11 +94,7 @@ def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tenso
 
 
 def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select the tensors of a network's backbone and give them the backbone's names.
-
-    Raises:
-        UserError: as :func:`load_backbone_weights`.
-    """
+    """The tensors of a network's backbone by the backbone's names, refused as :func:`load_backbone_weights` says."""
     expected = network.backbone.state_dict()
     given = dict(tensors)
     if not given.keys() & expected.keys():

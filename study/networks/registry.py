@@ -112,24 +112,8 @@ _builders: dict[str, BackboneBuilder] = {}
 def register_backbone(name: str) -> Callable[[_Builder], _Builder]:
     """Add a backbone under ``name``; a study file can then name the backbone.
 
-    A backbone is one function that returns segments::
-
-        @register_backbone("tiny")
-        def tiny(*, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-            features = scale_channels(32, width)
-            model = nn.Sequential(
-                nn.Conv2d(channels, features, 3, padding=1), nn.ReLU(),
-                nn.Conv2d(features, features, 3, padding=1), nn.ReLU(),
-                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes),
-            )
-            return Segmented(
-                model=model,
-                segments=(FeatureSegment(*model[0:2]), FeatureSegment(*model[2:4])),
-                classifier=FeatureClassifier(*model[4:]),
-                exits=(ExitPoint("conv1", "first", "all", grid=2), ExitPoint("conv2", "second", "all", grid=2)),
-            )
-
-    Worker processes of a cluster find a backbone in an installed distribution whose ``pyproject.toml`` says::
+    A backbone is one function that returns segments; the page "Backbones" of the documentation has an example. Worker
+    processes of a cluster find a backbone in an installed distribution whose ``pyproject.toml`` says::
 
         [project.entry-points."predictive_exit.backbones"]
         tiny = "my_package.my_module:tiny"

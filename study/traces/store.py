@@ -136,11 +136,7 @@ def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, 
 class TraceStore:
     """The traces of a run folder. A trace is computed at its first use. Executors send the store to their workers.
 
-    Args:
-        traces: the folder of the traces.
-        checkpoints: the folder of the trained networks.
-        calibration: images on which int8 finds the ranges of activations.
-        device: networks run on it.
+    On the images ``calibration``, int8 finds the ranges of activations.
     """
 
     traces: Location
@@ -152,7 +148,7 @@ class TraceStore:
     )
 
     def find(self, weights: WeightsId, precision: Precision, split: str, images_digest: str) -> SplitLogits | None:
-        """The stored trace of some weights on the images that a digest names; None where there is no trace."""
+        """The stored trace of the images that a digest names, or None."""
         return read_trace(self._folder(weights, precision, split, images_digest))
 
     def _folder(self, weights: WeightsId, precision: Precision, split: str, images_digest: str) -> Location:
@@ -183,11 +179,7 @@ class TraceStore:
         return result
 
     def network(self, weights: WeightsId, precision: Precision) -> RunnableNetwork:
-        """The network of a trial's best checkpoint at a precision.
-
-        Raises:
-            UserError: the checkpoint is damaged, or holds other weights.
-        """
+        """The network of a trial's best checkpoint at a precision. Raises as :meth:`get`."""
         return self._load(weights, precision)[0]
 
     def _load(self, weights: WeightsId, precision: Precision) -> tuple[RunnableNetwork, DataInfo]:
