@@ -14,7 +14,8 @@ from study.arrays import Floats
 from study.policies.criteria import Criterion
 from study.policies.policies import POLICIES, Placed
 from study.policies.thresholds import Statistic
-from study.search.exact_search import MEASURES, ExactPoint, exact_points, is_possible
+from study.search.exact_search import MEASURES, exact_points, is_possible
+from study.search.operating_point import OperatingPoint
 from study.search.space import SEARCHABLE
 from study.search.traced_network import TracedNetwork
 
@@ -76,7 +77,7 @@ class CheapestPoints:
         self._spec, self._network, self._reference_accuracy = spec, network, reference_accuracy
         self._drops, self._objective = sorted(set(drops)), objective
 
-    def choose(self, family: PolicyFamily) -> dict[float, ExactPoint]:
+    def choose(self, family: PolicyFamily) -> dict[float, OperatingPoint]:
         """Drop -> the cheapest point of a family; a drop that no point keeps is left out."""
         if family.policy != "placed":
             points, values = self._exact_points(family)
@@ -85,7 +86,7 @@ class CheapestPoints:
         search = _PlacementSearch(
             self._spec, self._network, self._reference_accuracy, self._drops, self._objective, family.criterion
         )
-        found: dict[float, ExactPoint] = {}
+        found: dict[float, OperatingPoint] = {}
         for drop, exits in search.best_placements().items():
             points, values = self._exact_points(family, exits)
             place = self._place_of_cheapest(values, drop)
@@ -100,7 +101,7 @@ class CheapestPoints:
 
     def _exact_points(
         self, family: PolicyFamily, exits: tuple[int, ...] | None = None
-    ) -> tuple[list[ExactPoint], Floats]:
+    ) -> tuple[list[OperatingPoint], Floats]:
         """The exact front of a family, or of one placement of the family ``placed``."""
         largest = self._drops[-1] + _ROUNDING
         space = self._spec.model_copy(

@@ -111,9 +111,9 @@ def compare(
         points = CheapestPoints(spec, network, reference.classic_accuracy, drops, objective)
         for family in FAMILIES:
             chosen = list(points.choose(family).items())
-            for drop, found in chosen[:1] if family.policy == "classic" else chosen:
+            for drop, point in chosen[:1] if family.policy == "classic" else chosen:
                 where = {"trial_id": network.trial_id, "precision": network.precision, "drop": drop}
-                settings = found.settings().columns()
+                settings = point.settings()
                 row: dict[str, Any] = {
                     **where,
                     "int8_execution": network.validation.int8_execution,
@@ -122,9 +122,9 @@ def compare(
                     **_on_unseen_images(unseen, family, drop, objective),
                 }
                 for name, (split, classic) in splits.items():
-                    row |= _on_split(name, found.point, split, reference, classic, published, rules)
-                    if found.point.policy.predicts:
-                        trace = network.trace(found.point.statistic, split)
+                    row |= _on_split(name, point, split, reference, classic, published, rules)
+                    if point.policy.predicts:
+                        trace = network.trace(point.statistic, split)
                         right = prediction_accuracies(trace, [row["beta"]], max_jump=row["max_jump"])
                         predictions.append(pd.DataFrame({**where, "split": name}, index=right.index).join(right))
                 rows.append(row)

@@ -66,8 +66,7 @@ def cross_fit(
         points = CheapestPoints(spec, own, accuracy, drops, objective)
         for family in families:
             for drop, found in points.choose(family).items():
-                point = replace(found.point, network=others)
-                priced = outcome(point, others.validation, its_reference, objective)
+                priced = outcome(replace(found, network=others), others.validation, its_reference, objective)
                 chosen.setdefault((family, drop), []).append(priced)
     samples = np.concatenate([second, first])
     return {key: _join(outcomes, samples) for key, outcomes in chosen.items() if len(outcomes) == 2}

@@ -76,12 +76,8 @@ def exact_report(spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], s
     seconds = time.perf_counter() - start
     if not found:
         raise UserError("front --exact: no point of this space keeps the constraints")
-    rows = [
-        {"trial_id": one.point.network.trial_id, **one.settings().columns(), **one.point.evaluate().columns()}
-        for one in found
-    ]
-    points = pd.DataFrame(rows).assign(split="validation", batch_size=spec.batch_size)
-    points = points.reindex(columns=["trial_id", "data", *SETTINGS, *METRICS])
+    rows = [{**one.settings(), **one.evaluate(), "split": "validation", "batch_size": spec.batch_size} for one in found]
+    points = pd.DataFrame(rows, columns=["trial_id", "data", *SETTINGS, *METRICS])
     costs = _reference_costs(reference)
     points["accuracy_drop"] = reference.classic_accuracy - points["accuracy"]
     for objective, column in COLUMNS.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any, cast
 
@@ -22,26 +22,11 @@ from study.policies.policies import POLICIES
 from study.policies.replay import Walk
 from study.policies.thresholds import Statistic
 from study.search.operating_point import OperatingPoint, effective_rule
-from study.search.rows import PointSettings
-from study.search.space import constraint_values, known_value
+from study.search.space import judge, known_value
 from study.search.traced_network import TracedNetwork
 
 MEASURES = {"flops": "flops", "bitops": "bitops", "energy": "energy", "latency_mean": "seconds"}
 """Objective or constraint -> measure, for quantities that are means over samples."""
-
-
-@dataclass(frozen=True, eq=False)
-class ExactPoint:
-    """A point of the exact front. The beta of its policy lies inside the interval of betas that give this point."""
-
-    point: OperatingPoint
-    beta_low: float | None
-    beta_high: float | None
-    """None for a policy without beta."""
-
-    def settings(self) -> PointSettings:
-        """The columns of the point's settings in the tables."""
-        return replace(self.point.settings(), beta_low=self.beta_low, beta_high=self.beta_high)
 
 
 @dataclass(frozen=True)
@@ -81,8 +66,10 @@ def uncovered(spec: OperatingPointsSpec) -> Uncovered | None:
 
 def exact_points(
     spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], reference_accuracy: float
-) -> tuple[list[ExactPoint], Floats]:
+) -> tuple[list[OperatingPoint], Floats]:
     """The non-dominated operating points of a search space on validation, cheapest first.
+
+    The beta of each policy lies inside the interval of betas that give the point.
 
     Args:
         spec: the space; :func:`uncovered` must be None for it.
@@ -102,7 +89,7 @@ def exact_points(
             network.costs.parts(measure)  # refuses a cost that the network's costs do not hold
     least = reference_accuracy - limits["accuracy_drop"] if "accuracy_drop" in limits else 0.0
     fixed, values = _fixed_points(spec, networks, reference_accuracy)
-    found: list[ExactPoint | _SweptPoint] = list(fixed)
+    found: list[OperatingPoint | _SweptPoint] = list(fixed)
     sources = [source for network in networks for source in _sources(spec, network, measures)]
     for betas in _beta_ranges(spec) if sources else []:
         front = front_of_sweeps([source.sweep for source in sources], ["accuracy", *wanted], Limits(betas, least, most))
@@ -112,7 +99,7 @@ def exact_points(
     _, distinct = np.unique(values, axis=0, return_index=True)
     best = distinct[non_dominated(values[distinct], maximize=[True] + [False] * len(wanted))]
     cheapest_first = sorted(best.tolist(), key=lambda place: tuple(values[place, 1:]))
-    points = [one.exact_point() if isinstance(one := found[place], _SweptPoint) else one for place in cheapest_first]
+    points = [one.point() if isinstance(one := found[place], _SweptPoint) else one for place in cheapest_first]
     columns = [["accuracy", *wanted].index(MEASURES.get(name, name)) for name in spec.objectives]
     return points, values[cheapest_first][:, columns]
 
@@ -138,13 +125,13 @@ class _SweptPoint:
     allowed: tuple[float, float]
     """Betas of the search space."""
 
-    def exact_point(self) -> ExactPoint:
+    def point(self) -> OperatingPoint:
         """The operating point at a beta that the search space allows."""
         source = self.source
         low, high = max(self.interval[0], self.allowed[0]), min(self.interval[1], self.allowed[1])
         policy = source.sweep.policy(_inside(low, high) if low < high else high, int(self.start_layer))
-        point = OperatingPoint(source.network, source.statistic, policy, dvfs=source.dvfs)
-        return ExactPoint(point, *((low, high) if low < high < _LARGEST else self.interval))
+        ends = (low, high) if low < high < _LARGEST else self.interval
+        return OperatingPoint(source.network, source.statistic, policy, None, source.dvfs, *ends)
 
 
 _LARGEST = float(np.finfo(np.float64).max)
@@ -255,7 +242,7 @@ def _values_under_rule(network: TracedNetwork, dvfs: str, measures: Sequence[str
 
 def _fixed_points(
     spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], reference_accuracy: float
-) -> tuple[list[ExactPoint], Floats]:
+) -> tuple[list[OperatingPoint], Floats]:
     """The points of policies without a beta that keep the constraints, and their values ``[P, M]``."""
     points, values = [], []
     costs = [name for name in spec.objectives if name != "accuracy"]
@@ -266,11 +253,10 @@ def _fixed_points(
             if not is_possible(spec, network, policy, dvfs):
                 continue
             point = OperatingPoint(network, None, policy, dvfs=dvfs)
-            metrics = point.evaluate().columns()
-            exceeded = constraint_values(metrics, spec.constraints.limits, reference_accuracy)
-            if all(value <= 0 for value in exceeded.values()):
-                points.append(ExactPoint(point, None, None))
-                values.append([metrics["accuracy"], *(known_value(metrics, name) for name in costs)])
+            judged = judge(point, spec.constraints.limits, reference_accuracy)
+            if judged["feasible"]:
+                points.append(point)
+                values.append([known_value(judged, name) for name in ("accuracy", *costs)])
     return points, np.array(values, dtype=np.float64).reshape(-1, 1 + len(costs))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from study.policies.criteria import CRITERIA, Criterion
 from study.policies.engine import LONGEST_JUMP
 from study.policies.policies import POLICIES, Overshoot
 from study.policies.thresholds import Statistic
-from study.search.operating_point import COLUMNS
+from study.search.operating_point import COLUMNS, OperatingPoint
 
 SEARCHABLE: tuple[Criterion, ...] = tuple(name for name in CRITERIA if name != "oracle")
 """The criteria that a search may use. The oracle is left out: it knows the labels."""
@@ -66,6 +67,17 @@ def constraint_values(metrics: Mapping[str, Any], limits: Mapping[str, float], r
         exceeded["accuracy_drop"] = reference - metrics["accuracy"] - limits["accuracy_drop"]
     # A drop of exactly the limit must not fail by the rounding of a subtraction.
     return {name: 0.0 if abs(value) < 1e-12 else value for name, value in exceeded.items()}
+
+
+def judge(point: OperatingPoint, limits: Mapping[str, float], reference: float) -> dict[str, Any]:
+    """The columns :data:`results.schemas.METRICS` and ``CONSTRAINTS`` of a point on validation.
+
+    A drop of accuracy counts from ``reference``.
+    """
+    metrics = point.evaluate()
+    exceeded = constraint_values(metrics, limits, reference)
+    feasible = all(value <= 0 for value in exceeded.values())
+    return {"split": "validation", **metrics, "feasible": feasible, "constraints": json.dumps(exceeded)}
 
 
 def known_value(metrics: Mapping[str, Any], name: str) -> float:

@@ -1,162 +1,196 @@
-"""The state of a search of phase 2: the rows that are stored, and what the trials so far have found."""
+"""The state of a search of phase 2: the Optuna study in memory, and what its trials have found."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from results.parts import part_of, read_or_empty, rows_of
-from results.storage.paths import Location
+import numpy as np
+import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from results.schemas import CONSTRAINTS, METRICS
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
-from study.policies.policies import policy_from_row
 from study.search.hypervolume import HypervolumeIndicator, on_plateau
-from study.search.operating_point import OperatingPoint
-from study.search.rows import Judged, OperatingPointRow
-from study.search.traced_network import TracedNetwork, find_network
+from study.search.operating_point import point_of
+from study.search.space import judge, known_value
+from study.search.suggest import make_sampler, suggest
+from study.search.traced_network import TracedNetwork, reference_network
+from study.storage.strict_json import dumps
 
-TABLE = "operating_points"
-
-
-class StoredTrials:
-    """The rows of a search that earlier starts wrote. Rows of a damaged part are missing, and are asked again."""
-
-    def __init__(self, tables: Location, name: str) -> None:
-        table = read_or_empty(tables, TABLE)
-        self.tables, self.name = tables, name
-        self.rows = table[table["search"] == name].sort_values("number", ignore_index=True)
-        self.numbers = frozenset(self.rows["number"])
-        if len(self.numbers) < len(self.rows):
-            number = self.rows["number"][self.rows["number"].duplicated()].iloc[0]
-            raise UserError(f"{tables / TABLE} holds trial {number} of search {name} twice: remove one of its parts")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, first: int, size: int) -> list[OperatingPointRow]:
-        """At most ``size`` rows from number ``first`` on, up to the next missing row."""
-        place = int(self.rows["number"].searchsorted(first))
-        rows = enumerate(rows_of(self.rows.iloc[place : place + size]), start=first)
-        return [OperatingPointRow.from_columns(row) for number, row in rows if row["number"] == number]
-
-    def withdraw_short_batch(self, spec: OperatingPointsSpec) -> dict[int, str]:
-        """Forget the last batch if it is shorter than a batch of this study, which is larger than it was.
-
-        The batch is asked again as a whole batch. All batches, and all decisions at the end of a batch, are then
-        those of a study that had the present size from the start.
-
-        Returns:
-            First number of the forgotten batch -> name of the part that holds the batch, to be replaced. Empty where
-            nothing is forgotten.
-        """
-        if not len(self):
-            return {}
-        end = int(self.rows["number"].iloc[-1]) + 1
-        first = (end - 1) // spec.batch * spec.batch
-        part = None
-        if end < min(first + spec.batch, spec.trials):
-            part = part_of(self.tables, TABLE, ["search", "number"], [(self.name, n) for n in range(first, end)])
-        if part is None:
-            return {}
-        self.rows = self.rows[self.rows["number"] < first]
-        self.numbers = frozenset(self.rows["number"])
-        return {first: part}
-
-    def is_whole(self, spec: OperatingPointsSpec) -> bool:
-        """Whether the stored rows are all rows of the search, so that nothing needs to be asked."""
-        if not len(self) or self.rows["number"].iloc[-1] != len(self) - 1:
-            return False
-        if len(self) % spec.batch and len(self) < spec.trials:
-            return False  # the study was smaller, and its last batch is short
-        ends = self.rows.iloc[spec.batch - 1 :: spec.batch]
-        return _is_over(spec, len(self), self.rows["hypervolume_ratio"].iloc[-1], ends["hypervolume"].tolist())
-
-
+_STATEFUL = ("qmc", "nsga2", "nsga3")
+"""Samplers with a state of their own: QMC counts its draws, NSGA keeps the parents of each generation."""
 _REMEMBERED = 4096
 """Trials whose metrics are kept in memory."""
 
 
 class SearchState:
-    """What the trials of a search have found so far. Of each trial only its point is kept for the whole search."""
+    """An Optuna study, and what its trials have found. Of each trial only its point is kept for the whole search.
 
-    def __init__(
-        self, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], indicator: HypervolumeIndicator
-    ) -> None:
-        self.spec, self.networks, self.indicator = spec, networks, indicator
+    Trials are rows of the table ``operating_points``: column -> value.
+    """
+
+    def __init__(self, spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], seed: int, name: str) -> None:
+        self.spec, self.networks, self.seed, self.name = spec, networks, seed, name
+        maximize = {"accuracy": StudyDirection.MAXIMIZE}
+        directions = [maximize.get(objective, StudyDirection.MINIMIZE) for objective in spec.objectives]
+        # The QMC sampler counts its draws: one sampler, with the seed of the study, draws all trials.
+        self.study = optuna.create_study(directions=directions, sampler=make_sampler(spec.sampler, seed))
+        self.indicator = HypervolumeIndicator.of(spec.objectives, networks)
         self.done = 0
-        self.known: dict[object, int] = {}
-        """Point -> number of the first trial of the point."""
-        self.judged: dict[int, Judged] = {}
-        """Number of a trial -> metrics of its point, for the latest trials: a repeat of the point is not replayed."""
-        self.best_accuracy = 0.0
         self.ratio: float | None = None
-        self.volumes: list[float] = []
+        self._reference_accuracy = reference_network(networks).classic_accuracy
+        self._known: dict[object, int] = {}
+        """Point -> number of the first trial of the point."""
+        self._judged: dict[int, dict[str, Any]] = {}
+        """Number of a trial -> metrics of its point, for the latest trials: a repeat of the point is not replayed."""
+        self._best_accuracy = 0.0
+        self._volumes: list[float] = []
         """The hypervolume after each whole batch."""
-        self.front = indicator.values([])
-        self._new: list[Judged] = []
+        self._front = self.indicator.values([])
 
-    def add(self, row: OperatingPointRow) -> None:
-        """Add the next trial."""
-        if row.judged is not None:
-            if row.repeat_of is None:
-                self.known.setdefault(point_of(row.columns(), self.networks).key, row.number)
-                self.judged[row.number] = row.judged
-                if len(self.judged) > _REMEMBERED:
-                    del self.judged[next(iter(self.judged))]
-            self.best_accuracy = max(self.best_accuracy, row.judged.metrics.accuracy)
-            if row.judged.feasible:
-                self._new.append(row.judged)
+    def replay_stored(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        """Tell the study the trials of a stored batch."""
+        for row in batch:
+            self._tell_again(row)
+            self._add(row)
+        self._update_front(batch)
+        self._end_batch(batch[-1]["hypervolume"], batch[-1]["hypervolume_ratio"])
+
+    def ask_new(self, stored: Collection[int], truth: float | None) -> list[dict[str, Any]]:
+        """Ask for the trials of one batch, up to the next stored trial, and replay their points.
+
+        Args:
+            stored: numbers of the stored trials.
+            truth: hypervolume of the exact front; None where it is not known.
+        """
+        batch: list[dict[str, Any]] = []
+        while len(batch) < self.spec.batch and self.done < self.spec.trials and self.done not in stored:
+            batch.append(self._ask_one())
+            self._add(batch[-1])
+        self._update_front(batch)
+        volume = self.indicator.of_values(self._front)
+        ratio = volume / truth if truth else None
+        self._end_batch(volume, ratio)
+        return [{**row, "hypervolume": volume, "hypervolume_ratio": ratio} for row in batch]
+
+    def _ask_one(self) -> dict[str, Any]:
+        """Ask for one trial, replay its point and tell the study the result."""
+        trial, spec = self._next_trial(self.done), self.spec
+        row = {"number": self.done, "search": self.name, "sampler": spec.sampler, "batch_size": spec.batch_size}
+        try:
+            point = suggest(trial, self.networks, spec)
+            repeat_of = self._known.get(point.key)
+            row |= {**point.settings(), "repeat_of": repeat_of}
+            judged = self._judged.get(-1 if repeat_of is None else repeat_of)
+            judged = judged or judge(point, spec.constraints.limits, self._reference_accuracy)
+            values = self._values(judged)
+            if not np.isfinite(values).all():
+                raise UserError(f"an objective is not finite: {dict(zip(spec.objectives, values, strict=True))}")
+            row |= {"state": "COMPLETE", **judged}
+        except UserError as error:
+            row |= {"state": "FAIL", "error": str(error)}
+        self._tell(trial, row)
+        distributions = {key: distribution_to_json(one) for key, one in trial.distributions.items()}
+        return row | {"params": dumps(trial.params), "distributions": dumps(distributions)}
+
+    def _next_trial(self, number: int) -> optuna.Trial:
+        """The next trial; the same one whether or not earlier trials were asked by this process."""
+        if self.spec.sampler != "qmc":
+            state = np.random.SeedSequence([self.seed, number]).generate_state(1)
+            self.study.sampler = make_sampler(self.spec.sampler, int(state[0]))
+        return self.study.ask()
+
+    def _values(self, row: Mapping[str, Any]) -> list[float]:
+        return [known_value(row, objective) for objective in self.spec.objectives]
+
+    def _tell(self, trial: optuna.Trial, row: Mapping[str, Any]) -> None:
+        if row["state"] == "FAIL":
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        for limit, exceeded in json.loads(row["constraints"]).items():
+            trial.set_constraint(limit, exceeded)
+        self.study.tell(trial, self._values(row))
+
+    def _tell_again(self, row: Mapping[str, Any]) -> None:
+        """Tell the study a stored trial.
+
+        A sampler with a state of its own is asked for the trial again, without a replay, so that its state advances.
+        For other samplers the stored trial is added.
+
+        Raises:
+            UserError: a sampler with a state of its own suggests other parameters than the stored ones.
+        """
+        params = json.loads(row["params"])
+        if self.spec.sampler in _STATEFUL:
+            trial = self._next_trial(row["number"])
+            with contextlib.suppress(UserError):
+                suggest(trial, self.networks, self.spec)
+            if trial.params != params:
+                raise UserError(
+                    f"sampler {self.spec.sampler} does not repeat trial {row['number']} of the stored search, which "
+                    "was made with other versions; remove the table operating_points to search again"
+                )
+            self._tell(trial, row)
+            return
+        complete = row["state"] == "COMPLETE"
+        distributions = json.loads(row["distributions"]).items()
+        self.study.add_trial(
+            optuna.create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.FAIL,
+                params=params,
+                distributions={key: json_to_distribution(one) for key, one in distributions},
+                values=self._values(row) if complete else None,
+                constraints=json.loads(row["constraints"]) if complete else {},
+            )
+        )
+
+    def _add(self, row: Mapping[str, Any]) -> None:
+        """Count a trial, and remember its point."""
+        if row["state"] == "COMPLETE":
+            if row["repeat_of"] is None:
+                self._known.setdefault(point_of(row, self.networks).key, row["number"])
+                self._judged[row["number"]] = {name: row[name] for name in (*METRICS, *CONSTRAINTS)}
+                if len(self._judged) > _REMEMBERED:
+                    del self._judged[next(iter(self._judged))]
+            self._best_accuracy = max(self._best_accuracy, row["accuracy"])
         self.done += 1
 
-    def hypervolume(self) -> float:
-        """The hypervolume of all feasible points so far."""
-        self._update_front()
-        return self.indicator.of_values(self.front)
+    def _update_front(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        values = self.indicator.values(row for row in batch if row.get("feasible"))
+        self._front = self.indicator.update_front(self._front, values)
 
-    def _update_front(self) -> None:
-        if self._new:
-            values = self.indicator.values(one.metrics.columns() for one in self._new)
-            self.front = self.indicator.update_front(self.front, values)
-            self._new = []
-
-    def end_batch(self, last: OperatingPointRow) -> None:
-        """Take over the hypervolume at the end of a batch from the last row of the batch."""
-        self._update_front()
-        self.ratio = last.hypervolume_ratio
+    def _end_batch(self, hypervolume: float, ratio: float | None) -> None:
+        self.ratio = ratio
         if self.done % self.spec.batch == 0:
-            assert last.hypervolume is not None, "every row of a search has a hypervolume"
-            self.volumes.append(last.hypervolume)
+            self._volumes.append(hypervolume)
 
     def is_over(self) -> bool:
         """Whether no further trial is to be asked."""
-        return _is_over(self.spec, self.done, self.ratio, self.volumes)
-
-    def has_ratio(self) -> bool:
-        """Whether the hypervolume ratio at which the study stops is reached."""
-        return _reached(self.spec, self.ratio)
+        return is_over(self.spec, self.done, self.ratio, self._volumes)
 
     def text(self) -> str:
         """The state as a text for the progress display."""
-        if not self.known:
+        if not self._known:
             return "no point yet"
         share = "" if self.ratio is None else f", {self.ratio:.1%} of the exact front's hypervolume"
-        return f"{len(self.known)} points, best validation accuracy {self.best_accuracy:.4f}{share}"
+        return f"{len(self._known)} points, best validation accuracy {self._best_accuracy:.4f}{share}"
 
 
-def _is_over(spec: OperatingPointsSpec, done: int, ratio: float | None, volumes: Sequence[float]) -> bool:
+def is_over(spec: OperatingPointsSpec, done: int, ratio: float | None, volumes: Sequence[float]) -> bool:
     """Whether a search is over after ``done`` trials, with these hypervolumes after its whole batches."""
-    if done >= spec.trials or (done and _reached(spec, ratio)):
+    if done >= spec.trials or (done and has_ratio(spec, ratio)):
         return True
     return spec.stop.plateau is not None and on_plateau(volumes, spec.stop.plateau)
 
 
-def _reached(spec: OperatingPointsSpec, ratio: float | None) -> bool:
+def has_ratio(spec: OperatingPointsSpec, ratio: float | None) -> bool:
+    """Whether the hypervolume ratio at which the study stops is reached."""
     wanted = spec.stop.hypervolume_ratio
     # Sums of the same costs in another order differ in their last bits.
     return wanted is not None and ratio is not None and ratio >= wanted - 1e-9
-
-
-def point_of(row: Mapping[str, Any], networks: Sequence[TracedNetwork]) -> OperatingPoint:
-    """The operating point that a row of the table describes."""
-    network = find_network(networks, row["trial_id"], row["precision"])
-    return OperatingPoint(network, row["statistic"], policy_from_row(row), row["beta_quantile"], row["dvfs"])

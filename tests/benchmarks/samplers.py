@@ -150,7 +150,7 @@ def run(name, seed, trials, network, spec):  # type: ignore[no-untyped-def]
         trial = study.ask()
         point = suggest(trial, [network], spec)
         before = time.perf_counter()
-        metrics = point.evaluate().columns()
+        metrics = point.evaluate()
         values.append([metrics[COLUMNS[objective]] for objective in spec.objectives])
         replaying += time.perf_counter() - before
         study.tell(trial, values[-1])

@@ -45,8 +45,8 @@ def test_the_front_as_json_says_what_the_exact_front_says(tmp_path, capsys):
     assert printed["hypervolume"] == pytest.approx(volume)
     assert "hypervolume_ratio_of_the_search" not in printed, "there was no search"
     for row, one in zip(printed["front"], found, strict=True):
-        assert row["trial_id"] == one.point.network.trial_id and row["precision"] == one.point.network.precision
-        settings = one.settings().columns()
+        assert row["trial_id"] == one.network.trial_id and row["precision"] == one.network.precision
+        settings = one.settings()
         for name in ("policy", "criterion", "beta", "beta_low", "start_layer", "exits", "overshoot", "statistic"):
             assert row[name] == settings.get(name), name
         assert row["accuracy_drop"] == pytest.approx(best.classic_accuracy - row["accuracy"])

@@ -50,10 +50,7 @@ def test_the_network_cut_stands_beside_the_front_with_its_accuracy_on_test(tmp_p
     one = ONE[0]
     points = [OperatingPoint(one, "mean_max", Hierarchical(1.0, 2)), OperatingPoint(one, None, Static(4))]
     known = {"search": "x", "trial_id": one.trial_id, "state": "COMPLETE", "feasible": True, "split": "validation"}
-    rows = [
-        {"number": number, **known, **point.settings().columns(), **point.evaluate().columns()}
-        for number, point in enumerate(points)
-    ]
+    rows = [{"number": number, **known, **point.settings(), **point.evaluate()} for number, point in enumerate(points)]
     write_part(tmp_path, "operating_points", rows)
     front = front_of(read_table(tmp_path, "operating_points"), ("accuracy", "flops"))
     front_rows, exit_rows = front_on_test(front, [one], ("accuracy", "flops"), lambda network: network.calibration, "t")
@@ -65,7 +62,7 @@ def test_the_network_cut_stands_beside_the_front_with_its_accuracy_on_test(tmp_p
     expected = OperatingPoint(one, None, Static(exit)).evaluate(one.calibration)
     line = next(line for line in front_lines(summary) if "simply cut" in line)
     if same_network:
-        accuracy = expected.accuracy
+        accuracy = expected["accuracy"]
         assert summary.static_test_accuracy == accuracy and line.endswith(f"for that; on test {accuracy:.2%}")
     else:
         assert summary.static_test_accuracy is None and line.endswith("; not evaluated on test")

@@ -15,7 +15,7 @@ from results.parts import read_table, rows_of
 from results.schemas import SCHEMAS
 from study.cli.main import main
 from study.run.reader import stored_networks, stored_study, stored_test_logits
-from study.search.state import point_of
+from study.search.operating_point import point_of
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_its_tables_are_those_of_the_rounded_logits(finished_study: Path, packed
     tests = stored_test_logits(packed, networks)
     for row in rows_of(tables["front"]):
         point = point_of(row, networks)
-        assert point.evaluate().accuracy == row["accuracy"]
+        assert point.evaluate()["accuracy"] == row["accuracy"]
         test = tests[point.network.weights, point.network.precision]
-        assert point.evaluate(test).accuracy == row["test_accuracy"]
+        assert point.evaluate(test)["accuracy"] == row["test_accuracy"]
     for name in ("trials", "epochs", "costs"):
         pd.testing.assert_frame_equal(tables[name], read_table(finished_study / "tables", name))
     exits = tables["exits"]

@@ -162,7 +162,7 @@ def test_memory_is_that_of_the_batch_size_of_the_costs(network):
     many = replace(single, costs=replace(single.costs, batch_size=8))
     weights = single.memory.segment_weights.sum()
     assert many.memory.of_policy(Classic()) - weights == 8 * (single.memory.of_policy(Classic()) - weights)
-    assert OperatingPoint(many, "mean_max", Classic()).evaluate().memory_bytes == many.memory.of_policy(Classic())
+    assert OperatingPoint(many, "mean_max", Classic()).evaluate()["memory_bytes"] == many.memory.of_policy(Classic())
 
 
 def test_the_meter_of_this_device_measures(network, tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def every_point(chosen: OperatingPointsSpec, networks):
 
 
 def worth(point: OperatingPoint, objectives) -> tuple[float, ...]:
-    metrics = point.evaluate().columns()
+    metrics = point.evaluate()
     return tuple(metrics[COLUMNS[name]] for name in objectives)
 
 
@@ -91,7 +91,7 @@ def all_values(chosen: OperatingPointsSpec, networks) -> set[tuple[float, ...]]:
     reference, found = reference_network(networks).classic_accuracy, set()
     for point in every_point(chosen, networks):
         try:
-            metrics = point.evaluate().columns()
+            metrics = point.evaluate()
         except UserError:  # the deadline cannot be kept
             assert point.dvfs == "deadline"
             continue
@@ -121,14 +121,14 @@ def assert_exact(text: str, networks, *, least: int = 2) -> list:
     ]
     assert list(costs_first[0]) == sorted(costs_first[0]), "cheapest first"
     for one, row in zip(found, rows, strict=True):
-        assert worth(one.point, chosen.objectives) == row
-        assert set(one.settings().columns()) <= set(SCHEMAS["operating_points"].names)
+        assert worth(one, chosen.objectives) == row
+        assert set(one.settings()) <= set(SCHEMAS["operating_points"].names)
         if one.beta_high is None:
-            assert one.beta_low is None and isinstance(one.point.policy, Classic | Static)
+            assert one.beta_low is None and isinstance(one.policy, Classic | Static)
             continue
-        assert one.beta_low < one.point.policy.beta <= one.beta_high
+        assert one.beta_low < one.policy.beta <= one.beta_high
         for beta in (float(np.nextafter(one.beta_low, inf)), min(one.beta_high, 1e300)):
-            inside = replace(one.point, policy=replace(one.point.policy, beta=beta))
+            inside = replace(one, policy=replace(one.policy, beta=beta))
             assert worth(inside, chosen.objectives) == row
     return found
 
@@ -172,13 +172,13 @@ def test_the_front_across_networks_and_precisions_is_that_of_brute_force(seed):
     ]
     text = f"{ALL_KINDS}, {STATISTICS}, max_jump: [1, 2], criterion: [logit, max_softmax], start_layer: [1, 3]"
     found = assert_exact(f"{text}, quantization: [fp32, int8]", others)
-    assert len({(one.point.network.trial_id, one.point.network.precision) for one in found}) > 1
+    assert len({(one.network.trial_id, one.network.precision) for one in found}) > 1
 
 
 def test_a_network_without_the_exits_asked_for_has_no_points():
     """Like the trials that ask it for them, which fail."""
     found = assert_exact(f"policy: [predictive, placed], placements: [[1, 3]], start_layer: 3, {TWO}", FOUR)
-    assert {one.point.network.trial_id for one in found} == {"deep"}
+    assert {one.network.trial_id for one in found} == {"deep"}
 
 
 def test_betas_of_a_range_or_list_are_kept_to():
@@ -186,7 +186,7 @@ def test_betas_of_a_range_or_list_are_kept_to():
     for text, low, high in (("{low: 1.5, high: 4}", 1.5, 4.0), ("[0.75, 2, 3.5]", 0.75, 3.5)):
         chosen = spec(f"policy: [predictive, hierarchical], beta: {text}, {STATISTICS}")
         found, _ = exact_points(chosen, ONE, 1.0)
-        betas = [one.point.policy.beta for one in found]
+        betas = [one.policy.beta for one in found]
         assert all(low <= beta <= high for beta in betas) and len(set(betas)) > 1
         if "low" in text:
             assert all(low <= one.beta_low < one.beta_high <= high for one in found)
@@ -202,7 +202,7 @@ def test_the_beta_of_a_point_lies_well_inside_its_interval(beta):
     wide = [one for one in found if one.beta_high > one.beta_low * 1.01]
     assert len(wide) > 3
     for one in wide:
-        beta = one.point.policy.beta
+        beta = one.policy.beta
         assert one.beta_low * (1 + 1e-4) < beta < one.beta_high * (1 - 1e-4)
 
 
@@ -237,7 +237,7 @@ def test_a_limit_on_memory_leaves_out_whole_policies(limit):
     free = all_values(spec(f"{KINDS}, {TWO}"), ready)
     assert all_values(spec(f"{KINDS}, {TWO}, constraints: {{memory: {limit}}}"), ready) < free
     found = assert_exact(f"{KINDS}, {TWO}, constraints: {{memory: {limit}, energy: 29}}", ready)
-    assert all(one.point.evaluate().memory_bytes <= limit for one in found)
+    assert all(one.evaluate()["memory_bytes"] <= limit for one in found)
 
 
 def test_constraints_that_nothing_keeps_leave_nothing():
@@ -259,7 +259,7 @@ def test_a_limit_that_only_rounding_exceeds_is_kept_as_the_search_keeps_it(polic
         energy_source="modelled:test",
     )
     one = TracedNetwork(WeightsId("one", "w"), joules, split(2, 1), split(2, 2))
-    full = OperatingPoint(one, "mean_logit", Classic()).evaluate().columns()
+    full = OperatingPoint(one, "mean_logit", Classic()).evaluate()
     assert full["energy_joules"] > 0.3 and constraint_values(full, {"energy": 0.3}, 1.0) == {"energy": 0.0}
     free, _ = exact_points(spec(f"policy: {policy}"), [one], 1.0)
     found, _ = exact_points(spec(f"policy: {policy}, constraints: {{energy: 0.3}}"), [one], 1.0)
@@ -283,7 +283,7 @@ RULES = f"{ALL_KINDS}, max_jump: [1, 2], {STATISTICS}"
 @pytest.mark.parametrize("dvfs", ["race_to_idle", "paper", "[race_to_idle, paper, deadline]"])
 def test_the_exact_front_under_frequency_rules_is_that_of_brute_force(dvfs):
     found = assert_exact(f"{RULES}, dvfs: {dvfs}", [with_levels(one, 0.5) for one in ONE])
-    assert {one.point.dvfs for one in found} >= ({"paper", "deadline"} if "deadline" in dvfs else set())
+    assert {one.dvfs for one in found} >= ({"paper", "deadline"} if "deadline" in dvfs else set())
 
 
 def test_the_exact_front_of_several_networks_under_a_deadline_is_that_of_brute_force():

@@ -18,9 +18,8 @@ from study.progress import Reporter
 from study.search import optuna_search as module
 from study.search.exact_search import exact_points
 from study.search.hypervolume import GROWTH, MARGIN, HypervolumeIndicator, on_plateau
-from study.search.operating_point import COLUMNS
+from study.search.operating_point import COLUMNS, point_of
 from study.search.optuna_search import list_exact_points
-from study.search.state import point_of
 from study.search.traced_network import TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
@@ -339,12 +338,12 @@ def test_the_exact_front_is_written_once_with_all_columns(tmp_path, limits):
     for stored, one in zip(rows_of(table), found, strict=True):
         point = point_of(stored, TWO)
         assert (point.policy, point.network.weights, point.statistic) == (
-            one.point.policy,
-            one.point.network.weights,
-            one.point.statistic,
+            one.policy,
+            one.network.weights,
+            one.statistic,
         )
         assert (stored["beta_low"], stored["beta_high"]) == (one.beta_low, one.beta_high)
-        metrics = point.evaluate().columns()
+        metrics = point.evaluate()
         assert metrics == {name: stored[name] for name in metrics}
 
 

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -20,9 +19,8 @@ from study.errors import UserError
 from study.policies.decision_table import ratio_table
 from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
 from study.progress import Reporter
-from study.search.operating_point import OperatingPoint
+from study.search.operating_point import OperatingPoint, point_of
 from study.search.optuna_search import search
-from study.search.state import point_of
 from study.traces.trace import SplitLogits
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -125,21 +123,21 @@ def test_a_row_is_enough_to_replay_its_point(tmp_path):
             continue
         point = point_of(row, TWO)
         seen.add((type(point.policy), point.network.trial_id))
-        metrics = point.evaluate().columns()
+        metrics = point.evaluate()
         assert metrics == {name: row[name] for name in metrics} and row["split"] == "validation"
         trace = point.network.trace(point.statistic)
         assert metrics["accuracy"] == replay(trace, point.policy).accuracy(trace.labels)
-        assert {k: v for k, v in point.settings().columns().items() if v is not None} == {
+        assert {k: v for k, v in point.settings().items() if v is not None} == {
             k: (v.tolist() if isinstance(v, np.ndarray) else v)
             for k, v in row.items()
-            if k in point.settings().columns() and v is not None
+            if k in point.settings() and v is not None
         }
     assert seen == {(kind, c.trial_id) for kind in (Classic, Static, Hierarchical, Placed, Predictive) for c in TWO}
 
 
 def test_metrics_equal_a_direct_count():
     point = OperatingPoint(ONE[0], "mean_max", Static(3))
-    metrics, trace = point.evaluate().columns(), ONE[0].trace("mean_max")
+    metrics, trace = point.evaluate(), ONE[0].trace("mean_max")
     assert metrics["accuracy"] == (trace.logits[:, 2].argmax(axis=1) == trace.labels).mean()
     assert metrics["flops"] == 1 + 2 + 3 + 0.25 and metrics["classic_flops"] == 21
     assert metrics["energy_joules"] == pytest.approx((6 + 5 + 4) / 7 + 0.05) and metrics["mean_heads_run"] == 1
@@ -162,7 +160,7 @@ def test_an_objective_that_is_not_a_number_fails_its_trial_and_the_search_goes_o
 
     def evaluate(point, *args):
         metrics = real(point, *args)
-        return replace(metrics, flops=math.nan) if isinstance(point.policy, Hierarchical) else metrics
+        return metrics | {"flops": math.nan} if isinstance(point.policy, Hierarchical) else metrics
 
     monkeypatch.setattr(OperatingPoint, "evaluate", evaluate)
     for sampler in ("tpe", "qmc", "nsga2"):

@@ -12,7 +12,7 @@ from results.parts import rows_of
 from search_spaces.spec import OperatingPointsSpec, parse_space
 from study.policies.decision_table import table_for
 from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
-from study.search.state import point_of
+from study.search.operating_point import point_of
 from study.search.suggest import suggest
 from study.traces.trace import SplitLogits
 
@@ -159,7 +159,7 @@ def test_a_row_gives_back_the_very_point(tmp_path, beta, monkeypatch):
         assert (again.policy, again.statistic, again.dvfs) == (point.policy, point.statistic, point.dvfs)
         assert again.network is point.network and again.beta_quantile == point.beta_quantile
         assert again.key == point.key
-        metrics = again.evaluate().columns()
+        metrics = again.evaluate()
         assert metrics == {name: row[name] for name in metrics}
     kinds = {type(point.policy) for point in suggested}
     assert kinds == {Predictive, Hierarchical, Placed, Static, Classic}

@@ -20,8 +20,7 @@ from study.policies.thresholds import thresholds_from_logits
 from study.run.evaluate import Evaluation
 from study.search import test_front as front
 from study.search.hypervolume import HypervolumeIndicator
-from study.search.operating_point import OperatingPoint
-from study.search.state import point_of
+from study.search.operating_point import OperatingPoint, point_of
 from study.search.traced_network import Frequencies, TracedNetwork
 from study.traces.trace import SplitLogits
 
@@ -115,8 +114,8 @@ def stored_points(tmp_path, network: TracedNetwork = NETWORK, policies=POLICIES,
     rows = []
     for number, policy in enumerate(policies):
         point = OperatingPoint(network, "mean_max", policy, dvfs=dvfs)
-        metrics = point.evaluate().columns()
-        rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings().columns(), **metrics})
+        metrics = point.evaluate()
+        rows.append({"number": number, "search": "across", "trial_id": "one", **point.settings(), **metrics})
     done = {"state": "COMPLETE", "split": "validation", "feasible": True, "hypervolume": 0.123}
     write_part(tmp_path, "operating_points", [{**row, **done} for row in rows])
     return read_table(tmp_path, "operating_points")
@@ -136,7 +135,7 @@ def test_the_front_s_metrics_equal_a_direct_replay_of_the_test_images(tmp_path):
         assert row["test_samples"] == 70 and row["test_digest"] == "t3st" and row["split"] == "validation"
         assert row["test_accuracy_low"] < row["test_accuracy"] < row["test_accuracy_high"]
         assert row["test_classic_accuracy"] == (trace.answers[:, -1] == TEST.labels).mean()
-        assert row["accuracy"] == OperatingPoint(NETWORK, "mean_max", policy).evaluate().accuracy
+        assert row["accuracy"] == OperatingPoint(NETWORK, "mean_max", policy).evaluate()["accuracy"]
         layers = [layer for layer in exit_rows if layer["point"] == row["number"]]
         assert [layer["exit"] for layer in layers] == list(range(1, EXITS + 2))
         assert {layer["split"] for layer in layers} == {"test"}
@@ -307,6 +306,4 @@ def test_wilson_interval(right, samples, low, high):
 def test_every_setting_of_a_point_is_a_column():
     for policy in POLICIES:
         point = replace(OperatingPoint(NETWORK, "mean_max", policy), beta_quantile=0.5)
-        assert set(point.settings().columns()) | set(point.evaluate().columns()) <= set(
-            SCHEMAS["operating_points"].names
-        )
+        assert set(point.settings()) | set(point.evaluate()) <= set(SCHEMAS["operating_points"].names)
