@@ -33,24 +33,25 @@ def front_figure(tables: Location, path: Path, *, data: str | None = None) -> No
     points, exits = (of_data(read_table(tables, name), data) for name in ("operating_points", "exits"))
     points = points[(points["state"] == "COMPLETE") & points["search"].isin(summary.points["search"])]
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation")]
-    figure = _figure(10, 4)
     panels = [("flops", "cumulative_flops", 1e-6, "MFLOPs per image")]
     if summary.energy_source:
         energy = f"energy, mJ per image ({summary.energy_source})"
         panels.append(("energy_joules", "cumulative_energy_joules", 1e3, energy))
+    figure = _figure(10, 4)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (column, cut_column, unit, label) in zip(grid, panels, strict=True):
-        _panel(axes, summary.points, points, cuts, column, cut_column, unit)
-        classic = getattr(summary.reference, column)
-        axes.plot(classic * unit, summary.reference.accuracy * 100, "k*", markersize=12, label="classic network")
-        axes.set_xlabel(label)
+        costs, accuracies = points[column] * unit, points["accuracy"] * 100
+        axes.scatter(costs, accuracies, s=8, color="0.75", label="operating points")
+        costs, accuracies = cuts[cut_column] * unit, cuts["accuracy_all"] * 100
+        axes.scatter(costs, accuracies, s=18, marker="x", color="C1", label="static cuts")
+        costs, accuracies = summary.points[column] * unit, summary.points["accuracy"] * 100
+        axes.scatter(costs, accuracies, s=16, color="C0", label="front of all objectives")
+        _front_line(axes, summary.points, column, unit)
+        _classic(axes, getattr(summary.reference, column) * unit, summary.reference.accuracy, label)
         if points[column].max() > _WIDE * points[column].min():
             axes.set_xscale("log")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("validation accuracy, %")
-    figure.axes[0].legend(loc="lower right", fontsize="small")
     floor = min(summary.points["accuracy"].min(), summary.reference.accuracy) * 100
-    figure.axes[0].set_ylim(bottom=max(0.0, floor - 5))
+    grid[0].set_ylim(bottom=max(0.0, floor - 5))
     _save(figure, path)
 
 
@@ -72,24 +73,18 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
+    figure.axes[0].set_ylabel("validation accuracy, %")
+    figure.axes[0].legend(loc="lower right", fontsize="small")
     content = BytesIO()
     figure.savefig(content, dpi=150, format=path.suffix[1:])
     write_atomic(path, content.getvalue())
 
 
-def _panel(
-    axes: Any,
-    front: pd.DataFrame,
-    points: pd.DataFrame,
-    cuts: pd.DataFrame,
-    column: str,
-    cut_column: str,
-    unit: float,
-) -> None:
-    axes.scatter(points[column] * unit, points["accuracy"] * 100, s=8, color="0.75", label="operating points")
-    axes.scatter(cuts[cut_column] * unit, cuts["accuracy_all"] * 100, s=18, marker="x", color="C1", label="static cuts")
-    axes.scatter(front[column] * unit, front["accuracy"] * 100, s=16, color="C0", label="front of all objectives")
-    _front_line(axes, front, column, unit)
+def _classic(axes: Any, cost: float, accuracy: float, label: str) -> None:
+    """Draw the classic network, and what every panel has."""
+    axes.plot(cost, accuracy * 100, "k*", markersize=12, label="classic network")
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3)
 
 
 def _front_line(axes: Any, front: pd.DataFrame, column: str, unit: float, label: str | None = None) -> None:
@@ -109,13 +104,9 @@ def exact_figure(points: pd.DataFrame, classic_accuracy: float, path: Path) -> N
     """
     names = [name for name in ("flops_share", "energy_share") if name in points and points[name].notna().any()]
     figure = _figure(5 * len(names), 4)
-    grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axes, name in zip(grid, names, strict=True):
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         axes.scatter(points[name] * 100, points["accuracy"] * 100, s=4, color="0.75", label="exact front")
         _front_line(axes, points, name, 100, "of these two objectives")
-        axes.plot(100, classic_accuracy * 100, "k*", markersize=12, label="classic network")
-        axes.set_xlabel(f"{name.removesuffix('_share').replace('flops', 'FLOPs')}, % of the classic network")
-        axes.grid(alpha=0.3)
-    grid[0].set_ylabel("validation accuracy, %")
-    grid[0].legend(loc="lower right", fontsize="small")
+        cost = name.removesuffix("_share").replace("flops", "FLOPs")
+        _classic(axes, 100, classic_accuracy, f"{cost}, % of the classic network")
     _save(figure, path)

@@ -60,10 +60,9 @@ def read_table(tables: Location, name: str) -> pd.DataFrame:
     Raises:
         TableError: the table was not written yet, a part is damaged, or the folder holds a copy of a part.
     """
-    parts = _parts(tables, name)
-    if not parts:
+    table = read_or_empty(tables, name)
+    if table.empty and not part_count(tables, name):
         raise TableError(f"{tables / name} holds no table: the study has not written the table yet")
-    table: pd.DataFrame = pd.concat([_read_part(part, name) for part in parts], ignore_index=True)
     return table
 
 
@@ -73,8 +72,9 @@ def read_or_empty(tables: Location, name: str) -> pd.DataFrame:
     Raises:
         TableError: a part is damaged, or the folder holds a copy of a part.
     """
-    table: pd.DataFrame = SCHEMAS[name].empty_table().to_pandas()
-    return read_table(tables, name) if part_count(tables, name) else table
+    parts = [_read_part(part, name) for part in _parts(tables, name)]
+    table: pd.DataFrame = pd.concat(parts, ignore_index=True) if parts else SCHEMAS[name].empty_table().to_pandas()
+    return table
 
 
 def part_of(tables: Location, name: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> str | None:
@@ -151,8 +151,5 @@ def _read_part(part: Location, name: str) -> pd.DataFrame:
 def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:
     """The rows of a table; a missing value is None."""
     for row in frame.to_dict("records"):
-        yield {str(key): None if _is_missing(value) else value for key, value in row.items()}
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+        missing = {key for key, value in row.items() if pd.api.types.is_scalar(value) and pd.isna(value)}
+        yield {str(key): None if key in missing else value for key, value in row.items()}

@@ -7,248 +7,138 @@ from 0 to 1. Every row with a metric says on which ``split`` it was measured.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
-
-_ID, _TEXT, _INT, _SHARE = pa.string(), pa.string(), pa.int64(), pa.float64()
 
 
 class TableError(ValueError):
     """A table is missing or cannot be read; the message is one line."""
 
 
-def _field(name: str, kind: Any, unit: str | None = None) -> Any:
-    return pa.field(name, kind, metadata={"unit": unit} if unit else None)
+def _fields(kind: Any, unit: str | None, names: str) -> dict[str, Any]:
+    """Column -> field, for columns of one type and one unit."""
+    return {name: pa.field(name, kind, metadata={"unit": unit} if unit else None) for name in names.split()}
 
 
-_flops = partial(_field, kind=pa.float64(), unit="2 x multiply-accumulates per image")
-_joules = partial(_field, kind=pa.float64(), unit="J per image")
-_seconds = partial(_field, kind=pa.float64(), unit="s per image")
-_bytes = partial(_field, kind=pa.float64(), unit="bytes")
-_bitops = partial(_field, kind=pa.float64(), unit="multiply-accumulates x bits of both operands, per image")
+_FIELDS = {
+    **_fields(
+        pa.string(),
+        None,
+        """trial_id phase data parent status error backbone head mode settings device split weights_hash data_digest
+        code_version code_digest checkpoint provenance study versions policy criterion overshoot statistic precision
+        int8_execution dvfs energy_source latency_source seconds_source constraints part search state sampler params
+        distributions test_digest""",
+    ),
+    **_fields(
+        pa.int64(),
+        None,
+        "seed threads epochs_done best_epoch epoch point exit number repeat_of start_layer max_jump",
+    ),
+    **_fields(pa.int64(), "images", "batch_size samples test_samples"),
+    **_fields(pa.bool_(), None, "feasible"),
+    **_fields(pa.list_(pa.int64()), None, "exits"),
+    **_fields(pa.list_(pa.float64()), None, "betas exit_accuracies"),
+    **_fields(
+        pa.float64(),
+        None,
+        """width learning_rate train_loss validation_loss beta beta_low beta_high beta_quantile mean_exit mean_heads_run
+        threshold parameters""",
+    ),
+    # Shares.
+    **_fields(
+        pa.float64(),
+        None,
+        """score accuracy classifier_accuracy mean_exit_accuracy classic_accuracy share_stopped accuracy_stopped
+        accuracy_all test_accuracy test_accuracy_low test_accuracy_high test_classic_accuracy optimism hypervolume
+        hypervolume_ratio test_hypervolume""",
+    ),
+    **_fields(pa.float64(), "share of the classic network's time", "dvfs_slack dvfs_smallest_slack"),
+    **_fields(
+        pa.float64(),
+        "2 x multiply-accumulates per image",
+        """flops flops_published classic_flops cumulative_flops cumulative_flops_published
+        test_flops test_flops_low test_flops_high""",
+    ),
+    **_fields(
+        pa.float64(),
+        "multiply-accumulates x bits of both operands, per image",
+        "bitops cumulative_bitops test_bitops",
+    ),
+    **_fields(
+        pa.float64(),
+        "J per image",
+        """energy_joules classic_energy_joules cumulative_energy_joules
+        test_energy_joules test_energy_joules_low test_energy_joules_high""",
+    ),
+    **_fields(
+        pa.float64(),
+        "s per image",
+        """latency_mean_seconds latency_p50_seconds latency_p99_seconds classic_latency_seconds cumulative_seconds
+        test_latency_mean_seconds test_latency_p50_seconds test_latency_p99_seconds""",
+    ),
+    **_fields(pa.float64(), "bytes", "memory_bytes peak_activation_bytes"),
+}
+_OF_TRIALS, _OF_PARTS = (_fields(pa.float64(), unit, "seconds") for unit in ("s", "s per image"))
+"""The columns ``seconds`` of phase 1, and of the parts of a network."""
 
-_SETTINGS = [
-    _field("policy", _TEXT),
-    _field("criterion", _TEXT),
-    _field("beta", pa.float64()),
-    _field("beta_low", pa.float64()),
-    _field("beta_high", pa.float64()),
-    _field("betas", pa.list_(pa.float64())),
-    _field("beta_quantile", pa.float64()),
-    _field("start_layer", _INT),
-    _field("exits", pa.list_(_INT)),
-    _field("max_jump", _INT),
-    _field("overshoot", _TEXT),
-    _field("statistic", _TEXT),
-    _field("precision", _TEXT),
-    _field("int8_execution", _TEXT),
-    _field("batch_size", _INT, "images"),
-    _field("dvfs", _TEXT),
-    _field("dvfs_slack", pa.float64(), "share of the classic network's time"),
-]
+_SETTINGS = """policy criterion beta beta_low beta_high betas beta_quantile start_layer exits max_jump overshoot
+    statistic precision int8_execution batch_size dvfs dvfs_slack"""
+_METRICS = """split samples accuracy flops bitops energy_joules energy_source latency_mean_seconds latency_p50_seconds
+    latency_p99_seconds latency_source device memory_bytes dvfs_smallest_slack mean_exit mean_heads_run classic_accuracy
+    classic_flops classic_energy_joules classic_latency_seconds"""
+_CONSTRAINTS = "feasible constraints"
 
-_METRICS = [
-    _field("split", _TEXT),
-    _field("samples", _INT, "images"),
-    _field("accuracy", _SHARE),
-    _flops("flops"),
-    _bitops("bitops"),
-    _joules("energy_joules"),
-    _field("energy_source", _TEXT),
-    _seconds("latency_mean_seconds"),
-    _seconds("latency_p50_seconds"),
-    _seconds("latency_p99_seconds"),
-    _field("latency_source", _TEXT),
-    _field("device", _TEXT),
-    _bytes("memory_bytes"),
-    _field("dvfs_smallest_slack", pa.float64(), "share of the classic network's time"),
-    _field("mean_exit", pa.float64()),
-    _field("mean_heads_run", pa.float64()),
-    _field("classic_accuracy", _SHARE),
-    _flops("classic_flops"),
-    _joules("classic_energy_joules"),
-    _seconds("classic_latency_seconds"),
-]
-
-_CONSTRAINTS = [
-    _field("feasible", pa.bool_()),
-    _field("constraints", _TEXT),
-]
-
-SETTINGS: tuple[str, ...] = tuple(field.name for field in _SETTINGS)
+SETTINGS: tuple[str, ...] = tuple(_SETTINGS.split())
 """Columns of ``operating_points`` and ``front`` that say what an operating point is."""
-METRICS: tuple[str, ...] = tuple(field.name for field in _METRICS)
+METRICS: tuple[str, ...] = tuple(_METRICS.split())
 """Columns of both tables that say what an operating point is worth, and on which split, device and source."""
-CONSTRAINTS: tuple[str, ...] = tuple(field.name for field in _CONSTRAINTS)
+CONSTRAINTS: tuple[str, ...] = tuple(_CONSTRAINTS.split())
 """Columns of both tables that say whether an operating point keeps to the constraints of the study."""
 
-_DATA = _field("data", _TEXT)
-"""Name of the data set."""
-_PROVENANCE = _field("provenance", _ID)
-"""Key of the row of the table ``provenance`` that says what computed a row."""
+
+def _schema(names: str, seconds: Mapping[str, Any] = _OF_TRIALS) -> Any:
+    return pa.schema([{**_FIELDS, **seconds}[name] for name in names.split()])
+
 
 SCHEMAS: Mapping[str, Any] = {
-    # What computed the rows of the other tables: one row for each set of settings, images and versions.
-    "provenance": pa.schema(
-        [
-            _PROVENANCE,
-            _field("study", _TEXT),
-            _field("seed", _INT),
-            _field("data_digest", _ID),
-            _field("code_version", _TEXT),
-            _field("code_digest", _ID),
-            _field("versions", _TEXT),
-        ]
-    ),
+    # What computed the rows of the other tables, whose column provenance holds the key of a row here: one row for each
+    # set of settings, images and versions.
+    "provenance": _schema("provenance study seed data_digest code_version code_digest versions"),
     # Phase 1: one row a trial.
-    "trials": pa.schema(
-        [
-            _field("trial_id", _ID),
-            _field("phase", _TEXT),
-            _DATA,
-            _field("parent", _ID),
-            _field("status", _TEXT),
-            _field("error", _TEXT),
-            _field("backbone", _TEXT),
-            _field("width", pa.float64()),
-            _field("head", _TEXT),
-            _field("mode", _TEXT),
-            _field("settings", _TEXT),
-            _field("seed", _INT),
-            _field("device", _TEXT),
-            _field("threads", _INT),
-            _field("epochs_done", _INT),
-            _field("best_epoch", _INT),
-            _field("split", _TEXT),
-            _field("score", _SHARE),
-            _field("classifier_accuracy", _SHARE),
-            _field("mean_exit_accuracy", _SHARE),
-            _field("seconds", pa.float64(), "s"),
-            _field("weights_hash", _ID),
-            _field("data_digest", _ID),
-            _field("code_version", _TEXT),
-            _field("checkpoint", _TEXT),
-            _PROVENANCE,
-        ]
+    "trials": _schema(
+        """trial_id phase data parent status error backbone width head mode settings seed device threads epochs_done
+        best_epoch split score classifier_accuracy mean_exit_accuracy seconds weights_hash data_digest code_version
+        checkpoint provenance"""
     ),
     # Phase 1: learning curves, one row an epoch.
-    "epochs": pa.schema(
-        [
-            _field("trial_id", _ID),
-            _field("phase", _TEXT),
-            _field("epoch", _INT),
-            _field("learning_rate", pa.float64()),
-            _field("train_loss", pa.float64()),
-            _field("split", _TEXT),
-            _field("validation_loss", pa.float64()),
-            _field("classifier_accuracy", _SHARE),
-            _field("exit_accuracies", pa.list_(pa.float64())),
-            _field("score", _SHARE),
-            _field("seconds", pa.float64(), "s"),
-            _PROVENANCE,
-        ]
+    "epochs": _schema(
+        """trial_id phase epoch learning_rate train_loss split validation_loss classifier_accuracy exit_accuracies score
+        seconds provenance"""
     ),
     # Statistics of each layer: of a network as such (point is null), and under each point of the front.
-    "exits": pa.schema(
-        [
-            _field("trial_id", _ID),
-            _DATA,
-            _field("point", _INT),
-            _field("precision", _TEXT),
-            _field("int8_execution", _TEXT),
-            _field("split", _TEXT),
-            _field("statistic", _TEXT),
-            _field("exit", _INT),
-            _field("threshold", pa.float64()),
-            _field("share_stopped", _SHARE),
-            _field("accuracy_stopped", _SHARE),
-            _field("accuracy_all", _SHARE),
-            _flops("cumulative_flops"),
-            _flops("cumulative_flops_published"),
-            _bitops("cumulative_bitops"),
-            _joules("cumulative_energy_joules"),
-            _seconds("cumulative_seconds"),
-            _field("parameters", pa.float64()),
-            _bytes("peak_activation_bytes"),
-            _bytes("memory_bytes"),
-            _PROVENANCE,
-        ]
+    "exits": _schema(
+        """trial_id data point precision int8_execution split statistic exit threshold share_stopped accuracy_stopped
+        accuracy_all cumulative_flops cumulative_flops_published cumulative_bitops cumulative_energy_joules
+        cumulative_seconds parameters peak_activation_bytes memory_bytes provenance"""
     ),
     # Cost of every part of a network: part is segment (number E + 1: the classifier), head or engine_step.
-    "costs": pa.schema(
-        [
-            _field("trial_id", _ID),
-            _DATA,
-            _field("precision", _TEXT),
-            _field("batch_size", _INT, "images"),
-            _field("part", _TEXT),
-            _field("number", _INT),
-            _flops("flops"),
-            _flops("flops_published"),
-            _bitops("bitops"),
-            _joules("energy_joules"),
-            _field("energy_source", _TEXT),
-            _seconds("seconds"),
-            _field("seconds_source", _TEXT),
-            _field("device", _TEXT),
-            _field("parameters", pa.float64()),
-            _bytes("peak_activation_bytes"),
-            _PROVENANCE,
-        ]
+    "costs": _schema(
+        """trial_id data precision batch_size part number flops flops_published bitops energy_joules energy_source
+        seconds seconds_source device parameters peak_activation_bytes provenance""",
+        _OF_PARTS,
     ),
     # Phase 2: one row an Optuna trial.
-    "operating_points": pa.schema(
-        [
-            _field("number", _INT),
-            _field("search", _TEXT),
-            _field("trial_id", _ID),
-            _DATA,
-            _field("state", _TEXT),
-            _field("error", _TEXT),
-            _field("repeat_of", _INT),
-            *_SETTINGS,
-            *_METRICS,
-            *_CONSTRAINTS,
-            _field("sampler", _TEXT),
-            _field("hypervolume", _SHARE),
-            _field("hypervolume_ratio", _SHARE),
-            _field("params", _TEXT),
-            _field("distributions", _TEXT),
-            _PROVENANCE,
-        ]
+    "operating_points": _schema(
+        f"""number search trial_id data state error repeat_of {_SETTINGS} {_METRICS} {_CONSTRAINTS} sampler hypervolume
+        hypervolume_ratio params distributions provenance"""
     ),
     # The non-dominated operating points: chosen on the validation split, reported on the test split.
-    "front": pa.schema(
-        [
-            _field("number", _INT),
-            _field("search", _TEXT),
-            _field("trial_id", _ID),
-            _DATA,
-            *_SETTINGS,
-            *_METRICS,
-            *_CONSTRAINTS,
-            _field("test_samples", _INT, "images"),
-            _field("test_accuracy", _SHARE),
-            _field("test_accuracy_low", _SHARE),
-            _field("test_accuracy_high", _SHARE),
-            _field("optimism", _SHARE),
-            _flops("test_flops"),
-            _flops("test_flops_low"),
-            _flops("test_flops_high"),
-            _bitops("test_bitops"),
-            _joules("test_energy_joules"),
-            _joules("test_energy_joules_low"),
-            _joules("test_energy_joules_high"),
-            _seconds("test_latency_mean_seconds"),
-            _seconds("test_latency_p50_seconds"),
-            _seconds("test_latency_p99_seconds"),
-            _field("test_classic_accuracy", _SHARE),
-            _field("hypervolume", _SHARE),
-            _field("test_hypervolume", _SHARE),
-            _field("test_digest", _ID),
-            _PROVENANCE,
-        ]
+    "front": _schema(
+        f"""number search trial_id data {_SETTINGS} {_METRICS} {_CONSTRAINTS} test_samples test_accuracy
+        test_accuracy_low test_accuracy_high optimism test_flops test_flops_low test_flops_high test_bitops
+        test_energy_joules test_energy_joules_low test_energy_joules_high test_latency_mean_seconds
+        test_latency_p50_seconds test_latency_p99_seconds test_classic_accuracy hypervolume test_hypervolume test_digest
+        provenance"""
     ),
 }

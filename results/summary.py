@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 
 from results.parts import data_names, of_data, read_table, rows_of
-from results.reference_network import reference_position
 from results.schemas import TableError
 from results.storage.paths import Location
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Costs and validation accuracy of the reference network (:mod:`results.reference_network`)."""
+    """Costs and validation accuracy of the reference network (:func:`reference_position`)."""
 
     trial_id: str
     precision: str
@@ -102,6 +101,7 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
         latency_share=front["latency_mean_seconds"] / reference.latency_seconds,
         test_accuracy_drop=front["test_classic_accuracy"] - front["test_accuracy"],
     )
+    validation, test = (float(front[name].iloc[0]) for name in ("hypervolume", "test_hypervolume"))
     enough = reference.accuracy - tolerance - 1e-12
     best_static = _cheapest(
         cuts[(cuts["accuracy_all"] >= enough) & ~cuts.index.isin(classic.index)],
@@ -121,10 +121,26 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
             points[(points["accuracy"] >= enough) & points["energy_joules"].notna()], "energy_joules", "flops"
         ),
         tolerance=tolerance,
-        optimism=_optimism(front),
+        optimism=1 - test / validation if validation > 0 else None,
         mean_optimism=float((front["accuracy"] - front["test_accuracy"]).mean()),
         classic_optimism=float((front["classic_accuracy"] - front["test_classic_accuracy"]).mean()),
     )
+
+
+def reference_position(precisions: Sequence[str], accuracies: Sequence[float], flops: Sequence[float]) -> int:
+    """The position of the reference network, which shares of costs and losses of accuracy are counted from.
+
+    The reference network is the most accurate network without exits on validation; of equally accurate networks, the
+    first with the fewest FLOPs. Networks in fp32 come before all others: a quantized network is a result of the study,
+    and results are held against the reference.
+
+    Args:
+        precisions: of each network.
+        accuracies: of each network's own classifier, on validation.
+        flops: of each network without exits.
+    """
+    positions = [place for place, precision in enumerate(precisions) if precision == "fp32"]
+    return min(positions or range(len(precisions)), key=lambda place: (-accuracies[place], flops[place]))
 
 
 def _accuracy_on_test(exits: pd.DataFrame, cut: pd.Series) -> float | None:
@@ -149,11 +165,6 @@ def _refuse_unknown(table: Location, rows: pd.DataFrame, columns: Sequence[str])
     for name in columns:
         if not np.isfinite(rows[name].to_numpy(dtype=np.float64, na_value=np.nan)).all():
             raise TableError(f"{table}: {name} is missing or not finite in some row: give `run` again, which writes it")
-
-
-def _optimism(front: pd.DataFrame) -> float | None:
-    validation, test = float(front["hypervolume"].iloc[0]), float(front["test_hypervolume"].iloc[0])
-    return 1 - test / validation if validation > 0 else None
 
 
 def _shared(table: Location, column: pd.Series) -> str | None:

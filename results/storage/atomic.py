@@ -59,11 +59,9 @@ def write_atomic(path: Location, data: bytes, *, sync: bool = True) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:  # the error of a full disk does not name the file
-        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     if sync:
         sync_folder(path.parent)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 from typing import Any, cast
 
@@ -89,17 +90,19 @@ def exact_points(
             network.costs.parts(measure)  # refuses a cost that the network's costs do not hold
     least = reference_accuracy - limits["accuracy_drop"] if "accuracy_drop" in limits else 0.0
     fixed, values = _fixed_points(spec, networks, reference_accuracy)
-    found: list[OperatingPoint | _SweptPoint] = list(fixed)
+    # Of a swept point an operating point is made only if no other point dominates it.
+    found: list[OperatingPoint | Callable[[], OperatingPoint]] = list(fixed)
     sources = [source for network in networks for source in _sources(spec, network, measures)]
     for betas in _beta_ranges(spec) if sources else []:
         front = front_of_sweeps([source.sweep for source in sources], ["accuracy", *wanted], Limits(betas, least, most))
         rows = zip(*(front[name] for name in ("sweep", "start_layer", "beta_low", "beta_high")), strict=True)
-        found += [_SweptPoint(sources[place], layer, (low, high), betas) for place, layer, low, high in rows]
+        found += [partial(sources[place].point, layer, (low, high), betas) for place, layer, low, high in rows]
         values = np.concatenate([values, front[["accuracy", *wanted]].to_numpy()])
     _, distinct = np.unique(values, axis=0, return_index=True)
     best = distinct[non_dominated(values[distinct], maximize=[True] + [False] * len(wanted))]
     cheapest_first = sorted(best.tolist(), key=lambda place: tuple(values[place, 1:]))
-    points = [one.point() if isinstance(one := found[place], _SweptPoint) else one for place in cheapest_first]
+    best_found = [found[place] for place in cheapest_first]
+    points = [one if isinstance(one, OperatingPoint) else one() for one in best_found]
     columns = [["accuracy", *wanted].index(MEASURES.get(name, name)) for name in spec.objectives]
     return points, values[cheapest_first][:, columns]
 
@@ -113,25 +116,12 @@ class _Source:
     dvfs: str
     sweep: Sweep
 
-
-@dataclass(frozen=True, eq=False)
-class _SweptPoint:
-    """A point of a sweep, of which no operating point is made yet: most points are dominated."""
-
-    source: _Source
-    start_layer: int
-    interval: tuple[float, float]
-    """Betas that give the point."""
-    allowed: tuple[float, float]
-    """Betas of the search space."""
-
-    def point(self) -> OperatingPoint:
-        """The operating point at a beta that the search space allows."""
-        source = self.source
-        low, high = max(self.interval[0], self.allowed[0]), min(self.interval[1], self.allowed[1])
-        policy = source.sweep.policy(_inside(low, high) if low < high else high, int(self.start_layer))
-        ends = (low, high) if low < high < _LARGEST else self.interval
-        return OperatingPoint(source.network, source.statistic, policy, None, source.dvfs, *ends)
+    def point(self, layer: int, interval: tuple[float, float], allowed: tuple[float, float]) -> OperatingPoint:
+        """A point of the sweep that an interval of betas gives, at a beta that the search space allows."""
+        low, high = max(interval[0], allowed[0]), min(interval[1], allowed[1])
+        policy = self.sweep.policy(_inside(low, high) if low < high else high, int(layer))
+        ends = (low, high) if low < high < _LARGEST else interval
+        return OperatingPoint(self.network, self.statistic, policy, None, self.dvfs, *ends)
 
 
 _LARGEST = float(np.finfo(np.float64).max)

@@ -36,13 +36,10 @@ class HypervolumeIndicator:
     @classmethod
     def of(cls, objectives: Sequence[str], networks: Sequence[TracedNetwork]) -> HypervolumeIndicator:
         """The indicator for the networks of one search."""
-        reference = {}
-        for objective in objectives:
-            if objective == "accuracy":
-                reference[objective] = 1 / networks[0].validation.logits.shape[2]
-            else:
-                reference[objective] = MARGIN * max(_classic(network, objective) for network in networks)
-        return cls(objectives, reference)
+        costs = [name for name in objectives if name != "accuracy"]
+        dearest = {name: max(_classic(network, name) for network in networks) for name in costs}
+        guessing = 1 / networks[0].validation.logits.shape[2]
+        return cls(objectives, {"accuracy": guessing} | {name: MARGIN * cost for name, cost in dearest.items()})
 
     def hypervolume(self, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> float:
         """The hypervolume of rows of a table; ``prefix`` is the prefix of the columns: ``test_`` or none."""

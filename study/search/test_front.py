@@ -14,6 +14,7 @@ from results.intervals import mean_interval, wilson_interval
 from results.pareto import non_dominated
 from results.parts import rows_of
 from results.schemas import SCHEMAS
+from study.arrays import Floats
 from study.costs.costs import MEASURES
 from study.fronts.exit_statistics import exit_columns
 from study.policies.policies import Classic
@@ -135,7 +136,19 @@ def network_exit_rows(network: TracedNetwork) -> list[dict[str, Any]]:
 def _exit_rows(
     columns: Mapping[str, NDArray[Any]], network: TracedNetwork, split: str, statistic: str | None, point: int | None
 ) -> list[dict[str, Any]]:
-    known: Mapping[str, Any] = {
+    """Statistics of each layer with the costs of the network cut at each exit; unknown costs are left out."""
+    table = pd.DataFrame(dict(columns))
+    for name, (segments, heads, _) in _costs_of_parts(network).items():
+        table[f"cumulative_{name}"] = segments.cumsum() + np.append(heads, 0.0)
+    if network.costs.holds("energy"):
+        table["cumulative_energy_joules"] = network.cut_energies
+    if network.work is not None and network.memory is not None:
+        table["parameters"] = network.work.parameters_at_exits
+        table["peak_activation_bytes"] = network.memory.maps_of_cuts()
+        table["memory_bytes"] = network.memory.of_cuts()
+    if statistic is None:  # the policy of the point reads no thresholds
+        table["threshold"] = np.nan
+    known = {
         "trial_id": network.trial_id,
         "point": point,
         "precision": network.precision,
@@ -143,43 +156,29 @@ def _exit_rows(
         "split": split,
         "statistic": statistic,
     }
-    whole = {**columns, **_costs_of_cuts(network)}
-    if statistic is None:  # the policy of the point reads no thresholds
-        whole["threshold"] = np.full(network.exit_count + 1, np.nan)
-    return [{**row, **known} for row in rows_of(pd.DataFrame(whole))]
+    return [row | known for row in rows_of(table)]
 
 
-def _costs_of_cuts(network: TracedNetwork) -> dict[str, NDArray[Any]]:
-    """Costs of the network cut at each exit, as columns ``[E+1]``; costs that are not known are left out."""
-    costs, work = network.costs, network.work
-    found: dict[str, NDArray[Any]] = {}
-    if costs.holds("energy"):
-        found["cumulative_energy_joules"] = network.cut_energies
-    parts = {name: costs.parts(name)[:2] for name in ("seconds", "bitops") if costs.holds(name)}
-    parts |= {} if network.published is None else {"flops_published": network.published}
-    for name, (segments, heads) in parts.items():
-        found[f"cumulative_{name}"] = segments.cumsum() + np.append(heads, 0.0)
-    if work is not None and network.memory is not None:
-        found["parameters"] = np.asarray(work.parameters_at_exits)
-        found["peak_activation_bytes"] = np.asarray(network.memory.maps_of_cuts())
-        found["memory_bytes"] = np.asarray(network.memory.of_cuts())
-    return found
+def _costs_of_parts(network: TracedNetwork) -> dict[str, tuple[Floats, Floats, float]]:
+    """Costs of segments ``[E+1]``, of heads ``[E]`` and of a step of the engine; unknown costs are left out."""
+    held = [measure for measure in MEASURES if network.costs.holds(measure)]
+    parts = {measure.replace("energy", "energy_joules"): network.costs.parts(measure) for measure in held}
+    if network.published is not None:
+        parts["flops_published"] = (*network.published, 0.0)
+    return parts
 
 
 def cost_rows(network: TracedNetwork) -> list[dict[str, Any]]:
     """Rows of the table ``costs``."""
-    costs, work = network.costs, network.work
-    measures = {
-        "energy_joules" if measure == "energy" else measure: costs.parts(measure)
-        for measure in MEASURES
-        if costs.holds(measure)
-    }
-    if network.published is not None:
-        measures["flops_published"] = (*network.published, 0.0)
+    costs, work, exits = network.costs, network.work, network.exit_count
+    parts = _costs_of_parts(network)
     if work is not None and network.memory is not None:
-        segments, heads = (np.array([part.parameters for part in parts]) for parts in (work.segments, work.heads))
-        measures["parameters"] = (segments, heads, 0.0)
-        measures["peak_activation_bytes"] = (network.memory.segment_maps, network.memory.head_maps, 0.0)
+        segments, heads = (np.array([part.parameters for part in group]) for group in (work.segments, work.heads))
+        parts["parameters"] = (segments, heads, 0.0)
+        parts["peak_activation_bytes"] = (network.memory.segment_maps, network.memory.head_maps, 0.0)
+    table = pd.DataFrame({name: np.concatenate([*arrays, [step]]) for name, (*arrays, step) in parts.items()})
+    table["part"] = ["segment"] * (exits + 1) + ["head"] * exits + ["engine_step"]
+    table["number"] = [*range(1, exits + 2), *range(1, exits + 1), 1]
     known = {
         "trial_id": network.trial_id,
         "precision": network.precision,
@@ -188,11 +187,4 @@ def cost_rows(network: TracedNetwork) -> list[dict[str, Any]]:
         "seconds_source": costs.seconds_source,
         "device": costs.device,
     }
-    exits = network.exit_count
-    numbers = [("segment", exit) for exit in range(1, exits + 2)] + [("head", exit) for exit in range(1, exits + 1)]
-    columns = {name: np.concatenate([segments, heads, [step]]) for name, (segments, heads, step) in measures.items()}
-    places = enumerate([*numbers, ("engine_step", 1)])
-    return [
-        {**known, "part": part, "number": number, **{name: float(column[row]) for name, column in columns.items()}}
-        for row, (part, number) in places
-    ]
+    return [row | known for row in rows_of(table)]

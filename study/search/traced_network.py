@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from results.reference_network import reference_position
+from results.summary import reference_position
 from study.arrays import Floats
 from study.checkpoints.description import WeightsId
 from study.costs.costs import Costs
@@ -160,7 +160,7 @@ class TracedNetwork:
 
 
 def reference_network(networks: Sequence[TracedNetwork]) -> TracedNetwork:
-    """The reference network among some networks (:func:`results.reference_network.reference_position`)."""
+    """The reference network among some networks (:func:`results.summary.reference_position`)."""
     precisions = [one.precision for one in networks]
     accuracies = [one.classic_accuracy for one in networks]
     return networks[reference_position(precisions, accuracies, [one.costs.classic("flops") for one in networks])]
