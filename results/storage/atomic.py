@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from results.storage.object_store import RemotePath
 from results.storage.paths import Location
-from results.storage.remote_paths import RemotePath
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)

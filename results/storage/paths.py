@@ -18,8 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote
 
-from results.storage.object_store import OPTIONS
-from results.storage.remote_paths import RemotePath
+from results.storage.object_store import OPTIONS, RemotePath
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 

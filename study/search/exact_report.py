@@ -16,7 +16,7 @@ from results.schemas import METRICS, SETTINGS
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
 from study.search.exact_search import exact_points
-from study.search.hypervolume import HypervolumeIndicator
+from study.search.hypervolume import HypervolumeIndicator, classic_cost
 from study.search.operating_point import COLUMNS
 from study.search.space import constraint_values
 from study.search.traced_network import TracedNetwork, reference_network
@@ -78,7 +78,8 @@ def exact_report(spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], s
         raise UserError("front --exact: no point of this space keeps the constraints")
     rows = [{**one.settings(), **one.evaluate(), "split": "validation", "batch_size": spec.batch_size} for one in found]
     points = pd.DataFrame(rows, columns=["trial_id", "data", *SETTINGS, *METRICS])
-    costs = _reference_costs(reference)
+    held = {"flops": True, "energy": reference.costs.holds("energy"), "latency_mean": reference.costs.holds("seconds")}
+    costs = {objective: classic_cost(reference, objective) for objective, known in held.items() if known}
     points["accuracy_drop"] = reference.classic_accuracy - points["accuracy"]
     for objective, column in COLUMNS.items():
         if objective in costs and column in points:
@@ -93,15 +94,6 @@ def exact_report(spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], s
         hypervolume=indicator.of_values(values),
         search={} if searched.empty else _found_by_search(searched, spec, networks, points, indicator),
     )
-
-
-def _reference_costs(reference: TracedNetwork) -> dict[str, float]:
-    costs = {"flops": reference.costs.classic("flops")}
-    if reference.costs.holds("energy"):
-        costs["energy"] = float(reference.cut_energies[-1])
-    if reference.costs.holds("seconds"):
-        costs["latency_mean"] = reference.costs.classic("seconds")
-    return costs
 
 
 def _found_by_search(

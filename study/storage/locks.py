@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from results.storage.atomic import checked_writes
+from results.storage.object_store import RemotePath, Version
 from results.storage.paths import Location
-from results.storage.remote_paths import RemotePath, Version
 from study.errors import UserError
 from study.storage.strict_json import dumps, parse_json
 

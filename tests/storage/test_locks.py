@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from results.storage.atomic import write_atomic
+from results.storage.object_store import RemotePath
 from results.storage.paths import location
-from results.storage.remote_paths import RemotePath
 from study.errors import UserError
 from study.storage import locks
 from study.storage.locks import HeldError, exclusive, is_held
