@@ -41,7 +41,7 @@ def execute(options: argparse.Namespace) -> None:
     from study.costs.measure.profile import MeasureSettings
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
-    from study.run.profile import profile_network
+    from study.run.one_network import profile_network
     from study.training.loop import forbid_tf32, pick_device
 
     if options.pretrained and (options.head or options.classes):

@@ -1,24 +1,26 @@
-"""The file ``study.yaml`` of a run folder: the resolved study and its provenance."""
+"""What a run folder says of its study: ``study.yaml``, and the table ``provenance``, which every row names."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from results.parts import read_table
+from results.parts import read_table, write_part
 from results.schemas import TableError
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
-from study.storage.publish import set_aside
+from study.storage.publish import content_hash, set_aside
+from study.storage.strict_json import dumps
 from study.storage.versions import versions
 
 STUDY_FILE = "study.yaml"
@@ -217,3 +219,42 @@ def claim_folder(
 def no_run_folder(folder: Location) -> UserError:
     """The error for a folder that is no run folder."""
     return UserError(f"{folder} is no run folder: it has no {STUDY_FILE} (run folders lie under runs/ by default)")
+
+
+_MACHINE = ("device", "threads")
+"""Columns of the table ``trials``; in the table ``provenance`` they would double the rows."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The settings and images of a study, and the names of provenance that follow for some versions."""
+
+    study: dict[str, Any]
+    data_digest: str
+
+    @cached_property
+    def _study(self) -> str:
+        return dumps(without_free_keys(self.study))
+
+    def row(self, made_by: Mapping[str, str]) -> dict[str, Any]:
+        """The row of the table ``provenance`` for some versions."""
+        made_by = {name: value for name, value in made_by.items() if name not in _MACHINE}
+        values = {
+            "study": self._study,
+            "seed": self.study["seed"],
+            "data_digest": self.data_digest,
+            "code_version": made_by["predictive-exit"],
+            "code_digest": made_by.get("code"),
+            "versions": dumps(dict(made_by)),
+        }
+        return {"provenance": content_hash(values), **values}
+
+    def name(self, made_by: Mapping[str, str] | None = None) -> str:
+        """The name that the rows of other tables carry; by default for the versions that run now."""
+        return str(self.row(versions() if made_by is None else made_by)["provenance"])
+
+    def record(self, tables: Location, all_versions: Iterable[Mapping[str, str]] = ()) -> None:
+        """Write the rows of the versions that run now, and of other versions that computed trials."""
+        for made_by in (versions(), *all_versions):
+            row = self.row(made_by)
+            write_part(tables, "provenance", [row], row["provenance"])

@@ -33,10 +33,9 @@ from study.fronts.exact import check_comparable
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
-from study.run.folder import claim_folder, refuse_other_study
-from study.run.halving import adopt_pretrained, run_phase
+from study.run.folder import Provenance, claim_folder, refuse_other_study
+from study.run.phase_1 import adopt_pretrained, run_phase, write_trials
 from study.run.plan import DatasetPlan, RunContext, StudyPlan, images_line, make_plan
-from study.run.tables import Provenance, write_trials
 from study.run.trials import PhaseTrials
 from study.search.cost_source import price, with_frequencies
 from study.search.optuna_search import list_exact_points, search

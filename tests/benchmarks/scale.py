@@ -38,8 +38,8 @@ from study.execution.ray import executor
 from study.execution.ray.executor import RayExecutor
 from study.execution.trial_plan import TrialPlan
 from study.progress import Reporter
-from study.run.halving import run_phase
-from study.run.tables import Provenance, write_trials
+from study.run.folder import Provenance
+from study.run.phase_1 import run_phase, write_trials
 from study.run.trials import draw_trials
 from study.search import optuna_search as operating_points
 from study.search.operating_point import OperatingPoint

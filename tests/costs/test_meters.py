@@ -13,7 +13,7 @@ from study.cli.main import main
 from study.costs.measure import meters
 from study.costs.measure.meters import NoMeterError, NvmlMeter, RaplMeter, device_name, find_meter, take_window
 from study.errors import UserError
-from study.run import profile as profiling
+from study.run import one_network as profiling
 
 # --- NVML
 

@@ -17,7 +17,7 @@ from study.data.loading import load_dataset
 from study.execution.executor import TrainingContext
 from study.execution.ray.executor import RayExecutor
 from study.progress import Reporter, Task
-from study.run.halving import run_phase
+from study.run.phase_1 import run_phase
 from study.run.plan import resolve_names
 from study.run.trials import draw_trials
 

@@ -88,7 +88,7 @@ def test_both_commands_refuse_before_they_compute(
 ) -> None:
     no_compiler(able)
     (tmp_path / "bare.pt").write_bytes(b"not even read")
-    able.setattr("study.run.profile.measure_profile", lambda *_, **__: pytest.fail("measured"))
+    able.setattr("study.run.one_network.measure_profile", lambda *_, **__: pytest.fail("measured"))
     output = f" --output {tmp_path / 'profiles'}" if command.startswith("profile") else ""
     assert main([*command.format(bare=tmp_path / "bare.pt").split(), "--compile", *output.split()]) == 2
     told = capsys.readouterr().err

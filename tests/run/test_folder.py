@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from results.parts import read_table, write_part
 from search_spaces.spec import StudySpec, validate_space
 from study.errors import UserError
-from study.run.folder import Difference, claim_folder, read_study_file, refuse_other_study
-from study.run.tables import Provenance
+from study.run.folder import Difference, Provenance, claim_folder, read_study_file, refuse_other_study
 
 BASE = {
     "name": "x",

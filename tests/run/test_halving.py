@@ -18,8 +18,8 @@ from study.execution.trial_record import TrialRecord, rank_records
 from study.networks.construction import new_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
-from study.run.halving import decide, run_phase, survivors
-from study.run.tables import Provenance, write_trials
+from study.run.folder import Provenance
+from study.run.phase_1 import decide, run_phase, survivors, write_trials
 from study.run.trials import rungs
 from study.training.learning_curves import Epoch, outcome
 from study.training.loop import TrainingState

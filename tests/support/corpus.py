@@ -164,7 +164,7 @@ WORK = (
     "study.execution.trial.train",
     "study.run.evaluate.run_policy",
     "study.run.evaluate.trace_images",
-    "study.run.profile.measure_profile",
+    "study.run.one_network.measure_profile",
     "ray.init",
 )
 """What computes."""

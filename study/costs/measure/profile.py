@@ -2,7 +2,7 @@
 
 A :class:`Profile` holds :class:`study.costs.costs.Costs`, the spread of each measurement over the repeats, and the
 windows of the energy meter. This module computes the energies of the parts from the windows, and writes and reads
-profiles as JSON. :mod:`study.run.profile` is the command that measures profiles.
+profiles as JSON. :mod:`study.run.one_network` is the command that measures profiles.
 """
 
 from __future__ import annotations

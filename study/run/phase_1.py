@@ -1,4 +1,6 @@
-"""Phase 1 by rungs: decide which trials are trained next, train them, and rank them. Or take the user's own weights.
+"""Phase 1 by rungs: decide which trials are trained next, train and rank them, and write their tables.
+
+The user's own weights may take the place of the backbones.
 
 The decision is a pure function of learning curves, and the learning curves are read from checkpoints. Therefore an
 interrupted phase ends like an uninterrupted one.
@@ -9,14 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
+from results.parts import write_part
+from results.schemas import SCHEMAS
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.spec import TrainingSpec
-from study.checkpoints.description import WeightsId
+from study.checkpoints.description import Checkpoint, WeightsId
 from study.checkpoints.tensors import save, weights_fingerprint
 from study.execution.executor import Executor, TrainingContext
 from study.execution.trial import read_trial
@@ -24,8 +29,10 @@ from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import STOPPED, TrialRecord, make_record, rank_records, status_of
 from study.networks.construction import new_network
 from study.networks.multi_exit import load_backbone_weights
+from study.run.folder import Provenance
 from study.run.trials import rungs
 from study.storage.publish import set_aside
+from study.storage.strict_json import dumps
 from study.training.learning_curves import Epoch, best_epoch, outcome
 from study.training.loop import TrainingState, evaluate_split
 
@@ -254,3 +261,77 @@ def adopt_pretrained(tensors: Mapping[str, Tensor], plan: TrialPlan, context: Tr
             parent=plan.parent,
         )
     return make_record(plan, "pretrained", context.checkpoints)
+
+
+def write_trials(
+    tables: Location, records: Sequence[TrialRecord], provenance: Provenance, *, data: str, part: int | str = 0
+) -> None:
+    """Write a part of the tables ``trials`` and ``epochs``, best trials first, and the rows of ``provenance``."""
+    ranked = rank_records(records)
+    checkpoints = [record.checkpoint for record in ranked if record.checkpoint]
+    distinct = {dumps(dict(made_by)): made_by for checkpoint in checkpoints for _, made_by in checkpoint.made_by}
+    provenance.record(tables, distinct.values())
+    write_part(tables, "trials", [_trial_row(record, provenance, data) for record in ranked], part)
+    write_part(tables, "epochs", [row for record in ranked for row in _epoch_rows(record, provenance)], part)
+
+
+def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[str, Any]:
+    plan, checkpoint = record.plan, record.checkpoint
+    row: dict[str, Any] = {
+        "trial_id": plan.trial_id,
+        "phase": plan.phase,
+        "data": data,
+        "parent": plan.parent,
+        "status": record.status,
+        "error": record.error,
+        "backbone": plan.network.backbone,
+        "width": plan.network.width,
+        "head": plan.network.head.kind if plan.phase == "exits" else None,
+        "mode": plan.training.mode,
+        "settings": dumps({"network": asdict(plan.network), "training": asdict(plan.training)}),
+        "seed": plan.training.seed,
+        "data_digest": plan.data_digest,
+        "checkpoint": f"checkpoints/{plan.trial_id}",
+        "provenance": provenance.name(checkpoint.versions if checkpoint else None),
+    }
+    if checkpoint:
+        best = best_epoch(checkpoint.history)
+        machine = checkpoint.made_by[-1][1] if checkpoint.made_by else {}
+        row |= {
+            "device": machine.get("device"),
+            "threads": int(machine["threads"]) if "threads" in machine else None,
+            "epochs_done": checkpoint.history[-1].epoch,
+            "best_epoch": best.epoch,
+            "split": "validation",
+            "score": best.score,
+            "classifier_accuracy": best.classifier_accuracy,
+            "mean_exit_accuracy": sum(best.exit_accuracies) / len(best.exit_accuracies)
+            if best.exit_accuracies
+            else None,
+            "seconds": sum(epoch.seconds for epoch in checkpoint.history),
+            "weights_hash": record.weights.digest if record.weights else None,
+            "code_version": checkpoint.versions["predictive-exit"],
+        }
+    return row
+
+
+def _epoch_rows(record: TrialRecord, provenance: Provenance) -> list[dict[str, Any]]:
+    names = set(SCHEMAS["epochs"].names)
+    checkpoint = record.checkpoint
+    if checkpoint is None:
+        return []
+    return [
+        {
+            "trial_id": record.plan.trial_id,
+            "phase": record.plan.phase,
+            "split": "validation",
+            **{name: value for name, value in asdict(epoch).items() if name in names},
+            "provenance": provenance.name(_versions_at(checkpoint, epoch.epoch)),
+        }
+        for epoch in checkpoint.history
+    ]
+
+
+def _versions_at(checkpoint: Checkpoint, epoch: int) -> Mapping[str, str]:
+    earlier = [made_by for first, made_by in checkpoint.made_by if first <= epoch]
+    return earlier[-1] if earlier else checkpoint.versions
