@@ -75,59 +75,27 @@ def fill_ratios(logits, thresholds, table):
 
 
 @compiled
-def walk(scores, policy, exit_index, tried, engine_steps):
-    """Walk N samples.
+def walk(scores, right, policy, stopped, tried, paths):
+    """Walk N samples and count them. Returns the number of right answers and of engine steps.
 
     Args:
         scores: ``[N, E, K+1]`` of a decision table, with K at least the policy's ``max_jump``.
-        policy: a :class:`study.policies.base.CompiledPolicy`.
-        exit_index: ``[N]``, receives the exit at which a sample stops.
-        tried: ``[N, E]``, all False; receives True at the exits tried.
-        engine_steps: ``[N]``, receives the smoothing steps run.
-    """
-    beta, next_exit, max_jump, beyond = policy.beta, policy.next_exit, policy.max_jump, policy.beyond
-    samples, exits, _ = scores.shape
-    for n in range(samples):
-        exit, steps = policy.first, 0
-        while exit <= exits:
-            tried[n, exit - 1] = True
-            if scores[n, exit - 1, 0] >= beta[exit]:
-                break
-            if max_jump == 0 or exit == exits:
-                exit = next_exit[exit]
-                continue
-            jump = max_jump
-            for k in range(1, max_jump):
-                if scores[n, exit - 1, k] > beta[min(exit + k, exits)]:
-                    jump = k
-                    break
-            steps += jump
-            exit = exit + jump if exit + jump <= exits else beyond
-        exit_index[n] = exit
-        engine_steps[n] = steps
-
-
-@compiled
-def tally(scores, right, policy, stopped, tried):
-    """Count what :func:`walk` lists. Returns the number of right answers and of engine steps.
-
-    The loop is a copy of the loop of :func:`walk`: a step in a function of its own, even inlined, takes three to six
-    times as long.
-
-    Args:
-        scores: as of :func:`walk`.
         right: ``[N, E+1]``, whether the answer of an exit is right.
-        policy: as of :func:`walk`.
+        policy: a :class:`study.policies.base.CompiledPolicy`.
         stopped: ``[E+2]`` zeros; receives the number of samples that stop at each exit.
         tried: ``[E+1]`` zeros; receives the number of samples that try each exit.
+        paths: None, which compiles to a faster loop, or three arrays that receive the way of each sample: ``[N]``, the
+            exit at which it stops; ``[N, E]`` of False, True at the exits tried; ``[N]``, the smoothing steps run.
     """
     beta, next_exit, max_jump, beyond = policy.beta, policy.next_exit, policy.max_jump, policy.beyond
     samples, exits, _ = scores.shape
     hits, steps = 0, 0
     for n in range(samples):
-        exit = policy.first
+        exit, steps_before = policy.first, steps
         while exit <= exits:
             tried[exit] += 1
+            if paths is not None:
+                paths[1][n, exit - 1] = True
             if scores[n, exit - 1, 0] >= beta[exit]:
                 break
             if max_jump == 0 or exit == exits:
@@ -142,4 +110,6 @@ def tally(scores, right, policy, stopped, tried):
             exit = exit + jump if exit + jump <= exits else beyond
         stopped[exit] += 1
         hits += right[n, exit - 1]
+        if paths is not None:
+            paths[0][n], paths[2][n] = exit, steps - steps_before
     return hits, steps

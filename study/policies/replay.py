@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from study.arrays import Booleans, Floats, Integers, share
-from study.policies.base import Policy, Ratios
+from study.policies.base import CompiledPolicy, Policy, Ratios
 from study.policies.decision_table import DecisionTable, table_for
 from study.traces.trace import Trace
 
@@ -87,11 +88,9 @@ def replay(trace: Trace, policy: Policy) -> Walk:
     if compiled is None:
         table = table.up_to(policy.max_jump)
         return walk_samples(trace, table, policy, np.arange(samples), np.full(samples, first))
-    from study.policies.kernels import walk
-
     exit_index, engine_steps = np.empty((2, samples), dtype=np.int64)
     tried = np.zeros((samples, exits), dtype=np.bool_)
-    walk(table.scores, compiled, exit_index, tried, engine_steps)
+    _count(trace, table, compiled, slice(None), (exit_index, tried, engine_steps))
     return Walk(exit_index, trace.answers[np.arange(samples), exit_index - 1], tried, engine_steps)
 
 
@@ -101,20 +100,27 @@ def tally(trace: Trace, policy: Policy) -> Tally:
     Raises:
         UserError: the policy names an exit that the trace does not have.
     """
-    compiled = policy.compiled(trace.exit_count)
+    compiled, samples = policy.compiled(trace.exit_count), len(trace.labels)
     if compiled is None:
         return replay(trace, policy).tally(trace.labels)
-    from study.policies.kernels import tally as count
+    count = partial(_count, trace, table_for(trace, policy), compiled)
+    parts = [count(slice(None))] if samples < MANY else share(count, samples, each=1)
+    right, steps, stopped, tried = (sum(counts) for counts in zip(*parts, strict=True))
+    return Tally(samples, right, stopped, tried, steps)
 
-    scores, right, exits = table_for(trace, policy).scores, trace.right, trace.exit_count
 
-    def part(chunk: slice) -> tuple[int, int, Integers, Integers]:
-        stopped, tried = np.zeros(exits + 2, dtype=np.int64), np.zeros(exits + 1, dtype=np.int64)
-        return *count(scores[chunk], right[chunk], compiled, stopped, tried), stopped[1:], tried[1:]
+def _count(
+    trace: Trace,
+    table: DecisionTable,
+    policy: CompiledPolicy,
+    chunk: slice,
+    paths: tuple[Integers, Booleans, Integers] | None = None,
+) -> tuple[int, int, Integers, Integers]:
+    """Right answers, engine steps, samples that stopped ``[E+1]`` and that tried ``[E]``, of a part of the samples."""
+    from study.policies.kernels import walk  # numba takes a second to import
 
-    parts = [part(slice(None))] if len(scores) < MANY else share(part, len(scores), each=1)
-    hits, steps, stopped, tried = (sum(counts) for counts in zip(*parts, strict=True))
-    return Tally(len(scores), hits, stopped, tried, steps)
+    stopped, tried = np.zeros(trace.exit_count + 2, np.int64), np.zeros(trace.exit_count + 1, np.int64)
+    return *walk(table.scores[chunk], trace.right[chunk], policy, stopped, tried, paths), stopped[1:], tried[1:]
 
 
 def walk_samples(
@@ -178,9 +184,5 @@ def _cut_below(ratios: Ratios, stop: Booleans, engine_steps: Integers, beta: Flo
 
 def join_walks(walks: Sequence[Walk]) -> Walk:
     """Several walks through one network as one walk, with the samples in the order of the walks."""
-    return Walk(
-        np.concatenate([walk.exit_index for walk in walks]),
-        np.concatenate([walk.predictions for walk in walks]),
-        np.concatenate([walk.tried for walk in walks]),
-        np.concatenate([walk.engine_steps for walk in walks]),
-    )
+    columns = zip(*((one.exit_index, one.predictions, one.tried, one.engine_steps) for one in walks), strict=True)
+    return Walk(*map(np.concatenate, columns))
