@@ -88,7 +88,7 @@ def check_costs(
             )
     for precision in precisions:
         try:
-            part_formats(precision, device.table)
+            part_formats(precision, device)
         except UserError as error:
             raise UserError(f"operating_points.costs: {error}") from None
     levelled = isinstance(device, LevelDevice)

@@ -8,8 +8,14 @@ import yaml
 
 from study import Trace, UserError, exact_front
 from study.costs.flops import NetworkWork, Work
-from study.costs.model.devices import LevelDevice, OperationDevice, device_names, load_device, modelled_costs
-from study.costs.model.tables import parse_table
+from study.costs.model.devices import (
+    LevelDevice,
+    OperationDevice,
+    device_names,
+    load_device,
+    modelled_costs,
+    parse_table,
+)
 from study.networks.multi_exit import build_network
 from study.networks.precisions import BF16, FP32, INT8
 from study.networks.settings import HeadSettings, NetworkSettings
@@ -207,10 +213,10 @@ def sources(value):
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_numbers_say_whether_they_are_published_or_assumed(name):
     device = load_device(name)
-    texts = sources(device.table.model_dump(exclude_none=True))
+    texts = sources(device.model_dump(exclude_none=True))
     assert len(texts) >= 6
     assert all(text.startswith(("published: ", "assumption: ")) for text in texts)
-    assert device.table.name == name
+    assert device.name == name
 
 
 def test_jetson_tx2_stays_within_the_power_modes_of_its_module(jetson):

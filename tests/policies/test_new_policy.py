@@ -17,7 +17,7 @@ from study import Hierarchical, Placed, UserError, exact_front, replay, tally
 from study.cli.main import build_parser
 from study.costs.flops import count_work
 from study.costs.memory import Memory
-from study.costs.model.levels import worst_seconds
+from study.costs.model.dvfs import worst_seconds
 from study.networks.multi_exit import build_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.base import CompiledPolicy, Decision, Policy, betas_of

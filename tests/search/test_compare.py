@@ -13,7 +13,7 @@ from search_spaces.spec import OperatingPointsSpec, parse_space
 from study import Costs, exact_front
 from study.checkpoints.description import WeightsId
 from study.cli.main import main
-from study.costs.model.levels import LevelCosts
+from study.costs.model.dvfs import LevelCosts
 from study.errors import UserError
 from study.policies.policies import Hierarchical, Predictive
 from study.search.cheapest import FAMILIES, PolicyFamily

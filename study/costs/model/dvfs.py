@@ -12,15 +12,16 @@ leg is known only after the engine's steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from study.arrays import Floats, Integers
-from study.costs.model.levels import LevelCosts as LevelCosts
-from study.costs.model.levels import PathCosts, most_steps, worst_seconds
+from study.costs.costs import Costs
 from study.errors import UserError
 from study.policies.base import Policy
 from study.policies.replay import Walk
@@ -30,6 +31,30 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 
 ROUNDING = 1e-12
 """Relative tolerance; sums of the same seconds in another order differ by less."""
+
+
+@dataclass(frozen=True, eq=False)
+class LevelCosts:
+    """Costs of a network at each of L frequency levels of one device."""
+
+    megahertz: ArrayLike
+    """``[L]``, rising; the last entry is f_max."""
+    costs: tuple[Costs, ...]
+    """L costs with seconds and energies, of a busy device."""
+    idle_watts: float
+    """Power of the device while it waits."""
+    switch_seconds: float
+    """Delay of an image by a change of the level."""
+
+    @property
+    def exit_count(self) -> int:
+        """E."""
+        return self.costs[0].exit_count
+
+    @property
+    def busy_watts(self) -> Floats:
+        """``[L]``, the mean power of the whole network at each level."""
+        return np.array([costs.classic("energy") / costs.classic("seconds") for costs in self.costs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +85,16 @@ def smallest_slack(levels: LevelCosts, policy: Policy, exit_count: int) -> float
     worst = worst_seconds(levels.costs[-1], policy)[0]
     exceeding = float(worst) / levels.costs[-1].classic("seconds") - 1.0
     return exceeding if exceeding > ROUNDING else 0.0
+
+
+def worst_seconds(costs: Costs, policy: Policy) -> Floats:
+    """``[E+2]``: seconds of the longest walk behind a failed exit l = 0..E+1; 0 is the input, E + 1 the end."""
+    segments, heads, step = costs.parts("seconds")
+    exits = costs.exit_count
+    steps = np.append(np.full(exits - 1, policy.max_jump), 0)  # no jump is possible behind the last exit
+    worst = segments + np.append(policy.heads_it_may_run(exits) * (heads + steps * step), 0.0)
+    worst[policy.depth(exits) :] = 0.0
+    return np.append(np.cumsum(worst[::-1])[::-1], 0.0)
 
 
 def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slack: float, period: float) -> Simulated:
@@ -103,21 +138,30 @@ def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slac
         raise UserError(f"slack is {slack}, but the worst walk of this policy needs at least {smallest!r}")
     if not (math.isfinite(period) and period >= deadline * (1 - ROUNDING)):
         raise UserError(f"period is {period} s, but must be finite and at least the deadline of {deadline!r} s")
-    _check_walk(walk, policy)
+    foreign = (walk.tried & ~policy.heads_it_may_run(exit_count)).any()
+    if foreign or (walk.engine_steps > policy.max_jump * exit_count).any():
+        raise UserError(f"this walk is not one of {policy}")
 
-    seconds, energy = PathCosts.of(levels, "seconds"), PathCosts.of(levels, "energy")
-    choice = _Choice(rule, policy, levels, seconds, worst_seconds(levels.costs[-1], policy), deadline)
-    top, watts, samples = len(levels.costs) - 1, levels.busy_watts, len(walk.exit_index)
+    seconds_of, joules_of = _cost_of_legs(levels, "seconds"), _cost_of_legs(levels, "energy")
+    # Nothing is predicted before the first exit: legs from the input run at f_max, except towards a known end.
+    known_end, top = rule == "deadline" and policy.knows_its_end, len(levels.costs) - 1
+    scaled = known_end or (policy.predicts and rule != "race_to_idle")
+    worst_after = worst_seconds(levels.costs[-1], policy)
+    in_time = partial(_lowest_in_time, levels, policy, seconds_of, worst_after, deadline)
+    watts, samples = levels.busy_watts, len(walk.exit_index)
     start, level = np.zeros(samples, dtype=np.int64), np.full(samples, top, dtype=np.int64)
     elapsed, joules, switches = np.zeros(samples), np.zeros(samples), np.zeros(samples, dtype=np.int64)
     for end in range(1, exit_count + 2):
         here = np.flatnonzero(walk.tried[:, end - 1] if end <= exit_count else walk.exit_index == end)
-        chosen = choice.levels_of(start[here], end, level[here], elapsed[here])
-        steps = _engine_steps(walk, here, end, policy)
-        switched = chosen != level[here]
-        power = watts[np.maximum(chosen, level[here])]
-        elapsed[here] += switched * levels.switch_seconds + seconds.cost(chosen, start[here], end, steps)
-        joules[here] += switched * levels.switch_seconds * power + energy.cost(chosen, start[here], end, steps)
+        before, origin = level[here], start[here]
+        chosen = np.full(len(here), top, dtype=np.int64)
+        if scaled:
+            aimed = in_time(origin, end, before, elapsed[here]) if rule == "deadline" else _paper(levels, origin, end)
+            chosen = aimed if known_end else np.where(origin == 0, top, aimed)
+        steps, switched = _engine_steps(walk, here, end, policy), chosen != before
+        power = watts[np.maximum(chosen, before)]
+        elapsed[here] += switched * levels.switch_seconds + seconds_of(chosen, origin, end, steps)
+        joules[here] += switched * levels.switch_seconds * power + joules_of(chosen, origin, end, steps)
         switches[here] += switched
         start[here], level[here] = end, chosen
 
@@ -127,48 +171,56 @@ def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slac
     return Simulated(elapsed, joules, switches + back, smallest)
 
 
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """Chooses the level of each leg."""
+_CostOfLegs: TypeAlias = Callable[[Integers, Integers, int, Integers | int], Floats]
+"""Cost of legs at levels, from behind the exits ``start`` (0: the input) to the exit ``end``, with engine steps behind
+``end``. All but ``end`` are broadcast."""
 
-    rule: Rule
-    policy: Policy
-    levels: LevelCosts
-    seconds: PathCosts
-    worst_after: Floats
-    """``[E+2]``, from :func:`worst_seconds`."""
-    deadline: float
 
-    def levels_of(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
-        """``[B]``: levels of legs from ``start`` to ``end``, of samples at ``level`` after ``elapsed`` seconds."""
-        top = np.full(len(start), len(self.levels.costs) - 1, dtype=np.int64)
-        if self.rule == "deadline" and self.policy.knows_its_end:
-            return self._lowest_in_time(start, end, level, elapsed)
-        if self.rule == "race_to_idle" or not self.policy.predicts:
-            return top
-        paper = self.rule == "paper"
-        aimed = self._of_the_paper(start, end) if paper else self._lowest_in_time(start, end, level, elapsed)
-        return np.where(start == 0, top, aimed)  # nothing is predicted before the first exit
+def _cost_of_legs(levels: LevelCosts, measure: str) -> _CostOfLegs:
+    parts = [costs.parts(measure) for costs in levels.costs]
+    up_to = np.array([[0.0, *segments.cumsum()] for segments, _, _ in parts])  # [L, E+2]: all segments up to an exit
+    head = np.array([[0.0, *heads, 0.0] for _, heads, _ in parts])
+    engine_step = np.array([step for _, _, step in parts])
 
-    def _of_the_paper(self, start: Integers, end: int) -> Integers:
-        """f_max * min(1, k / max(1, E - l)).
+    def cost(level: Integers, start: Integers, end: int, engine_steps: Integers | int) -> Floats:
+        segments = up_to[level, end] - up_to[level, start]
+        return np.asarray(segments + head[level, end] + engine_steps * engine_step[level])
 
-        k is here the distance from ``start`` to ``end``. Distance and jump differ only if the jump overshoots; both
-        then give f_max or more, and f_max is the nearest level.
-        """
-        return nearest_level(self.levels, end - start, np.maximum(1, self.levels.exit_count - start))
+    return cost
 
-    def _lowest_in_time(self, start: Integers, end: int, level: Integers, elapsed: Floats) -> Integers:
-        """``[B]``: the lowest level at which the leg leaves time for the worst walk behind it."""
-        every = np.arange(len(self.levels.costs))
-        top, switch = every[-1], self.levels.switch_seconds
-        leg = self.seconds.cost(every, start[:, None], end, most_steps(self.policy, end, self.levels.exit_count))
-        needed = elapsed[:, None] + (every != level[:, None]) * switch + leg
-        if end < self.policy.depth(self.levels.exit_count):
-            needed += self.worst_after[end] + (every != top) * switch
-        in_time = needed <= self.deadline * (1 + ROUNDING)
-        in_time[:, top] = True  # f_max is in time; rounding may say otherwise
-        return np.asarray(in_time.argmax(axis=1), dtype=np.int64)
+
+def _paper(levels: LevelCosts, start: Integers, end: int) -> Integers:
+    """``[B]``: the levels of f_max * min(1, k / max(1, E - l)).
+
+    k is here the distance from ``start`` to ``end``. Distance and jump differ only if the jump overshoots; both then
+    give f_max or more, and f_max is the nearest level.
+    """
+    return nearest_level(levels, end - start, np.maximum(1, levels.exit_count - start))
+
+
+def _lowest_in_time(
+    levels: LevelCosts,
+    policy: Policy,
+    seconds_of: _CostOfLegs,
+    worst_after: Floats,
+    deadline: float,
+    start: Integers,
+    end: int,
+    level: Integers,
+    elapsed: Floats,
+) -> Integers:
+    """``[B]``: the lowest level at which a leg leaves time for the worst walk behind it.
+
+    The samples are at ``level`` after ``elapsed`` seconds.
+    """
+    every, exits = np.arange(len(levels.costs)), levels.exit_count
+    leg = seconds_of(every, start[:, None], end, policy.max_jump if end < exits else 0)
+    needed = elapsed[:, None] + (every != level[:, None]) * levels.switch_seconds + leg
+    if end < policy.depth(exits):
+        needed += worst_after[end] + (every != every[-1]) * levels.switch_seconds
+    in_time = needed <= deadline * (1 + ROUNDING)
+    in_time[:, -1] = True  # f_max is in time; rounding may say otherwise
+    return np.asarray(in_time.argmax(axis=1), dtype=np.int64)
 
 
 def nearest_level(levels: LevelCosts, numerator: ArrayLike, denominator: ArrayLike) -> Integers:
@@ -178,13 +230,6 @@ def nearest_level(levels: LevelCosts, numerator: ArrayLike, denominator: ArrayLi
     distance = np.abs(megahertz - wanted[:, None])
     nearest = distance <= distance.min(axis=1, keepdims=True) + ROUNDING * megahertz[-1]
     return np.asarray(len(megahertz) - 1 - nearest[:, ::-1].argmax(axis=1), dtype=np.int64)
-
-
-def _check_walk(walk: Walk, policy: Policy) -> None:
-    exit_count = walk.tried.shape[1]
-    steps = policy.max_jump * exit_count
-    if (walk.tried & ~policy.heads_it_may_run(exit_count)).any() or (walk.engine_steps > steps).any():
-        raise UserError(f"this walk is not one of {policy}")
 
 
 def _engine_steps(walk: Walk, samples: Integers, exit: int, policy: Policy) -> Integers:
