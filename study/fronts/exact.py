@@ -12,7 +12,7 @@ from results.pareto import non_dominated
 from study.arrays import Booleans, concurrently
 from study.costs.costs import Costs
 from study.errors import UserError
-from study.fronts.sweep import Changes, Points, Sums, Sweep, changes
+from study.fronts.sweep import Changes, Points, Sweep, changes
 from study.policies.base import Policy
 from study.policies.criteria import Criterion
 from study.policies.policies import Overshoot, Predictive
@@ -140,8 +140,8 @@ def _front_of(found: Changes, samples: int, measures: Sequence[str], wanted: int
 
     points = found.add_up()
     kept = np.zeros(len(points.right), dtype=np.bool_)
-    objectives = Sums(points.right, np.ascontiguousarray(points.sums[:, :wanted]))
-    keep_promising(objectives, samples, _allowed(points, samples, measures, limits), kept)
+    right, costs = np.ascontiguousarray(points.right), np.ascontiguousarray(points.sums[:, :wanted])
+    keep_promising(right, costs, samples, _allowed(points, samples, measures, limits), kept)
     columns = {
         "start_layer": points.start_layer,
         "beta_low": points.beta_low[kept],

@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from study.arrays import Floats, share
+from study.arrays import Floats, Integers, share
 from study.costs.costs import MEASURES, Costs
 from study.errors import UserError
-from study.fronts.sweep import Sums, Sweep
+from study.fronts.sweep import Sweep
 from study.policies.base import Policy
 from study.policies.decision_table import table_for
 from study.policies.policies import Hierarchical, Overshoot, Predictive
@@ -76,20 +76,19 @@ def _points(sweep: Sweep, betas: Floats, measures: Sequence[str]) -> pd.DataFram
     scores, few = table_for(trace, sweep.rule).scores, len(betas) <= FEW
     add = add_points if few else add_changes
 
-    def part(chunk: slice) -> Sums:
-        sums = Sums.zeros((trace.exit_count + 2, len(betas)), len(measures))
+    def part(chunk: slice) -> Integers:
+        sums = np.zeros((trace.exit_count + 2, len(betas), len(measures) + 1), dtype=np.int64)
         add(scores[chunk], trace.right[chunk], policy, costs, betas, sums)
         return sums
 
     # Each chunk has sums of the whole grid, so there are no more chunks than cores.
-    right, all_costs = (values[layers] for values in Sums.total(share(part, len(scores), each=1)))
+    totals = np.sum(share(part, len(scores), each=1), axis=0)[layers]
     if not few:
-        right, all_costs = (changes[:, ::-1].cumsum(axis=1)[:, ::-1] for changes in (right, all_costs))
-    samples = len(trace.labels)
+        totals = totals[:, ::-1].cumsum(axis=1)[:, ::-1]
+    means = totals.reshape(-1, len(measures) + 1) * np.append(units, 1.0) / len(trace.labels)
     columns = {
         "beta": np.tile(betas, len(layers)),
         "start_layer": np.repeat(layers, len(betas)),
-        "accuracy": right.ravel() / samples,
+        "accuracy": means[:, -1],
     }
-    means = all_costs.reshape(-1, len(measures)) * units / samples
     return pd.DataFrame(columns | {measure: means[:, place] for place, measure in enumerate(measures)})

@@ -12,6 +12,8 @@ of costs. The arguments of most functions are:
 - ``policy``: a :class:`study.policies.base.CompiledPolicy`; its ``first`` and ``beta`` are not used.
 - ``costs``: a :class:`study.fronts.sweep.PartCosts`.
 
+*Totals*, of one sample or of many, have M + 1 columns: the costs in units, and last the right answers.
+
 **Pieces.** For one sample, the outcome from exit l on is a piecewise constant function of beta: a list of pieces from
 high beta to low beta. Each piece is valid down to the beginning of the next piece. At exit l a sample with beta <= r_l
 stops. Above r_l, the engine's jump is k for beta in (c_{k-1}, c_k], where c_0 = 0, c_K = infinity, and c_k is the
@@ -36,10 +38,8 @@ class _Pieces(NamedTuple):
     """``[E+2]``, how many pieces each exit has."""
     high: Floats
     """``[E+2, P]``, the largest beta of each piece."""
-    right: Integers
-    """``[E+2, P]`` int8, whether the answer is right."""
-    costs: Integers
-    """``[E+2, P, M]``."""
+    totals: Integers
+    """``[E+2, P, M+1]``."""
 
 
 @compiled
@@ -49,21 +49,20 @@ def _room_for_pieces(scores, measures):
     return _Pieces(
         np.zeros(exits + 2, dtype=np.int64),
         np.empty((exits + 2, room)),
-        np.empty((exits + 2, room), dtype=np.int8),
-        np.empty((exits + 2, room, measures), dtype=np.int64),
+        np.empty((exits + 2, room, measures + 1), dtype=np.int64),
     )
 
 
 @compiled
 def _find_pieces(ratios, right, policy, costs, pieces):
     """Fill ``pieces`` for one sample with ``ratios [E, K+1]`` and ``right [E+1]``."""
-    count, high, hit, value = pieces.number, pieces.high, pieces.right, pieces.costs
+    count, high, value = pieces.number, pieces.high, pieces.totals
     heads, step, ends = costs.heads, costs.engine_step, costs.ends
     next_exit, max_jump, beyond = policy.next_exit, policy.max_jump, policy.beyond
     exits, measures = len(ratios), len(step)
     count[exits + 1] = 1
     high[exits + 1, 0] = np.inf
-    hit[exits + 1, 0] = right[exits]
+    value[exits + 1, 0, measures] = right[exits]
     for m in range(measures):
         value[exits + 1, 0, m] = ends[exits + 1, m]
     cuts = np.empty(max_jump + 1)
@@ -91,24 +90,27 @@ def _find_pieces(ratios, right, policy, costs, pieces):
                 piece += 1
             while piece < count[target] and high[target, piece] > low:
                 high[exit, found] = min(high[target, piece], top)
-                hit[exit, found] = hit[target, piece]
-                same = found > 0 and hit[exit, found - 1] == hit[exit, found]
+                value[exit, found, measures] = value[target, piece, measures]
                 for m in range(measures):
                     value[exit, found, m] = value[target, piece, m] + heads[exit, m] + steps * step[m]
-                    same = same and value[exit, found - 1, m] == value[exit, found, m]
-                if not same:
-                    found += 1
+                found += _is_new(value[exit], found)
                 piece += 1
         if stop > 0:
             high[exit, found] = stop
-            hit[exit, found] = right[exit - 1]
-            same = found > 0 and hit[exit, found - 1] == hit[exit, found]
+            value[exit, found, measures] = right[exit - 1]
             for m in range(measures):
                 value[exit, found, m] = heads[exit, m] + ends[exit, m]
-                same = same and value[exit, found - 1, m] == value[exit, found, m]
-            if not same:
-                found += 1
+            found += _is_new(value[exit], found)
         count[exit] = found
+
+
+@compiled
+def _is_new(totals, place):
+    """Whether the totals at a place differ from those before."""
+    new = place == 0
+    for m in range(totals.shape[1]):
+        new = new or totals[place, m] != totals[place - 1, m]
+    return new
 
 
 @compiled
@@ -123,35 +125,33 @@ def count_changes(scores, right, policy, costs, counts):
 
 
 @compiled
-def list_changes(scores, right, policy, costs, places, changes, at_infinity):
+def list_changes(scores, right, policy, costs, places, betas, changes, at_infinity):
     """List the changes of each start layer.
 
     Args:
         scores, right, policy, costs: as at the top of the module.
-        places: ``[E+2]``, where in ``changes`` the changes of a start layer begin, moved along while they are written;
-            negative for a start layer that is left out.
-        changes: a :class:`study.fronts.sweep.ChangeList`; receives the changes.
-        at_infinity: a :class:`study.fronts.sweep.Sums` of ``[E+2]`` and ``[E+2, M]`` zeros; receives the sums over the
-            samples at beta = infinity.
+        places: ``[E+2]``, where the changes of a start layer begin, moved along while they are written; negative for a
+            start layer that is left out.
+        betas: ``[n]``, receives the beta at and below which a change holds.
+        changes: ``[n, M+1]``, receives the changes of the totals.
+        at_infinity: ``[E+2, M+1]`` zeros; receives the totals of the samples at beta = infinity.
     """
     samples, exits, _ = scores.shape
-    measures = len(costs.engine_step)
-    pieces = _room_for_pieces(scores, measures)
-    hit, value = pieces.right, pieces.costs
+    columns = changes.shape[1]
+    pieces = _room_for_pieces(scores, columns - 1)
+    value = pieces.totals
     for n in range(samples):
         _find_pieces(scores[n], right[n], policy, costs, pieces)
         for exit in range(1, exits + 1):
             to = places[exit]
             if to < 0:
                 continue
-            at_infinity.right[exit] += hit[exit, 0]
-            for m in range(measures):
-                at_infinity.costs[exit, m] += value[exit, 0, m]
+            for m in range(columns):
+                at_infinity[exit, m] += value[exit, 0, m]
             for piece in range(1, pieces.number[exit]):
-                changes.beta[to] = pieces.high[exit, piece]
-                changes.right[to] = hit[exit, piece] - hit[exit, piece - 1]
-                for m in range(measures):
-                    changes.costs[to, m] = value[exit, piece, m] - value[exit, piece - 1, m]
+                betas[to] = pieces.high[exit, piece]
+                for m in range(columns):
+                    changes[to, m] = value[exit, piece, m] - value[exit, piece - 1, m]
                 to += 1
             places[exit] = to
 
@@ -163,23 +163,22 @@ def add_points(scores, right, policy, costs, betas, sums):
     Args:
         scores, right, policy, costs: as at the top of the module.
         betas: ``[B]``.
-        sums: a :class:`study.fronts.sweep.Sums` of ``[E+2, B]`` and ``[E+2, B, M]`` zeros; receives the sums.
+        sums: ``[E+2, B, M+1]`` zeros; receives the totals of all samples.
     """
     heads, step, ends = costs.heads, costs.engine_step, costs.ends
     next_exit, max_jump, beyond = policy.next_exit, policy.max_jump, policy.beyond
-    all_right, all_costs = sums.right, sums.costs
     samples, exits, _ = scores.shape
     measures = len(step)
-    hit, value = np.empty(exits + 2, dtype=np.int8), np.empty((exits + 2, measures), dtype=np.int64)
+    value = np.empty((exits + 2, measures + 1), dtype=np.int64)
     for n in range(samples):
-        hit[exits + 1] = right[n, exits]
+        value[exits + 1, measures] = right[n, exits]
         for m in range(measures):
             value[exits + 1, m] = ends[exits + 1, m]
         for b in range(len(betas)):
             beta = betas[b]
             for exit in range(exits, 0, -1):
                 if scores[n, exit - 1, 0] >= beta:
-                    hit[exit] = right[n, exit - 1]
+                    value[exit, measures] = right[n, exit - 1]
                     for m in range(measures):
                         value[exit, m] = heads[exit, m] + ends[exit, m]
                 else:
@@ -191,12 +190,11 @@ def add_points(scores, right, policy, costs, betas, sums):
                                 steps = k
                                 break
                         target = exit + steps if exit + steps <= exits else beyond
-                    hit[exit] = hit[target]
+                    value[exit, measures] = value[target, measures]
                     for m in range(measures):
                         value[exit, m] = value[target, m] + heads[exit, m] + steps * step[m]
-                all_right[exit, b] += hit[exit]
-                for m in range(measures):
-                    all_costs[exit, b, m] += value[exit, m]
+                for m in range(measures + 1):
+                    sums[exit, b, m] += value[exit, m]
 
 
 @compiled
@@ -209,11 +207,10 @@ def add_changes(scores, right, policy, costs, betas, sums):
         sums: as of :func:`add_points`, but receives the changes from each beta to the next higher one: the sums at
             betas[b] are the total of all places from b on.
     """
-    all_right, all_costs = sums.right, sums.costs
     samples, exits, _ = scores.shape
-    measures = len(costs.engine_step)
-    pieces = _room_for_pieces(scores, measures)
-    count, high, hit, value = pieces.number, pieces.high, pieces.right, pieces.costs
+    columns = sums.shape[2]
+    pieces = _room_for_pieces(scores, columns - 1)
+    count, high, value = pieces.number, pieces.high, pieces.totals
     for n in range(samples):
         _find_pieces(scores[n], right[n], policy, costs, pieces)
         for exit in range(1, exits + 1):
@@ -221,52 +218,45 @@ def add_changes(scores, right, policy, costs, betas, sums):
                 at = np.searchsorted(betas, high[exit, piece], side="right") - 1
                 if at < 0:
                     break
-                all_right[exit, at] += hit[exit, piece]
-                for m in range(measures):
-                    all_costs[exit, at, m] += value[exit, piece, m]
+                for m in range(columns):
+                    sums[exit, at, m] += value[exit, piece, m]
                 if piece:
-                    all_right[exit, at] -= hit[exit, piece - 1]
-                    for m in range(measures):
-                        all_costs[exit, at, m] -= value[exit, piece - 1, m]
+                    for m in range(columns):
+                        sums[exit, at, m] -= value[exit, piece - 1, m]
 
 
 @compiled
-def add_up(changes, order, at_infinity, highs, points):
+def add_up(betas, changes, order, at_infinity, highs, points):
     """The operating points of one start layer, as beta falls from infinity. Returns the number of points.
 
     Changes at the same beta that cancel each other make no point.
 
     Args:
-        changes: a :class:`study.fronts.sweep.ChangeList` of one start layer.
+        betas, changes: ``[n]`` and ``[n, M+1]``, as of :func:`list_changes`, of one start layer.
         order: ``[n]``, the indices that sort the changes by rising beta.
-        at_infinity: a :class:`study.fronts.sweep.Sums` of a number and ``[M]``: the sums at beta = infinity.
+        at_infinity: ``[M+1]``, the totals at beta = infinity.
         highs: ``[n+1]``, receives the largest beta of each point; a point holds down to the next point's largest beta.
-        points: a :class:`study.fronts.sweep.Sums` of ``[n+1]`` and ``[n+1, M]``; receives the points.
+        points: ``[n+1, M+1]``, receives the points.
     """
-    beta, change_of_right, change_of_costs = changes.beta, changes.right, changes.costs
-    hits, running, measures = at_infinity.right, at_infinity.costs.copy(), len(at_infinity.costs)
-    highs[0], points.right[0], points.costs[0] = np.inf, hits, running
+    columns = len(at_infinity)
+    highs[0], points[0] = np.inf, at_infinity
+    running = at_infinity.copy()
     found, at = 1, len(order) - 1
     while at >= 0:
-        here = beta[order[at]]
-        while at >= 0 and beta[order[at]] == here:
-            hits += change_of_right[order[at]]
-            for m in range(measures):
-                running[m] += change_of_costs[order[at], m]
+        here = betas[order[at]]
+        while at >= 0 and betas[order[at]] == here:
+            for m in range(columns):
+                running[m] += changes[order[at], m]
             at -= 1
-        same = points.right[found - 1] == hits
-        for m in range(measures):
-            same = same and points.costs[found - 1, m] == running[m]
-        if not same:
-            highs[found], points.right[found] = here, hits
-            for m in range(measures):
-                points.costs[found, m] = running[m]
-            found += 1
+        highs[found] = here
+        for m in range(columns):
+            points[found, m] = running[m]
+        found += _is_new(points, found)
     return found
 
 
 @compiled
-def keep_promising(sums, samples, allowed, kept):
+def keep_promising(hits, points, samples, allowed, kept):
     """Mark the points that no champion dominates: all points of the front, and few others. O(n M^2), three passes.
 
     The number of right answers has N + 1 values. For each value h, each cost has one champion: the cheapest point with
@@ -275,12 +265,12 @@ def keep_promising(sums, samples, allowed, kept):
     the front is left.
 
     Args:
-        sums: a :class:`study.fronts.sweep.Sums` of ``[n]`` and ``[n, M]``: the points.
+        hits: ``[n]``, the right answers of the points.
+        points: ``[n, M]``, their costs.
         samples: N.
         allowed: ``[n]``; other points are left out.
         kept: ``[n]``, all False; receives True for the points that are kept.
     """
-    hits, points = sums.right, sums.costs
     total, measures = points.shape
     scale = np.zeros(measures)
     for i in range(total):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from study.arrays import Floats, Integers, concurrently, slices
 from study.costs.costs import Costs
@@ -40,45 +40,6 @@ class PartCosts(NamedTuple):
     """``[M]``."""
     ends: Integers
     """``[E+2, M]``, all segments up to an exit."""
-
-
-class ChangeList(NamedTuple):
-    """n changes of right answers and costs as beta falls, in any order."""
-
-    beta: Floats
-    """``[n]``; a change holds at its beta and below."""
-    right: NDArray[np.int8]
-    """``[n]``, right answers gained (-1, 0 or 1)."""
-    costs: Integers
-    """``[n, M]``, costs added."""
-
-    @classmethod
-    def empty(cls, count: int, measures: int) -> ChangeList:
-        """Room for changes."""
-        return cls(np.empty(count), np.empty(count, np.int8), np.empty((count, measures), np.int64))
-
-    def part(self, which: slice) -> ChangeList:
-        """Some of the changes; a view."""
-        return ChangeList(self.beta[which], self.right[which], self.costs[which])
-
-
-class Sums(NamedTuple):
-    """Right answers and costs, added up over all samples."""
-
-    right: Integers
-    """``[...]``."""
-    costs: Integers
-    """``[..., M]``, in units."""
-
-    @classmethod
-    def zeros(cls, shape: tuple[int, ...], measures: int) -> Sums:
-        """Sums of no samples."""
-        return cls(np.zeros(shape, dtype=np.int64), np.zeros((*shape, measures), dtype=np.int64))
-
-    @classmethod
-    def total(cls, parts: Sequence[Sums]) -> Sums:
-        """The sums over several parts of the samples."""
-        return cls(np.sum([one.right for one in parts], axis=0), np.sum([one.costs for one in parts], axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,12 +126,20 @@ class Points:
     start_layer: int
     beta_high: Floats
     """``[P]``; a point holds down to the next point's beta_high, the last point down to 0."""
-    right: Integers
-    """``[P]``, right answers."""
-    sums: Integers
-    """``[P, M]``, each cost over all samples, in units."""
+    totals: Integers
+    """``[P, M+1]``: each cost over all samples, in units, and last the right answers."""
     units: Floats
     """``[M]``."""
+
+    @property
+    def right(self) -> Integers:
+        """``[P]``, right answers."""
+        return self.totals[:, -1]
+
+    @property
+    def sums(self) -> Integers:
+        """``[P, M]``, each cost over all samples, in units."""
+        return self.totals[:, :-1]
 
     @property
     def beta_low(self) -> Floats:
@@ -180,12 +149,15 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """How right answers and costs of one start layer change as beta falls from infinity."""
+    """How costs (in units) and right answers of one start layer change as beta falls from infinity."""
 
     start_layer: int
-    at_infinity: Sums
-    """The sums at beta = infinity."""
-    list: ChangeList
+    at_infinity: Integers
+    """``[M+1]``, over all samples at beta = infinity; the right answers last."""
+    beta: Floats
+    """``[n]``, in any order; a change holds at its beta and below."""
+    totals: Integers
+    """``[n, M+1]``, what is added."""
     units: Floats
     """``[M]``."""
 
@@ -193,10 +165,10 @@ class Changes:
         """Sort the changes and add them up. O(n log n)."""
         from study.fronts.kernels import add_up
 
-        count, measures = len(self.list.beta), len(self.units)
-        highs, points = np.empty(count + 1), Sums.zeros((count + 1,), measures)
-        found = add_up(self.list, np.argsort(self.list.beta), self.at_infinity, highs, points)
-        return Points(self.start_layer, highs[:found], points.right[:found], points.costs[:found], self.units)
+        room, columns = len(self.beta) + 1, len(self.at_infinity)
+        highs, points = np.empty(room), np.empty((room, columns), dtype=np.int64)
+        found = add_up(self.beta, self.totals, np.argsort(self.beta), self.at_infinity, highs, points)
+        return Points(self.start_layer, highs[:found], points[:found], self.units)
 
 
 def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[list[Changes]]:
@@ -230,24 +202,18 @@ def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[list[Changes]]:
         wanted[group] = True
         first = np.where(wanted, totals, 0).cumsum() - np.where(wanted, totals, 0)
         places = np.where(wanted, first + counts.cumsum(axis=0) - counts, -1)
-        found = ChangeList.empty(int(totals[group].sum()), len(measures))
+        betas = np.empty(totals[group].sum())
+        found = np.empty((len(betas), len(measures) + 1), dtype=np.int64)
 
-        def write(item: tuple[slice, Integers], found: ChangeList = found) -> Sums:
+        def write(item: tuple[slice, Integers], betas: Floats = betas, found: Integers = found) -> Integers:
             chunk, places = item
-            sums = Sums.zeros((exits + 2,), len(measures))
-            list_changes(scores[chunk], trace.right[chunk], policy, costs, places.copy(), found, sums)
+            sums = np.zeros((exits + 2, found.shape[1]), dtype=np.int64)
+            list_changes(scores[chunk], trace.right[chunk], policy, costs, places.copy(), betas, found, sums)
             return sums
 
-        sums = Sums.total(concurrently(write, zip(chunks, places, strict=True)))
-        yield [
-            Changes(
-                layer,
-                Sums(sums.right[layer], sums.costs[layer]),
-                found.part(slice(first[layer], first[layer] + totals[layer])),
-                units,
-            )
-            for layer in map(int, group)
-        ]
+        sums = np.sum(concurrently(write, zip(chunks, places, strict=True)), axis=0)
+        parts = {layer: slice(first[layer], first[layer] + totals[layer]) for layer in map(int, group)}
+        yield [Changes(layer, sums[layer], betas[part], found[part], units) for layer, part in parts.items()]
 
 
 def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) -> Changes:
@@ -279,20 +245,14 @@ def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) 
         parts, units = sweep.part_costs(measures)
         costs = parts.ends[walk.exit_index] + walk.tried @ parts.heads[1:-1]
         costs += walk.engine_steps[:, None] * parts.engine_step
-    right = (walk.predictions == trace.labels[row]).astype(np.int8)
+    found = np.column_stack([costs, walk.predictions == trace.labels[row]])
     # The row of the same sample in the round before.
     order = np.argsort(row, kind="stable")
     before = np.empty(len(row), dtype=np.int64)
     before[order[1:]] = order[:-1]
     later = np.arange(samples, len(row))
-    return Changes(
-        start_layer,
-        Sums(right[:samples].sum(dtype=np.int64), costs[:samples].sum(axis=0)),
-        ChangeList(
-            np.concatenate(betas)[later], right[later] - right[before[later]], costs[later] - costs[before[later]]
-        ),
-        units,
-    )
+    change = found[later] - found[before[later]]
+    return Changes(start_layer, found[:samples].sum(axis=0), np.concatenate(betas)[later], change, units)
 
 
 def _units(largest: Sequence[float], samples: int) -> Floats:

@@ -147,7 +147,7 @@ def simple_levels(**changes):
 
 def test_time_and_energy_by_hand():
     """2,000 operations at 200 MHz x 4 x 0.5: 5 us. 50 weights and 300 activations of 4 bytes at 1 GB/s: 1.4 us."""
-    device = LevelDevice(parse_table(simple_levels(), "simple"))
+    device = parse_table(simple_levels(), "simple")
     levels = device.level_costs(TWO_PARTS, precision="fp32", batch_size=1)
     slow, fast = levels.costs
     # The second segment moves 200 bytes in 0.2 us, and computes 400 operations in 1 us or 2 us.
@@ -166,7 +166,7 @@ def test_time_and_energy_by_hand():
 
 def test_a_batch_shares_weights_and_launch():
     """10 images: 20,000 operations in 50 us, 200 + 12,000 bytes in 12.2 us, one launch; a tenth of it each."""
-    device = LevelDevice(parse_table(simple_levels(), "simple"))
+    device = parse_table(simple_levels(), "simple")
     seconds = device.seconds(PART, FP32, level=1, batch_size=10)
     assert seconds == pytest.approx((50e-6 + 3e-6) / 10)
     moving = Work(flops=20.0, weight_elements=50.0, activation_elements=300.0)
@@ -174,7 +174,7 @@ def test_a_batch_shares_weights_and_launch():
 
 
 def test_memory_and_launch_do_not_scale_with_frequency():
-    device = LevelDevice(parse_table(simple_levels(), "simple"))
+    device = parse_table(simple_levels(), "simple")
     moving = Work(flops=0.0, weight_elements=50.0, activation_elements=300.0)
     assert device.seconds(moving, FP32, level=0, batch_size=1) == device.seconds(moving, FP32, level=1, batch_size=1)
 
@@ -187,7 +187,7 @@ def test_power_from_volts_by_hand():
         static_watts={"value": 0.5, "source": "assumption: round"},
         effective_capacitance_nanofarad={"value": 10.0, "source": "assumption: round"},
     )
-    assert LevelDevice(parse_table(table, "simple")).busy_watts == pytest.approx([0.5 + 0.64, 0.5 + 2.42])
+    assert parse_table(table, "simple").busy_watts == pytest.approx([0.5 + 0.64, 0.5 + 2.42])
 
 
 def test_costs_are_those_of_the_highest_level(jetson):
