@@ -95,11 +95,7 @@ class Costs:
         return getattr(self, f"segment_{measure}") is not None
 
     def parts(self, measure: str) -> tuple[Floats, Floats, float]:
-        """``(segments [E+1], heads [E], engine step)`` of one measure.
-
-        Raises:
-            UserError: the measure is unknown, or these costs do not have it.
-        """
+        """``(segments [E+1], heads [E], engine step)``; a UserError for an unknown measure or one without costs."""
         if measure not in MEASURES:
             raise UserError(f"cost {measure!r} is unknown: use one of {', '.join(MEASURES)}")
         segments, heads = getattr(self, f"segment_{measure}"), getattr(self, f"head_{measure}")
@@ -128,11 +124,7 @@ class Costs:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Costs:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: the text holds no costs.
-        """
+        """The inverse of :meth:`to_json`; a UserError for a text that holds no costs."""
         try:
             values: dict[str, Any] = parse_json(text)
             return cls(**values)

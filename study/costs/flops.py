@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,15 +107,10 @@ def _measure(
         arguments: arguments of the call.
         kept: tensors that stay alive behind the part, besides its output.
     """
-    ran: list[nn.Module] = []
-    hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in part.modules()]
     recorder = _Recorder(ignored=_buffers([*part.parameters(), *part.buffers()]))
-    try:
-        with recorder, FlopCounterMode(display=False) as counter:
-            output = part(*arguments)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with recorder, FlopCounterMode(display=False) as counter:
+        calls, output = run_with_calls(part, *arguments)
+    ran = [module for module, _, _ in calls]
     written: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
     # A carried tensor that the part returns unchanged is not moved.
     new = [tensor for tensor in written if all(tensor is not old for old in read)]
@@ -133,6 +129,15 @@ def _measure(
     return work, written
 
 
+def run_with_calls(part: nn.Module, *arguments: object) -> tuple[list[tuple[nn.Module, Any, Any]], Any]:
+    """Run a part; return the calls of its modules (module, inputs, output) as they end, and the output of the part."""
+    calls: list[tuple[nn.Module, Any, Any]] = []
+    with ExitStack() as hooks:
+        for module in part.modules():
+            hooks.enter_context(module.register_forward_hook(lambda *call: calls.append(call)))
+        return calls, part(*arguments)
+
+
 def _elements(tensors: Iterable[Tensor]) -> float:
     """Elements of distinct tensors of floats; integer tensors are batch counters, not weights."""
     return float(sum({id(tensor): tensor.numel() for tensor in tensors if tensor.is_floating_point()}.values()))
@@ -142,8 +147,7 @@ _Buffers = Mapping[int, int]
 """Elements of pieces of memory, by address. A view and its base are one piece."""
 
 
-@dataclass(frozen=True)
-class _Operation:
+class _Operation(NamedTuple):
     """The memory that one operation read and wrote."""
 
     read: _Buffers

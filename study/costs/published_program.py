@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import ResNet
 
 from study.arrays import Floats
+from study.costs.flops import run_with_calls
 from study.networks.inference_network import eval_mode
 from study.networks.multi_exit import MultiExitNetwork
 
@@ -55,19 +56,11 @@ def published_program_flops(network: MultiExitNetwork) -> tuple[Floats, Floats]:
 
 def _price(part: nn.Module, *arguments: object, smallest_map: int = 0) -> tuple[float, Any]:
     """Run a part; return its FLOPs and its output. A map is priced at ``smallest_map`` pixels or more."""
-    products: list[int] = []
-
-    def price(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    calls, output = run_with_calls(part, *arguments)
+    products = 0
+    for layer, inputs, written in calls:
         if isinstance(layer, nn.Linear):
-            products.append(layer.in_features * layer.out_features)
+            products += layer.in_features * layer.out_features
         elif isinstance(layer, nn.Conv2d | nn.MaxPool2d):
-            pixels = max(smallest_map, math.prod(output.shape[2:]))
-            products.append(pixels * inputs[0].shape[1] * output.shape[1])
-
-    hooks = [layer.register_forward_hook(price) for layer in part.modules()]
-    try:
-        output = part(*arguments)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return 2.0 * sum(products), output
+            products += max(smallest_map, math.prod(written.shape[2:])) * inputs[0].shape[1] * written.shape[1]
+    return 2.0 * products, output

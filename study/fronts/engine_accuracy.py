@@ -46,9 +46,8 @@ def prediction_accuracy(trace: Trace, beta: float, start_layer: int, max_jump: i
     Returns:
         ``(share right, number of predictions)``; the share is NaN without predictions.
     """
-    confusion = prediction_confusion(trace, beta, start_layer, max_jump)
-    count = int(confusion.sum())
-    return (float(confusion.trace() / count) if count else float("nan")), count
+    row = prediction_accuracies(trace, [beta], [start_layer], max_jump).iloc[0]
+    return float(row["accuracy"]), int(row["predictions"])
 
 
 def prediction_accuracies(
@@ -65,8 +64,7 @@ def prediction_accuracies(
     for beta in betas:
         for layer in layers:
             confusion = prediction_confusion(trace, beta, layer, max_jump)
-            count = confusion.sum()
-            shares = [np.trace(confusion), np.triu(confusion, 1).sum(), np.tril(confusion, -1).sum()]
-            shares = [share / count if count else float("nan") for share in shares]
-            rows.append((beta, layer, int(count), *map(float, shares)))
+            count = int(confusion.sum())
+            kinds = [np.trace(confusion), np.triu(confusion, 1).sum(), np.tril(confusion, -1).sum()]
+            rows.append((beta, layer, count, *(float(kind / count) if count else np.nan for kind in kinds)))
     return pd.DataFrame(rows, columns=["beta", "start_layer", "predictions", "accuracy", "too_short", "too_long"])

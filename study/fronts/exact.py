@@ -86,11 +86,7 @@ def exact_front(
 
 
 def check_comparable(networks: Sequence[Costs]) -> None:
-    """Refuse to compare costs of several sources, devices or batch sizes.
-
-    Raises:
-        UserError: the costs differ in one of these.
-    """
+    """Refuse by a UserError to compare costs of several sources, devices or batch sizes."""
     for name in ("energy_source", "seconds_source", "device", "batch_size"):
         values = sorted({str(getattr(costs, name)) for costs in networks})
         if len(values) > 1:

@@ -195,21 +195,13 @@ class Policy(ABC):
 
 
 def check_exit(what: str, exit: int, last: int) -> None:
-    """Refuse an exit that a network does not have.
-
-    Raises:
-        UserError: ``exit`` is not in 1..``last``.
-    """
+    """Refuse by a UserError an exit that is not in 1..``last``."""
     if not 1 <= exit <= last:
         raise UserError(f"{what} is {exit}, but this network's exits are numbered 1 to {last}")
 
 
 def checked_beta(beta: float | Sequence[float]) -> Betas:
-    """A number as float, a sequence as tuple of floats.
-
-    Raises:
-        UserError: a value is not a number above 0.
-    """
+    """A number as float, a sequence as tuple of floats; a UserError if a value is not a number above 0."""
     try:
         values = [float(one) for one in np.atleast_1d(np.asarray(beta))]
     except (TypeError, ValueError):
@@ -221,11 +213,7 @@ def checked_beta(beta: float | Sequence[float]) -> Betas:
 
 
 def betas_of(beta: Betas, exit_count: int) -> Floats:
-    """``[E]``, the beta of each exit.
-
-    Raises:
-        UserError: the number of betas is neither 1 nor E.
-    """
+    """``[E]``, the beta of each exit; a UserError if the number of betas is neither 1 nor E."""
     if isinstance(beta, tuple) and len(beta) != exit_count:
         raise UserError(f"there are {len(beta)} betas, but this network has {exit_count} exits: give one, or one each")
     return np.full(exit_count, beta, dtype=np.float64)

@@ -51,13 +51,9 @@ def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[
 
 
 def agreement(answers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The number of equal answers in a row, up to each answer.
+    """``[N, T]``, from 1 to T: the number of equal answers in a row, up to each answer.
 
-    Args:
-        answers: ``[N, T]``, classes, in the order in which the exits are tried.
-
-    Returns:
-        ``[N, T]``, from 1 to T.
+    ``answers [N, T]`` are classes, in the order in which the exits are tried.
     """
     runs, everyone = Agreement(len(answers)), np.arange(len(answers))
     return np.stack([runs.after(everyone, column) for column in answers.T], axis=1)
@@ -79,10 +75,6 @@ class Agreement:
 
 
 def check_criterion(criterion: str) -> None:
-    """Refuse an unknown criterion.
-
-    Raises:
-        UserError: the name is not the name of a criterion.
-    """
+    """Refuse an unknown criterion by a UserError."""
     if criterion not in CRITERIA:
         raise UserError(f"exit criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")

@@ -79,12 +79,10 @@ def table_for(trace: Trace, policy: Policy) -> DecisionTable:
     tables, criterion = _TABLES.setdefault(trace, {}), policy.criterion
     if criterion == "logit":
         return _widest_table(trace, policy.max_jump)
-    tried: tuple[int, ...] = ()
-    if criterion == "patience":  # the scores depend on which exits were tried before
-        path = policy.path(trace.exit_count)
-        if path is None:
-            raise UserError("criterion patience needs a policy that tries the same exits for every image")
-        tried = path
+    # The scores of patience depend on which exits were tried before.
+    tried = policy.path(trace.exit_count) if criterion == "patience" else ()
+    if tried is None:
+        raise UserError("criterion patience needs a policy that tries the same exits for every image")
     if (criterion, tried) not in tables:
         for other in [key for key in tables if key[0] == "patience"]:
             del tables[other]  # each placement has a table of its own: keep one
@@ -115,7 +113,8 @@ def _scores(trace: Trace, criterion: Criterion, tried: tuple[int, ...]) -> Float
     elif criterion == "patience":
         columns = np.asarray(tried) - 1
         scores[:, columns] = agreement(trace.answers[:, columns])
-    elif criterion != "logit":
+    else:
+        assert criterion != "logit", "ratios have a table of their own"
         for chunk in batches(len(scores), max(1, trace.chunk_samples // 4)):  # the softmax needs several float64 arrays
             scores[chunk] = confidence(trace.logits[chunk, :-1], criterion)
     return scores

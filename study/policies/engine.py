@@ -24,14 +24,9 @@ def _divide_by_threshold(activation: Floats, threshold: float | Floats) -> Float
 
 
 def stop_ratios(logits: NDArray[np.floating], threshold: float) -> Floats:
-    """r_l = max_c |z_lc| / theta_l; the exit criterion is ``r_l >= beta`` (paper, Eq. 1-2).
+    """``[B]`` float64, r_l = max_c |z_lc| / theta_l, from the logits ``[B, C]`` of one exit and its threshold.
 
-    Args:
-        logits: ``[B, C]`` of one exit.
-        threshold: theta_l.
-
-    Returns:
-        ``[B]`` float64.
+    The exit criterion is ``r_l >= beta`` (paper, Eq. 1-2).
     """
     return _divide_by_threshold(np.abs(logits.astype(np.float64)).max(axis=1), threshold)
 
@@ -46,10 +41,7 @@ def jump_ratios(logits: NDArray[np.floating], thresholds: Floats, exit: int, max
         logits: ``[B, C]`` of exit l.
         thresholds: ``[E]``.
         exit: l, from 1.
-        max_jump: K_max.
-
-    Returns:
-        ``[B, K_max]`` float64.
+        max_jump: K_max, the length of the second axis of the result, ``[B, K_max]`` float64.
     """
     smoothed = np.zeros((len(logits), logits.shape[1] + 2))  # a zero on either side
     smoothed[:, 1:-1] = logits
@@ -62,14 +54,11 @@ def jump_ratios(logits: NDArray[np.floating], thresholds: Floats, exit: int, max
 
 
 def predicted_jumps(ratios: Floats, beta: float | Floats) -> Integers:
-    """The engine's jump: the smallest k with r^k > beta, else K_max.
+    """``[B]``, the engine's jumps: the smallest k with r^k > beta, else K_max.
 
     Args:
         ratios: ``[B, K_max]`` from :func:`jump_ratios`.
         beta: a number, ``[K_max]`` by jump, or ``[B, 1]`` by sample.
-
-    Returns:
-        ``[B]``, each 1..K_max.
     """
     hit = ratios > beta
     jump = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, ratios.shape[1])

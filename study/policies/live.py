@@ -84,18 +84,14 @@ def decide_at_exit(
     samples: Integers,
     agreement: Agreement,
 ) -> tuple[Integers, Decision]:
-    """Compute the answers of an exit and the policy's decision, on the host.
+    """Compute the answers ``[B]`` of an exit and the policy's decision, on the host.
 
     Args:
-        policy: decides which samples stop and which exit is tried next; any criterion but ``oracle``.
+        policy: any criterion but ``oracle``.
         logits: ``[B, C]`` of the exit.
         thresholds: ``[E]``.
-        exit: number of the exit, from 1.
         samples: ``[B]``, rows of ``agreement`` to which the logits belong.
         agreement: earlier answers; changed by the criterion ``patience`` alone.
-
-    Returns:
-        ``(classes [B], decision)``.
     """
     answers = logits.argmax(axis=1)
     if policy.criterion == "logit":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import floor
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from study.costs.costs import Costs
-from study.costs.measure.bench import HostWork, measure_profile
+from study.costs.measure import bench
+from study.costs.measure.bench import Stopwatch
 from study.costs.measure.profile import MeasureSettings, Profile
-from study.costs.measure.stopwatch import Stopwatch
 from study.networks.inference_network import RunnableNetwork
 
 BATCH = 4
@@ -69,18 +70,15 @@ class Machine:
     def describe(self) -> dict[str, object]:
         return {"device": self.device, "power_limit_watts": 250.0}
 
-    def host(self) -> HostWork:
-        """Decisions and smoothing that spend the machine's time."""
+    def decide(self, policy, logits: np.ndarray, thresholds, **at_exit) -> None:
+        """In the place of `decide_at_exit`."""
+        assert logits.shape == (BATCH, CLASSES)
+        self.spend("decision", DECISION, HOST_WATTS)
 
-        def decide(logits: np.ndarray, exit: int) -> None:
-            assert logits.shape == (BATCH, CLASSES)
-            self.spend("decision", DECISION, HOST_WATTS)
-
-        def smooth(logits: np.ndarray) -> None:
-            assert logits.shape == (BATCH, CLASSES)
-            self.spend("engine", ENGINE, HOST_WATTS)
-
-        return HostWork(decide, smooth)
+    def smooth(self, logits: np.ndarray, thresholds, exit: int, max_jump: int) -> None:
+        """In the place of `jump_ratios`."""
+        assert logits.shape == (BATCH, CLASSES)
+        self.spend("engine", ENGINE, HOST_WATTS)
 
 
 class DeviceLogits:
@@ -138,12 +136,12 @@ def measured(
     **settings,
 ) -> Profile:
     """Measure a network on a machine; changes of settings by name."""
-    return measure_profile(
-        network or network_on(machine),
-        counted=counts or counted(),
-        batch_size=BATCH,
-        meter=(meter or machine) if metered else None,
-        settings=MeasureSettings(**settings),
-        stopwatch=stopwatch or Stopwatch(clock=machine.clock, sleep=machine.sleep),
-        host=machine.host(),
-    )
+    with patch.object(bench, "decide_at_exit", machine.decide), patch.object(bench, "jump_ratios", machine.smooth):
+        return bench.measure_profile(
+            network or network_on(machine),
+            counted=counts or counted(),
+            batch_size=BATCH,
+            meter=(meter or machine) if metered else None,
+            settings=MeasureSettings(**settings),
+            stopwatch=stopwatch or Stopwatch(clock=machine.clock, sleep=machine.sleep),
+        )

@@ -6,22 +6,22 @@ shows in the spread of the repeats; it does not make the part that is measured l
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
+from itertools import pairwise
 from math import ceil
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from study.arrays import Floats
 from study.costs.costs import Costs
 from study.costs.measure.meters import Meter, Run, device_name, take_window
 from study.costs.measure.profile import EnergyWindow, MeasureSettings, Profile, Spread, relative_error, with_energies
-from study.costs.measure.stopwatch import CudaStopwatch, Stopwatch
 from study.errors import UserError
 from study.networks.inference_network import RunnableNetwork
 from study.networks.registry import State
@@ -34,29 +34,57 @@ from study.storage.versions import versions
 ENGINE_STEPS = 8
 """Smoothing steps that are timed together: the longest jump of the paper."""
 
-HostLogits = NDArray[np.float32]
-"""``[B, C]``."""
+
+class Stopwatch:
+    """Measures time on a CPU, which has done its work when a call returns.
+
+    Args:
+        clock: seconds, of a clock that only moves forward.
+        sleep: waits for some seconds; the device is idle meanwhile.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.clock, self.sleep = clock, sleep
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all work that it was given; a CPU has done it already."""
+
+    def laps(self, run: Callable[[Run], object]) -> list[float]:
+        """Seconds between each mark and the next mark, where ``run(mark)`` calls ``mark()`` several times."""
+        times: list[float] = []
+        run(lambda: times.append(self.clock()))
+        return [after - before for before, after in pairwise(times)]
 
 
-@dataclass(frozen=True)
-class HostWork:
-    """What a live policy computes on the host between two parts of a network."""
+class CudaStopwatch(Stopwatch):
+    """Measures time on a CUDA device, which works through a queue while the host fills the queue.
 
-    decide: Callable[[HostLogits, int], object]
-    """Answers and decision from the logits of an exit, and the number of the exit."""
-    smooth: Callable[[HostLogits], object]
-    """``ENGINE_STEPS`` smoothing steps of the prediction engine."""
+    A wait at each mark would empty the queue. The device records the marks itself instead, when it reaches them.
+    """
 
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
 
-def host_work(exit_count: int, batch_size: int) -> HostWork:
-    """The host's work in :func:`study.policies.live.run_policy`: a hierarchical policy's decision, and the engine."""
-    policy, thresholds, samples = Hierarchical(beta=1.0), np.ones(exit_count), np.arange(batch_size)
-    agreement = Agreement(batch_size)
+    def synchronise(self) -> None:
+        """Wait until the queue is empty."""
+        torch.cuda.synchronize(self.device)
 
-    def decide(logits: HostLogits, exit: int) -> object:
-        return decide_at_exit(policy, logits, thresholds, exit=exit, samples=samples, agreement=agreement)
+    def laps(self, run: Callable[[Run], object]) -> list[float]:
+        """Seconds between the marks, on the device's clock. A mark in an empty queue is recorded at once."""
+        stream = torch.cuda.current_stream(self.device)
+        events: list[torch.cuda.Event] = []
 
-    return HostWork(decide, lambda logits: jump_ratios(logits, thresholds, 1, ENGINE_STEPS))
+        def mark() -> None:
+            events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+            events[-1].record(stream)
+
+        self.synchronise()
+        run(mark)
+        self.synchronise()
+        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
 
 
 def measure_profile(
@@ -67,7 +95,6 @@ def measure_profile(
     meter: Meter | None,
     settings: MeasureSettings | None = None,
     stopwatch: Stopwatch | None = None,
-    host: HostWork | None = None,
 ) -> Profile:
     """Measure a network part by part, on its device, with random images.
 
@@ -98,7 +125,6 @@ def measure_profile(
         meter: of the network's device, or None.
         settings: how long and how often; the default is meant for results that are published.
         stopwatch: of the network's device; None: the device's own.
-        host: work of the host; None: that of a live policy.
 
     Raises:
         UserError: ``counted`` is of another network, int8 is only simulated, a window is too short for the meter, or
@@ -121,7 +147,6 @@ def measure_profile(
             images,
             settings,
             stopwatch or (CudaStopwatch(network.device) if network.device.type == "cuda" else Stopwatch()),
-            host or host_work(network.exit_count, batch_size),
         )
         segments, whole, heads, heads_on_host, engine_step = bench.seconds_per_image()
         segment_seconds = np.median(segments, axis=0)
@@ -166,7 +191,11 @@ class _Bench:
     images: torch.Tensor
     settings: MeasureSettings
     stopwatch: Stopwatch
-    host: HostWork
+
+    @cached_property
+    def thresholds(self) -> Floats:
+        """``[E]``; their values cost no time."""
+        return np.ones(self.network.exit_count)
 
     def whole(self, mark: Run) -> None:
         """Run the network without exits up to its answers; ``mark`` is called before, between and after the parts."""
@@ -189,13 +218,16 @@ class _Bench:
     def with_heads(self, mark: Run) -> None:
         """Run each segment and its head; ``mark`` is called before the head, after it, and after the decision."""
         state: State = (self.images,)
+        policy, thresholds, samples = Hierarchical(beta=1.0), self.thresholds, np.arange(len(self.images))
+        agreement = Agreement(len(samples))
         for exit, (segment, head) in enumerate(zip(self.network.segments, self.network.exit_heads, strict=True), 1):
             state = segment(state)
             self.stopwatch.synchronise()
             mark()
             logits = head(state[0])
             mark()
-            self.host.decide(logits_on_host(logits), exit)
+            on_host = logits_on_host(logits)
+            decide_at_exit(policy, on_host, thresholds, exit=exit, samples=samples, agreement=agreement)
             mark()
 
     def seconds_of(self, run: Callable[[], object]) -> list[float]:
@@ -233,7 +265,8 @@ class _Bench:
 
     def smooth(self) -> None:
         """Run ``ENGINE_STEPS`` smoothing steps for a batch of logits."""
-        self.host.smooth(np.ones((len(self.images), self.network.classes), dtype=np.float32))
+        logits = np.ones((len(self.images), self.network.classes), dtype=np.float32)
+        jump_ratios(logits, self.thresholds, 1, ENGINE_STEPS)
 
     def seconds_per_image(self) -> tuple[Floats, ...]:
         """Warm up, then measure R repeats.

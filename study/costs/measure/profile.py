@@ -135,11 +135,7 @@ class Profile:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Profile:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: the text is no measured profile, or one of another format.
-        """
+        """The inverse of :meth:`to_json`; a UserError for a text of another format or without a profile."""
         try:
             values: dict[str, Any] = parse_json(text)
             if not isinstance(values, dict):
@@ -189,11 +185,7 @@ def _revived(value: Any) -> Any:
 
 
 def check_same_device(profile: Profile, device: torch.device) -> None:
-    """Refuse a profile that was measured on another device.
-
-    Raises:
-        UserError: the profile names another device.
-    """
+    """Refuse by a UserError a profile that was measured on another device."""
     here = device_name(device)
     if profile.costs.device != here:
         raise UserError(
@@ -203,11 +195,7 @@ def check_same_device(profile: Profile, device: torch.device) -> None:
 
 
 def with_energies(profile: Profile, source: MeterSource) -> Profile:
-    """Add the joules of each part to a profile of seconds and energy windows.
-
-    Raises:
-        UserError: a prefix took no more joules than a shorter prefix.
-    """
+    """Add the joules of each part. A prefix that took no more joules than a shorter prefix gives a UserError."""
 
     def windows(what: str, parts: int) -> list[EnergyWindow]:
         return [window for window in profile.windows if (window.what, window.parts) == (what, parts)]

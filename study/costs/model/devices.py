@@ -74,11 +74,7 @@ class OperationDevice(_Device):
     formats: dict[str, OperationPrices]
 
     def costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> Costs:
-        """FLOPs, bit operations and energy per image.
-
-        Raises:
-            UserError: the device lacks the precision, or the batch is empty.
-        """
+        """FLOPs, bit operations and energy per image; a UserError for a precision that the device lacks."""
         formats = part_formats(precision, self)
         work = _counted(network, batch_size)
         price = partial(self.joules, batch_size=batch_size)
@@ -147,11 +143,7 @@ class LevelDevice(_Device):
         return static.value + capacitance.value * NANO * np.array(volts.values) ** 2 * self.megahertz * MEGA
 
     def costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> Costs:
-        """FLOPs, bit operations, seconds and energy per image at the highest level.
-
-        Raises:
-            UserError: the device lacks the precision, or the batch is empty.
-        """
+        """FLOPs, bit operations, seconds and energy per image at the highest level, as :meth:`level_costs`."""
         return self.level_costs(network, precision=precision, batch_size=batch_size).costs[-1]
 
     def level_costs(self, network: MultiExitNetwork | NetworkWork, *, precision: str, batch_size: int) -> LevelCosts:

@@ -24,18 +24,16 @@ class Quantity(Section):
     source: Source
 
 
-class Overhead(Section):
+class Overhead(Quantity):
     """A number from 0, and its source."""
 
     value: float = Field(ge=0)
-    source: Source
 
 
-class Share(Section):
+class Share(Quantity):
     """A share above 0 and at most 1, and its source."""
 
     value: float = Field(gt=0, le=1)
-    source: Source
 
 
 class Column(Section):
