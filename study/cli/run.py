@@ -43,19 +43,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a study, or resume it; with ``--dry-run``, print what would run."""
-    from study.cli.points import print_front
-    from study.progress import Reporter
-    from study.run.plan import RunContext, dry_run
-    from study.run.run import plan_study, run_study
-
     changes = [parse_change(text) for text in options.set]
     if options.folder:
         changes.append(("data.folder", str(options.folder.absolute())))
     if options.pretrained:
         changes.append(("backbones.pretrained", str(options.pretrained)))
     spec = load_space(options.space, changes)
+    folder = options.storage / safe_name(spec.name if options.name is None else options.name, "the study's name")
+    if not (options.dry_run or options.local or options.address or folder.exists()):  # a new study surely trains
+        from study.execution.ray.connection import start_early
+
+        start_early()
+    from study.cli.points import print_front
+    from study.progress import Reporter
+    from study.run.plan import RunContext, dry_run
+    from study.run.run import plan_study, run_study
+
     where = RunContext(
-        folder=options.storage / safe_name(spec.name if options.name is None else options.name, "the study's name"),
+        folder=folder,
         data_root=options.data_root,
         download=options.download,
         address=options.address,

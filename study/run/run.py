@@ -120,7 +120,9 @@ def executor_of(spec: StudySpec, where: RunContext) -> Executor:
     _refuse_bytes_that_are_no_text(where)
     from study.execution.ray.executor import RayExecutor
 
-    return RayExecutor(spec.resources, where.address)
+    executor = RayExecutor(spec.resources, where.address)
+    executor.warm_up(spec.backbones.trials)
+    return executor
 
 
 def _refuse_bytes_that_are_no_text(where: RunContext) -> None:

@@ -132,6 +132,9 @@ def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, 
     publish(folder, {"trace.safetensors": arrays, "trace.json": dumps(description, indent=1).encode()})
 
 
+_KEPT = 4
+
+
 @dataclass(frozen=True, eq=False)
 class TraceStore:
     """The traces of a run folder. A trace is computed at its first use. Executors send the store to their workers.
@@ -183,9 +186,10 @@ class TraceStore:
         return self._load(weights, precision)[0]
 
     def _load(self, weights: WeightsId, precision: Precision) -> tuple[RunnableNetwork, DataInfo]:
-        """A network and the description of its images. The store keeps the network that was loaded last."""
+        """A network and the description of its images. The store keeps the networks that were loaded last."""
         if (weights, precision) not in self._ready:
             network, info = load_best(self.checkpoints, weights, self.device)
-            self._ready.clear()
+            while len(self._ready) >= _KEPT:
+                del self._ready[next(iter(self._ready))]
             self._ready[weights, precision] = ready(network, precision, self.calibration, info), info
         return self._ready[weights, precision]

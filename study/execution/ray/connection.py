@@ -15,11 +15,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 import ray
 from ray._private import ray_constants, worker
+from ray._private.node import Node
 from ray.exceptions import AuthenticationError
 
 import results
@@ -27,6 +29,25 @@ import search_spaces
 import study
 from study.errors import UserError
 from study.execution.ray.scratch import scratch_folder
+
+
+def start_early() -> None:
+    """Start Ray on this machine while a thread imports what a study needs: torch takes as long as Ray.
+
+    The other way round is not possible: Ray changes the working folder and the handlers of signals while it starts, and
+    its processes end with the thread that started them.
+    """
+    threading.Thread(target=_import_study, daemon=True).start()
+    try:
+        start_ray(None)
+    except Exception:  # Ray gives up after half a minute, on a machine that is too busy for both: later once more
+        ray.shutdown()
+
+
+def _import_study() -> None:
+    with contextlib.suppress(Exception):  # the main thread meets the same error
+        for name in ("study.execution.ray.executor", "study.run.run"):
+            import_module(name)
 
 
 def start_ray(address: str | None) -> None:
@@ -62,6 +83,8 @@ def _start_local() -> None:
     token to a file that everybody may read.
     """
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # By itself Ray starts a worker for each CPU before it answers; Tune's actors use none of them.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     # A signal may end Ray's own processes together with this one: Ray would wait a minute for them before it gives up.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
     root = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
@@ -70,8 +93,15 @@ def _start_local() -> None:
     _local_folders.append(folder)
     atexit.register(_stop_local, folder)
     inner = str(folder / "r")  # Ray makes this folder writable for all
-    # The folder in which Ray is started stands first in the search path of the workers: it is the folder of this code.
-    with _loopback(), contextlib.chdir(Path(study.__file__).parents[1]):
+    with (
+        # Ray takes this machine's address to be 127.0.0.1, as it does on Windows and macOS. Its ``_node_ip_address``
+        # cannot say so: there it replaces a loopback address by the machine's outer one.
+        _replaced(ray_constants, ENABLE_RAY_CLUSTER=False),
+        # Nobody reads what these processes of Ray offer, and their start takes as long as the rest.
+        _replaced(Node, start_api_server=_nothing, start_monitor=_nothing, start_log_monitor=_nothing),
+        # The folder in which Ray is started stands first in the search path of the workers: the folder of this code.
+        contextlib.chdir(Path(study.__file__).parents[1]),
+    ):
         # "local": whatever RAY_ADDRESS says, or a file in /tmp that others could have written.
         ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=inner)
 
@@ -120,17 +150,20 @@ def _node_processes() -> list[int]:
 
 
 @contextmanager
-def _loopback() -> Iterator[None]:
-    """Let Ray take this machine's address to be 127.0.0.1, as it does on Windows and macOS.
-
-    Its ``_node_ip_address`` cannot say so: there it replaces a loopback address by the machine's outer one.
-    """
-    usual = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+def _replaced(owner: object, **values: object) -> Iterator[None]:
+    """Give attributes other values while the body runs."""
+    usual = {name: getattr(owner, name) for name in values}
     try:
+        for name, value in values.items():
+            setattr(owner, name, value)
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = usual
+        for name, value in usual.items():
+            setattr(owner, name, value)
+
+
+def _nothing(node: Node, **options: object) -> None:
+    """In place of a process that Ray would start."""
 
 
 def _connect(address: str) -> None:

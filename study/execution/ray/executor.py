@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Literal
 
 import ray
@@ -32,7 +33,7 @@ from study.execution.executor import (
 from study.execution.failures import Failure, last_line, refuse_lost_storage
 from study.execution.jobs import measure_job, trace_job, train_job
 from study.execution.ray.connection import start_ray
-from study.execution.ray.nodes import refuse_impossible
+from study.execution.ray.nodes import refuse_impossible, slots_of
 from study.execution.ray.pool import Job, WorkerPool
 from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
@@ -52,6 +53,8 @@ class RayExecutor:
         self._resources, self._address = resources, address
         self._pool = WorkerPool(resources)
         self._stored: list[tuple[object, ray.ObjectRef]] = []
+        self._traced: dict[Network, int] = {}
+        """Networks in the order in which their traces were ready."""
 
     @property
     def device(self) -> torch.device:
@@ -72,6 +75,12 @@ class RayExecutor:
     def _start(self) -> None:
         start_ray(self._address)
         refuse_impossible(self._resources)
+
+    def warm_up(self, trials: int | Literal["grid"]) -> None:
+        """Where Ray of this machine has been started early: start the workers of the first trials."""
+        if self._address is None and ray.is_initialized():
+            slots = slots_of(None, self._resources)
+            self._pool.warm_up(_warm_up, slots if trials == "grid" else min(trials, slots))
 
     def _put(self, value: object) -> ray.ObjectRef:
         """A large value in the object store of Ray; each value is stored once, whatever the number of jobs."""
@@ -126,7 +135,9 @@ class RayExecutor:
     ) -> None:
         """See :meth:`Executor.trace`."""
         self._start()
-        networks = {"-".join(network): network for network in missing}
+        # int8 takes longest, and a worker keeps the network: workers that become free first get their networks back.
+        order = sorted(missing, key=lambda network: (network[1] == "fp32", self._traced.get(network, 0)))
+        networks = {"-".join(network): network for network in order}
         jobs = [
             Job(
                 key,
@@ -145,6 +156,7 @@ class RayExecutor:
         def on_end(key: str, error: BaseException | None) -> None:
             if error is not None:
                 raise _refusal(error, f"the trace of {networks[key][0]} at {networks[key][1]}")
+            self._traced[networks[key]] = len(self._traced)
             on_done(networks[key])
 
         self._pool.run(jobs, on_end=on_end)
@@ -196,6 +208,12 @@ def _train(plan: TrialPlan, dataset: Dataset, checkpoints: Location, epochs: int
         threads=threads,
         on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
     )
+
+
+def _warm_up() -> None:
+    """Import what the first trial needs beside this module."""
+    for name in ("study.networks.vgg", "torch._dynamo"):  # torchvision; and what the first step of an optimizer imports
+        import_module(name)
 
 
 def _trace(threads: int, traces: TraceStore, weights: Any, precision: Any, names: list[str], *images: Any) -> None:

@@ -13,8 +13,9 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ class _Call:
 def _work(config: dict[str, _Call]) -> None:
     """The function of every trial."""
     call = config["call"]
-    call.function(*(ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in call.arguments))
+    call.function(*(_fetch(one) if isinstance(one, ray.ObjectRef) else one for one in call.arguments))
+
+
+@lru_cache(maxsize=8)
+def _fetch(reference: ray.ObjectRef) -> Any:
+    """An object that jobs share; the next job of this worker gets the same object, with what the first prepared."""
+    return ray.get(reference)
 
 
 @dataclass(eq=False)
@@ -126,7 +133,11 @@ class WorkerPool:
         self._busy = False
         return errors
 
-    def _submit(self, jobs: Any) -> None:
+    def warm_up(self, function: Callable[[], None], count: int) -> None:
+        """Start workers that the first jobs will use, and call a function on each. Does not wait for the workers."""
+        self._submit(Job(f"warm up {number}", function, ()) for number in range(count))
+
+    def _submit(self, jobs: Iterable[Job]) -> None:
         if self._scratch is None:
             self._scratch = scratch_folder("predictive-exit-", Path(tempfile.gettempdir()))
         if self._thread is None:
