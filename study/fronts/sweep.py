@@ -102,21 +102,19 @@ class Sweep:
             UserError: the costs do not hold a measure.
         """
         exits = self.trace.exit_count
-        units = _units([self._most(measure) for measure in measures], len(self.trace.labels))
+        parts = [self.costs.parts(measure) for measure in measures]
+        most_steps = exits * self.rule.max_jump
+        # More than any walk can cost.
+        most = [float(segments.sum() + heads.sum() + most_steps * step) for segments, heads, step in parts]
+        units = _units(most, len(self.trace.labels))
         heads, ends = np.zeros((2, exits + 2, len(measures)), dtype=np.int64)
         step = np.zeros(len(measures), dtype=np.int64)
-        for column, measure in enumerate(measures):
-            of_segments, of_heads, of_step = self.costs.parts(measure)
+        for column, (of_segments, of_heads, of_step) in enumerate(parts):
             ends[1:, column] = _whole(of_segments, units[column]).cumsum()
             heads[1:-1, column] = _whole(of_heads, units[column])
             if self.rule.max_jump:
                 step[column] = _whole(of_step, units[column])
         return PartCosts(heads, step, ends), units
-
-    def _most(self, measure: str) -> float:
-        """More than any walk can cost."""
-        segments, heads, step = self.costs.parts(measure)
-        return float(segments.sum() + heads.sum() + self.trace.exit_count * self.rule.max_jump * step)
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,23 +197,19 @@ class _Bench:
         """``[E]``; their values cost no time."""
         return np.ones(self.network.exit_count)
 
-    def whole(self, mark: Run) -> None:
-        """Run the network without exits up to its answers; ``mark`` is called before, between and after the parts."""
-        state: State = (self.images,)
-        mark()
-        for segment in self.network.segments:
-            state = segment(state)
-            mark()
-        logits_on_host(self.network.classifier(state)).argmax(axis=1)
-        mark()
+    def prefix(self, parts: int, mark: Run = lambda: None) -> None:
+        """Run segments 1..parts, or for E + 1 parts the network without exits up to its answers.
 
-    def prefix(self, parts: int) -> None:
-        """Run segments 1..parts, or the whole network."""
+        ``mark`` is called before, between and after the parts.
+        """
         state: State = (self.images,)
+        mark()
         for segment in self.network.segments[:parts]:
             state = segment(state)
+            mark()
         if parts > self.network.exit_count:
             logits_on_host(self.network.classifier(state)).argmax(axis=1)
+            mark()
 
     def with_heads(self, mark: Run) -> None:
         """Run each segment and its head; ``mark`` is called before the head, after it, and after the decision."""
@@ -257,8 +253,8 @@ class _Bench:
 
     def one_repeat(self) -> tuple[Floats, ...]:
         """One window of each kind: one row of each array of :meth:`seconds_per_image`."""
-        whole = partial(self.stopwatch.laps, self.whole)
-        segments, end_to_end = self.window(whole, lambda: self.seconds_of(partial(self.whole, lambda: None)))
+        whole = partial(self.prefix, self.network.exit_count + 1)
+        segments, end_to_end = self.window(lambda: self.stopwatch.laps(whole), lambda: self.seconds_of(whole))
         ((heads, on_host),) = self.window(self.seconds_of_heads)
         (engine,) = self.window(lambda: self.seconds_of(self.smooth))
         return segments, end_to_end, heads + on_host, on_host, engine / ENGINE_STEPS
@@ -278,7 +274,7 @@ class _Bench:
         """
         start = self.stopwatch.clock()
         while self.stopwatch.clock() - start < self.settings.warm_up_seconds:
-            self.whole(lambda: None)
+            self.prefix(self.network.exit_count + 1)
             self.seconds_of_heads()
             self.smooth()
         repeats = [self.one_repeat() for _ in range(self.settings.repeats)]
