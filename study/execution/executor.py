@@ -6,7 +6,8 @@ cluster. Both leave the same files in the run folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -101,13 +102,7 @@ class Executor(Protocol):
         *,
         on_done: Callable[[Network], None],
     ) -> None:
-        """Compute traces and write the traces to the run folder.
-
-        Args:
-            missing: the splits on which each network is traced.
-            splits: the images of each split.
-            traces: where the traces are written.
-            on_done: called after all splits of a network.
+        """Write the traces of networks on the splits that each misses; ``on_done`` follows the last of a network.
 
         Raises:
             UserError: a trace could not be computed.
@@ -137,17 +132,35 @@ def threads_of(resources: ResourcesSpec) -> int:
     return max(1, int(resources.cpus_per_trial))
 
 
-class EpochProgress:
-    """The progress of several trials: the sum of their epochs."""
+class PhaseProgress:
+    """What the trials of a phase report: epochs, for the progress, and failures, for the run folder."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, plans: Sequence[TrialPlan], context: TrainingContext, task: Task) -> None:
+        self.failures: dict[str, Failure] = {}
+        self._plans = {plan.trial_id: plan for plan in plans}
+        self._log, self._task = context.failures, task
         self._epochs: dict[str, int] = {}
 
     def advance(self, trial_id: str, epoch: int, score: float) -> None:
         """Report that a trial has finished an epoch."""
         self._epochs[trial_id] = epoch
         self._task.advance(sum(self._epochs.values()), f"{trial_id} validation score {score:.4f}")
+
+    def fail(self, trial_id: str, failure: Failure) -> None:
+        """Report that a trial has failed for good."""
+        self.failures[trial_id] = failure
+        with suppress(OSError):  # the next file that is written reports a full disk
+            self._log.add(self._plans[trial_id], failure.error)
+
+
+@contextmanager
+def phase_progress(
+    plans: Sequence[TrialPlan], epochs: int, context: TrainingContext, name: str
+) -> Iterator[PhaseProgress]:
+    """Report the progress of a phase; arguments as of :meth:`Executor.train`. Earlier failures are forgotten."""
+    context.failures.forget(plan.trial_id for plan in plans)
+    with context.reporter.task(name, len(plans) * epochs) as task:
+        yield PhaseProgress(plans, context, task)
 
 
 def trace_networks(
@@ -167,13 +180,16 @@ def trace_networks(
     """
     found: dict[tuple[Network, str], SplitLogits] = {}
     missing: dict[Network, list[str]] = {}
+
+    def find(network: Network, split: str) -> bool:
+        stored = traces.find(*network, split, splits[split].digest)
+        if stored is not None:
+            found[network, split] = stored
+        return stored is not None
+
     for network in networks:
-        for split, named in splits.items():
-            stored = traces.find(*network, split, named.digest)
-            if stored is None:
-                missing.setdefault(network, []).append(split)
-            else:
-                found[network, split] = stored
+        if names := [split for split in splits if not find(network, split)]:
+            missing[network] = names
     if not missing:
         return found
     images = {network: sum(len(splits[split].images) for split in names) for network, names in missing.items()}
@@ -187,11 +203,9 @@ def trace_networks(
         executor.trace(missing, splits, traces, on_done=advance)
     for network, names in missing.items():
         for split in names:
-            stored = traces.find(*network, split, splits[split].digest)
-            if stored is None:
+            if not find(network, split):
                 raise UserError(
                     f"the trace of {network[0]} at {network[1]} on {split} was written, but is not in {traces.traces}: "
                     "do all nodes share this storage, and do all nodes compute int8 in the same way?"
                 )
-            found[network, split] = stored
     return found

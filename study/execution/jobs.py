@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,6 @@ from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.search.cost_source import measure
 from study.traces.store import TraceStore
-from study.training.learning_curves import Epoch
 from study.training.loop import forbid_tf32, pick_device
 
 
@@ -44,34 +43,39 @@ def train_job(
     plan: TrialPlan,
     dataset: Dataset,
     checkpoints: Location,
-    *,
     epochs: int,
     device: torch.device,
     threads: int,
-    on_epoch: Callable[[Epoch], None],
+    on_epoch: Callable[[int, float], None],
 ) -> None:
-    """Train a trial up to a budget of epochs."""
+    """Train a trial up to a budget of epochs; ``on_epoch`` is called with each epoch and its validation score."""
     with prepared(device, threads) as here:
-        run_trial(plan, dataset, checkpoints, epochs=epochs, device=here, on_epoch=on_epoch)
+        run_trial(
+            plan, dataset, checkpoints, epochs=epochs, device=here, on_epoch=lambda row: on_epoch(row.epoch, row.score)
+        )
 
 
 def trace_job(
-    traces: TraceStore, weights: WeightsId, precision: Precision, splits: Mapping[str, NamedImages], *, threads: int
+    threads: int,
+    traces: TraceStore,
+    weights: WeightsId,
+    precision: Precision,
+    names: Sequence[str],
+    splits: Mapping[str, NamedImages],
 ) -> None:
-    """Trace a network on some splits."""
+    """Trace a network on some of the splits."""
     with prepared(traces.device, threads):
-        for split, named in splits.items():
-            traces.get(weights, precision, split, named.images, named.digest)
+        for name in names:
+            traces.get(weights, precision, name, splits[name].images, splits[name].digest)
 
 
 def measure_job(
+    threads: int,
     traces: TraceStore,
     weights: WeightsId,
     precision: Precision,
     points: OperatingPointsSpec,
     profile: Location,
-    *,
-    threads: int,
 ) -> None:
     """Measure what a network costs here, and write the profile."""
     checkpoint, _ = read_best(traces.checkpoints, weights)

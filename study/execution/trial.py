@@ -19,7 +19,7 @@ from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
 from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
 from study.storage.locks import exclusive
-from study.storage.publish import DamagedError, set_aside, sweep
+from study.storage.publish import DamagedError, read_or_set_aside, sweep
 from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState, train
 
@@ -120,11 +120,7 @@ def _last_state(folder: Location, network: MultiExitNetwork, *, partial: bool) -
     Returns:
         The state of the training, and the versions that trained each epoch.
     """
-    try:
-        found = read(folder / "last")
-    except DamagedError as error:
-        set_aside(folder, str(error))
-        return None
+    found = read_or_set_aside(folder, lambda: read(folder / "last"))
     if found is None:
         return None
     checkpoint, weights, optimizer = found
@@ -135,11 +131,11 @@ def _last_state(folder: Location, network: MultiExitNetwork, *, partial: bool) -
 def read_trial(plan: TrialPlan, checkpoints: Location) -> Checkpoint | None:
     """The description of the last checkpoint of a trial; None before the first epoch, or when damage was set aside."""
     folder = checkpoints / plan.trial_id
-    try:
+
+    def read_whole() -> Checkpoint | None:
         last = read_description(folder / "last")
         if last is not None and read_description(folder / "best") is None:
             raise DamagedError(f"{folder / 'best'} is missing beside {folder / 'last'}")
         return last
-    except DamagedError as error:
-        set_aside(folder, str(error))
-        return None
+
+    return read_or_set_aside(folder, read_whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from study.checkpoints.description import WeightsId, trial_id
@@ -34,13 +34,3 @@ class TrialPlan:
         if self.training.precision == "auto":
             raise ValueError("the precision auto must be resolved before a trial is named")
         return trial_id(self.network, self.training, self.data_digest, self.parent)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values, to travel in a trial's configuration."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, raw: Mapping[str, Any]) -> TrialPlan:
-        """The inverse of :meth:`to_plain`."""
-        network, training = NetworkSettings.from_plain(raw["network"]), TrainingSettings(**raw["training"])
-        return cls(**{**raw, "network": network, "training": training})

@@ -12,10 +12,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from results.storage.atomic import is_draft, sync_folder, write_atomic
 from results.storage.paths import Location, as_local_file, is_no_file
@@ -24,6 +24,7 @@ from study.errors import UserError
 from study.storage.strict_json import dumps, parse_json
 
 MANIFEST = "manifest.json"
+T = TypeVar("T")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -210,6 +211,15 @@ def set_aside(path: Location, reason: str) -> None:
     """Rename a damaged file or folder to ``<name>.damaged`` and print a warning; its content is computed again."""
     aside = moved_aside(path)
     print(f"warning: {reason}; set aside as {aside}; the content will be computed again", file=sys.stderr)
+
+
+def read_or_set_aside(folder: Location, read: Callable[[], T]) -> T | None:
+    """What ``read`` finds in a folder; None where the folder is damaged, which is then set aside."""
+    try:
+        return read()
+    except DamagedError as error:
+        set_aside(folder, str(error))
+        return None
 
 
 def content_hash(value: object, length: int = 12) -> str:

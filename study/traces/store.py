@@ -20,7 +20,15 @@ from study.errors import UserError
 from study.networks.inference_network import RunnableNetwork
 from study.networks.precisions import FORMATS, INT8, Int8Execution, Precision
 from study.networks.quantization import int8_execution
-from study.storage.publish import MANIFEST, DamagedError, publish, published_files, read_published, safe_name, set_aside
+from study.storage.publish import (
+    MANIFEST,
+    DamagedError,
+    publish,
+    published_files,
+    read_or_set_aside,
+    read_published,
+    safe_name,
+)
 from study.storage.strict_json import dumps, parse_json
 from study.traces.collect import ready, trace_images
 from study.traces.trace import SplitLogits, check_logits
@@ -98,11 +106,7 @@ def read_trace(folder: Location) -> SplitLogits | None:
 
     A damaged trace is set aside and counts as no trace.
     """
-    try:
-        return _read(folder)
-    except DamagedError as error:
-        set_aside(folder, str(error))
-        return None
+    return read_or_set_aside(folder, lambda: _read(folder))
 
 
 def _read(folder: Location) -> SplitLogits | None:

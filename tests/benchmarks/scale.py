@@ -33,7 +33,7 @@ from results.parts import part_count, read_table
 from search_spaces.spec import validate_space
 from study import Costs
 from study.checkpoints.description import FORMAT_VERSION
-from study.execution.executor import EpochProgress, TrainingContext
+from study.execution.executor import PhaseProgress, TrainingContext
 from study.execution.ray import executor
 from study.execution.ray.executor import RayExecutor
 from study.execution.trial_plan import TrialPlan
@@ -106,13 +106,13 @@ def phase_1(trials: int) -> list[dict[str, Any]]:
         tune.report({"epoch": 1, "score": score})
 
     told: list[tuple[float, float]] = []
-    advance = EpochProgress.advance
+    advance = PhaseProgress.advance
 
     def listen(self: Any, *args: Any, **kwargs: Any) -> None:
         advance(self, *args, **kwargs)
         told.append((time.perf_counter(), megabytes()))
 
-    EpochProgress.advance = listen
+    PhaseProgress.advance = listen
     executor._train = trivial
     watch = Stopwatch()
     watch.watch(RayExecutor, "train", "tune")

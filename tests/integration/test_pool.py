@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ def pool(ray_instance: None) -> Iterator[WorkerPool]:
 def tell_process() -> None:
     time.sleep(0.5)  # so that two workers are at work
     tune.report({"pid": os.getpid()})
+
+
+def import_something() -> None:
+    import_module("decimal")
 
 
 def die() -> None:
@@ -67,6 +72,11 @@ def test_workers_are_kept_and_errors_belong_to_their_jobs(pool: WorkerPool) -> N
         os.kill(worker, signal.SIGKILL)  # while it waits for work
     time.sleep(1)
     assert processes(pool, "g") != survivors, "its death is no failure of the next job"
+
+
+def test_jobs_follow_a_warm_up(pool: WorkerPool) -> None:
+    pool.warm_up(import_something, 2)
+    assert len(processes(pool, "a", "b")) in (1, 2), "the warm-up is no job of the run"
 
 
 def test_a_job_whose_worker_dies_is_tried_again(ray_instance: None, tmp_path: Path) -> None:

@@ -172,9 +172,7 @@ def _connect(address: str) -> None:
     # Folders, not modules: in a job, or under uv run, Ray makes a deep copy of what it is given, and a module has none.
     packages = [str(Path(str(package.__file__)).parent) for package in (study, search_spaces, results)]
     # An attempt takes a second where the token is wrong and half a minute where nothing answers; Ray makes twenty.
-    attempts = "RAY_gcs_server_port_wait_time_s"
-    usual = os.environ.get(attempts)
-    os.environ.setdefault(attempts, "2")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")
     try:
         # The workers of a cluster get this very code, whatever is installed there. The folder in which the driver is
         # started would stand before it in their search path.
@@ -187,9 +185,6 @@ def _connect(address: str) -> None:
             )
     except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         raise UserError(f"--address {address}: {_why_not_connected(error)}") from None
-    finally:
-        if usual is None:
-            del os.environ[attempts]
 
 
 def _refuse_unreachable(address: str) -> None:

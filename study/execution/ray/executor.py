@@ -6,7 +6,6 @@ trial resumes from its own last checkpoint in the run folder.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -23,11 +22,11 @@ from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, SchedulerSpec
 from study.data.settings import Dataset
 from study.errors import UserError
 from study.execution.executor import (
-    EpochProgress,
     NamedImages,
     Network,
     TrainingContext,
     device_of,
+    phase_progress,
     threads_of,
 )
 from study.execution.failures import Failure, last_line, refuse_lost_storage
@@ -50,16 +49,12 @@ class RayExecutor:
             resources: of each job.
             address: of a running cluster; None starts Ray on this machine.
         """
-        self._resources, self._address = resources, address
+        self._resources, self._address, self._threads = resources, address, threads_of(resources)
+        self.device = device_of(resources)
         self._pool = WorkerPool(resources)
         self._stored: list[tuple[object, ray.ObjectRef]] = []
         self._traced: dict[Network, int] = {}
         """Networks in the order in which their traces were ready."""
-
-    @property
-    def device(self) -> torch.device:
-        """The kind of device that each job gets."""
-        return device_of(self._resources)
 
     def fast_precision(self) -> Literal["fp32", "bf16"]:
         """See :meth:`Executor.fast_precision`; Ray is started for a cluster only."""
@@ -67,7 +62,7 @@ class RayExecutor:
             return fast_precision(self.device)
         self._start()
         found: list[Literal["fp32", "bf16"]] = []
-        job = Job("precision", _fast_precision, (self.device.type,))
+        job = Job("precision", _fast_precision, (self.device,))
         for error in self._pool.run([job], on_report=lambda key, report: found.append(report["precision"])).values():
             raise _refusal(error, "the precision of this cluster")
         return found[0]
@@ -100,15 +95,11 @@ class RayExecutor:
         asha: SchedulerSpec | None = None,
     ) -> dict[str, Failure]:
         """See :meth:`Executor.train`."""
-        context.failures.forget(plan.trial_id for plan in plans)
         self._start()
-        by_id = {plan.trial_id: plan for plan in plans}
-        scheduler, threads = _asha(asha, epochs), threads_of(self._resources)
-        shared = (self._put(context.dataset), context.checkpoints, epochs, self.device.type, threads)
-        jobs = [Job(trial_id, _train, (plan, *shared), scheduler) for trial_id, plan in by_id.items()]
-        failures: dict[str, Failure] = {}
-        with context.reporter.task(name, len(plans) * epochs) as task:
-            progress = EpochProgress(task)
+        scheduler = _asha(asha, epochs)
+        shared = (self._put(context.dataset), context.checkpoints, epochs, self.device, self._threads)
+        jobs = [Job(plan.trial_id, _train, (plan, *shared), scheduler) for plan in plans]
+        with phase_progress(plans, epochs, context, name) as progress:
 
             def on_report(trial_id: str, report: Mapping[str, Any]) -> None:
                 if "epoch" in report:
@@ -116,14 +107,12 @@ class RayExecutor:
 
             def on_end(trial_id: str, error: BaseException | None) -> None:
                 if error is not None:
-                    failures[trial_id] = _failure(error)
-                    with contextlib.suppress(OSError):  # a full disk is reported below
-                        context.failures.add(by_id[trial_id], failures[trial_id].error)
+                    progress.fail(trial_id, _failure(error))
 
             errors = self._pool.run(jobs, on_report=on_report, on_end=on_end)
         for error in errors.values():
             refuse_lost_storage(error)
-        return failures
+        return progress.failures
 
     def trace(
         self,
@@ -139,17 +128,7 @@ class RayExecutor:
         order = sorted(missing, key=lambda network: (network[1] == "fp32", self._traced.get(network, 0)))
         networks = {"-".join(network): network for network in order}
         jobs = [
-            Job(
-                key,
-                _trace,
-                (
-                    threads_of(self._resources),
-                    self._put(traces),
-                    *network,
-                    list(missing[network]),
-                    *(self._put(splits[split]) for split in missing[network]),
-                ),
-            )
+            Job(key, trace_job, (self._threads, self._put(traces), *network, missing[network], self._put(splits)))
             for key, network in networks.items()
         ]
 
@@ -164,8 +143,8 @@ class RayExecutor:
     def measure(self, network: Network, points: OperatingPointsSpec, profile: Location, traces: TraceStore) -> None:
         """See :meth:`Executor.measure`."""
         self._start()
-        arguments = (threads_of(self._resources), self._put(traces), *network, points, profile)
-        for error in self._pool.run([Job("measure", _measure, arguments)]).values():
+        arguments = (self._threads, self._put(traces), *network, points, profile)
+        for error in self._pool.run([Job("measure", measure_job, arguments)]).values():
             raise _refusal(error, f"the cost profile of {network[0]} at {network[1]}")
 
     def close(self) -> None:
@@ -198,16 +177,13 @@ def _refusal(error: BaseException, what: str) -> UserError:
     return UserError(f"{what}: {_failure(error).error}; the same command goes on from here")
 
 
-def _train(plan: TrialPlan, dataset: Dataset, checkpoints: Location, epochs: int, device: str, threads: int) -> None:
-    train_job(
-        plan,
-        dataset,
-        checkpoints,
-        epochs=epochs,
-        device=torch.device(device),
-        threads=threads,
-        on_epoch=lambda row: tune.report({"epoch": row.epoch, "score": row.score}),
-    )
+def _train(
+    plan: TrialPlan, dataset: Dataset, checkpoints: Location, epochs: int, device: torch.device, threads: int
+) -> None:
+    def on_epoch(epoch: int, score: float) -> None:
+        tune.report({"epoch": epoch, "score": score})
+
+    train_job(plan, dataset, checkpoints, epochs, device, threads, on_epoch)
 
 
 def _warm_up() -> None:
@@ -216,16 +192,8 @@ def _warm_up() -> None:
         import_module(name)
 
 
-def _trace(threads: int, traces: TraceStore, weights: Any, precision: Any, names: list[str], *images: Any) -> None:
-    trace_job(traces, weights, precision, dict(zip(names, images, strict=True)), threads=threads)
-
-
-def _fast_precision(device: str) -> None:
-    tune.report({"precision": fast_precision(torch.device(device))})
-
-
-def _measure(threads: int, *arguments: Any) -> None:
-    measure_job(*arguments, threads=threads)
+def _fast_precision(device: torch.device) -> None:
+    tune.report({"precision": fast_precision(device)})
 
 
 def _asha(spec: SchedulerSpec | None, epochs: int) -> Any:

@@ -48,27 +48,22 @@ class Job:
     arguments: tuple[Any, ...]
     """Values, and references to objects in Ray's object store, which the worker resolves."""
     scheduler: TrialScheduler | None = None
-    """Decides about the reports of the job; None: the job runs to its end."""
+    """Decides about the reports of the job, in this process; None: the job runs to its end."""
 
+    def __deepcopy__(self, memo: object) -> Job:
+        return self  # Tune neither copies a job nor takes it apart
 
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """What a trial does; Tune neither copies it nor takes it apart."""
-
-    function: Callable[..., None]
-    arguments: tuple[Any, ...]
-
-    def __deepcopy__(self, memo: object) -> _Call:
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Job, (self.key, self.function, self.arguments)
 
     def __repr__(self) -> str:
         return self.function.__name__
 
 
-def _work(config: dict[str, _Call]) -> None:
+def _work(config: dict[str, Job]) -> None:
     """The function of every trial."""
-    call = config["call"]
-    call.function(*(_fetch(one) if isinstance(one, ray.ObjectRef) else one for one in call.arguments))
+    job = config["job"]
+    job.function(*(_fetch(one) if isinstance(one, ray.ObjectRef) else one for one in job.arguments))
 
 
 @lru_cache(maxsize=8)
@@ -213,7 +208,7 @@ class _Queue(_Kept, Searcher):  # type: ignore[misc]
         if job is None:
             return Searcher.FINISHED
         self.live[trial_id] = job
-        return {"call": _Call(job.function, job.arguments)}
+        return {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Called by Tune; the listener keeps the account."""
