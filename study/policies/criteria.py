@@ -7,6 +7,7 @@ policy stops the sample if ``score >= beta``. ``logit`` is the criterion of the 
 - ``max_softmax``: max_c p_c (Hendrycks and Gimpel 2017).
 - ``entropy``: 1 - H(p) / ln C, 0 for a uniform answer and 1 for a certain one (Teerapittayanon et al. 2016).
 - ``margin``: p of the first class - p of the second (Scheffer et al. 2001).
+- ``log_margin``: -ln(1 - margin), in nats. It orders samples as ``margin`` does, and resolves margins close to 1.
 - ``patience``: the number of tried exits in a row, up to the present one, with the same answer (Zhou et al. 2020).
 - ``oracle``: infinite if the exit's answer is right, else 0. The oracle needs the labels: it is a bound, not a rule.
 """
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 
 from study.errors import UserError
 
-Criterion = Literal["logit", "max_softmax", "entropy", "margin", "patience", "oracle"]
+Criterion = Literal["logit", "max_softmax", "entropy", "margin", "log_margin", "patience", "oracle"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
-_Confidence = Literal["max_softmax", "entropy", "margin"]
+_Confidence = Literal["max_softmax", "entropy", "margin", "log_margin"]
 
 
 def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[np.float64]:
@@ -30,10 +31,10 @@ def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[
 
     Args:
         logits: ``[..., C]``.
-        criterion: ``max_softmax``, ``entropy`` or ``margin``. With a single class each of them is 1.
+        criterion: ``max_softmax``, ``entropy``, ``margin`` or ``log_margin``. With a single class each of them is 1.
 
     Returns:
-        ``[...]`` float64, from 0 to 1.
+        ``[...]`` float64, from 0 to 1; ``log_margin`` from 0 to 709.
     """
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
@@ -42,6 +43,11 @@ def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[
     classes = logits.shape[-1]
     if classes == 1 or criterion == "max_softmax":
         return np.asarray(1 / total)
+    if criterion == "log_margin":
+        # 1 - margin = (2 p_2 + p_3 + ...), summed without the largest: 1 - margin itself would cancel.
+        others = np.sort(weights, axis=-1)[..., :-1]
+        unsure = (others.sum(axis=-1) + others[..., -1]) / total
+        return np.asarray(np.maximum(-np.log(np.maximum(unsure, np.finfo(np.float64).tiny)), 0.0))
     if criterion == "margin":
         second = np.partition(weights, classes - 2, axis=-1)[..., classes - 2]
         return np.asarray((1 - second) / total)

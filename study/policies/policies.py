@@ -14,6 +14,7 @@ from study.errors import UserError
 from study.policies.base import Betas, CompiledPolicy, Decision, Policy, Ratios, betas_of, check_exit, checked_beta
 from study.policies.criteria import Criterion, check_criterion
 from study.policies.engine import LONGEST_JUMP, predicted_jumps
+from study.policies.optimal_stopping import OptimalStopping
 
 Overshoot = Literal["last_exit", "classifier"]
 
@@ -208,7 +209,9 @@ class Predictive(_FromLayer):
         return super().numbers(exit_count)._replace(max_jump=self.max_jump, beyond=beyond)
 
 
-POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (Classic, Static, Hierarchical, Placed, Predictive)}
+POLICIES: dict[str, type[Policy]] = {
+    kind.name: kind for kind in (Classic, Static, Hierarchical, Placed, Predictive, OptimalStopping)
+}
 
 
 def policy_from_row(row: Mapping[str, Any]) -> Policy:
