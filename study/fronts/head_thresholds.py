@@ -1,10 +1,10 @@
 """Thresholds of each head: the vector of thresholds with the best return at a price, by coordinate ascent.
 
 A right answer is worth 1, and a run of the classic network costs the price. With all other thresholds fixed, one pass
-over the sorted scores of an exit finds its best threshold exactly. Rounds over the exits, from several starts, end where
-no change of one threshold improves the return. An exit with an infinite threshold is not tried and costs nothing, so
-that the search also chooses the exits. Over all prices, the thresholds are those of least cost at a given loss on the
-calibration images (the convex part of their front).
+over the sorted scores of an exit finds its best threshold exactly. Rounds over the exits, from several starts, end
+where no change of one threshold improves the return. An exit with an infinite threshold is not tried and costs nothing,
+so that the search also chooses the exits. Over all prices, the thresholds are those of least cost at a given loss on
+the calibration images (the convex part of their front).
 """
 
 from __future__ import annotations

@@ -28,4 +28,4 @@ def matched_costs(costs: Floats, losses: Floats, at: Sequence[float]) -> Floats:
     order = np.lexsort((-losses, costs))
     rising_costs = np.append(costs[order], 1.0)
     falling = isotonic_regression(np.append(losses[order], 0.0), increasing=False).x
-    return np.interp(at, falling[::-1], rising_costs[::-1])
+    return np.asarray(np.interp(at, falling[::-1], rising_costs[::-1]))

@@ -80,8 +80,8 @@ def climb(order, scores, right, reach, head, price, stops, rank, here, value):
         order: ``[E, N]``, the samples by falling score.
         scores: ``[E, N]``, their scores in this order.
         right, reach, head, price: as of :func:`fit_backward`.
-        stops: ``[E]``, the number of samples, by falling score, at or above the threshold of an exit; 0: the exit is not
-            tried and costs nothing. Changed in place.
+        stops: ``[E]``, the number of samples, by falling score, at or above the threshold of an exit; 0: the exit is
+            not tried and costs nothing. Changed in place.
         rank, here, value: ``[E, N]``, ``[N]``, ``[N]``: room.
 
     Returns:

@@ -7,7 +7,7 @@ that is tried next. :mod:`study.fronts.optimal_stopping` fits the tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,7 +45,7 @@ class ExitTable:
             raise UserError(f"optimal_stopping: bounds are {list(self.bounds)}, but must be rising numbers")
         if len(self.actions) != len(self.bounds) + 1:
             raise UserError(
-                f"optimal_stopping: {len(self.bounds)} bounds need one action more, not {len(self.actions)}"
+                f"optimal_stopping: {len(self.actions)} actions for {len(self.bounds)} bounds: one more is needed"
             )
 
     def at(self, scores: Floats) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -79,9 +79,7 @@ class OptimalStopping(Policy):
             raise UserError(f"optimal_stopping: price is {short(self.price)}, but must be a number from 0")
         for exit, table in self.tables.items():
             if any(action != STOP and action <= exit for action in table.actions):
-                raise UserError(
-                    f"optimal_stopping: exit {exit} leads to {list(table.actions)}, but only later exits may"
-                )
+                raise UserError(f"optimal_stopping: exit {exit} leads to {list(table.actions)}, not to later exits")
 
     def __hash__(self) -> int:
         return hash((self.first, tuple(self.tables.items()), self.price))
@@ -104,9 +102,7 @@ class OptimalStopping(Policy):
     def first_exit(self, exit_count: int) -> int:
         """``first``."""
         if missing := self._reachable - self.tables.keys() - {exit_count + 1}:
-            raise UserError(
-                f"optimal_stopping: exit {min(missing)} has no table, and this network has {exit_count} exits"
-            )
+            raise UserError(f"optimal_stopping: exit {min(missing)} of {exit_count} has no table")
         if min(self._reachable) < 1 or max(self.tables, default=0) > exit_count:
             raise UserError(f"optimal_stopping: the tables are of another network than one with {exit_count} exits")
         return self.first
