@@ -69,12 +69,12 @@ FEW = 64
 
 def _points(sweep: Sweep, betas: Floats, measures: Sequence[str]) -> pd.DataFrame:
     """The points of all start layers at rising betas ``[B]``."""
-    from study.fronts.kernels import add_changes, add_points
+    from study.fronts.kernels import add_changes, add_each_beta
 
     trace, layers, policy = sweep.trace, np.asarray(sweep.start_layers), sweep.compiled
     costs, units = sweep.part_costs(measures)
     scores, few = table_for(trace, sweep.rule).scores, len(betas) <= FEW
-    add = add_points if few else add_changes
+    add = add_each_beta if few else add_changes
 
     def part(chunk: slice) -> Integers:
         sums = np.zeros((trace.exit_count + 2, len(betas), len(measures) + 1), dtype=np.int64)

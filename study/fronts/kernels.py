@@ -157,7 +157,7 @@ def list_changes(scores, right, policy, costs, places, betas, changes, at_infini
 
 
 @compiled
-def add_points(scores, right, policy, costs, betas, sums):
+def add_each_beta(scores, right, policy, costs, betas, sums):
     """Add up a grid of few betas: for each beta, one pass from the last exit to the first.
 
     Args:
@@ -204,7 +204,7 @@ def add_changes(scores, right, policy, costs, betas, sums):
     Args:
         scores, right, policy, costs: as at the top of the module.
         betas: ``[B]``, rising.
-        sums: as of :func:`add_points`, but receives the changes from each beta to the next higher one: the sums at
+        sums: as of :func:`add_each_beta`, but receives the changes from each beta to the next higher one: the sums at
             betas[b] are the total of all places from b on.
     """
     samples, exits, _ = scores.shape
