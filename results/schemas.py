@@ -28,7 +28,7 @@ _FIELDS = {
         """trial_id phase data parent status error backbone head mode settings device split weights_hash data_digest
         code_version code_digest checkpoint provenance study versions policy criterion overshoot statistic precision
         int8_execution dvfs energy_source latency_source seconds_source constraints part search state sampler params
-        distributions test_digest""",
+        distributions test_digest rule""",
     ),
     **_fields(
         pa.int64(),
@@ -43,7 +43,7 @@ _FIELDS = {
         pa.float64(),
         None,
         """width learning_rate train_loss validation_loss beta beta_low beta_high beta_quantile mean_exit mean_heads_run
-        threshold parameters""",
+        threshold parameters price""",
     ),
     # Shares.
     **_fields(
@@ -82,8 +82,8 @@ _FIELDS = {
 _OF_TRIALS, _OF_PARTS = (_fields(pa.float64(), unit, "seconds") for unit in ("s", "s per image"))
 """The columns ``seconds`` of phase 1, and of the parts of a network."""
 
-_SETTINGS = """policy criterion beta beta_low beta_high betas beta_quantile start_layer exits max_jump overshoot
-    statistic precision int8_execution batch_size dvfs dvfs_slack"""
+_SETTINGS = """policy criterion beta beta_low beta_high betas beta_quantile start_layer exits max_jump overshoot price
+    rule statistic precision int8_execution batch_size dvfs dvfs_slack"""
 _METRICS = """split samples accuracy flops bitops energy_joules energy_source latency_mean_seconds latency_p50_seconds
     latency_p99_seconds latency_source device memory_bytes dvfs_smallest_slack mean_exit mean_heads_run classic_accuracy
     classic_flops classic_energy_joules classic_latency_seconds"""

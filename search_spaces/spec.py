@@ -74,6 +74,7 @@ def _are_placements(raw: object) -> bool:
 Integer: TypeAlias = Annotated[Choice, _parse("integer"), _plain]
 Name: TypeAlias = Annotated[Choice, _parse("name"), _plain]
 Beta: TypeAlias = Annotated[Choice | Literal["auto", "per_exit"], _parse("number", "auto", "per_exit"), _plain]
+AutoNumber: TypeAlias = Annotated[Choice | Literal["auto"], _parse("number", "auto"), _plain]
 AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", "auto"), _plain]
 Slack: TypeAlias = Annotated[
     float | Literal["auto"],
@@ -263,6 +264,7 @@ class OperatingPointsSpec(_Section):
     start_layer: AutoInteger = "auto"
     max_jump: Integer = _one(8)
     overshoot: Name = _one("last_exit")
+    price: AutoNumber = "auto"
     statistic: Name = _one("mean_logit")
     placements: Placements = "auto"
     quantization: Name = _one("fp32")
@@ -273,7 +275,7 @@ class OperatingPointsSpec(_Section):
 
     @model_validator(mode="after")
     def _sensible(self) -> OperatingPointsSpec:
-        for name in ("beta", "start_layer", "max_jump"):
+        for name in ("beta", "start_layer", "max_jump", "price"):
             choice = getattr(self, name)
             smallest = choice.smallest if isinstance(choice, Choice) else 1
             if smallest <= 0:

@@ -31,6 +31,7 @@ from study.storage.strict_json import dumps
 SHOWN = 60
 """Rows of a printed table of points."""
 _SETTINGS = {
+    "price": "price {:.4g}",
     "beta": "beta {:.4g}",
     "start_layer": "from {:.0f}",
     "max_jump": "jump {:.0f}",

@@ -6,7 +6,7 @@ measured (:class:`study.costs.measure.profile.Profile`, which adds the circumsta
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -102,6 +102,10 @@ class Costs:
         if segments is None:
             raise UserError(f"objective {measure}: this cost profile has no {measure}; profile the network first")
         return segments, heads, getattr(self, f"engine_step_{measure}")
+
+    def with_decisions(self, flops: float) -> Costs:
+        """The same costs, with the operations of a decision added to the FLOPs of each head."""
+        return replace(self, head_flops=cast(Floats, self.head_flops) + flops) if flops else self
 
     def per_sample(self, walk: Walk, measure: str) -> Floats:
         """Cost of each sample of a walk, ``[N]``: segments up to the exit, heads tried, engine steps run."""

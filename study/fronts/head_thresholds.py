@@ -19,7 +19,7 @@ from study.costs.costs import Costs, Measure
 from study.fronts.priced_paths import PRICES, PathShares
 from study.policies.criteria import Criterion
 from study.policies.decision_table import table_for
-from study.policies.policies import Hierarchical, Placed
+from study.policies.policies import HeadThresholds, Hierarchical
 from study.traces.trace import Trace
 
 _STARTS = (0.0, 0.3, 0.7)
@@ -60,7 +60,7 @@ def head_thresholds(
 
 def fit_head_thresholds(
     trace: Trace, costs: Costs, criterion: Criterion, prices: Sequence[float] = PRICES, *, measure: Measure = "flops"
-) -> list[Placed]:
+) -> list[HeadThresholds]:
     """One policy for each price; two prices with equal thresholds give one policy. A price that no exit is worth gives
     none.
 
@@ -77,9 +77,9 @@ def fit_head_thresholds(
     assert criterion != "patience", "its scores depend on the exits tried"
     scores = table_for(trace, Hierarchical(1.0, 1, criterion)).stop
     found = head_thresholds(scores, trace.right, PathShares.of(costs, measure), prices)
-    distinct = dict.fromkeys(tuple(thresholds.tolist()) for thresholds in found)
+    distinct = {tuple(one.tolist()): float(price) for one, price in zip(found, prices, strict=True)}
     tried = {one: tuple((np.flatnonzero(np.isfinite(one)) + 1).tolist()) for one in distinct}
-    return [Placed(one, exits, criterion) for one, exits in tried.items() if exits]
+    return [HeadThresholds(one, tried[one], criterion, price) for one, price in distinct.items() if tried[one]]
 
 
 def _between(falling: Floats, stops: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Floats:

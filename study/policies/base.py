@@ -92,6 +92,9 @@ class Policy(ABC):
     predicts: ClassVar[bool] = False
     """Whether the prediction engine chooses the next exit, so that k engine steps are a jump of k exits. Frequency
     rules follow these jumps."""
+    fitted: ClassVar[bool] = False
+    """Whether the settings are fitted to calibration images, one policy for each price
+    (:mod:`study.fronts.fitted_policies`)."""
     knows_its_end: ClassVar[bool] = False
     """Whether all samples stop at one exit that is known before any head runs."""
 
@@ -168,6 +171,13 @@ class Policy(ABC):
         own = {name: value for name, value in settings.items() if name in self.settings()}
         return replace(cast(Any, self), **own) if own else self
 
+    def decision_flops(self, classes: int) -> float:
+        """Operations of a decision at an exit with ``classes`` classes that the costs of heads and engine do not hold.
+
+        0 for a comparison of one score with a threshold, as the published program counts.
+        """
+        return 0.0
+
     def to_row(self) -> dict[str, Any]:
         """The policy as columns of the tables. A column is None where the policy has no such setting."""
         own = {name: getattr(self, name) for name in self.settings()}
@@ -181,6 +191,8 @@ class Policy(ABC):
             "exits": None if exits is None else list(exits),
             "max_jump": own.get("max_jump"),
             "overshoot": own.get("overshoot"),
+            "price": own.get("price"),
+            "rule": None,
         }
 
     @classmethod

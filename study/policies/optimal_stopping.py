@@ -73,6 +73,7 @@ class OptimalStopping(Policy):
     price: float
     name = "optimal_stopping"
     criterion = "log_margin"
+    fitted = True
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.price) and self.price >= 0):

@@ -179,6 +179,22 @@ class Placed(_Adaptive):
 
 
 @dataclass(frozen=True)
+class HeadThresholds(Placed):
+    """Thresholds of each head, fitted to calibration images: :mod:`study.fronts.head_thresholds`.
+
+    Args:
+        beta: E thresholds; infinity at an exit that is not tried.
+        exits: the exits tried, in rising order.
+        criterion: what is compared with the thresholds.
+        price: accuracy that a run of the classic network costs, for which the thresholds were fitted.
+    """
+
+    price: float = 0.0
+    name = "head_thresholds"
+    fitted = True
+
+
+@dataclass(frozen=True)
 class Predictive(_FromLayer):
     """Predict the exit: jump over the exits that the prediction engine expects to fail (Li et al., AAAI 2023).
 
@@ -210,7 +226,7 @@ class Predictive(_FromLayer):
 
 
 POLICIES: dict[str, type[Policy]] = {
-    kind.name: kind for kind in (Classic, Static, Hierarchical, Placed, Predictive, OptimalStopping)
+    kind.name: kind for kind in (Classic, Static, Hierarchical, Placed, Predictive, HeadThresholds, OptimalStopping)
 }
 
 

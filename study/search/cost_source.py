@@ -25,7 +25,7 @@ from study.errors import UserError
 from study.networks.inference_network import RunnableNetwork
 from study.networks.precisions import Precision
 from study.networks.quantization import int8_execution
-from study.policies.policies import POLICIES
+from study.policies.policies import POLICIES, Hierarchical
 from study.progress import Reporter
 from study.search.traced_network import Frequencies, TracedNetwork
 
@@ -259,5 +259,7 @@ def _smallest_slacks(points: OperatingPointsSpec, levels: LevelCosts) -> list[fl
         "start_layer": [first, last],
         "max_jump": [int(jump.largest), int(jump.smallest)],
     }
-    policies = chain.from_iterable(POLICIES[str(name)].variants(values) for name in points.policy.values)
+    kinds = [POLICIES[str(name)] for name in points.policy.values]
+    # A fitted policy has no settings before it is fitted. Without engine its slack is that of the exits it tries.
+    policies = chain.from_iterable((Hierarchical if kind.fitted else kind).variants(values) for kind in kinds)
     return [smallest_slack(levels, policy, exits) for policy in policies]

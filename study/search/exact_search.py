@@ -14,11 +14,14 @@ from results.pareto import non_dominated
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.arrays import Floats
+from study.costs.costs import Measure
 from study.costs.model.dvfs import smallest_slack
 from study.errors import UserError
 from study.fronts.exact import Limits, front_of_sweeps
+from study.fronts.priced_paths import PRICES
 from study.fronts.sweep import Sweep
 from study.policies.base import Policy
+from study.policies.criteria import Criterion
 from study.policies.policies import POLICIES
 from study.policies.replay import Walk
 from study.policies.thresholds import Statistic
@@ -50,9 +53,9 @@ def uncovered(spec: OperatingPointsSpec) -> Uncovered | None:
         return Uncovered("beta", "per_exit has one dimension for each exit", "operating_points.beta=auto")
     kinds = _kinds(spec)
     for kind in kinds:
-        if "beta" in kind.settings() and not kind.has_compiled_form():
+        if _is_swept(kind) and not kind.has_compiled_form():
             return Uncovered("policy", f"{kind.name} has no compiled form", "operating_points.policy=predictive")
-    if spec.placements == "auto" and any("exits" in kind.settings() for kind in kinds):
+    if spec.placements == "auto" and any("exits" in kind.settings() and not kind.fitted for kind in kinds):
         remedy = "'operating_points.placements=[[4, 8]]', or another policy"
         return Uncovered("placements", "auto has two to the power of the number of exits", remedy)
     for key, names in (("objectives", spec.objectives), ("constraints", spec.constraints.limits)):
@@ -163,9 +166,14 @@ def _swept_policies(spec: OperatingPointsSpec) -> Iterator[tuple[Policy, Sequenc
         "overshoot": spec.overshoot.values,
     }
     for kind in _kinds(spec):
-        if "beta" in kind.settings():
+        if _is_swept(kind):
             for policy in kind.variants(values):
                 yield policy, statistics if policy.compares_thresholds else (None,)
+
+
+def _is_swept(kind: type[Policy]) -> bool:
+    """Whether a sweep over beta gives the points of a policy."""
+    return "beta" in kind.settings() and not kind.fitted
 
 
 def _kinds(spec: OperatingPointsSpec) -> list[type[Policy]]:
@@ -233,21 +241,58 @@ def _values_under_rule(network: TracedNetwork, dvfs: str, measures: Sequence[str
 def _fixed_points(
     spec: OperatingPointsSpec, networks: Sequence[TracedNetwork], reference_accuracy: float
 ) -> tuple[list[OperatingPoint], Floats]:
-    """The points of policies without a beta that keep the constraints, and their values ``[P, M]``."""
+    """The points of policies without a sweep that keep the constraints, and their values ``[P, M]``."""
     points, values = [], []
     costs = [name for name in spec.objectives if name != "accuracy"]
-    kinds = sorted((kind for kind in _kinds(spec) if "beta" not in kind.settings()), key=list(POLICIES.values()).index)
+    kinds = sorted((kind for kind in _kinds(spec) if not _is_swept(kind)), key=list(POLICIES.values()).index)
     for network, dvfs in product(networks, cast(Sequence[str], spec.dvfs.values)):
         every_exit = {"exit": range(1, network.exit_count + 1)}
-        for policy in chain.from_iterable(kind.variants(every_exit) for kind in kinds):
+        counted = ((None, one) for kind in kinds if not kind.fitted for one in kind.variants(every_exit))
+        for statistic, policy in chain(counted, _fitted_policies(spec, network, kinds)):
             if not is_possible(spec, network, policy, dvfs):
                 continue
-            point = OperatingPoint(network, None, policy, dvfs=dvfs)
+            point = OperatingPoint(network, statistic, policy, dvfs=dvfs)
             judged = judge(point, spec.constraints.limits, reference_accuracy)
             if judged["feasible"]:
                 points.append(point)
                 values.append([known_value(judged, name) for name in ("accuracy", *costs)])
     return points, np.array(values, dtype=np.float64).reshape(-1, 1 + len(costs))
+
+
+def _fitted_policies(
+    spec: OperatingPointsSpec, network: TracedNetwork, kinds: Sequence[type[Policy]]
+) -> Iterator[tuple[Statistic | None, Policy]]:
+    """Every fitted policy of the space at every price of :func:`prices_of`, with the statistic of its thresholds."""
+    for kind in (kind for kind in kinds if kind.fitted):
+        own = cast(Sequence[Criterion], spec.criterion.values) if "criterion" in kind.settings() else (kind.criterion,)
+        for criterion in own:
+            statistics = cast(Sequence[Statistic], spec.statistic.values) if criterion == "logit" else (None,)
+            for statistic in statistics if criterion != "patience" else ():
+                for policy in fitted_policies(spec, network, kind, criterion, statistic, prices_of(spec)):
+                    yield statistic, policy
+
+
+def prices_of(spec: OperatingPointsSpec) -> Sequence[float]:
+    """The prices of an exact front: the values of the space, or 41 prices spread evenly over its range."""
+    if not isinstance(spec.price, Choice):
+        return PRICES
+    if not spec.price.is_range:
+        return [float(cast(float, price)) for price in spec.price.values]
+    spread = np.geomspace if spec.price.log else np.linspace
+    return [float(price) for price in spread(spec.price.low, spec.price.high, len(PRICES))]
+
+
+def fitted_policies(
+    spec: OperatingPointsSpec,
+    network: TracedNetwork,
+    kind: type[Policy],
+    criterion: Criterion,
+    statistic: Statistic | None,
+    prices: Sequence[float],
+) -> Sequence[Policy]:
+    """Policies fitted to the network's calibration split. The first objective that is a cost has the price."""
+    measure = next((MEASURES[name] for name in spec.objectives if name in MEASURES), "flops")
+    return network.fitted(kind, prices, criterion=criterion, statistic=statistic, measure=cast(Measure, measure))
 
 
 def check_covered(spec: OperatingPointsSpec) -> None:

@@ -89,7 +89,7 @@ class OperatingPoint:
         Raises:
             UserError: ``deadline`` cannot keep its deadline within the slack.
         """
-        network, costs = self.network, self.network.costs
+        network, costs = self.network, self.network.costs_of(self.policy)
         trace = network.trace(self.statistic, split)
         counted = tally(trace, self.policy)
         energy = costs.mean(counted, "energy") if costs.holds("energy") else None

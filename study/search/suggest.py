@@ -11,10 +11,12 @@ import optuna
 from search_spaces.choices import Choice
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
-from study.policies.base import Betas
+from study.fronts.priced_paths import PRICES
+from study.policies.base import Betas, Policy
 from study.policies.criteria import Criterion
-from study.policies.policies import POLICIES
+from study.policies.policies import POLICIES, Classic
 from study.policies.thresholds import Statistic
+from study.search.exact_search import fitted_policies
 from study.search.operating_point import OperatingPoint
 from study.search.traced_network import TracedNetwork, find_network
 
@@ -46,6 +48,9 @@ def suggest(
         if statistic not in get_args(Statistic):
             raise UserError(f"threshold statistic {statistic!r} is unknown: use mean_logit or mean_max")
     quantile = None
+    if kind.fitted:
+        policy = _suggest_fitted(trial, spec, network, kind, criterion, statistic)
+        return OperatingPoint(network, statistic, policy, None, dvfs)
     if "beta" in own:
         settings["beta"], quantile = _suggest_beta(trial, spec, network, statistic, criterion, depth)
     others: Mapping[str, Callable[[], object]] = {
@@ -58,6 +63,25 @@ def suggest(
     policy = kind.from_settings(settings | {name: others[name]() for name in own if name in others})
     policy.first_exit(exits)
     return OperatingPoint(network, statistic, policy, quantile, dvfs)
+
+
+def _suggest_fitted(
+    trial: optuna.trial.BaseTrial,
+    spec: OperatingPointsSpec,
+    network: TracedNetwork,
+    kind: type[Policy],
+    criterion: Criterion,
+    statistic: Statistic | None,
+) -> Policy:
+    """A policy fitted to the network's calibration split at a suggested price."""
+    if criterion == "patience":
+        raise UserError(f"{kind.name}: thresholds cannot be fitted to patience, which depends on the exits tried")
+    if isinstance(spec.price, Choice):
+        price = float(_suggest(trial, "price", spec.price))
+    else:
+        price = trial.suggest_float("price", PRICES[0], PRICES[-1], log=True)
+    found = fitted_policies(spec, network, kind, criterion, statistic, [price])
+    return found[0] if found else Classic()
 
 
 def _suggest_start_layer(trial: optuna.trial.BaseTrial, spec: OperatingPointsSpec, exits: int, depth: str) -> int:

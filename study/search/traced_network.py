@@ -11,11 +11,12 @@ import numpy as np
 from results.summary import reference_position
 from study.arrays import Floats
 from study.checkpoints.description import WeightsId
-from study.costs.costs import Costs
+from study.costs.costs import Costs, Measure
 from study.costs.flops import NetworkWork
 from study.costs.memory import Memory
 from study.costs.model.dvfs import LevelCosts, Rule, Simulated, simulate
 from study.errors import UserError
+from study.fronts.fitted_policies import FITTERS, Fit
 from study.networks.precisions import Precision
 from study.policies.base import Policy
 from study.policies.criteria import Criterion
@@ -54,6 +55,7 @@ class TracedNetwork:
     """None where frequency scaling is not simulated."""
     _traces: dict[object, Trace] = field(default_factory=dict, init=False, repr=False, compare=False)
     _scores: dict[object, list[Floats]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _fits: dict[object, Fit] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def trial_id(self) -> str:
@@ -102,6 +104,30 @@ class TracedNetwork:
             thresholds = thresholds_from_logits(self.calibration.logits, statistic)
             self._traces[key] = Trace(split.logits, split.labels, thresholds)
         return self._traces[key]
+
+    def fitted(
+        self,
+        kind: type[Policy],
+        prices: Sequence[float],
+        *,
+        criterion: Criterion,
+        statistic: Statistic | None = None,
+        measure: Measure = "flops",
+    ) -> Sequence[Policy]:
+        """Policies of a fitted kind, one for each price, from the calibration split.
+
+        Raises:
+            UserError: the costs do not hold the measure.
+        """
+        key = kind, criterion, statistic, measure
+        if key not in self._fits:
+            calibration = self.trace(statistic, self.calibration)
+            self._fits[key] = FITTERS[kind.name](calibration, self.costs, criterion, measure)
+        return self._fits[key](prices)
+
+    def costs_of(self, policy: Policy) -> Costs:
+        """The costs of the network's parts under a policy: each head with the operations of the policy's decision."""
+        return self.costs.with_decisions(policy.decision_flops(self.validation.logits.shape[2]))
 
     @cached_property
     def cut_energies(self) -> Floats:
