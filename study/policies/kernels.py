@@ -9,6 +9,7 @@ Exits are numbered from 1 to E, and E + 1 is the classifier. Arrays over exits h
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +19,21 @@ import numba
 import numpy as np
 from platformdirs import user_cache_path
 
+_STUDY = Path(__file__).parents[1]
+
 
 def _cache_folder() -> str | None:
     """The folder of compiled code: NUMBA_CACHE_DIR, else the user's cache folder; None where it cannot be written.
 
     numba's default is a folder beside this file. There the compiled code would outlive an uninstallation of the
     package, and the folder that stays would hide an editable installation from Python.
+
+    Each version of the loops has a folder of its own. Compiled code names the types of its arguments by their modules,
+    and numba looks only at the file of the loop itself: after a type has moved, old code could not be read.
     """
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("predictive-exit") / "numba")
+    sources = sorted(file for room in ("policies", "fronts") for file in (_STUDY / room).glob("*.py"))
+    version = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("predictive-exit") / "numba") / version
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
