@@ -8,7 +8,7 @@ from typing import cast, get_args
 import numpy as np
 import torch
 
-from results.parts import of_data, part_count, read_or_empty
+from results.parts import of_data, part_count, read_or_empty, rows_of
 from results.storage.paths import Location
 from search_spaces.spec import DataSpec, OperatingPointsSpec, StudySpec, validate_space
 from study.checkpoints.description import WeightsId
@@ -24,6 +24,7 @@ from study.networks.precisions import Precision
 from study.networks.settings import NetworkSettings
 from study.run.folder import STUDY_FILE, stored_study_file
 from study.search.cost_source import MEASURED, with_frequencies
+from study.search.smaller import Backbone
 from study.search.traced_network import TracedNetwork
 from study.storage.publish import safe_name
 from study.storage.strict_json import parse_json
@@ -87,7 +88,8 @@ def stored_networks(
                 "give `run` again, which computes it"
             )
         if needs_work and weights not in works:
-            works[weights] = _work(folder, study.data, splits["validation"])
+            classes = splits["validation"].read().logits.shape[2]
+            works[weights] = _work(folder, study.data, weights.trial_id, classes)
         if device is None or same_costs:
             name = f"{weights.file_stem}-{precision}-batch{points.batch_size}.json"
             costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
@@ -124,20 +126,17 @@ def _newest(
     return dict(sorted(found.items()))
 
 
-def _work(folder: Location, data: DataSpec, trace: StoredTrace) -> NetworkWork:
-    """What the network of a trace consists of, from the settings in the table ``trials``.
+def _work(folder: Location, data: DataSpec, trial_id: str, classes: int) -> NetworkWork:
+    """What the network of a trial consists of, from the settings in the table ``trials``.
 
     Raises:
         UserError: they are not there, or are of no network that this program builds.
     """
     where = folder / "tables" / "trials"
     trials = read_or_empty(where.parent, "trials")
-    rows = trials[trials["trial_id"] == trace.weights.trial_id]
+    rows = trials[trials["trial_id"] == trial_id]
     if rows.empty:
-        raise UserError(
-            f"{where} does not tell what network {trace.weights.trial_id} is, which memory and other costs depend on"
-        )
-    classes = trace.read().logits.shape[2]
+        raise UserError(f"{where} does not tell what network {trial_id} is, which memory and other costs depend on")
     try:
         # A copy to share does not know the folder of its images.
         asked, usual = data.model_dump(), DATASETS[rows["data"].iloc[0]]
@@ -150,10 +149,41 @@ def _work(folder: Location, data: DataSpec, trace: StoredTrace) -> NetworkWork:
                 channels=asked["channels"] or usual.channels,
             )
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{where}: the settings of {trace.weights.trial_id} are of no network known here: {error}"
-        ) from None
+        raise UserError(f"{where}: the settings of {trial_id} are of no network known here: {error}") from None
     return count_work(network)
+
+
+def stored_backbones(folder: Location, points: OperatingPointsSpec, data: str | None = None) -> list[Backbone]:
+    """The networks without exits that phase 1 trained, the most accurate of each architecture and width.
+
+    Their costs are counted, and modelled where the costs of the study are modelled. The list is empty where all
+    networks have the same architecture and width: then none is smaller than another.
+
+    Raises:
+        UserError: the settings of a network are of no network known here.
+    """
+    trials = of_data(read_or_empty(folder / "tables", "trials"), data)
+    trained = trials[(trials["phase"] == "backbones") & trials["classifier_accuracy"].notna()]
+    best = trained.sort_values("classifier_accuracy", ascending=False).drop_duplicates(["backbone", "width"])
+    if len(best) < 2:
+        return []
+    own = set(trials["trial_id"])
+    trace = next((one for one in stored_traces(folder / "traces") if one.weights.trial_id in own), None)
+    if trace is None:
+        return []  # without a trace the number of classes is not known
+    study, classes = stored_study(folder).data, trace.read().logits.shape[2]
+    device = None if points.costs == MEASURED else load_device(points.costs)
+    found = []
+    for row in rows_of(best):
+        work = _work(folder, study, row["trial_id"], classes)
+        try:
+            costs = device.costs(work, precision="fp32", batch_size=points.batch_size) if device else None
+        except UserError:
+            costs = None  # the device has no fp32
+        costs = costs or Costs(segment_flops=work.segment_flops, head_flops=work.head_flops)
+        name = f"{row['backbone']} x {row['width']:g}"
+        found.append(Backbone(row["trial_id"], name, row["classifier_accuracy"], costs))
+    return found
 
 
 def _stored_costs(path: Location, *, measured: bool) -> Costs:

@@ -98,5 +98,5 @@ def refused(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def know_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reader find the work of networks that have no checkpoints."""
-    works = {one.weights: with_work(one).work for one in FOUR}
-    monkeypatch.setattr(stored, "_work", lambda folder, study, trace: works[trace.weights])
+    works = {one.trial_id: with_work(one).work for one in FOUR}
+    monkeypatch.setattr(stored, "_work", lambda folder, study, trial_id, classes: works[trial_id])
