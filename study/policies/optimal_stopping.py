@@ -42,7 +42,7 @@ class ExitTable:
     def __post_init__(self) -> None:
         bounds = np.asarray(self.bounds, dtype=np.float64)
         if not (np.isfinite(bounds).all() and (np.diff(bounds) > 0).all()):
-            raise UserError(f"optimal_stopping: bounds are {list(self.bounds)}, but must be rising numbers")
+            raise UserError(f"optimal_stopping: bounds are {short(list(self.bounds))}, but must be rising numbers")
         if len(self.actions) != len(self.bounds) + 1:
             raise UserError(
                 f"optimal_stopping: {len(self.actions)} actions for {len(self.bounds)} bounds: one more is needed"
@@ -80,7 +80,10 @@ class OptimalStopping(Policy):
             raise UserError(f"optimal_stopping: price is {short(self.price)}, but must be a number from 0")
         for exit, table in self.tables.items():
             if any(action != STOP and action <= exit for action in table.actions):
-                raise UserError(f"optimal_stopping: exit {exit} leads to {list(table.actions)}, not to later exits")
+                raise UserError(
+                    f"optimal_stopping: exit {short(exit)} leads to {short(list(table.actions))}, not to later exits"
+                )
+        object.__setattr__(self, "tables", {exit: self.tables[exit] for exit in sorted(self.tables)})
 
     def __hash__(self) -> int:
         return hash((self.first, tuple(self.tables.items()), self.price))
@@ -98,14 +101,14 @@ class OptimalStopping(Policy):
 
     def tables_in_use(self) -> dict[int, ExitTable]:
         """The tables of the exits that a sample can reach, in rising order."""
-        return {exit: self.tables[exit] for exit in sorted(self._reachable & self.tables.keys())}
+        return {exit: table for exit, table in self.tables.items() if exit in self._reachable}
 
     def first_exit(self, exit_count: int) -> int:
         """``first``."""
+        if min(self._reachable) < 1 or not all(1 <= exit <= exit_count for exit in self.tables):
+            raise UserError(f"optimal_stopping: the tables are of another network than one with {exit_count} exits")
         if missing := self._reachable - self.tables.keys() - {exit_count + 1}:
             raise UserError(f"optimal_stopping: exit {min(missing)} of {exit_count} has no table")
-        if min(self._reachable) < 1 or max(self.tables, default=0) > exit_count:
-            raise UserError(f"optimal_stopping: the tables are of another network than one with {exit_count} exits")
         return self.first
 
     def depth(self, exit_count: int) -> int:
@@ -141,20 +144,26 @@ class OptimalStopping(Policy):
         try:
             rule = parse_json(row["rule"])
             tables = {
-                _whole(one["exit"]): ExitTable(
-                    tuple(float(value) for value in one["bounds"]), tuple(_whole(value) for value in one["actions"])
-                )
+                _whole(one["exit"]): ExitTable(tuple(map(_number, one["bounds"])), tuple(map(_whole, one["actions"])))
                 for one in rule["exits"]
             }
+            if len(tables) < len(rule["exits"]):
+                raise ValueError("an exit has two tables")
             return cls(_whole(rule["first"]), tables, float(row["price"]))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UserError(f"column rule: this is no table of optimal_stopping ({short(error, 200)})") from None
 
 
 def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31:
         raise ValueError(f"{short(value)} is no exit")
     return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{short(value)!r} is no bound")
+    return float(value)
 
 
 def ladder(thresholds: Floats, price: float) -> OptimalStopping:

@@ -6,6 +6,7 @@ Written from the formulas alone: nothing of `study` is used but the settings tha
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, fsum, inf, log
+from sys import float_info
 
 import numpy as np
 
@@ -57,10 +58,13 @@ def run_length(answers: list[int]) -> int:
 
 
 def confidence_of(criterion: str, logits) -> float:
-    """max p, 1 - H / ln C, or p_1st - p_2nd; 1 where there is a single class."""
+    """max p, 1 - H / ln C, p_1st - p_2nd, or -ln(1 - (p_1st - p_2nd)); 1 where there is a single class."""
     p = sorted(probabilities(logits), reverse=True)
     if len(p) == 1 or criterion == "max_softmax":
         return p[0]
+    if criterion == "log_margin":
+        unsure = fsum(p[1:]) + p[1]  # 1 - p_1st + p_2nd, without cancellation
+        return max(-log(max(unsure, float_info.min)), 0.0)
     if criterion == "margin":
         return p[0] - p[1]
     assert criterion == "entropy"
