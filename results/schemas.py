@@ -35,7 +35,7 @@ _FIELDS = {
         None,
         "seed threads epochs_done best_epoch epoch point exit number repeat_of start_layer max_jump",
     ),
-    **_fields(pa.int64(), "images", "batch_size samples test_samples"),
+    **_fields(pa.int64(), "images", "batch_size samples test_samples certified_samples"),
     **_fields(pa.bool_(), None, "feasible"),
     **_fields(pa.list_(pa.int64()), None, "exits"),
     **_fields(pa.list_(pa.float64()), None, "betas exit_accuracies"),
@@ -51,7 +51,7 @@ _FIELDS = {
         None,
         """score accuracy classifier_accuracy mean_exit_accuracy classic_accuracy share_stopped accuracy_stopped
         accuracy_all test_accuracy test_accuracy_low test_accuracy_high test_classic_accuracy optimism hypervolume
-        hypervolume_ratio test_hypervolume""",
+        hypervolume_ratio test_hypervolume certified_drop certified_confidence""",
     ),
     **_fields(pa.float64(), "share of the classic network's time", "dvfs_slack dvfs_smallest_slack"),
     **_fields(
@@ -138,7 +138,7 @@ SCHEMAS: Mapping[str, Any] = {
         f"""number search trial_id data {_SETTINGS} {_METRICS} {_CONSTRAINTS} test_samples test_accuracy
         test_accuracy_low test_accuracy_high optimism test_flops test_flops_low test_flops_high test_bitops
         test_energy_joules test_energy_joules_low test_energy_joules_high test_latency_mean_seconds
-        test_latency_p50_seconds test_latency_p99_seconds test_classic_accuracy hypervolume test_hypervolume test_digest
-        provenance"""
+        test_latency_p50_seconds test_latency_p99_seconds test_classic_accuracy certified_drop certified_confidence
+        certified_samples hypervolume test_hypervolume test_digest provenance"""
     ),
 }

@@ -97,6 +97,11 @@ class DataFields:
     validation: Annotated[
         float, Description("share of the training part that validates", above=0, below=1, searched=False)
     ] = 0.1
+    certification: Annotated[
+        float | None,
+        Description("share of the training part that certifies a guarantee", least=0, below=1, searched=False),
+    ] = None
+    """None: 0; in a study with a guarantee a tenth (:class:`search_spaces.spec.StudySpec`)."""
     limit: Annotated[
         int | None, Description("most images of the training part", least=1, most=MOST, searched=False)
     ] = None

@@ -287,6 +287,21 @@ class OperatingPointsSpec(_Section):
         return self
 
 
+class GuaranteeSpec(_Section):
+    """A promise about the points of the front.
+
+    With ``confidence`` over the draw of the images that certify, a certified point loses at most ``accuracy_drop``
+    against the network without exits on new images of the same kind.
+    """
+
+    accuracy_drop: float = Field(0.01, gt=0, lt=1)
+    confidence: float = Field(0.9, gt=0.5, lt=1)
+
+
+CERTIFICATION = 0.1
+"""Share of the training part that certifies a guarantee, where the study file gives no ``data.certification``."""
+
+
 class ResourcesSpec(_Section):
     """The resources of a trial of phase 1, and the devices whose measurements may be used."""
 
@@ -306,6 +321,21 @@ class StudySpec(_Section):
     exits: ExitsSpec = ExitsSpec()
     operating_points: OperatingPointsSpec = OperatingPointsSpec()
     resources: ResourcesSpec = ResourcesSpec()
+    guarantee: GuaranteeSpec | None = None
+
+    @model_validator(mode="after")
+    def _certifiable(self) -> StudySpec:
+        if self.guarantee is not None and self.certification == 0:
+            raise ValueError("guarantee needs images of its own: data.certification must be above 0, or left out")
+        return self
+
+    @property
+    def certification(self) -> float:
+        """The share of the training part that certifies; 0 without a guarantee, unless the file gives another."""
+        data: Any = self.data  # the keys of :class:`DataFields` are added at run time
+        if data.certification is not None:
+            return float(data.certification)
+        return CERTIFICATION if self.guarantee else 0.0
 
     def choices(self, phase: Literal["backbones", "exits"]) -> dict[str, Choice]:
         """The dimensions of a phase, by name."""
@@ -356,7 +386,9 @@ def validate_space(raw: Any, source: str, changes: Sequence[tuple[str, object]] 
         section = raw
         *parents, name = key.split(".")
         for parent in parents:
-            section = section.setdefault(parent, {})
+            if section.get(parent) is None:  # a section that a resolved study leaves out
+                section[parent] = {}
+            section = section[parent]
             if not isinstance(section, dict):
                 raise SpecError(f"{source}: {key}: {parent} is no section")
         section[name] = value

@@ -1,4 +1,4 @@
-"""Load a data set: the three splits of its training part, and, by a function of its own, its test part."""
+"""Load a data set: the splits of its training part, and, by a function of its own, its test part."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indic
 def load_dataset(
     settings: DataSettings, data_root: Path, *, download: bool = False, check_test: bool = False
 ) -> Dataset:
-    """Load the train, calibration and validation splits of a data set.
+    """Load the splits of the training part of a data set: train, calibration, validation, perhaps certification.
 
     Args:
         data_root: folder of data sets.
@@ -39,6 +39,7 @@ def load_dataset(
         part.class_names,
         calibration=settings.calibration,
         validation=settings.validation,
+        certification=settings.certification or 0.0,
         limit=settings.limit,
         seed=settings.seed,
         test_sizes=part.test_sizes,

@@ -104,12 +104,14 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """The three splits that are cut from the training part. The test part is left out on purpose."""
+    """The splits that are cut from the training part. The test part is left out on purpose."""
 
     info: DataInfo
     train: ImageSet
     calibration: ImageSet
     validation: ImageSet
+    certification: ImageSet | None = None
+    """None where the settings give it no share."""
 
 
 def resolve(settings: DataSettings) -> DataSettings:
@@ -125,14 +127,16 @@ def resolve(settings: DataSettings) -> DataSettings:
         settings,
         image_size=facts.image_size if settings.image_size is None else settings.image_size,
         channels=facts.channels if settings.channels is None else settings.channels,
+        certification=0.0 if settings.certification is None else settings.certification,
     )
     where = f"data set {resolved.name!r}"
     if problem := first_problem(resolved):
         raise UserError(f"{where}: {problem}")
-    if resolved.calibration + resolved.validation >= 1:
+    if resolved.calibration + resolved.validation + (resolved.certification or 0.0) >= 1:
+        certified = f", certification {resolved.certification}" if resolved.certification else ""
         raise UserError(
-            f"{where}: calibration {resolved.calibration} and validation {resolved.validation} leave nothing "
-            "to train on: their sum must be below 1"
+            f"{where}: calibration {resolved.calibration} and validation {resolved.validation}{certified} leave "
+            "nothing to train on: their sum must be below 1"
         )
     if resolved.name == "image_folder" and not resolved.folder:
         raise UserError(f"{where}: name the folder of the images with --folder, or as data.folder in the study file")

@@ -2,14 +2,16 @@
 
 The rule, for a class c with n_c of the N images in the training part (after ``limit``):
 
+- Calibration, validation and certification are cut out, in this order. Certification may have the share 0. The images
+  of the other two do not depend on its share.
 - A split with share s takes floor(s n_c) images or one more. The classes with the largest remainders give one more,
   until the split has round(s N) images. The train split has all other images.
 - If round(s N) is at least the number of classes, the split has at least one image of every class. Otherwise some
-  classes are missing in the split. A split without any image is refused.
+  classes are missing in the split. A split without any image is refused, unless its share is 0.
 - The train split has at least one image of every class. A class that is too small is refused by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ from study.errors import UserError
 Indices = npt.NDArray[np.int64]
 
 # The purpose of random numbers is the first word of their seed, so that no two purposes share a stream.
-_LIMIT, _HOLD_OUT, _CALIBRATE, _TEST_LIMIT, _TEST_PART = range(5)
+_LIMIT, _HOLD_OUT, _CALIBRATE, _TEST_LIMIT, _TEST_PART, _CERTIFY = range(6)
 
 TEST_SHARE = 0.2  # of the images, in data sets without a test part of their own
 
@@ -30,20 +32,22 @@ def cut(
     *,
     calibration: float,
     validation: float,
+    certification: float = 0.0,
     limit: int | None,
     seed: int,
     test_sizes: Indices | None = None,
 ) -> dict[str, Indices]:
-    """Cut the training part in three.
+    """Cut the training part in three, or in four.
 
     Args:
         labels: ``[N]``, each in 0..len(class_names)-1.
-        calibration, validation: shares of the images that ``limit`` leaves.
+        calibration, validation, certification: shares of the images that ``limit`` leaves.
         limit: the most images that are used.
         test_sizes: ``[C]``, images of each class that the test part took from the same files, for messages.
 
     Returns:
-        ``train``, ``calibration`` and ``validation`` -> ascending indices into ``labels``.
+        ``train``, ``calibration``, ``validation`` and, where it has a share, ``certification`` -> ascending indices
+        into ``labels``.
 
     Raises:
         UserError: a class or a split would be left without the images that it needs.
@@ -54,17 +58,25 @@ def cut(
             raise UserError(f"limit {limit} is too small for {len(class_names)} classes: each needs an image")
         kept = _sample(labels, len(class_names), limit, (_LIMIT, seed))
     used = labels[kept]
-    calibration_counts, validation_counts = _split_counts(
-        np.bincount(used, minlength=len(class_names)), class_names, calibration, validation, test_sizes
+    shares = {"calibration": calibration, "validation": validation}
+    if certification:
+        shares["certification"] = certification
+    calibration_counts, validation_counts, *others = _split_counts(
+        np.bincount(used, minlength=len(class_names)), class_names, shares, test_sizes
     )
     held_out = _draw(used, calibration_counts + validation_counts, (_HOLD_OUT, seed))
     # The second draw divides the images of the first one, so that the two splits cannot overlap.
     of_held_out = _draw(used[held_out], calibration_counts, (_CALIBRATE, seed))
-    return {
+    splits = {
         "train": np.delete(kept, held_out),
         "calibration": kept[held_out[of_held_out]],
         "validation": kept[np.delete(held_out, of_held_out)],
     }
+    for certification_counts in others:
+        rest = splits["train"]
+        certifying = _draw(labels[rest], certification_counts, (_CERTIFY, seed))
+        splits |= {"train": np.delete(rest, certifying), "certification": rest[certifying]}
+    return splits
 
 
 def limited_test_part(labels: Indices, classes: int, test_limit: int | None) -> Indices:
@@ -100,37 +112,42 @@ def apportion(sizes: Indices, total: int) -> Indices:
 
 
 def _split_counts(
-    sizes: Indices, class_names: Sequence[str], calibration: float, validation: float, test_sizes: Indices | None
-) -> tuple[Indices, Indices]:
-    """Images per class ``[C]`` of the calibration and the validation split, by the rule of this module."""
+    sizes: Indices, class_names: Sequence[str], shares: Mapping[str, float], test_sizes: Indices | None
+) -> list[Indices]:
+    """Images per class ``[C]`` of each split but train, by the rule of this module."""
     images = int(sizes.sum())
-    totals = [_rounded(share * images) for share in (calibration, validation)]
-    if 0 in totals:
-        name, share = ("calibration", calibration) if totals[0] == 0 else ("validation", validation)
-        raise UserError(
-            f"{name} share {share} of {images} images is less than one image: make it {1 / images:.2g} or more"
-        )
-    quotas = np.outer((calibration, validation), sizes)
+    totals = [_rounded(share * images) for share in shares.values()]
+    for (name, share), total in zip(shares.items(), totals, strict=True):
+        if total == 0:
+            raise UserError(
+                f"{name} share {share} of {images} images is less than one image: make it {1 / images:.2g} or more"
+            )
+    quotas = np.outer(list(shares.values()), sizes)
     at_least = [[1 if total >= len(sizes) else 0] for total in totals]
     counts = np.maximum(np.floor(quotas).astype(np.int64), at_least)
     room = sizes - counts.sum(axis=0) - 1  # one image of each class stays in the train split
+    *verbs, last = ("train", "calibrate", "validate", "certify")[: len(shares) + 1]
+    uses = f"{', '.join(verbs)} and {last} on"
     if (room < 0).any():
         smallest = int(np.argmin(room))
         has = "1 image" if sizes[smallest] == 1 else f"{sizes[smallest]} images"
         rest = "" if test_sizes is None else f" ({test_sizes[smallest]} more in the test part)"
+        *others, final = shares
         raise UserError(
-            f"class {class_names[smallest]!r} has {has} to train, calibrate and validate on{rest} "
+            f"class {class_names[smallest]!r} has {has} to {uses}{rest} "
             f"but needs {counts[:, smallest].sum() + 1}: add images, drop the class, "
-            "raise limit, or make calibration and validation smaller"
+            f"raise limit, or make {', '.join(others)} and {final} smaller"
         )
-    first = _hand_out(counts[0], quotas[0], totals[0], room=room)
-    second = _hand_out(counts[1], quotas[1], totals[1], room=room - (first - counts[0]))
-    if not first.any() or not second.any():
+    found = []
+    for count, quota, total in zip(counts, quotas, totals, strict=True):
+        found.append(_hand_out(count, quota, total, room=room))
+        room = room - (found[-1] - count)
+    if not all(split.any() for split in found):
         raise UserError(
-            f"{images} images in {len(sizes)} classes are too few to train, calibrate and validate on: "
-            "each class needs an image to train on, and both other splits need images too"
+            f"{images} images in {len(sizes)} classes are too few to {uses}: "
+            "each class needs an image to train on, and the other splits need images too"
         )
-    return first, second
+    return found
 
 
 def _hand_out(counts: Indices, quota: npt.NDArray[np.float64], total: int, *, room: Indices) -> Indices:

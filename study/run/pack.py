@@ -18,8 +18,9 @@ from results.storage.paths import Location
 from study.errors import UserError
 from study.progress import Reporter
 from study.run.folder import STUDY_FILE, stored_study_file, without_free_keys
-from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
+from study.run.reader import published_costs, stored_logits, stored_networks, stored_study
 from study.run.run import search_networks, write_front
+from study.search.guarantee import certified_points
 from study.search.test_front import front_of
 from study.storage.publish import check_writable
 from study.traces.store import stored_traces, write_trace
@@ -42,7 +43,8 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
     if len(spec.data.names) > 1:
         raise UserError(f"pack: {folder} has several data sets; pack studies of one")
     networks = stored_networks(folder, spec.operating_points, with_memory=True)
-    stored_test_logits(folder, networks)  # refuses what is missing
+    for split in ("test", "certification") if spec.guarantee else ("test",):
+        stored_logits(folder, networks, split)  # refuses what is missing
     searched = {(one.weights, one.precision) for one in networks}
     stored = stored_study_file(folder)
     shared = {**stored, "study": without_free_keys(stored["study"])}  # without the place of the images on this machine
@@ -66,7 +68,7 @@ def search_again(folder: Path, reporter: Reporter) -> None:
         for one in stored_networks(folder, spec.operating_points, with_memory=True)
         for costs in [published_costs(folder, one)]
     ]
-    tests = stored_test_logits(folder, networks)
+    tests = stored_logits(folder, networks, "test")
     data = spec.data.names[0]
     stamp = {"data": data, "provenance": str(read_table(folder / "tables", "trials")["provenance"].iloc[0])}
     points, tables = spec.operating_points, folder / "tables"
@@ -76,4 +78,10 @@ def search_again(folder: Path, reporter: Reporter) -> None:
     search_networks(spec, networks, tables, name="pack", reporter=reporter, stamp=stamp)
     front = front_of(of_data(read_table(tables, "operating_points"), data), points.objectives)
     digest = next(trace.images_digest for trace in stored_traces(folder / "traces") if trace.split == "test")
-    write_front(tables, front, points, networks, tests, digest, stamp)
+    certification = None
+    if spec.guarantee:
+        certifying = stored_logits(folder, networks, "certification")
+        certification = certified_points(
+            front, networks, spec.guarantee, lambda one: certifying[one.weights, one.precision]
+        )
+    write_front(tables, front, points.objectives, networks, tests, digest, stamp, certification)

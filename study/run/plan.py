@@ -18,7 +18,7 @@ from torch import Tensor
 
 from results.storage.paths import Location
 from search_spaces.settings import Mode
-from search_spaces.spec import DataSpec, OperatingPointsSpec, ResourcesSpec, StudySpec
+from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, StudySpec
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.costs.flops import count_work
 from study.costs.model.devices import Device
@@ -88,10 +88,11 @@ class DatasetPlan:
     @property
     def image_counts(self) -> dict[str, int]:
         """The number of classes, and of images of each split."""
-        splits = ("train", "calibration", "validation")
+        names = ("train", "calibration", "validation", "certification")
+        splits = {name: getattr(self.dataset, name) for name in names}
         return {
             "classes": len(self.dataset.info.class_names),
-            **{split: len(getattr(self.dataset, split)) for split in splits},
+            **{name: len(images) for name, images in splits.items() if images is not None},
             "test": self.test_images,
         }
 
@@ -169,7 +170,7 @@ def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials, Dev
     points = spec.operating_points
     with _named(spec.name):
         table = _check_search(points, spec.resources)
-    all_settings = [data_settings(spec.data, name, seed=spec.seed) for name in spec.data.names]
+    all_settings = [data_settings(spec, name) for name in spec.data.names]
     trials = draw_trials(spec)
     backbones = trials.backbones.plans
     networks = {plan.network for plan in (*backbones, *trials.exits_on_each(backbones))}
@@ -187,16 +188,16 @@ def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials, Dev
     return all_settings, trials, table
 
 
-def data_settings(data: DataSpec, name: str, *, seed: int) -> DataSettings:
+def data_settings(spec: StudySpec, name: str) -> DataSettings:
     """The resolved settings of one of the data sets of a study.
 
     Raises:
         UserError: the data set is unknown, or a value is not allowed.
     """
-    asked = {**data.model_dump(), "name": name}
-    if len(data.names) > 1 and name != "image_folder":
+    asked = {**spec.data.model_dump(), "name": name, "certification": spec.certification}
+    if len(spec.data.names) > 1 and name != "image_folder":
         asked["folder"] = None  # the folder is that of image_folder
-    return resolve(DataSettings(seed=seed, **asked))
+    return resolve(DataSettings(seed=spec.seed, **asked))
 
 
 def resolve_precision(

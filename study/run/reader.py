@@ -201,15 +201,23 @@ def stored_test_logits(
     folder: Location, networks: Sequence[TracedNetwork]
 ) -> dict[tuple[WeightsId, Precision], SplitLogits]:
     """The test traces of some networks, by weights and precision; a missing one is a ``UserError``."""
+    return stored_logits(folder, networks, "test")
+
+
+def stored_logits(
+    folder: Location, networks: Sequence[TracedNetwork], split: str
+) -> dict[tuple[WeightsId, Precision], SplitLogits]:
+    """The traces of some networks on a split, by weights and precision; a missing one is a ``UserError``."""
     found: dict[tuple[WeightsId, Precision], SplitLogits] = {}
     wanted = {(one.weights, one.precision) for one in networks}
     for trace in sorted(stored_traces(folder / "traces"), key=lambda one: one.written):
         key = trace.weights, cast(Precision, trace.precision)
-        if trace.split == "test" and key in wanted:
+        if trace.split == split and key in wanted:
             found[key] = trace.read()
     for weights, precision in sorted(wanted - set(found)):
         raise UserError(
-            f"{folder / 'traces'} holds no test trace of {weights} at {precision}: give `run` again, which computes it"
+            f"{folder / 'traces'} holds no {split} trace of {weights} at {precision}: "
+            "give `run` again, which computes it"
         )
     return found
 

@@ -38,6 +38,7 @@ from study.run.phase_1 import adopt_pretrained, run_phase, write_trials
 from study.run.plan import DatasetPlan, RunContext, StudyPlan, images_line, make_plan
 from study.run.trials import PhaseTrials
 from study.search.cost_source import price, with_frequencies
+from study.search.guarantee import Certification, certified_points
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows, why_no_front
 from study.search.traced_network import TracedNetwork
@@ -302,6 +303,7 @@ def finish(run: DatasetRun, traced: Sequence[TracedNetwork], points: pd.DataFram
     if front.empty:
         _write(where.tables, "exits", [row for network in traced for row in network_exit_rows(network)], run.stamp)
         raise UserError(f"{run.plan.spec.name}: {why_no_front(points)}")
+    certification = _certify(run, traced, front)
     where.reporter.line(f"test: {len(front)} points of the front")
     test_set = load_test_set(settings, where.data_root, download=where.download)
     # Those without a point on the front too: `compare` reports what else could have been made of them.
@@ -309,25 +311,44 @@ def finish(run: DatasetRun, traced: Sequence[TracedNetwork], points: pd.DataFram
     test = NamedImages(images=test_set, digest=test_set.digest)
     logits = trace_networks(networks, {"test": test}, run.traces, run.executor, where.reporter)
     tests = {network: logits[network, "test"] for network in networks}
-    write_front(where.tables, front, run.plan.spec.operating_points, traced, tests, test.digest, run.stamp)
+    objectives = run.plan.spec.operating_points.objectives
+    write_front(where.tables, front, objectives, traced, tests, test.digest, run.stamp, certification)
+
+
+def _certify(run: DatasetRun, traced: Sequence[TracedNetwork], front: pd.DataFrame) -> Certification | None:
+    """Certify points of a front where the study asks for a guarantee. The images are traced only now, after the
+    choices of both phases."""
+    spec, images = run.plan.spec, run.data.dataset.certification
+    if spec.guarantee is None:
+        return None
+    assert images is not None, "a study with a guarantee has a certification split"
+    splits = {"certification": NamedImages(images=images, digest=run.data.dataset.info.digest)}
+    networks: list[Network] = [(one.weights, one.precision) for one in traced]
+    logits = trace_networks(networks, splits, run.traces, run.executor, run.where.reporter)
+    found = certified_points(
+        front, traced, spec.guarantee, lambda one: logits[(one.weights, one.precision), "certification"]
+    )
+    run.where.reporter.line(found.sentence())
+    return found
 
 
 def write_front(
     tables: Location,
     front: pd.DataFrame,
-    points: OperatingPointsSpec,
+    objectives: Sequence[str],
     networks: Sequence[TracedNetwork],
     tests: Mapping[Network, SplitLogits],
     digest: str,
     stamp: Mapping[str, str],
+    certification: Certification | None,
 ) -> None:
     """Evaluate a front on the test traces, and write the tables ``exits`` and ``front``.
 
     ``stamp`` has the columns that all rows share; its ``data`` names the part.
     """
-    rows, exit_rows = front_on_test(
-        front, networks, points.objectives, lambda one: tests[one.weights, one.precision], digest
-    )
+    rows, exit_rows = front_on_test(front, networks, objectives, lambda one: tests[one.weights, one.precision], digest)
+    if certification is not None:
+        rows = [{**row, **certification.columns(position)} for position, row in enumerate(rows)]
     own_exit_rows = [row for network in networks for row in network_exit_rows(network)]
     _write(tables, "exits", own_exit_rows + exit_rows, stamp)
     _write(tables, "front", rows, stamp)

@@ -49,6 +49,8 @@ def test_resolve_fills_in_defaults_once(name: str, image_size: int, channels: in
         ({"validation": 1.5}, "validation"),
         ({"validation": "0.1"}, "validation"),
         ({"calibration": 0.5, "validation": 0.5}, "sum must be below 1"),
+        ({"calibration": 0.4, "validation": 0.4, "certification": 0.2}, "certification 0.2 leave nothing"),
+        ({"certification": -0.1}, "certification"),
         ({"limit": 0}, "limit"),
         ({"test_limit": -1}, "test_limit"),
         ({"seed": -1}, "seed"),
@@ -143,6 +145,34 @@ def test_the_cut_never_changes_between_versions() -> None:
     }
 
 
+@pytest.mark.parametrize("limit", [None, 90])
+def test_a_certification_split_takes_images_from_the_train_split_alone(limit: int | None) -> None:
+    labels = labels_of([60, 30, 10])
+
+    def cut_with(share: float) -> dict[str, np.ndarray]:
+        return cut(labels, "abc", calibration=0.1, validation=0.2, certification=share, limit=limit, seed=3)
+
+    without, with_it = cut_with(0.0), cut_with(0.2)
+    assert "certification" not in without
+    for name in ("calibration", "validation"):
+        assert np.array_equal(without[name], with_it[name])
+    assert np.array_equal(np.union1d(with_it["train"], with_it["certification"]), without["train"])
+    images = limit or 100
+    assert len(with_it["certification"]) == images / 5
+    counts = np.bincount(labels[with_it["certification"]])
+    assert (np.abs(counts - images / 500 * np.array([60, 30, 10])) <= 1).all()
+    assert np.array_equal(cut_with(0.2)["certification"], with_it["certification"])
+
+
+def test_a_certification_split_without_room_is_refused() -> None:
+    sizes = labels_of([40, 3])
+    with pytest.raises(UserError) as error:
+        cut(sizes, ("cat", "dog"), calibration=0.1, validation=0.1, certification=0.1, limit=None, seed=0)
+    assert "'dog' has 3 images to train, calibrate, validate and certify on but needs 4" in one_line(error)
+    with pytest.raises(UserError, match=r"certification share 0.001 of 43 images"):
+        cut(sizes, ("cat", "dog"), calibration=0.1, validation=0.1, certification=0.001, limit=None, seed=0)
+
+
 def test_a_class_that_is_too_small_is_named() -> None:
     with pytest.raises(UserError) as error:
         cut(labels_of([40, 2]), ("cat", "dog"), calibration=0.1, validation=0.1, limit=None, seed=0)
@@ -214,6 +244,7 @@ def test_digest_follows_what_decides_the_pixels() -> None:
         {"channels": 3},
         {"limit": 190},
         {"calibration": 0.2},
+        {"certification": 0.1},
     ]
     others = {load_dataset(replace(plain, **change), NOWHERE).info.digest for change in changes}
     assert len(others | {digest}) == len(changes) + 1

@@ -1,0 +1,240 @@
+"""Guarantees: the path from safe to cheap, what is certified on it, and whole studies with a guarantee."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.studies import run_context, tiny_study
+
+from results.parts import read_table, rows_of
+from results.schemas import SCHEMAS
+from search_spaces import SpecError
+from search_spaces.spec import GuaranteeSpec, StudySpec, parse_space, validate_space
+from study.data.loading import load_dataset
+from study.errors import UserError
+from study.progress import Reporter
+from study.run import run as study_run
+from study.run.plan import RunContext, resolve_names
+from study.run.run import run_study
+from study.search.betting_bound import drop_bound
+from study.search.cross_fit import classic_right
+from study.search.guarantee import certified_points, random_halves, right_answers, safe_to_cheap
+from study.search.operating_point import point_of
+from study.search.traced_network import reference_network
+from study.traces.trace import SplitLogits
+
+# The path
+
+
+def front(accuracies: list[float], flops: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"accuracy": accuracies, "flops": flops})
+
+
+def test_the_path_goes_from_safe_to_cheap_and_ends_at_twice_the_limit() -> None:
+    points = front([0.885, 0.91, 0.88, 0.90, 0.86, 0.895], [2.0, 9.0, 1.0, 6.0, 0.5, 7.0])
+    assert safe_to_cheap(points, 0.9, 0.01) == (1, 3, 0, 2), "dearer and worse, or beyond twice the limit"
+    assert safe_to_cheap(points, 0.95, 0.01) == ()
+
+
+def test_a_long_path_keeps_its_ends_and_about_forty_points() -> None:
+    order = np.random.default_rng(3).permutation(500)
+    points = front((0.9 - order * 2e-5).tolist(), (500.0 - order).tolist())
+    path = safe_to_cheap(points, 0.9, 0.01)
+    assert len(path) == 40 and order[path[0]] == 0 and order[path[-1]] == 499
+    assert (np.diff(order[list(path)]) > 0).all()
+
+
+def test_two_halves_are_random_and_hold_every_image_once() -> None:
+    labels = np.arange(101)
+    split = SplitLogits(np.zeros((101, 2, 3), dtype=np.float32), labels, None)
+    first, second = random_halves(split)
+    assert (len(first.labels), len(second.labels)) == (50, 51)
+    assert np.array_equal(np.union1d(first.labels, second.labels), labels)
+    assert 30 < first.labels.mean() < 70
+
+
+# Study files
+
+
+def test_a_guarantee_is_part_of_a_study_file() -> None:
+    spec = parse_space("name: x\nguarantee: {}", "x")
+    assert spec.guarantee == GuaranteeSpec(accuracy_drop=0.01, confidence=0.9) and spec.certification == 0.1
+    assert validate_space(spec.plain(), "again") == spec
+    assert parse_space("name: x", "x").certification == 0
+    asked = parse_space("name: x\ndata: {certification: 0.2}", "x", [("guarantee.confidence", 0.8)])
+    assert asked.guarantee == GuaranteeSpec(confidence=0.8) and asked.certification == 0.2
+    again = validate_space(parse_space("name: x", "x").plain(), "x", [("guarantee.accuracy_drop", 0.02)])
+    assert again.guarantee == GuaranteeSpec(accuracy_drop=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("guarantee: {accuracy_drop: 0}", r"guarantee\.accuracy_drop: .*0"),
+        ("guarantee: {accuracy_drop: 1}", r"guarantee\.accuracy_drop: .*1"),
+        ("guarantee: {confidence: 0.5}", r"guarantee\.confidence: .*0\.5"),
+        ("guarantee: {confidence: .nan}", r"guarantee\.confidence: "),
+        ("guarantee: 0.01", r"guarantee: "),
+        ("guarantee: yes", r"guarantee: "),
+        ("guarantee: {drop: 0.01}", r"guarantee\.drop: unknown key"),
+        ("guarantee: {}\ndata: {certification: 0}", "data.certification must be above 0"),
+        ("data: {certification: 1}", r"data\.certification: must be"),
+    ],
+)
+def test_mistakes_in_a_guarantee_are_told(text: str, expected: str) -> None:
+    with pytest.raises(SpecError, match=expected):
+        parse_space(f"name: x\n{text}", "x")
+
+
+def test_studies_without_a_guarantee_keep_their_images_and_the_names_of_their_trials() -> None:
+    (settings,), trials, *_ = resolve_names(tiny_study())
+    dataset = load_dataset(settings, Path("digits need no files"))
+    assert dataset.certification is None
+    assert dataset.info.digest == "25e8bb92b922360fa3aca6ac7721b5b6773a26fb6e42c929be372615f4524c53"
+    names = [plan.trial_id for plan in trials.backbones_on(dataset.info.digest)]
+    assert names == ["11dfd80bfb9c", "b0950658b0c9", "732fb4cfa08d"]
+
+
+# Whole studies
+
+POINTS = {"trials": 20, "networks": 1, "policy": ["predictive", "static"]}
+SMALL = {
+    "data": {"certification": 0.2},
+    "backbones": {"trials": 1, "epochs": 4, "learning_rate": 0.01, "scheduler": {"kind": "none"}},
+    "exits": {"trials": 1, "head": "conv"},
+    "operating_points": POINTS,
+}
+CERTIFIED = ["certified_drop", "certified_confidence", "certified_samples"]
+
+
+def asking(drop: float, confidence: float = 0.6, **points: Any) -> StudySpec:
+    return tiny_study(
+        **{**SMALL, "operating_points": {**POINTS, **points}},
+        guarantee={"accuracy_drop": drop, "confidence": confidence},
+    )
+
+
+class Lines(Reporter):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def run(spec: StudySpec, folder: Path, *, extend: bool = False) -> list[str]:
+    reporter = Lines()
+    context = run_context(folder)
+    run_study(
+        spec, RunContext(folder=folder, data_root=context.data_root, local=True, reporter=reporter), extend=extend
+    )
+    return [line for line in reporter.lines if line.startswith("guarantee")]
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certified") / "tiny"
+    (line,) = run(asking(0.3), folder)
+    assert "at most 30 points lost on new images, with 60 % confidence" in line and "certified on 48 images" in line
+    return folder
+
+
+def copied(folder: Path, destination: Path, *parts: str) -> Path:
+    for part in parts:
+        shutil.copytree(folder / part, destination / part)
+    return destination
+
+
+def assert_same_front(left: Path, right: Path) -> None:
+    one, other = (read_table(folder / "tables", "front") for folder in (left, right))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_the_columns_follow_from_the_stored_traces(certified: Path) -> None:
+    """The walk again, from the files, point by point."""
+    from study.run.reader import stored_logits, stored_networks, stored_study
+
+    table = read_table(certified / "tables", "front")
+    spec = stored_study(certified)
+    networks = stored_networks(certified, spec.operating_points)
+    images = stored_logits(certified, networks, "certification")
+    (logits,) = images.values()
+    path = safe_to_cheap(table, reference_network(networks).classic_accuracy, 0.3)
+    bounds = [
+        drop_bound(classic_right(logits) - right_answers(point_of(row, networks), logits), 0.6)
+        for row in rows_of(table.iloc[list(path)])
+    ]
+    failed = [place for place, bound in enumerate(bounds) if bound > 0.3]
+    expected = path[: min(failed, default=len(path))]
+    marked = table[CERTIFIED].notna()
+    assert marked["certified_drop"].to_numpy().nonzero()[0].tolist() == sorted(expected) and len(expected)
+    assert (marked.all(axis=1) == marked.any(axis=1)).all()
+    row = table.iloc[expected[0]]
+    assert (row["certified_drop"], row["certified_confidence"], row["certified_samples"]) == (0.3, 0.6, 48)
+    found = certified_points(table, networks, GuaranteeSpec(accuracy_drop=0.3, confidence=0.6), lambda one: logits)
+    assert found.positions == expected and found.needed is None
+
+
+def test_the_certification_images_are_traced_after_the_choice(
+    certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(certified, tmp_path / "tiny", "checkpoints")
+    order: list[str] = []
+    search, trace = study_run.search_operating_points, study_run.trace_networks
+
+    def searching(*arguments: Any) -> Any:
+        order.append("search")
+        return search(*arguments)
+
+    def tracing(networks: Any, splits: Any, *arguments: Any) -> Any:
+        order.extend(splits)
+        return trace(networks, splits, *arguments)
+
+    monkeypatch.setattr(study_run, "search_operating_points", searching)
+    monkeypatch.setattr(study_run, "trace_networks", tracing)
+    run(asking(0.3), folder)
+    assert order == ["calibration", "validation", "search", "certification", "test"]
+    assert_same_front(certified, folder)
+
+
+def test_a_study_that_was_killed_before_its_front_ends_the_same(certified: Path, tmp_path: Path) -> None:
+    folder = copied(certified, tmp_path / "tiny", "checkpoints", "traces", "tables")
+    shutil.copy(certified / "study.yaml", folder)
+    shutil.rmtree(folder / "tables" / "front")
+    for trace in (folder / "traces").glob("*-certification-*"):
+        shutil.rmtree(trace)
+    run(asking(0.3), folder)
+    assert_same_front(certified, folder)
+
+
+def test_an_extended_study_certifies_like_the_larger_one(certified: Path, tmp_path: Path) -> None:
+    small = copied(certified, tmp_path / "small", "checkpoints", "traces", "tables")
+    shutil.copy(certified / "study.yaml", small)
+    large = copied(certified, tmp_path / "large", "checkpoints", "traces")
+    run(asking(0.3, trials=30), small, extend=True)
+    run(asking(0.3, trials=30), large)
+    columns = [*SCHEMAS["front"].names]
+    columns.remove("provenance")
+    one, other = (read_table(folder / "tables", "front")[columns] for folder in (small, large))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_too_few_images_are_told_with_the_number_that_would_do(certified: Path, tmp_path: Path) -> None:
+    folder = copied(certified, tmp_path / "tiny", "checkpoints", "traces")
+    (line,) = run(asking(0.01, 0.9), folder)
+    assert line.startswith("guarantee (at most 1 point lost on new images, with 90 % confidence): no point certified")
+    assert "such images would certify it" in line or "would not certify it" in line or "on validation" in line
+    assert read_table(folder / "tables", "front")[CERTIFIED].isna().all().all()
+
+
+def test_another_guarantee_is_another_study(certified: Path) -> None:
+    with pytest.raises(UserError, match=r"guarantee.accuracy_drop is 0.3 there and 0.2 here"):
+        run(asking(0.2), certified, extend=True)
