@@ -81,14 +81,17 @@ def points_table(
 
 
 def policy_text(row: Mapping[str, Any]) -> str:
-    """The policy of an operating point, and its exit criterion if the criterion is not that of the paper."""
-    return row["policy"] if row["criterion"] == "logit" else f"{row['policy']}, {row['criterion']}"
+    """The policy of an operating point, and its exit criterion if it could have another one than the paper's."""
+    own = row["criterion"] == "logit" or row["policy"] == "optimal_stopping"
+    return row["policy"] if own else f"{row['policy']}, {row['criterion']}"
 
 
 def setting_text(row: Mapping[str, Any]) -> str:
     """The settings of an operating point in short; a setting without effect is left out."""
-    parts = [] if row["exits"] is None else [" ".join(["exits", *(str(int(exit)) for exit in row["exits"])])]
-    parts += [form.format(row[name]) for name, form in _SETTINGS.items() if row[name] is not None]
+    fitted = row.get("price") is not None  # the price tells which one; its exits may be many
+    listed = row["exits"] is not None and not fitted
+    parts = [" ".join(["exits", *(str(int(exit)) for exit in row["exits"])])] if listed else []
+    parts += [form.format(row[name]) for name, form in _SETTINGS.items() if row.get(name) is not None]
     return ", ".join(parts if row.get("dvfs") in (None, "none") else [*parts, row["dvfs"]])
 
 

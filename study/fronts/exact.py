@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from results.pareto import non_dominated
 from study.arrays import Booleans, concurrently
@@ -123,14 +125,17 @@ def front_of_sweeps(sweeps: Sequence[Sweep], objectives: Sequence[str], limits: 
         samples = len(sweep.trace.labels)
         for group in changes(sweep, measures):  # most of the time goes to sorting, once for each start layer
             fronts = concurrently(lambda one: _front_of(one, samples, measures, len(wanted), limits), group)  # noqa: B023
-            parts += [part.assign(sweep=place) for part in fronts]
-    table = pd.concat(parts, ignore_index=True).drop_duplicates(subset=["accuracy", *wanted], ignore_index=True)
+            parts += [{**part, "sweep": np.full(len(part["accuracy"]), place)} for part in fronts]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    table = pd.DataFrame(columns).drop_duplicates(subset=["accuracy", *wanted], ignore_index=True)
     on_front = non_dominated(table[["accuracy", *wanted]].to_numpy(), maximize=[True] + [False] * len(wanted))
     front = table[on_front].sort_values([wanted[0], "accuracy"], ignore_index=True)
     return front[["sweep", "start_layer", "beta_low", "beta_high", *objectives]]
 
 
-def _front_of(found: Changes, samples: int, measures: Sequence[str], wanted: int, limits: Limits) -> pd.DataFrame:
+def _front_of(
+    found: Changes, samples: int, measures: Sequence[str], wanted: int, limits: Limits
+) -> dict[str, NDArray[Any]]:
     """The points of one start layer that may belong to the front: all points of the front, and few others."""
     from study.fronts.kernels import keep_promising
 
@@ -139,13 +144,13 @@ def _front_of(found: Changes, samples: int, measures: Sequence[str], wanted: int
     right, costs = np.ascontiguousarray(points.right), np.ascontiguousarray(points.sums[:, :wanted])
     keep_promising(right, costs, samples, _allowed(points, samples, measures, limits), kept)
     columns = {
-        "start_layer": points.start_layer,
+        "start_layer": np.full(int(kept.sum()), points.start_layer),
         "beta_low": points.beta_low[kept],
         "beta_high": points.beta_high[kept],
         "accuracy": points.right[kept] / samples,
     }
     means = points.sums[kept] * points.units / samples
-    return pd.DataFrame(columns | {name: means[:, place] for place, name in enumerate(measures)})
+    return columns | {name: means[:, place] for place, name in enumerate(measures)}
 
 
 def _allowed(points: Points, samples: int, measures: Sequence[str], limits: Limits) -> Booleans:

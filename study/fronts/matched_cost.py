@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
-from study.arrays import Floats
+from study.arrays import Floats, batches
+
+RESAMPLES = 400
+_AT_ONCE = 2**22
+"""Numbers of the arrays in memory at a time."""
 
 
 def matched_costs(costs: Floats, losses: Floats, at: Sequence[float]) -> Floats:
@@ -18,14 +21,65 @@ def matched_costs(costs: Floats, losses: Floats, at: Sequence[float]) -> Floats:
     the curve is linear.
 
     Args:
-        costs: ``[S]``, mean costs of the settings, as shares of the classic network's.
-        losses: ``[S]``, losses of accuracy against the classic network on the same images.
+        costs: ``[..., S]``, mean costs of the settings, as shares of the classic network's.
+        losses: ``[..., S]``, losses of accuracy against the classic network on the same images.
         at: L losses.
 
     Returns:
-        ``[L]``; a loss beyond that of the cheapest setting has the cost of the cheapest setting.
+        ``[..., L]``; a loss beyond that of the cheapest setting has the cost of the cheapest setting.
     """
     order = np.lexsort((-losses, costs))
-    rising_costs = np.append(costs[order], 1.0)
-    falling = isotonic_regression(np.append(losses[order], 0.0), increasing=False).x
-    return np.asarray(np.interp(at, falling[::-1], rising_costs[::-1]))
+    ends = [(0, 0)] * (costs.ndim - 1) + [(0, 1)]
+    rising = np.pad(np.take_along_axis(costs, order, axis=-1), ends, constant_values=1.0)
+    falling = _falling(np.pad(np.take_along_axis(losses, order, axis=-1), ends))
+    places = np.ndindex(costs.shape[:-1])
+    found = [np.interp(at, falling[place][::-1], rising[place][::-1]) for place in places]
+    return np.asarray(found, dtype=np.float64).reshape(*costs.shape[:-1], len(at))
+
+
+def _falling(values: Floats) -> Floats:
+    """``[..., S]``: the least-squares fit that falls along the last axis. O(S^2).
+
+    The fit at i is the least, over all a <= i, of the largest mean of values[a..b] over all b >= i.
+    """
+    size = values.shape[-1]
+    sums = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(axis=-1)], axis=-1)
+    counts = np.arange(1, size + 1) - np.arange(size)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (sums[..., None, 1:] - sums[..., :-1, None]) / counts
+    means[..., counts < 1] = -np.inf
+    largest = np.maximum.accumulate(means[..., ::-1], axis=-1)[..., ::-1]  # [..., a, i]: over all b >= i
+    largest[..., counts < 1] = np.inf
+    fit = largest.min(axis=-2)
+    return np.asarray(np.minimum.accumulate(fit, axis=-1))  # equal numbers may differ in their last bits
+
+
+def resamples(samples: int, count: int = RESAMPLES) -> Floats:
+    """``[R, N]``: how often each image is drawn in each of R bootstrap samples, as shares of N. Always the same."""
+    rng = np.random.default_rng(0)
+    drawn = np.empty((count, samples))
+    for row in drawn:
+        row[:] = np.bincount(rng.integers(samples, size=samples), minlength=samples)
+    drawn /= samples
+    return drawn
+
+
+def bootstrapped_costs(costs: Floats, losses: Floats, at: Sequence[float], weights: Floats) -> Floats:
+    """``[R, L]``: :func:`matched_costs` of R bootstrap samples of the images.
+
+    Args:
+        costs: ``[S, N]``, of each setting and image.
+        losses: ``[S, N]``.
+        at: L losses.
+        weights: ``[R, N]``, of :func:`resamples`.
+    """
+    mean_costs, mean_losses = weights @ costs.T, weights @ losses.T
+    chunk = max(1, _AT_ONCE // (len(costs) + 1) ** 2)
+    parts = (matched_costs(mean_costs[part], mean_losses[part], at) for part in batches(len(weights), chunk))
+    return np.concatenate(list(parts))
+
+
+def middle_95(draws: Floats) -> tuple[Floats, Floats]:
+    """The ends of the middle 95 % of R draws ``[R, L]``."""
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    return low, high

@@ -177,8 +177,9 @@ def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[list[Changes]]:
     """
     layers = np.asarray(sweep.start_layers)
     if sweep.values is not None or sweep.rule.criterion == "patience":
+        list_them = changes_by_walking if sweep.values is not None else _changes_of_patience
         for layer in map(int, layers):
-            yield [changes_by_walking(sweep, measures, layer)]
+            yield [list_them(sweep, measures, layer)]
         return
     from study.fronts.kernels import count_changes, list_changes
 
@@ -212,6 +213,30 @@ def changes(sweep: Sweep, measures: Sequence[str]) -> Iterator[list[Changes]]:
         sums = np.sum(concurrently(write, zip(chunks, places, strict=True)), axis=0)
         parts = {layer: slice(first[layer], first[layer] + totals[layer]) for layer in map(int, group)}
         yield [Changes(layer, sums[layer], betas[part], found[part], units) for layer, part in parts.items()]
+
+
+def _changes_of_patience(sweep: Sweep, measures: Sequence[str], start_layer: int) -> Changes:
+    """The changes of one start layer under ``patience``, whose scores are whole numbers: one change for each number.
+
+    A run of equal answers grows by one at a time. So a sample that needs t equal answers stops at the first exit whose
+    score is t. O(N T) for T exits tried.
+    """
+    trace, policy = sweep.trace, sweep.policy(1.0, start_layer)
+    tried = np.asarray(policy.path(trace.exit_count))
+    runs = table_for(trace, policy).stop[:, tried - 1].astype(np.int64)
+    everyone, count = np.arange(len(runs)), len(tried)
+    stops = np.full((count + 1, len(runs)), count)  # by the score needed: the place in ``tried`` of the stop
+    for place in reversed(range(count)):
+        stops[runs[:, place], everyone] = place
+    parts, units = sweep.part_costs(measures)
+    exits = np.append(tried, trace.exit_count + 1)
+    costs = parts.ends[exits] + np.append(parts.heads[tried], np.zeros_like(parts.heads[:1]), axis=0).cumsum(axis=0)
+    totals = np.empty((count + 1, len(measures) + 1), dtype=np.int64)  # row t - 1: t answers are needed
+    for needed in range(1, count + 2):
+        at = stops[needed] if needed <= count else np.full(len(runs), count)
+        totals[needed - 1, :-1] = np.bincount(at, minlength=count + 1) @ costs
+        totals[needed - 1, -1] = trace.right[everyone, exits[at] - 1].sum()
+    return Changes(start_layer, totals[-1], np.arange(1.0, count + 1), totals[:-1] - totals[1:], units)
 
 
 def changes_by_walking(sweep: Sweep, measures: Sequence[str], start_layer: int) -> Changes:

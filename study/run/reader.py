@@ -171,7 +171,7 @@ def stored_backbones(folder: Location, points: OperatingPointsSpec, data: str | 
     trace = next((one for one in stored_traces(folder / "traces") if one.weights.trial_id in own), None)
     if trace is None:
         return []  # without a trace the number of classes is not known
-    study, classes = stored_study(folder).data, trace.read().logits.shape[2]
+    study, classes, names = stored_study(folder).data, trace.read().logits.shape[2], network_names(folder)
     device = None if points.costs == MEASURED else load_device(points.costs)
     found = []
     for row in rows_of(best):
@@ -181,9 +181,14 @@ def stored_backbones(folder: Location, points: OperatingPointsSpec, data: str | 
         except UserError:
             costs = None  # the device has no fp32
         costs = costs or Costs(segment_flops=work.segment_flops, head_flops=work.head_flops)
-        name = f"{row['backbone']} x {row['width']:g}"
-        found.append(Backbone(row["trial_id"], name, row["classifier_accuracy"], costs))
+        found.append(Backbone(row["trial_id"], names[row["trial_id"]], row["classifier_accuracy"], costs))
     return found
+
+
+def network_names(folder: Location) -> dict[str, str]:
+    """Trial -> architecture and width of its network, as ``vgg19 x 0.25``."""
+    trials = read_or_empty(folder / "tables", "trials").dropna(subset=["backbone", "width"])
+    return {row["trial_id"]: f"{row['backbone']} x {row['width']:g}" for row in rows_of(trials)}
 
 
 def _stored_costs(path: Location, *, measured: bool) -> Costs:

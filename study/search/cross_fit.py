@@ -14,8 +14,9 @@ import numpy as np
 
 from search_spaces.spec import OperatingPointsSpec
 from study.arrays import Floats, Integers
+from study.fronts.matched_cost import bootstrapped_costs, matched_costs
 from study.policies.replay import replay
-from study.search.cheapest import CheapestPoints, Objective, PolicyFamily
+from study.search.cheapest import Objective, PolicyFamily, family_front
 from study.search.operating_point import OperatingPoint
 from study.search.traced_network import TracedNetwork
 from study.traces.trace import SplitLogits
@@ -31,13 +32,19 @@ class Outcome:
     """``[N]``, shares of the reference network's cost."""
 
 
-def outcome(point: OperatingPoint, split: SplitLogits, reference: TracedNetwork, objective: Objective) -> Outcome:
-    """Replay a point on some images of a split. ``reference`` has the same images as its validation split."""
+def outcome(
+    point: OperatingPoint,
+    split: SplitLogits,
+    reference: TracedNetwork,
+    reference_split: SplitLogits,
+    objective: Objective,
+) -> Outcome:
+    """Replay a point on a split; ``reference_split`` holds the reference network's logits of the same images."""
     network = point.network
     walk = replay(network.trace(point.statistic, split), point.policy)
     right = (walk.predictions == split.labels).astype(np.float64)
-    cost = network.costs.per_sample(walk, objective) / reference.costs.classic(objective)
-    return Outcome(classic_right(reference.validation) - right, cost)
+    cost = network.costs_of(point.policy).per_sample(walk, objective) / reference.costs.classic(objective)
+    return Outcome(classic_right(reference_split) - right, cost)
 
 
 def classic_right(split: SplitLogits) -> Floats:
@@ -58,47 +65,49 @@ def cross_fit(
     A family that has no point within a bound on one of the halves is left out there.
     """
     first, second = _halves(len(network.validation.labels))
+    halves = [network.on(_take(network.validation, half)) for half in (first, second)]
+    classic = [_take(reference.validation, half) for half in (first, second)]
     chosen: dict[tuple[PolicyFamily, float], list[Outcome]] = {}
-    for choosing, unseen in ((first, second), (second, first)):
-        own = replace(network, validation=_take(network.validation, choosing))
-        accuracy = float(classic_right(_take(reference.validation, choosing)).mean())
-        others, its_reference = (replace(one, validation=_take(one.validation, unseen)) for one in (network, reference))
-        points = CheapestPoints(spec, own, accuracy, drops, objective)
+    for own, other in ((0, 1), (1, 0)):
+        accuracy, unseen = float(classic_right(classic[own]).mean()), halves[other]
         for family in families:
-            for drop, found in points.choose(family).items():
-                priced = outcome(replace(found, network=others), others.validation, its_reference, objective)
-                chosen.setdefault((family, drop), []).append(priced)
+            front = family_front(spec, halves[own], family, objective, accuracy - max(drops))
+            for drop in drops:
+                found = front.cheapest(accuracy, drop)
+                if found is not None:
+                    moved = replace(found, network=unseen)
+                    priced = outcome(moved, unseen.validation, reference, classic[other], objective)
+                    chosen.setdefault((family, drop), []).append(priced)
     samples = np.concatenate([second, first])
     return {key: _join(outcomes, samples) for key, outcomes in chosen.items() if len(outcomes) == 2}
 
 
 def around(drops: Sequence[float]) -> list[float]:
-    """The bounds, with tighter and looser ones beside each, so that :func:`cheapest_mix` has neighbours to mix."""
+    """The bounds, with tighter and looser ones beside each, so that a curve has points on both sides of each loss."""
     return sorted({share * drop for drop in drops for share in (0.5, 1.0, 1.5)})
 
 
-def cheapest_mix(outcomes: Sequence[Outcome], drop: float) -> Outcome | None:
-    """The cheapest mix of at most two outcomes whose mean loss is at most ``drop``; None where every mix loses more.
+@dataclass(frozen=True, eq=False)
+class MatchedCosts:
+    """The cost of a family at L losses, of all images and of R bootstrap samples of them."""
 
-    A mix uses one point for a share of the images, drawn by chance, and another point for the other images. The mean
-    loss and the mean cost of the mix lie between those of the two points. Families that are mixed to the same loss
-    can be compared by cost.
-    """
-    means = [(float(one.loss.mean()), float(one.cost.mean())) for one in outcomes]
-    best: tuple[float, Outcome] | None = None
-    for (low, cheap), below in zip(means, outcomes, strict=True):
-        if low > drop:
-            continue
-        mixes = [(cheap, below)]
-        for (high, other), above in zip(means, outcomes, strict=True):
-            if high > drop:
-                share = (drop - low) / (high - low)
-                mixed = Outcome(
-                    (1 - share) * below.loss + share * above.loss, (1 - share) * below.cost + share * above.cost
-                )
-                mixes.append(((1 - share) * cheap + share * other, mixed))
-        best = min([*mixes, *([best] if best else [])], key=lambda one: one[0])
-    return best[1] if best else None
+    mean: Floats
+    """``[L]``."""
+    draws: Floats
+    """``[R, L]``."""
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], losses: Sequence[float], weights: Floats) -> MatchedCosts:
+        """The costs of the curve through some outcomes, which have N images each (:mod:`study.fronts.matched_cost`).
+
+        Args:
+            outcomes: of the settings of a family.
+            losses: L losses.
+            weights: ``[R, N]``, of :func:`study.fronts.matched_cost.resamples`.
+        """
+        loss, cost = (np.stack([getattr(one, name) for one in outcomes]) for name in ("loss", "cost"))
+        mean = matched_costs(cost.mean(axis=1), loss.mean(axis=1), losses)
+        return cls(mean, bootstrapped_costs(cost, loss, losses, weights))
 
 
 def _halves(samples: int) -> tuple[Integers, Integers]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -122,8 +122,15 @@ class TracedNetwork:
         key = kind, criterion, statistic, measure
         if key not in self._fits:
             calibration = self.trace(statistic, self.calibration)
-            self._fits[key] = FITTERS[kind.name](calibration, self.costs, criterion, measure)
-        return self._fits[key](prices)
+            fit = FITTERS[kind.name](calibration, self.costs, criterion, measure)
+            self._fits[key] = lru_cache(maxsize=4)(fit)  # a search asks for one price after the other
+        return self._fits[key](tuple(prices))
+
+    def on(self, validation: SplitLogits) -> TracedNetwork:
+        """The network with other validation images. What was fitted to the calibration images is not fitted again."""
+        other = replace(self, validation=validation)
+        object.__setattr__(other, "_fits", self._fits)
+        return other
 
     def costs_of(self, policy: Policy) -> Costs:
         """The costs of the network's parts under a policy: each head with the operations of the policy's decision."""

@@ -28,7 +28,11 @@ def test_without_test_traces_policies_compare_on_validation(folder: Path, capsys
     assert main(["compare", str(folder), *OPTIONS]) == 0
     told = capsys.readouterr().out
     assert "chosen on validation for the least FLOPs, reported on validation" in told and "test" not in told
-    assert "hierarchical, margin" in told and "12.5 points lost on images that did not choose: least FLOPs by" in told
+    assert (
+        "hierarchical, margin" in told
+        and "how well the confidence of an exit ranks" in told
+        and "12.5 points lost on images that did not choose: least FLOPs by" in told
+    )
     assert main(["compare", str(folder), *OPTIONS, "--report-test"]) == 2
     assert "holds no test trace of" in capsys.readouterr().err
 
@@ -43,6 +47,7 @@ def test_rows_are_printed_as_json_and_written_as_a_table(
     assert written["family"].tolist() == [row["family"] for row in printed["comparison"]]
     assert not [name for name in written if name.startswith("test_")]
     assert {row["split"] for row in printed["predictions"]} == {"validation"}
+    assert len(printed["ranking"]) == 4 and printed["smaller"] == []
 
 
 def test_a_report_on_test_is_printed_when_it_is_asked_for(

@@ -291,3 +291,11 @@ def test_the_betas_of_the_rule_itself_are_left_aside():
     trace, costs = learned_trace(60), rounded_costs()
     own = Sweep(trace, costs, Predictive((1.0, 2.0), max_jump=3))
     assert_same(points_of(own), points_of(Sweep(trace, costs, Predictive(5.0, max_jump=3))))
+
+
+@given(small, st.data())
+@examples(60)
+def test_the_changes_of_patience_are_those_of_walking(trace, data):
+    layer = data.draw(st.integers(1, trace.exit_count))
+    sweep = Sweep(trace, data.draw(whole_costs(trace.exit_count)), Hierarchical(1.0, layer, "patience"), [layer])
+    assert_same(points_of(sweep), [changes_by_walking(sweep, BOTH, layer).add_up()])

@@ -15,10 +15,12 @@ from study.checkpoints.description import WeightsId
 from study.cli.main import main
 from study.costs.model.dvfs import LevelCosts
 from study.errors import UserError
+from study.fronts.matched_cost import resamples
 from study.policies.policies import Hierarchical, Predictive
 from study.search.cheapest import FAMILIES, PolicyFamily
 from study.search.compare import Comparison, best_families, compare
-from study.search.cross_fit import Outcome, cheapest_mix, cross_fit
+from study.search.cross_fit import MatchedCosts, Outcome, cross_fit
+from study.search.smaller import Backbone
 from study.search.traced_network import Frequencies, TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
@@ -96,12 +98,8 @@ def test_more_loss_costs_less_and_no_policy_loses_to_a_cut(rows: pd.DataFrame) -
         falling = table.loc[precision].drop(columns="classic")
         assert (falling.diff().iloc[1:].fillna(0) <= 1e-12).all(axis=None)
     able = table.dropna(subset=["static"])
-    for name in ("hierarchical", "placed", "predictive", "hierarchical, margin"):
+    for name in ("hierarchical", "predictive", "hierarchical, margin"):
         assert (able[name] <= able["static"] + 1e-12).all(), f"{name} can stop everybody where the cut does"
-    for rule in ("", ", margin", ", max_softmax"):
-        trying_all = table[f"hierarchical{rule}"].dropna()
-        placed = table[f"placed{rule}"][trying_all.index]
-        assert (placed <= trying_all + 1e-12).all(), "all from a layer on is a choice too"
 
 
 def test_the_network_itself_stands_where_it_keeps_to_the_bound(rows: pd.DataFrame) -> None:
@@ -113,7 +111,7 @@ def test_the_network_itself_stands_where_it_keeps_to_the_bound(rows: pd.DataFram
 
 def test_test_images_choose_nothing_and_report_everything(rows: pd.DataFrame) -> None:
     other = comparison({"fp32": split(77), "int8": split(78)}).rows
-    chosen = [name for name in rows if not name.startswith("test_")]
+    chosen = [name for name in rows if "test" not in name]
     pd.testing.assert_frame_equal(rows[chosen], other[chosen])
     assert not rows["test_accuracy"].equals(other["test_accuracy"])
     classic = (TESTS["fp32"].logits[:, -1].argmax(axis=1) == TESTS["fp32"].labels).mean()
@@ -166,7 +164,7 @@ def test_the_best_family_has_the_least_cost_at_equal_loss_and_the_oracle_is_none
     oracle = rows[rows["family"] == "hierarchical, oracle"]
     assert best_families(oracle, "flops").empty
     energy = comparison(objective="energy").rows
-    assert (best_families(energy, "energy")["matched_energy_share"] < 1).all() and "matched_flops_share" not in energy
+    assert (best_families(energy, "energy")["matched_energy_share"] <= 1).all() and "matched_flops_share" not in energy
 
 
 def test_a_start_layer_of_the_study_does_not_favour_anybody(rows: pd.DataFrame) -> None:
@@ -233,7 +231,7 @@ def test_losses_and_costs_on_unseen_images_lie_in_their_intervals(rows: pd.DataF
 
 
 def test_no_image_chooses_the_point_that_prices_it() -> None:
-    families = [PolicyFamily("static"), PolicyFamily("hierarchical"), PolicyFamily("placed", "margin")]
+    families = [PolicyFamily("static"), PolicyFamily("hierarchical"), PolicyFamily("head_thresholds", "margin")]
 
     def costs_with(labels: np.ndarray) -> dict[tuple[PolicyFamily, float], np.ndarray]:
         one = replace(FULL, validation=replace(FULL.validation, labels=labels))
@@ -261,17 +259,59 @@ def outcome_of(loss: float, cost: float, count: int = 100) -> Outcome:
 @pytest.mark.parametrize(
     ("outcomes", "drop", "cost"),
     [
-        ([(0.0, 1.0), (0.02, 0.5)], 0.01, 0.75),
-        ([(0.0, 1.0), (0.02, 0.5)], 0.02, 0.5),
-        ([(0.0, 1.0), (0.02, 0.5)], 0.05, 0.5),
-        ([(0.0, 1.0), (0.01, 0.9), (0.02, 0.5)], 0.01, 0.75),
-        ([(0.0, 1.0), (0.01, 0.6), (0.03, 0.4)], 0.02, 0.5),
-        ([(0.02, 0.5)], 0.01, None),
+        ([(0.02, 0.5)], 0.01, 0.75),
+        ([(0.02, 0.5)], 0.02, 0.5),
+        ([(0.02, 0.5)], 0.05, 0.5),
+        ([(0.02, 0.5)], 0.0, 1.0),
+        ([(0.01, 0.6), (0.03, 0.4)], 0.02, 0.5),
     ],
 )
-def test_the_cheapest_mix_has_the_loss_that_is_asked_for(outcomes: list, drop: float, cost: float | None) -> None:
-    mix = cheapest_mix([outcome_of(*one) for one in outcomes], drop)
-    if cost is None:
-        assert mix is None
-    else:
-        assert mix is not None and mix.cost.mean() == pytest.approx(cost) and mix.loss.mean() <= drop + 1e-12
+def test_the_curve_of_a_family_ends_at_the_classic_network(outcomes: list, drop: float, cost: float) -> None:
+    found = MatchedCosts.of([outcome_of(*one) for one in outcomes], [drop], resamples(100, 50))
+    assert found.mean[0] == pytest.approx(cost)
+    assert found.draws.shape == (50, 1) and found.draws.min() <= cost + 1e-12 <= found.draws.max() + 2e-12
+
+
+def test_costs_at_equal_loss_on_test_lie_in_their_intervals_and_a_fitted_family_has_its_settings(
+    rows: pd.DataFrame,
+) -> None:
+    shares = rows["matched_test_flops_share"]
+    assert shares.notna().all() and shares.between(0, 1).all()
+    assert (rows["matched_test_flops_share_low"] <= rows["matched_test_flops_share_high"]).all()
+    fitted = rows[rows["policy"].isin(["head_thresholds", "optimal_stopping"])]
+    assert fitted["price"].notna().all() and rows.drop(fitted.index)["price"].isna().all()
+    assert fitted["rule"].notna().eq(fitted["policy"] == "optimal_stopping").all()
+
+
+# --- the ranking of images, and smaller networks ---------------------------------------------------------------------
+
+
+def test_each_exit_has_the_ranking_quality_of_its_confidences() -> None:
+    found = alone_of(drops=[0.02]).ranking
+    assert found["exit"].tolist() == list(range(1, EXITS + 1))
+    for name in ("margin", "max_softmax", "logit"):
+        assert found[f"auroc_{name}"].between(0.4, 1).all()
+    assert (found["should_stop"] > found["accuracy"]).any() and (found["should_stop"] >= found["accuracy"]).all()
+
+
+def test_smaller_networks_stand_as_they_are_and_with_their_exits() -> None:
+    costs = replace(FULL.costs, segment_flops=0.3 * np.asarray(FULL.costs.segment_flops))
+    small = replace(FULL, weights=WeightsId("small", "w"), costs=costs)
+    backbone = Backbone("plain", "vgg19 x 0.1", 0.5, Costs(segment_flops=[4.2], head_flops=[]))
+    rows = compare(
+        spec(),
+        [FULL, small],
+        test_logits=lambda one: TESTS["fp32"],
+        backbones=[backbone],
+        names={"small": "vgg19 x 0.3"},
+        drops=[0.02],
+    ).smaller
+    assert set(rows["smaller"]) == {"vgg19 x 0.1", "vgg19 x 0.3"}
+    plain = rows[(rows["smaller_id"] == "plain") & (rows["trial_id"] == "one")].iloc[0]
+    assert plain["flops_share"] == pytest.approx(0.2) and plain["accuracy_drop"] == FULL.classic_accuracy - 0.5
+    traced_rows = rows[rows["smaller_id"] == "small"]
+    assert (traced_rows["trial_id"] == "one").all(), "the small network has no smaller one that is traced"
+    standing, with_exits = traced_rows.iloc[0], traced_rows.iloc[1]
+    assert (standing["family"], standing["accuracy_drop"], standing["test_drop"]) == ("classic", 0, 0)
+    assert standing["flops_share"] == pytest.approx(0.3) and with_exits["flops_share"] < 0.3
+    assert with_exits["drop"] == 0.02 and with_exits["accuracy_drop"] <= 0.02 + 1e-9
