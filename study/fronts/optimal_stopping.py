@@ -68,7 +68,7 @@ def chosen_form(trace: Trace, costs: Costs, measure: Measure = "flops") -> Form:
     """
     paths = PathShares.of(costs, measure, decision_flops(trace.logits.shape[2]))
     table = table_for(trace, OptimalStopping(1, {}, 0.0))
-    samples, prices = len(trace.labels), PRICES[::3]
+    samples, prices = len(trace.labels), PRICES[::5]
     folds = np.random.default_rng(0).permutation(samples) % _FOLDS
     best: tuple[float, Form] = (np.inf, "head_thresholds")
     for form in get_args(Form):

@@ -11,7 +11,7 @@ from study.costs.costs import Costs, Measure
 from study.errors import UserError
 from study.policies.replay import Walk
 
-PRICES: tuple[float, ...] = tuple(float(price) for price in np.geomspace(0.003, 3.0, 41))
+PRICES: tuple[float, ...] = tuple(float(price) for price in np.geomspace(0.003, 3.0, 61))
 """Prices of a front: accuracy that a whole run of the classic network is worth, from safe to cheap settings."""
 
 

@@ -273,7 +273,7 @@ def _fitted_policies(
 
 
 def prices_of(spec: OperatingPointsSpec) -> Sequence[float]:
-    """The prices of an exact front: the values of the space, or 41 prices spread evenly over its range."""
+    """The prices of an exact front: the values of the space, or 61 prices spread evenly over its range."""
     if not isinstance(spec.price, Choice):
         return PRICES
     if not spec.price.is_range:
