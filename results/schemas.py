@@ -36,7 +36,7 @@ _FIELDS = {
         "seed threads epochs_done best_epoch epoch point exit number repeat_of start_layer max_jump",
     ),
     **_fields(pa.int64(), "images", "batch_size samples test_samples certified_samples"),
-    **_fields(pa.bool_(), None, "feasible"),
+    **_fields(pa.bool_(), None, "feasible recommended"),
     **_fields(pa.list_(pa.int64()), None, "exits"),
     **_fields(pa.list_(pa.float64()), None, "betas exit_accuracies"),
     **_fields(
@@ -135,7 +135,7 @@ SCHEMAS: Mapping[str, Any] = {
     ),
     # The non-dominated operating points: chosen on the validation split, reported on the test split.
     "front": _schema(
-        f"""number search trial_id data {_SETTINGS} {_METRICS} {_CONSTRAINTS} test_samples test_accuracy
+        f"""number search trial_id data {_SETTINGS} {_METRICS} {_CONSTRAINTS} recommended test_samples test_accuracy
         test_accuracy_low test_accuracy_high optimism test_flops test_flops_low test_flops_high test_bitops
         test_energy_joules test_energy_joules_low test_energy_joules_high test_latency_mean_seconds
         test_latency_p50_seconds test_latency_p99_seconds test_classic_accuracy certified_drop certified_confidence

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from results.parts import data_names, of_data, read_table, rows_of
+from results.recommendation import TOLERANCE, recommend
 from results.schemas import TableError
 from results.storage.paths import Location
 
@@ -43,6 +44,10 @@ class FrontSummary:
     """The cheapest network cut within ``tolerance`` of the reference (a row of ``exits``)."""
     static_test_accuracy: float | None
     """Accuracy of that cut on test; None where no point of the front is of the same network and precision."""
+    recommended: pd.Series
+    """The recommended point (:func:`results.recommendation.recommend`)."""
+    reason: str
+    """Why the point is recommended."""
     best_point: pd.Series | None
     """The point of the front with the fewest FLOPs within ``tolerance`` of the reference."""
     thriftiest_point: pd.Series | None
@@ -57,7 +62,7 @@ class FrontSummary:
     """The same difference for the networks without exits. No accuracy of theirs was chosen: an effect of chance."""
 
 
-def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | None = None) -> FrontSummary:
+def summarize_front(tables: Location, tolerance: float = TOLERANCE, *, data: str | None = None) -> FrontSummary:
     """Compare the front with the classic network and with the static cuts, on validation.
 
     Args:
@@ -108,8 +113,11 @@ def summarize_front(tables: Location, tolerance: float = 0.01, *, data: str | No
         "cumulative_flops",
         "cumulative_energy_joules",
     )
+    chosen = recommend(front, reference.accuracy, tolerance)
     return FrontSummary(
         reference=reference,
+        recommended=points.iloc[chosen.position],
+        reason=chosen.reason,
         energy_source=energy_source,
         latency_source=latency_source,
         device=device,
@@ -193,6 +201,7 @@ def summary_json(summary: FrontSummary) -> dict[str, Any]:
             "accuracy": summary.mean_optimism,
             "classic_accuracy": summary.classic_optimism,
         },
+        "recommended": {"point": int(summary.recommended["number"]), "reason": summary.reason},
         "best_point": None if summary.best_point is None else int(summary.best_point["number"]),
         "front": list(rows_of(summary.points)),
     }

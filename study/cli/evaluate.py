@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from study.cli.options import add_costs, add_network_and_data, requested, whole
 from study.errors import UserError
@@ -21,12 +22,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--evaluate-mode", default="exits", choices=("normal", "exits"), help="normal: the whole network, no exits"
     )
     parser.add_argument(
+        "--point",
+        nargs=2,
+        metavar=("RUN", "NUMBER"),
+        help="a point of the front of a run folder: its network, precision, policy and statistic replace those options",
+    )
+    parser.add_argument(
         "--forward-mode",
         default="normal",
         choices=("normal", "accuracy"),
         help="normal: run the policy; accuracy: how often the engine predicts the right exit",
     )
-    parser.add_argument("--policy", default="predictive", choices=[name for name in POLICIES if name != "classic"])
+    parser.add_argument(
+        "--policy",
+        default="predictive",
+        choices=[name for name, kind in POLICIES.items() if name != "classic" and not kind.fitted],
+        help="a fitted policy is evaluated with --point",
+    )
     parser.add_argument(
         "--beta",
         type=float,
@@ -77,9 +89,12 @@ def execute(options: argparse.Namespace) -> None:
     from study.run.one_network import load_network, split_images
     from study.training.loop import forbid_tf32, pick_device
 
-    if options.pretrained is None:
-        raise UserError("evaluate: name a trained network with --pretrained")
-    policy = _policy(options)
+    if options.point is not None:
+        policy = _policy_of_point(options)
+    elif options.pretrained is None:
+        raise UserError("evaluate: name a trained network with --pretrained, or a point of a front with --point")
+    else:
+        policy = _policy(options)
     cost_source = load_costs(options.costs, options.dvfs, options.dvfs_slack)
     network, data, source = requested(options, HeadSettings())
     forbid_tf32()
@@ -126,6 +141,37 @@ def execute(options: argparse.Namespace) -> None:
     if options.stat_each_layer:
         result["layers"] = json.loads(evaluation.statistics().to_json(orient="records"))
     print_result(result, options.json)
+
+
+def _policy_of_point(options: argparse.Namespace) -> Policy:
+    """The policy of the point that ``--point`` names; network, precision and statistic go into the options.
+
+    Raises:
+        UserError: the run folder has no such point, or no checkpoint of its network.
+    """
+    from results.parts import read_table, rows_of
+    from study.cli.options import run_folder
+    from study.cli.points import require_front
+    from study.policies.policies import policy_from_row
+    from study.storage.publish import MANIFEST, safe_name
+
+    folder, number = run_folder(options.point[0]), options.point[1]
+    front = read_table(require_front(folder), "front")
+    found = [row for row in rows_of(front) if str(row["number"]) == number]
+    if len(found) != 1:
+        there = ", ".join(map(str, front["number"]))
+        why = "has several points" if found else "has no point"
+        raise UserError(f"evaluate: the front of {folder} {why} {number}; its points are {there}")
+    row = found[0]
+    if not isinstance(folder, Path):
+        raise UserError(f"evaluate: --point reads a run folder on this machine: copy {folder} first")
+    options.pretrained = folder / "checkpoints" / safe_name(row["trial_id"], "trial") / "best"
+    if not (options.pretrained / MANIFEST).is_file():
+        raise UserError(f"evaluate: {options.pretrained} holds no checkpoint: a copy of a study has no weights")
+    options.quantization, options.statistic = row["precision"], row["statistic"] or options.statistic
+    if row["dvfs"] != "none":
+        options.dvfs, options.dvfs_slack = options.dvfs or row["dvfs"], options.dvfs_slack or row["dvfs_slack"]
+    return policy_from_row(row)
 
 
 def _policy(options: argparse.Namespace) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -116,6 +117,8 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
     for name, summary in fronts.items():
         if len(fronts) > 1:
             console.print(f"data set {name}")
+        for line in recommendation_lines(summary, folder):
+            console.print(line, soft_wrap=True)
         console.print(_front_table(summary))
         for line in front_lines(summary):
             console.print(line, soft_wrap=True)
@@ -140,6 +143,25 @@ def require_front(folder: Location) -> Location:
         if not points["feasible"].eq(True).any():
             raise UserError(f"{folder}: {why_no_front(points)}")
     return tables
+
+
+def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:
+    """The recommended point, what it costs and gains, and the command that evaluates it."""
+    row = next(iter(rows_of(summary.recommended.to_frame().T)))
+    shares = [f"{row['flops_share']:.1%} of the classic network's FLOPs"]
+    if summary.energy_source:
+        shares.append(f"{row['energy_share']:.1%} of its energy")
+    if summary.latency_source:
+        shares.append(f"{row['latency_share']:.1%} of its mean latency")
+    setting = ", ".join(part for part in (policy_text(row), setting_text(row)) if part)
+    return [
+        f"recommended: point {row['number']} ({setting}; {row['trial_id']} {row['precision']}) with "
+        f"{' and '.join(shares)}; accuracy {row['accuracy']:.2%} on validation "
+        f"({-row['accuracy_drop'] * 100:+.2f} points), {row['test_accuracy']:.2%} on test "
+        f"[{row['test_accuracy_low']:.2%}, {row['test_accuracy_high']:.2%}]",
+        f"why: {summary.reason}",
+        f"evaluate it: predictive-exit evaluate --point {shlex.quote(str(folder))} {row['number']}",
+    ]
 
 
 def front_lines(summary: FrontSummary) -> list[str]:
@@ -198,15 +220,21 @@ def _source(source: str, device: str | None) -> str:
 
 
 def _front_table(summary: FrontSummary) -> PlainTable:
-    named = [point["number"] for point in (summary.best_point, summary.thriftiest_point) if point is not None]
+    points = (summary.recommended, summary.best_point, summary.thriftiest_point)
+    named = [point["number"] for point in points if point is not None]
     shown = thinned(summary.points, named)
     some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
     ends = zip(shown["test_accuracy_low"], shown["test_accuracy_high"], strict=True)
     latency = {"latency_share": ("mean\nlatency", ".1%")} if summary.latency_source else {}
     return points_table(
-        f"front: chosen on validation, reported on test{some}",
-        shown.assign(interval=[f"{low * 100:.1f}-{high * 100:.1f}" for low, high in ends]),
-        {"point": "{number}", "network": "{trial_id} {precision}"},
+        f"front: chosen on validation, reported on test{some}; * is recommended",
+        shown.assign(
+            mark=[
+                f"{number} *" if number == summary.recommended["number"] else str(number) for number in shown["number"]
+            ],
+            interval=[f"{low * 100:.1f}-{high * 100:.1f}" for low, high in ends],
+        ),
+        {"point": "{mark}", "network": "{trial_id} {precision}"},
         {
             "flops_share": ("FLOPs", ".1%"),
             "energy_share": ("energy", ".1%"),

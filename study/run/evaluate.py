@@ -181,7 +181,7 @@ def evaluate_one(
         join_walks(walks),
         trace,
         images.labels,
-        costs,
+        costs.with_decisions(policy.decision_flops(loaded.network.classes)),
         seconds,
         policy,
         network.precision,

@@ -16,6 +16,7 @@ from typing import Any, cast
 import pandas as pd
 
 from results.parts import damaged_parts, read_or_empty, write_part
+from results.recommendation import recommend
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, StudySpec
@@ -41,7 +42,7 @@ from study.search.cost_source import price, with_frequencies
 from study.search.guarantee import Certification, certified_points
 from study.search.optuna_search import list_exact_points, search
 from study.search.test_front import cost_rows, front_of, front_on_test, network_exit_rows, why_no_front
-from study.search.traced_network import TracedNetwork
+from study.search.traced_network import TracedNetwork, reference_network
 from study.storage.locks import exclusive, is_held
 from study.storage.publish import content_hash, set_aside, sweep, sweep_drafts
 from study.traces.store import TraceStore
@@ -349,6 +350,8 @@ def write_front(
     rows, exit_rows = front_on_test(front, networks, objectives, lambda one: tests[one.weights, one.precision], digest)
     if certification is not None:
         rows = [{**row, **certification.columns(position)} for position, row in enumerate(rows)]
+    chosen = recommend(pd.DataFrame(rows), reference_network(networks).classic_accuracy).position
+    rows = [{**row, "recommended": place == chosen} for place, row in enumerate(rows)]
     own_exit_rows = [row for network in networks for row in network_exit_rows(network)]
     _write(tables, "exits", own_exit_rows + exit_rows, stamp)
     _write(tables, "front", rows, stamp)

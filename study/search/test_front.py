@@ -109,7 +109,7 @@ def front_on_test(
 
 def _intervals(point: OperatingPoint, walk: Walk, accuracy: float) -> dict[str, float]:
     """The columns of the 95 % intervals of a walk on test: Wilson's for the accuracy, Student's for mean costs."""
-    costs = {"flops": point.network.costs.per_sample(walk, "flops")}
+    costs = {"flops": point.network.costs_of(point.policy).per_sample(walk, "flops")}
     _, joules, _ = point.of_samples(walk)
     if joules is not None:
         costs["energy_joules"] = joules
