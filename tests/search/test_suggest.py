@@ -150,7 +150,7 @@ def test_a_row_gives_back_the_very_point(tmp_path, beta, monkeypatch):
         suggested.append(suggest(*arguments))
         return suggested[-1]
 
-    monkeypatch.setattr("study.search.optuna_search.suggest", remember)
+    monkeypatch.setattr("study.search.state.suggest", remember)
     text = f"policy: {ALL_POLICIES}, placements: [[1, 3], [2, 3, 4]], {EVERY_CRITERION}, beta: {beta}"
     table = run(spec(f"{text}, statistic: [mean_logit, mean_max], max_jump: [2, 8]", trials=100), TWO, tmp_path)
     assert set(table["state"]) == {"COMPLETE"} and len(suggested) == 100
