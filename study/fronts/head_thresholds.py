@@ -48,7 +48,7 @@ def head_thresholds(
         found, stops_of_best = -np.inf, np.zeros(exits, dtype=np.int64)
         rank, here, value = np.empty_like(order), np.empty(samples, dtype=np.int32), np.empty(samples)
         for share in _STARTS:
-            stops = np.full(exits, int(samples * share), dtype=np.int64)
+            stops = _down_to(falling, int(samples * share))
             reach, head = paths.reach, paths.head
             gain = climb(order, falling, right, reach, head, float(price), stops, rank, here, value)
             if gain > found:
@@ -82,6 +82,13 @@ def fit_head_thresholds(
     return [HeadThresholds(one, tried[one], criterion, price) for one, price in distinct.items() if tried[one]]
 
 
+def _down_to(falling: Floats, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """``[E]``: how many scores of each exit reach its ``count``-th largest one: equal scores stop alike."""
+    if not count:
+        return np.zeros(len(falling), dtype=np.int64)
+    return np.asarray((falling >= falling[:, count - 1 : count]).sum(axis=1), dtype=np.int64)
+
+
 def _between(falling: Floats, stops: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Floats:
     """``[E]``: a threshold half way between the last score that stops and the first that does not."""
     thresholds = np.full(len(stops), np.inf)
@@ -90,5 +97,6 @@ def _between(falling: Floats, stops: np.ndarray[tuple[int], np.dtype[np.int64]])
         if count:
             last = min(falling[exit, count - 1], largest)
             after = falling[exit, count] if count < falling.shape[1] else 0.0
-            thresholds[exit] = max(last / 2 + after / 2, tiny)
+            middle = last / 2 + after / 2
+            thresholds[exit] = max(middle if middle > after else last, tiny)
     return thresholds

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.laws import examples
-from support.random_traces import betas, policies, traces
+from support.random_traces import betas, policies, stopping_rules, traces
 from support.searches import ONE, run
 
 from results.parts import rows_of
@@ -161,7 +161,7 @@ def test_a_live_network_runs_it_and_the_command_line_offers_it():
 @given(trace=traces(), data=st.data())
 @examples(40)
 def test_every_policy_of_the_package_comes_back_from_its_row(trace, data):
-    policy = data.draw(policies(trace, own=True))
+    policy = data.draw(st.one_of(policies(trace, own=True), stopping_rules(trace)))
     assert policy_from_row(policy.to_row()) == policy
     assert policy.name in POLICIES
 
@@ -169,7 +169,7 @@ def test_every_policy_of_the_package_comes_back_from_its_row(trace, data):
 @given(trace=traces(), data=st.data())
 @examples(40)
 def test_no_walk_runs_a_head_or_reaches_an_exit_that_the_policy_rules_out(trace, data):
-    policy = data.draw(policies(trace, own=True))
+    policy = data.draw(st.one_of(policies(trace, own=True), stopping_rules(trace)))
     walk = replay(trace, policy)
     assert not walk.tried[:, ~policy.heads_it_may_run(trace.exit_count)].any()
     assert walk.exit_index.max() <= policy.depth(trace.exit_count)

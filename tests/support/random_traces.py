@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace
 from study.policies.criteria import CRITERIA
 from study.policies.decision_table import table_for
+from study.policies.optimal_stopping import STOP, ExitTable, OptimalStopping
 from support.plain_twins import all_confidences, all_ratios
 
 quarters = st.integers(-12, 12).map(lambda quarter: quarter / 4)  # sums are exact, and ties are frequent
@@ -83,6 +84,21 @@ def policies(
         return Placed(beta, sorted(draw(st.sets(exit, min_size=1))), criterion)
     overshoot = draw(st.sampled_from(["last_exit", "classifier"]))
     return Predictive(beta, draw(exit), max_jump=draw(st.integers(1, 8)), overshoot=overshoot)
+
+
+@st.composite
+def stopping_rules(draw, trace):
+    """Any tables of optimal stopping, with bounds at scores of the trace, next to them, and elsewhere."""
+    exits = trace.exit_count
+    scores = np.unique(table_for(trace, OptimalStopping(1, {}, 0.0)).stop).tolist()
+    edge = st.sampled_from(scores)
+    bound = st.one_of(edge, edge.map(lambda score: float(np.nextafter(score, inf))), st.floats(0.0, 9.0))
+    tables = {}
+    for exit in range(1, exits + 1):
+        bounds = sorted(draw(st.sets(bound, max_size=3)))
+        action = st.sampled_from([STOP, *range(exit + 1, exits + 2)])
+        tables[exit] = ExitTable(tuple(bounds), tuple(draw(action) for _ in range(len(bounds) + 1)))
+    return OptimalStopping(draw(st.integers(1, exits + 1)), tables, draw(st.floats(0.0, 3.0)))
 
 
 @st.composite
