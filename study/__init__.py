@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from study.fronts.engine_accuracy import prediction_accuracies, prediction_accuracy, prediction_confusion
     from study.fronts.exact import exact_front
     from study.fronts.grid import replay_grid
+    from study.fronts.head_thresholds import fit_head_thresholds
+    from study.fronts.optimal_stopping import fit_optimal_stopping
+    from study.policies.optimal_stopping import OptimalStopping
     from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
     from study.policies.replay import Walk, replay, tally
     from study.traces.trace import Trace
@@ -22,6 +25,7 @@ __all__ = [
     "Classic",
     "Costs",
     "Hierarchical",
+    "OptimalStopping",
     "Placed",
     "Predictive",
     "Static",
@@ -29,6 +33,8 @@ __all__ = [
     "UserError",
     "Walk",
     "exact_front",
+    "fit_head_thresholds",
+    "fit_optimal_stopping",
     "prediction_accuracies",
     "prediction_accuracy",
     "prediction_confusion",
@@ -42,6 +48,9 @@ _HOME = {
     "Trace": "traces.trace",
     "exact_front": "fronts.exact",
     "replay_grid": "fronts.grid",
+    "fit_head_thresholds": "fronts.head_thresholds",
+    "fit_optimal_stopping": "fronts.optimal_stopping",
+    "OptimalStopping": "policies.optimal_stopping",
     **dict.fromkeys(("Classic", "Hierarchical", "Placed", "Predictive", "Static"), "policies.policies"),
     **dict.fromkeys(("Walk", "replay", "tally"), "policies.replay"),
     **dict.fromkeys(("prediction_accuracies", "prediction_accuracy", "prediction_confusion"), "fronts.engine_accuracy"),

@@ -9,12 +9,28 @@ import pytest
 import torch
 from support.plain_twins import all_confidences, all_ratios
 
-from study import Classic, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay
+from study import (
+    Classic,
+    Costs,
+    Hierarchical,
+    OptimalStopping,
+    Placed,
+    Predictive,
+    Static,
+    Trace,
+    UserError,
+    fit_head_thresholds,
+    fit_optimal_stopping,
+    replay,
+)
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.base import Policy
 from study.policies.criteria import CRITERIA
+from study.policies.decision_table import table_for
 from study.policies.live import run_policy
+from study.policies.optimal_stopping import STOP, ExitTable
+from study.policies.policies import HeadThresholds
 from study.policies.replay import join_walks
 from study.policies.thresholds import thresholds_from_logits
 from study.traces.collect import collect_logits
@@ -194,6 +210,40 @@ def test_other_criteria_stop_where_the_replay_does_in_batches_of_any_size(undeci
             assert_same(join_walks(walks), expected)
 
 
+def fitted_rules(case: Case) -> list[Policy]:
+    """Optimal stopping with random tables and with fitted ones, and thresholds of each head by each criterion.
+
+    Every score is at least 1e-4 (relative) away from every bound.
+    """
+    random = np.random.default_rng(8)
+    exits, betas = case.network.exit_count, betas_of_criterion(case, "log_margin")
+    rules: list[Policy] = []
+    for _ in range(6):
+        tables = {}
+        for exit in range(1, exits + 1):
+            actions = random.integers(exit + 1, min(exit + 3, exits + 1) + 1, 3)
+            actions[random.integers(3)] = STOP
+            tables[exit] = ExitTable(tuple(np.sort(random.choice(betas, 2, replace=False))), tuple(actions.tolist()))
+        rules.append(OptimalStopping(int(random.integers(1, 3)), tables, 0.5))
+    # Labels that deeper exits know better, so that a fit has something to weigh.
+    trace = replace(case.trace, labels=case.trace.answers[:, -1])
+    costs = Costs(segment_flops=np.full(exits + 1, 10.0), head_flops=np.ones(exits))
+    for form in ("six_knots", "head_thresholds"):
+        rules += fit_optimal_stopping(trace, costs, (0.1, 0.5, 1.0), form=form)
+    for criterion in ("logit", "max_softmax", "entropy", "margin", "log_margin"):
+        rules += fit_head_thresholds(trace, costs, criterion, (0.1, 0.5, 1.0))
+    return [rule for rule in rules if _is_clear(case, rule)]
+
+
+def _is_clear(case: Case, rule: Policy) -> bool:
+    scores = table_for(case.trace, rule).stop
+    if isinstance(rule, OptimalStopping):
+        bounds = [(exit, bound) for exit, table in rule.tables.items() for bound in table.bounds]
+    else:
+        bounds = [(exit, rule.to_row()["betas"][exit - 1]) for exit in rule.to_row()["exits"]]
+    return all((np.abs(scores[:, exit - 1] / bound - 1) > 1e-4).all() for exit, bound in bounds if bound > 0)
+
+
 def count_work(case: Case, policy: Policy):
     """Run a policy; returns the walk and, per part, the batch sizes of its calls."""
     network, segments, heads, classifier = case.network, {}, {}, []
@@ -224,6 +274,27 @@ def count_work(case: Case, policy: Policy):
         for hook in hooks:
             hook.remove()
     return walk, segments, heads, classifier
+
+
+def test_fitted_rules_stop_where_the_replay_does_and_run_no_head_that_they_jump_over(undecided):
+    rules = fitted_rules(undecided)
+    walks = [replay(undecided.trace, rule) for rule in rules]
+    for number, (rule, expected) in enumerate(zip(rules, walks, strict=True)):
+        live, _, heads, _ = count_work(undecided, rule)
+        assert_same(live, expected)
+        tried = expected.tried.sum(axis=0)
+        assert heads == {exit: [int(count)] for exit, count in enumerate(tried, start=1) if count}
+        assert set(heads) <= set((np.flatnonzero(rule.heads_it_may_run(undecided.network.exit_count)) + 1).tolist())
+        if number % 3 == 0:
+            batches = undecided.images.split(7)
+            join = [run_policy(undecided.network, batch, rule, undecided.trace.thresholds) for batch in batches]
+            assert_same(join_walks(join), expected)
+    assert {type(rule) for rule in rules} == {OptimalStopping, HeadThresholds}
+    assert len({rule.criterion for rule in rules}) == 5
+    assert len(rules) >= 12
+    assert sum(len(np.unique(walk.exit_index)) > 2 for walk in walks) >= 6
+    jumps = [walk for walk in walks if ((np.cumsum(walk.tried[:, ::-1], axis=1)[:, ::-1] > 0) & ~walk.tried).any()]
+    assert len(jumps) >= 4, "heads in between stayed idle"
 
 
 def test_stopped_samples_leave_and_untried_heads_stay_idle(case):
