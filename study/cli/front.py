@@ -17,6 +17,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="compute the exact front of all betas and start layers from the stored traces, on validation",
     )
     add_stored_space(parser, "with --exact: change the search space, as operating_points.policy=hierarchical")
+    parser.add_argument(
+        "--guarantee",
+        type=_drop,
+        metavar="DROP",
+        help="certify points that lose at most this share of accuracy on new images, as 0.01 for one point; a study "
+        "without certification split certifies on one half of its test images and reports on the other",
+    )
+    parser.add_argument("--confidence", type=_confidence, help="of --guarantee (default: 0.9)")
     parser.add_argument("--output", type=path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=path, metavar="FILE", help="draw the front as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
@@ -30,8 +38,15 @@ def execute(options: argparse.Namespace) -> None:
     check_output("front: --output", options.output, ".csv", ".parquet")
     from study.cli.points import print_front, require_front, show_exact_front, write_points
 
-    if options.exact:
+    if options.exact and options.guarantee is None:
         show_exact_front(options)
+        return
+    if options.confidence is not None and options.guarantee is None:
+        raise UserError("front: --confidence belongs to --guarantee")
+    if options.guarantee is not None and not options.set:
+        from study.cli.guarantee import show_guarantee
+
+        show_guarantee(options)
         return
     if options.set:
         raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
@@ -45,3 +60,21 @@ def execute(options: argparse.Namespace) -> None:
 
         front_figure(tables, options.figure, data=options.data)
     print_front(options.folder, as_json=options.json, data=options.data)
+
+
+def _drop(text: str) -> float:
+    return _between(text, 0, 1, "a share above 0 and below 1, as 0.01 for one point")
+
+
+def _confidence(text: str) -> float:
+    return _between(text, 0.5, 1, "a confidence above 0.5 and below 1, as 0.9")
+
+
+def _between(text: str, low: float, high: float, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = low
+    if not low < value < high:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:60]}")
+    return value

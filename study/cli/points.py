@@ -26,6 +26,7 @@ from study.run.reader import stored_networks, stored_study
 from study.search.cost_source import check_costs
 from study.search.exact_report import ExactReport, exact_report
 from study.search.exact_search import uncovered
+from study.search.guarantee import guarantee_words
 from study.search.space import check_depth, check_names
 from study.storage.strict_json import dumps
 
@@ -120,7 +121,7 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
         for line in recommendation_lines(summary, folder):
             console.print(line, soft_wrap=True)
         console.print(_front_table(summary))
-        for line in front_lines(summary):
+        for line in [*front_lines(summary), *_uncertified_lines(folder, summary)]:
             console.print(line, soft_wrap=True)
     console.print(f"tables: {tables}")
 
@@ -214,6 +215,18 @@ def front_lines(summary: FrontSummary) -> list[str]:
     return lines
 
 
+def _uncertified_lines(folder: Location, summary: FrontSummary) -> list[str]:
+    """What a study says that asks for a guarantee and has no certified point."""
+    asked = stored_study(folder).guarantee
+    if asked is None or summary.points["certified_drop"].notna().any():
+        return []
+    return [
+        f"guarantee ({guarantee_words(asked)}): no point is certified; how many images would be needed, says "
+        f"`predictive-exit front {shlex.quote(str(folder))} --guarantee {asked.accuracy_drop:g} "
+        f"--confidence {asked.confidence:g}`"
+    ]
+
+
 def _source(source: str, device: str | None) -> str:
     """An energy or latency source and its device; the name of a model says the device already."""
     return source if source.startswith("modelled:") or device is None else f"{source} on {device}"
@@ -242,6 +255,7 @@ def _front_table(summary: FrontSummary) -> PlainTable:
             "accuracy": ("accuracy", ".2%"),
             "test_accuracy": ("test", ".2%"),
             "interval": ("95 %", "s"),
+            "certified_drop": ("certified\nloss", ".1%"),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from support.run_folders import refused
 from support.studies import run_context, tiny_study
 
 from results.parts import read_table, rows_of
 from results.schemas import SCHEMAS
 from search_spaces import SpecError
 from search_spaces.spec import GuaranteeSpec, StudySpec, parse_space, validate_space
+from study.cli.main import main
 from study.data.loading import load_dataset
 from study.errors import UserError
 from study.progress import Reporter
@@ -227,14 +231,99 @@ def test_an_extended_study_certifies_like_the_larger_one(certified: Path, tmp_pa
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-def test_too_few_images_are_told_with_the_number_that_would_do(certified: Path, tmp_path: Path) -> None:
+def test_too_few_images_are_told_with_the_number_that_would_do(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copied(certified, tmp_path / "tiny", "checkpoints", "traces")
     (line,) = run(asking(0.01, 0.9), folder)
     assert line.startswith("guarantee (at most 1 point lost on new images, with 90 % confidence): no point certified")
     assert "such images would certify it" in line or "would not certify it" in line or "on validation" in line
     assert read_table(folder / "tables", "front")[CERTIFIED].isna().all().all()
+    printed = shown(folder, capsys)
+    assert "no point is certified; how many images would be needed, says `predictive-exit front" in printed
+    assert line in shown(folder, capsys, "--guarantee", "0.01")
 
 
 def test_another_guarantee_is_another_study(certified: Path) -> None:
     with pytest.raises(UserError, match=r"guarantee.accuracy_drop is 0.3 there and 0.2 here"):
         run(asking(0.2), certified, extend=True)
+
+
+# Stored studies
+
+
+def shown(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    capsys.readouterr()
+    assert main(["front", str(folder), *options]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_front_of_a_study_recommends_its_cheapest_certified_point(
+    certified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = read_table(certified / "tables", "front")
+    cheapest = table[table["certified_drop"].notna()].sort_values("flops").iloc[0]
+    printed = shown(certified, capsys)
+    assert f"recommended: point {cheapest['number']} " in printed and "with 60% confidence" in printed
+    assert json.loads(shown(certified, capsys, "--json"))["recommended"]["point"] == cheapest["number"]
+
+
+def test_a_study_with_a_certification_split_certifies_on_it_and_reports_on_test(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--guarantee", "0.3", "--confidence", "0.6"]
+    printed = shown(certified, capsys, *asked, "--output", str(tmp_path / "points.csv"))
+    assert "the certification split certifies (48 images), the test split reports (100 images)" in printed
+    table = read_table(certified / "tables", "front")
+    points = pd.read_csv(tmp_path / "points.csv")
+    marked = table[table["certified_drop"].notna()]
+    assert sorted(points[points["certified"]]["number"]) == sorted(marked["number"])
+    for point in points.itertuples():
+        row = table[table["number"] == point.number].iloc[0]
+        assert point.reported_loss == pytest.approx(row["test_classic_accuracy"] - row["test_accuracy"])
+        assert point.flops_share == pytest.approx(row["test_flops"] / row["classic_flops"])
+        assert point.reported_loss_low <= point.reported_loss <= point.reported_loss_high
+    strict = json.loads(shown(certified, capsys, "--guarantee", "0.001", "--json"))
+    assert strict["certified_on"] == "certification" and not any(point["certified"] for point in strict["points"])
+
+
+def test_a_study_without_one_certifies_on_a_half_of_its_test_images(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same study, as if it had not asked."""
+    folder = copied(certified, tmp_path / "tiny", "traces", "tables", "profiles")
+    stored = yaml.safe_load((certified / "study.yaml").read_text())
+    stored["study"]["guarantee"] = None
+    (folder / "study.yaml").write_text(yaml.safe_dump(stored))
+    printed = shown(folder, capsys, "--guarantee", "0.3", "--confidence", "0.6")
+    assert (
+        "this study has no certification split: a random half of the test images certifies (50 images), "
+        "the other half reports (50 images)"
+    ) in printed
+    found = json.loads(shown(folder, capsys, "--guarantee", "0.3", "--confidence", "0.6", "--json"))
+    assert (found["certifying_images"], found["reporting_images"]) == (50, 50) and found["points"]
+    assert "guarantee" not in shown(folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--guarantee 0", "above 0 and below 1"),
+        ("--guarantee one", "above 0 and below 1"),
+        ("--guarantee 0.01 --confidence 0.5", "above 0.5"),
+        ("--guarantee 0.01 --exact", "leave out --exact"),
+        ("--guarantee 0.01 --figure front.png", "leave out --exact and --figure"),
+        ("--guarantee 0.01 --set operating_points.policy=static", "--set belongs to --exact"),
+        ("--confidence 0.8", "--confidence belongs to --guarantee"),
+    ],
+)
+def test_options_of_a_guarantee_that_cannot_be(
+    certified: Path, options: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(f"front {certified} {options}", capsys)
+
+
+def test_a_pack_certifies_again_from_the_rounded_logits(certified: Path, tmp_path: Path) -> None:
+    assert main(["pack", str(certified), str(tmp_path / "pack")]) == 0
+    table = read_table(tmp_path / "pack" / "tables", "front")
+    assert table["certified_samples"].dropna().unique().tolist() == [48]

@@ -1,0 +1,81 @@
+"""``predictive-exit front --guarantee``: certify the front of a stored study."""
+
+from __future__ import annotations
+
+import argparse
+
+from results.parts import rows_of
+from search_spaces.spec import GuaranteeSpec
+from study.cli.points import points_table, require_front, thinned, write_points
+from study.cli.printing import console_of
+from study.errors import UserError
+from study.run.certify import StoredCertification, certify_stored
+from study.storage.strict_json import dumps
+
+_NUMBERS = {
+    "flops_share": ("FLOPs", ".1%"),
+    "validation": ("lost on\nvalidation", ".2f"),
+    "certifying": ("lost where\ncertified", ".2f"),
+    "most": ("at most", ".2f"),
+    "reported": ("lost where\nreported", ".2f"),
+    "half": ("± 95 %", ".2f"),
+}
+
+
+def show_guarantee(options: argparse.Namespace) -> None:
+    """Certify the front of a study, and print, write or show as JSON the points that were tested.
+
+    Raises:
+        UserError: the limit or the confidence cannot be, or something stored is missing.
+    """
+    if options.exact or options.figure:
+        raise UserError("front: --guarantee certifies the stored front: leave out --exact and --figure")
+    require_front(options.folder)
+    asked = {"accuracy_drop": options.guarantee, "confidence": options.confidence}
+    guarantee = GuaranteeSpec(**{name: value for name, value in asked.items() if value is not None})
+    found = certify_stored(options.folder, guarantee, options.data)
+    points, certification = found.points, found.certification
+    if options.output:
+        write_points(points, options.output)
+    if options.json:
+        facts = {
+            **guarantee.model_dump(),
+            "certified_on": "certification" if found.own_split else "half of test",
+            "certifying_images": certification.samples,
+            "reporting_images": found.reporting,
+            "images_needed": certification.needed,
+        }
+        print(dumps({**facts, "points": list(rows_of(points))}, indent=1))
+        return
+    console = console_of()
+    if len(points):
+        percent = ["validation_loss", "certifying_loss", "bound", "reported_loss"]
+        printed = dict(zip(["validation", "certifying", "most", "reported"], percent, strict=True))
+        half = (points["reported_loss_high"] - points["reported_loss_low"]) / 2
+        shown = points.assign(**{name: points[column] * 100 for name, column in printed.items()}, half=half * 100)
+        shown["is_certified"] = ["yes" if certified else "no" for certified in shown["certified"]]
+        names = {"point": "{number}", "network": "{trial_id} {precision}", "certified": "{is_certified}"}
+        console.print(points_table("points of the front, from safe to cheap", thinned(shown), names, _NUMBERS))
+    for line in guarantee_lines(found):
+        console.print(line, soft_wrap=True)
+
+
+def guarantee_lines(found: StoredCertification) -> list[str]:
+    """What was certified, and on which images, in sentences."""
+    certification = found.certification
+    if found.own_split:
+        where = f"the certification split certifies ({certification.samples} images), the test split reports "
+    else:
+        where = (
+            "this study has no certification split: a random half of the test images certifies "
+            f"({certification.samples} images), the other half reports "
+        )
+    lines = [f"{where}({found.reporting} images)" if certification.path else "", certification.sentence()]
+    if certification.certified:
+        last = found.points[found.points["certified"]].iloc[-1]
+        lines.append(
+            f"cheapest certified: point {last['number']} with {last['flops_share']:.1%} of the classic network's "
+            f"FLOPs; on the images that report it loses {last['reported_loss'] * 100:.2f} points "
+            f"({last['reported_loss_low'] * 100:.2f} to {last['reported_loss_high'] * 100:.2f})"
+        )
+    return [line for line in lines if line]
