@@ -70,7 +70,10 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
         split = reporting[point.network.weights, point.network.precision]
         losses = classic - right_answers(point, split)
         low, high = mean_interval(losses[:, None])
-        counted = tally(point.network.trace(point.statistic, split), point.policy)
+        costs, counted = (
+            point.network.costs_of(point.policy),
+            tally(point.network.trace(point.statistic, split), point.policy),
+        )
         rows.append(
             {
                 **{name: stored[name] for name in ("number", "search", "trial_id", *SETTINGS)},
@@ -81,7 +84,7 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
                 "reported_loss": float(losses.mean()),
                 "reported_loss_low": float(low[0]),
                 "reported_loss_high": float(high[0]),
-                "flops_share": point.network.costs_of(point.policy).mean(counted, "flops") / reference.costs.classic("flops"),
+                "flops_share": costs.mean(counted, "flops") / reference.costs.classic("flops"),
             }
         )
     return StoredCertification(
