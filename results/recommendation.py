@@ -33,15 +33,15 @@ def recommend(front: pd.DataFrame, reference_accuracy: float, tolerance: float =
         tolerance: as a share of the images.
     """
     accuracy, flops = (front[name].to_numpy(dtype=np.float64) for name in ("accuracy", "flops"))
-    points = f"{tolerance * 100:g} point" + ("" if tolerance == 0.01 else "s")
+    points = _points(tolerance)
     drops = front.get("certified_drop", pd.Series(np.nan, index=front.index)).to_numpy(dtype=np.float64)
     if np.isfinite(drops).any():
         best = int(np.where(np.isfinite(drops), flops, np.inf).argmin())
         row = front.iloc[best]
         reason = (
             f"the cheapest certified point: with {row['certified_confidence']:.0%} confidence it loses at most "
-            f"{row['certified_drop'] * 100:.2g} points on new images, by {row['certified_samples']:.0f} images that "
-            "chose nothing"
+            f"{_points(row['certified_drop'])} on new images, by {row['certified_samples']:.0f} images that chose "
+            "nothing"
         )
         return Recommendation(best, reason)
     near = accuracy >= reference_accuracy - tolerance - 1e-12
@@ -50,3 +50,7 @@ def recommend(front: pd.DataFrame, reference_accuracy: float, tolerance: float =
         return Recommendation(int(np.where(near, flops, np.inf).argmin()), reason)
     reason = f"the most accurate point: no point is within {points} of the classic network on validation"
     return Recommendation(int(np.lexsort((flops, -accuracy))[0]), reason)
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:.3g} point{'' if share == 0.01 else 's'}"
