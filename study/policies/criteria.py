@@ -45,7 +45,7 @@ def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[
         return np.asarray(1 / total)
     if criterion == "log_margin":
         # 1 - margin = (2 p_2 + p_3 + ...), summed without the largest: 1 - margin itself would cancel.
-        others = np.sort(weights, axis=-1)[..., :-1]
+        others = np.partition(weights, (classes - 2, classes - 1), axis=-1)[..., :-1]
         unsure = (others.sum(axis=-1) + others[..., -1]) / total
         return np.asarray(np.maximum(-np.log(np.maximum(unsure, np.finfo(np.float64).tiny)), 0.0))
     if criterion == "margin":

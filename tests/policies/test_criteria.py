@@ -35,6 +35,23 @@ def test_confidence_equals_the_plain_formula(criterion, logits):
     np.testing.assert_allclose(confidence(logits, criterion), [confidence_of(criterion, z) for z in logits], atol=1e-12)
 
 
+@given(logits=rows(elements=st.one_of(any_logits, st.floats(-1e30, 1e30, width=32))))
+@examples(100)
+@pytest.mark.filterwarnings("error")
+def test_the_logarithm_of_the_margin_equals_the_plain_formula(logits):
+    scores = confidence(logits, "log_margin")
+    np.testing.assert_allclose(scores, [confidence_of("log_margin", z) for z in logits], rtol=1e-12, atol=1e-12)
+    assert (scores >= 0).all() and (scores <= 709).all()
+
+
+def test_the_logarithm_of_the_margin_tells_margins_close_to_1_apart():
+    """1 - margin is 2 e^-d for two classes with a difference of logits d: a margin of 1 in float64 from d = 38 on."""
+    logits = np.array([[20.0, 0.0], [60.0, 0.0], [300.0, 0.0], [9000.0, 0.0]], dtype=np.float32)
+    assert confidence(logits, "margin")[1:].tolist() == [1, 1, 1]
+    expected = [20 - log(2), 60 - log(2), 300 - log(2), -log(np.finfo(np.float64).tiny)]
+    assert confidence(logits, "log_margin") == pytest.approx(expected, rel=1e-8)
+
+
 @of_softmax
 @given(logits=rows(elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
 @examples(100)
