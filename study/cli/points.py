@@ -22,11 +22,12 @@ from study.cli.printing import PlainTable, console_of
 from study.errors import UserError
 from study.policies.criteria import CRITERIA
 from study.run.folder import STUDY_FILE, no_run_folder
-from study.run.reader import stored_networks, stored_study
+from study.run.reader import stored_backbones, stored_networks, stored_study
 from study.search.cost_source import check_costs
 from study.search.exact_report import ExactReport, exact_report
 from study.search.exact_search import uncovered
 from study.search.guarantee import guarantee_words
+from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
 from study.search.space import check_depth, check_names
 from study.storage.strict_json import dumps
 
@@ -121,7 +122,7 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
         for line in recommendation_lines(summary, folder):
             console.print(line, soft_wrap=True)
         console.print(_front_table(summary))
-        for line in [*front_lines(summary), *_uncertified_lines(folder, summary)]:
+        for line in [*front_lines(summary), *_uncertified_lines(folder, summary), *smaller_lines(summary, folder, name)]:
             console.print(line, soft_wrap=True)
     console.print(f"tables: {tables}")
 
@@ -163,6 +164,23 @@ def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:
         f"why: {summary.reason}",
         f"evaluate it: predictive-exit evaluate --point {shlex.quote(str(folder))} {row['number']}",
     ]
+
+
+def smaller_lines(summary: FrontSummary, folder: Location, data: str | None) -> list[str]:
+    """Each smaller network of phase 1 as it stands, and a sentence where the recommended point loses to one."""
+    reference, point = summary.reference, summary.recommended
+    backbones = stored_backbones(folder, stored_study(folder).operating_points, data)
+    rows = smaller_rows(reference.trial_id, reference.accuracy, {"flops": reference.flops}, backbones)
+    lines = [
+        f"smaller network {row['smaller']} ({row['smaller_id']}) without exits: {row['flops_share']:.1%} of its FLOPs, "
+        f"accuracy {row['accuracy']:.2%} on validation ({-row['accuracy_drop'] * 100:+.2f} points)"
+        for row in rows_of(rows)
+    ]
+    rival = beaten_by(point["accuracy"], point["flops_share"], rows)
+    if rival is not None:
+        what = f"recommended point {point['number']}"
+        lines.append(smaller_sentence(what, point["flops_share"], point["accuracy"], rival))
+    return lines
 
 
 def front_lines(summary: FrontSummary) -> list[str]:
