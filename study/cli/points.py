@@ -122,7 +122,8 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
         for line in recommendation_lines(summary, folder):
             console.print(line, soft_wrap=True)
         console.print(_front_table(summary))
-        for line in [*front_lines(summary), *_uncertified_lines(folder, summary), *smaller_lines(summary, folder, name)]:
+        smaller = smaller_lines(summary, folder, name)
+        for line in [*front_lines(summary), *_uncertified_lines(folder, summary), *smaller]:
             console.print(line, soft_wrap=True)
     console.print(f"tables: {tables}")
 
