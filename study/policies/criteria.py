@@ -45,8 +45,8 @@ def confidence(logits: NDArray[np.floating], criterion: _Confidence) -> NDArray[
         return np.asarray(1 / total)
     if criterion == "log_margin":
         # 1 - margin = (2 p_2 + p_3 + ...), summed without the largest: 1 - margin itself would cancel.
-        others = np.partition(weights, (classes - 2, classes - 1), axis=-1)[..., :-1]
-        unsure = (others.sum(axis=-1) + others[..., -1]) / total
+        np.put_along_axis(weights, weights.argmax(axis=-1, keepdims=True), 0.0, axis=-1)
+        unsure = (weights.sum(axis=-1) + weights.max(axis=-1)) / total
         return np.asarray(np.maximum(-np.log(np.maximum(unsure, np.finfo(np.float64).tiny)), 0.0))
     if criterion == "margin":
         second = np.partition(weights, classes - 2, axis=-1)[..., classes - 2]
