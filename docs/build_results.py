@@ -1,6 +1,6 @@
 """Write the pages of results anew from the studies in ``results/reference``.
 
-    python docs/build_results.py             # a few minutes: every policy on every network
+    python docs/build_results.py             # a minute or two: every policy on every network
     python docs/build_results.py --check     # changes nothing; exit code 1 and the names of pages that differ
 
 A page of a study (``docs/results/<study>.md``) is generated whole. In ``docs/results.md`` and in
@@ -18,10 +18,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from result_tables import comparison, frequencies, headline, predictions, quality, seeds, stops, trials
+from result_tables import (
+    comparison,
+    frequencies,
+    headline,
+    predictions,
+    quality,
+    ranking,
+    rivals,
+    seeds,
+    stops,
+    trials,
+    verdict,
+)
 
 DOCS = Path(__file__).parent
-TABLES: dict[str, Callable[..., str]] = {made.__name__: made for made in (headline, quality, seeds, trials)}
+TABLES: dict[str, Callable[..., str]] = {
+    made.__name__: made for made in (headline, quality, rivals, seeds, trials, verdict)
+}
 """The tables that pages with text of their own contain."""
 WRITTEN = ("results.md", "results/training.md")
 BLOCK = re.compile(r"(<!-- begin (?P<name>\w+) (?P<arguments>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -88,6 +102,11 @@ def study_page(study: Study) -> str:
         parts += [f"## At most 0, 0.5 and 2 points lost, {precision}", comparison(name, precision, "0", "0.5", "2")]
     parts += ["## Where the images stop", "On test, at most one point lost on validation, fp32:", stops(name, "fp32")]
     parts += [
+        "## How well a confidence ranks images",
+        "On validation, fp32: the chance that an image that should stop at an exit has a higher confidence there than "
+        "one that should not (AUROC). An image should stop where the exit is right, or where no later exit and not the "
+        "classifier is right.",
+        ranking(name, "fp32"),
         "## How often the engine is right",
         "On test, at the beta of the predictive point that loses at most one point, from each start layer: of the "
         "images that do not stop there, the share whose predicted jump is the true distance.",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sized
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.parts import read_table, rows_of
@@ -25,8 +28,11 @@ RULES = (
 POINT = 0.01
 """The drop of accuracy at which policies are shown in detail."""
 SHOWN = (0.1, 0.25, 0.4, 0.6)
-"""Exits whose accuracies are shown, as shares of their number: 2, 5, 8 and 12 of VGG-19's twenty."""
-HEADLINE = ("static", "hierarchical", "predictive", "placed, margin")
+"""Exits whose accuracies and rankings are shown, as shares of their number: 2, 5, 8 and 12 of VGG-19's twenty."""
+HEADLINE = ("static", "hierarchical", "predictive", "head_thresholds, margin", "optimal_stopping")
+OWN, EACH_HEAD = "optimal_stopping", "head_thresholds"
+TIE = 0.03
+"""The share of the cost up to which two policies need about the same."""
 SETTINGS = {
     "mode": "trained",
     "kind": "heads",
@@ -151,7 +157,8 @@ def comparison(study: str, precision: str, *points: str) -> str:
             "policy": row["family"],
             "lost on test (95 %)": interval(row),
             "FLOPs": percent(row["test_flops_share"]),
-            "FLOPs at equal loss (95 %)": matched(row),
+            "FLOPs at equal loss, unseen (95 %)": matched(row, "flops"),
+            "FLOPs at equal loss, test (95 %)": matched(row, "test_flops"),
             "published program's FLOPs": percent(row["test_flops_published_share"]),
             "energy": percent(row["test_energy_share"]),
             "heads run": f"{row['test_heads_run']:.1f}",
@@ -222,7 +229,7 @@ def headline(*studies: str) -> str:
             "policy": row["family"],
             "lost on test (95 %)": interval(row),
             "FLOPs": percent(row["test_flops_share"]),
-            "FLOPs at equal loss (95 %)": matched(row),
+            "FLOPs at equal loss, test (95 %)": matched(row, "test_flops"),
             "energy": percent(row["test_energy_share"]),
         }
         for study in studies
@@ -231,12 +238,105 @@ def headline(*studies: str) -> str:
     )
 
 
-def matched(row: Mapping[str, Any]) -> str:
-    """FLOPs at equal loss on images that did not choose, with the 95 % interval; nothing where they are not known."""
-    if pd.isna(row["matched_flops_share"]):
+def rivals(*studies: str) -> str:
+    """FLOPs at equal loss on test: optimal stopping against the engine, the best policy with one beta, and the
+    thresholds of each head."""
+    rows = []
+    for study, drop, shares in at_equal_test_loss(*studies):
+        own, one, each = shares[OWN], best(shares, fitted=False), best(shares, fitted=True)
+        rows.append(
+            {
+                "study": study,
+                "points lost on test": f"{drop * 100:g}",
+                "optimal stopping": percent(own),
+                "the paper's engine": against(own, shares["predictive"]),
+                "best with one beta": f"{against(own, shares[one])} ({one})",
+                "thresholds of each head": f"{against(own, shares[each])} ({each.partition(', ')[2]})",
+            }
+        )
+    return markdown(rows)
+
+
+def verdict(*studies: str) -> str:
+    """Where optimal stopping wins at equal loss on test, and where it does not, in sentences."""
+    found = list(at_equal_test_loss(*studies))
+    engine = [shares[OWN] / shares["predictive"] for _, _, shares in found]
+    one = [shares[OWN] / shares[best(shares, fitted=False)] for _, _, shares in found]
+    kinds: dict[str, dict[str, list[str]]] = {"win": {}, "tie": {}, "lose": {}}
+    nearest = 0
+    for study, drop, shares in found:
+        rival = min((name for name in shares if name != OWN), key=lambda name: shares[name])
+        ratio = shares[OWN] / shares[rival]
+        kind = "win" if ratio < 1 - TIE else "lose" if ratio > 1 + TIE else "tie"
+        kinds[kind].setdefault(study, []).append(f"{drop * 100:g}")
+        nearest += rival.startswith(EACH_HEAD)
+    text = {
+        kind: "; ".join(f"{study} at {' and '.join(drops)}" for study, drops in of.items()) or "none"
+        for kind, of in kinds.items()
+    }
+    sentences = [
+        "**Optimal stopping against the paper's engine:** at equal loss on test (0.5, 1 and 2 points) it needs from "
+        f"{change(max(engine))} to {change(min(engine))} FLOPs, in the mean {change(mean(engine))}. Against the best "
+        f"policy with one beta for all exits: from {change(max(one))} to {change(min(one))}, in the mean "
+        f"{change(mean(one))}.",
+        f"**Where it wins and where it does not.** The best other policy is thresholds of each head in {nearest} of "
+        f"{len(found)} pairs of a network and a loss. Optimal stopping needs at least {TIE * 100:g} % fewer FLOPs than "
+        f"every other policy on: {text['win']}. It is within {TIE * 100:g} % of the best other policy on: "
+        f"{text['tie']}. It needs more on: {text['lose']}.",
+    ]
+    return "\n".join(textwrap.fill(f"- {one}", 98, subsequent_indent="  ", break_on_hyphens=False) for one in sentences)
+
+
+def at_equal_test_loss(*studies: str) -> Iterator[tuple[str, float, dict[str, float]]]:
+    """Study, loss, and policy -> FLOPs at this loss on test, of the best network in fp32; the oracle is left out."""
+    for study in studies:
+        for drop in (0.005, POINT, 0.02):
+            shares = {
+                row["family"]: row["matched_test_flops_share"]
+                for row in rows_of(rows_of_best(study, "fp32"))
+                if row["drop"] == drop and "oracle" not in row["family"] and row["family"] != "classic"
+            }
+            if {OWN, "predictive"} <= shares.keys() and any(name.startswith(EACH_HEAD) for name in shares):
+                yield study, drop, shares
+
+
+def best(shares: Mapping[str, float], *, fitted: bool) -> str:
+    """The cheapest policy with thresholds of each head, or with one beta for all exits (or none)."""
+    names = (name for name in shares if name != OWN and name.startswith(EACH_HEAD) == fitted)
+    return min(names, key=lambda name: shares[name])
+
+
+def against(own: float, other: float) -> str:
+    """The cost of another policy, and how optimal stopping compares."""
+    return f"{percent(other)}: {change(own / other)}"
+
+
+def change(ratio: float) -> str:
+    """A ratio of costs as a change."""
+    percents = round(abs(1 - ratio) * 100)
+    return f"{percents} % {'fewer' if ratio < 1 else 'more'}" if percents else "as many"
+
+
+def ranking(study: str, precision: str) -> str:
+    """How well each confidence ranks images, at a few exits and in the mean of all."""
+    table = compared(study).ranking
+    own = table[(table["trial_id"] == best_network(study)) & (table["precision"] == precision)]
+    names = {"margin": "margin", "max_softmax": "largest probability", "logit": "the paper's ratio"}
+    rows = []
+    for name, text in names.items():
+        values = own[f"auroc_{name}"].to_numpy(dtype=float)
+        places = [round(share * len(values)) for share in SHOWN]
+        shown = {f"exit {exit}": f"{values[exit - 1]:.3f}" for exit in places}
+        rows.append({"confidence": text, **shown, "mean of all exits": f"{np.nanmean(values):.3f}"})
+    return markdown(rows)
+
+
+def matched(row: Mapping[str, Any], cost: str) -> str:
+    """A cost at equal loss with its 95 % interval; nothing where it is not known."""
+    share = f"matched_{cost}_share"
+    if pd.isna(row[share]):
         return ""
-    low, high = row["matched_flops_share_low"], row["matched_flops_share_high"]
-    return f"{percent(row['matched_flops_share'])} ({low * 100:.1f} to {high * 100:.1f})"
+    return f"{percent(row[share])} ({row[f'{share}_low'] * 100:.1f} to {row[f'{share}_high'] * 100:.1f})"
 
 
 def percent(share: float | None) -> str:

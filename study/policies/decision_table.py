@@ -90,6 +90,16 @@ def table_for(trace: Trace, policy: Policy) -> DecisionTable:
     return tables[criterion, tried]
 
 
+def take_tables(whole: Trace, part: Trace, samples: NDArray[np.int64]) -> None:
+    """Give a trace of some samples of another trace, with the same thresholds, the tables that are known of the other.
+
+    Tables of patience are left out: each placement has its own.
+    """
+    known = _TABLES.get(whole, {})
+    kept = {key: DecisionTable(table.scores[samples]) for key, table in known.items() if key[0] != "patience"}
+    _TABLES.setdefault(part, {}).update(kept)
+
+
 def ratio_table(trace: Trace, max_jump: int) -> DecisionTable:
     """The ratios of the paper's criterion and of an engine with ``max_jump`` steps."""
     return _widest_table(trace, max_jump).up_to(max_jump)

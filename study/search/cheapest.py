@@ -68,12 +68,13 @@ class FamilyFront:
         enough = np.flatnonzero(self.accuracies >= reference_accuracy - drop - _ROUNDING)
         return self.points[int(enough[0])] if len(enough) else None
 
-    def spread(self, most: int) -> list[OperatingPoint]:
-        """At most so many points, whose accuracies are spread evenly."""
-        if len(self.points) <= most:
-            return self.points
-        wanted = np.linspace(self.accuracies[0], self.accuracies[-1], most)
-        return [self.points[place] for place in np.unique(np.searchsorted(self.accuracies, wanted))]
+    def spread(self, most: int, least_accuracy: float) -> list[OperatingPoint]:
+        """At most so many points of at least some accuracy, whose accuracies are spread evenly."""
+        places = np.flatnonzero(self.accuracies >= least_accuracy - _ROUNDING)
+        if len(places) > most:
+            wanted = np.linspace(self.accuracies[places[0]], self.accuracies[-1], most)
+            places = np.unique(np.searchsorted(self.accuracies, wanted))
+        return [self.points[place] for place in places]
 
 
 def family_front(

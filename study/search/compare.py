@@ -131,7 +131,8 @@ def compare(
     rows: list[dict[str, Any]] = []
     predictions: list[pd.DataFrame] = []
     references = {one.weights: reference_network([o for o in networks if o.weights == one.weights]) for one in networks}
-    lowest = min(one.classic_accuracy for one in references.values()) - 2 * drops[-1] - _BEYOND
+    beyond = 2 * drops[-1] + _BEYOND
+    lowest = min(one.classic_accuracy for one in references.values()) - beyond
     fronts = {
         (network, family): family_front(spec, network, family, objective, lowest)
         for network in networks
@@ -145,10 +146,11 @@ def compare(
         unseen = cross_fit(spec, network, reference, FAMILIES, around(drops), objective)
         matched = {"": _matched(unseen, drops)}
         if "test" in splits:
+            least = reference.classic_accuracy - beyond
             curves = {
                 (family, float(place)): outcome(point, splits["test"][0], reference, splits["test"][1], objective)
                 for family in FAMILIES
-                for place, point in enumerate(fronts[network, family].spread(_ON_CURVE))
+                for place, point in enumerate(fronts[network, family].spread(_ON_CURVE, least))
             }
             matched["test_"] = _matched(curves, drops)
         for family in FAMILIES:

@@ -65,7 +65,7 @@ def cross_fit(
     A family that has no point within a bound on one of the halves is left out there.
     """
     first, second = _halves(len(network.validation.labels))
-    halves = [network.on(_take(network.validation, half)) for half in (first, second)]
+    halves = [network.on(half) for half in (first, second)]
     classic = [_take(reference.validation, half) for half in (first, second)]
     chosen: dict[tuple[PolicyFamily, float], list[Outcome]] = {}
     for own, other in ((0, 1), (1, 0)):

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from results.summary import reference_position
-from study.arrays import Floats
+from study.arrays import Floats, Integers
 from study.checkpoints.description import WeightsId
 from study.costs.costs import Costs, Measure
 from study.costs.flops import NetworkWork
@@ -20,7 +20,7 @@ from study.fronts.fitted_policies import FITTERS, Fit
 from study.networks.precisions import Precision
 from study.policies.base import Policy
 from study.policies.criteria import Criterion
-from study.policies.decision_table import table_for
+from study.policies.decision_table import table_for, take_tables
 from study.policies.policies import Classic, Hierarchical, Static
 from study.policies.replay import Walk, replay
 from study.policies.thresholds import Statistic, thresholds_from_logits
@@ -53,7 +53,9 @@ class TracedNetwork:
     """FLOPs of segments and heads as the published program counts them."""
     frequencies: Frequencies | None = None
     """None where frequency scaling is not simulated."""
-    _traces: dict[object, Trace] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _traces: dict[tuple[SplitLogits, Statistic], Trace] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _scores: dict[object, list[Floats]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fits: dict[object, Fit] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -126,10 +128,16 @@ class TracedNetwork:
             self._fits[key] = lru_cache(maxsize=4)(fit)  # a search asks for one price after the other
         return self._fits[key](tuple(prices))
 
-    def on(self, validation: SplitLogits) -> TracedNetwork:
-        """The network with other validation images. What was fitted to the calibration images is not fitted again."""
-        other = replace(self, validation=validation)
+    def on(self, samples: Integers) -> TracedNetwork:
+        """The network with some of its validation images. What is known of all images is not computed again."""
+        whole = self.validation
+        other = replace(self, validation=replace(whole, logits=whole.logits[samples], labels=whole.labels[samples]))
         object.__setattr__(other, "_fits", self._fits)
+        for (split, statistic), trace in list(self._traces.items()):
+            if split is whole:
+                part = Trace(other.validation.logits, other.validation.labels, trace.thresholds)
+                take_tables(trace, part, samples)
+                other._traces[other.validation, statistic] = part
         return other
 
     def costs_of(self, policy: Policy) -> Costs:

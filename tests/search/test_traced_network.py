@@ -10,6 +10,8 @@ from support.searches import split, traced
 from results.parts import write_part
 from results.summary import summarize_front
 from study import Costs
+from study.policies.decision_table import table_for
+from study.policies.policies import Hierarchical
 from study.search.test_front import network_exit_rows
 from study.search.traced_network import reference_network
 from study.traces.trace import SplitLogits
@@ -25,6 +27,19 @@ def test_each_split_has_a_trace_of_its_own_whatever_becomes_of_the_memory_of_ano
         assert np.array_equal(found.logits, single.logits) and found is one.trace("mean_max", double)
         del double
         gc.collect(0)  # all that this round made
+
+
+@pytest.mark.parametrize("criterion", ["logit", "margin", "oracle", "patience"])
+def test_on_some_images_a_network_has_the_scores_that_these_images_have(criterion):
+    one, samples = traced("one", 3), np.array([1, 4, 5])
+    policy = Hierarchical(1.0, 1, criterion)
+    whole = table_for(one.trace("mean_max"), policy)
+    part = one.on(samples)
+    found = table_for(part.trace("mean_max"), policy)
+    fresh = replace(one, validation=part.validation)
+    np.testing.assert_array_equal(found.scores, table_for(fresh.trace("mean_max"), policy).scores)
+    np.testing.assert_array_equal(found.stop, whole.stop[samples])
+    np.testing.assert_array_equal(part.validation.labels, one.validation.labels[samples])
 
 
 def named(name: str, right: int, flops: float, precision: str = "fp32"):
