@@ -63,6 +63,7 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
     found = certified_points(front, networks, guarantee, lambda one: certifying[one.weights, one.precision])
     reference = reference_network(networks)
     classic = classic_right(reporting[reference.weights, reference.precision])
+    classic_flops = reference.costs.classic("flops")
     rows = []
     tested = front.iloc[list(found.path[: len(found.losses)])]
     for place, stored in enumerate(rows_of(tested)):
@@ -70,10 +71,7 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
         split = reporting[point.network.weights, point.network.precision]
         losses = classic - right_answers(point, split)
         low, high = mean_interval(losses[:, None])
-        costs, counted = (
-            point.network.costs_of(point.policy),
-            tally(point.network.trace(point.statistic, split), point.policy),
-        )
+        counted = tally(point.network.trace(point.statistic, split), point.policy)
         rows.append(
             {
                 **{name: stored[name] for name in ("number", "search", "trial_id", *SETTINGS)},
@@ -84,7 +82,7 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
                 "reported_loss": float(losses.mean()),
                 "reported_loss_low": float(low[0]),
                 "reported_loss_high": float(high[0]),
-                "flops_share": costs.mean(counted, "flops") / reference.costs.classic("flops"),
+                "flops_share": point.network.costs_of(point.policy).mean(counted, "flops") / classic_flops,
             }
         )
     return StoredCertification(

@@ -15,7 +15,6 @@ from support.run_folders import refused
 from support.studies import run_context, tiny_study
 
 from results.parts import read_table, rows_of
-from results.schemas import SCHEMAS
 from search_spaces import SpecError
 from search_spaces.spec import GuaranteeSpec, StudySpec, parse_space, validate_space
 from study.cli.main import main
@@ -24,10 +23,11 @@ from study.errors import UserError
 from study.progress import Reporter
 from study.run import run as study_run
 from study.run.plan import RunContext, resolve_names
+from study.run.reader import stored_logits, stored_networks, stored_study
 from study.run.run import run_study
 from study.search.betting_bound import drop_bound
 from study.search.cross_fit import classic_right
-from study.search.guarantee import certified_points, random_halves, right_answers, safe_to_cheap
+from study.search.guarantee import random_halves, right_answers, safe_to_cheap
 from study.search.operating_point import point_of
 from study.search.traced_network import reference_network
 from study.traces.trace import SplitLogits
@@ -157,42 +157,38 @@ def copied(folder: Path, destination: Path, *parts: str) -> Path:
     return destination
 
 
-def assert_same_front(left: Path, right: Path) -> None:
-    one, other = (read_table(folder / "tables", "front") for folder in (left, right))
-    pd.testing.assert_frame_equal(one, other, check_exact=True)
-
-
-def test_the_columns_follow_from_the_stored_traces(certified: Path) -> None:
+def assert_marked_points_are_certified(folder: Path, drop: float, confidence: float, images: int) -> None:
     """The walk again, from the files, point by point."""
-    from study.run.reader import stored_logits, stored_networks, stored_study
-
-    table = read_table(certified / "tables", "front")
-    spec = stored_study(certified)
-    networks = stored_networks(certified, spec.operating_points)
-    images = stored_logits(certified, networks, "certification")
-    (logits,) = images.values()
-    path = safe_to_cheap(table, reference_network(networks).classic_accuracy, 0.3)
+    table = read_table(folder / "tables", "front")
+    networks = stored_networks(folder, stored_study(folder).operating_points)
+    (logits,) = stored_logits(folder, networks, "certification").values()
+    path = safe_to_cheap(table, reference_network(networks).classic_accuracy, drop)
     bounds = [
-        drop_bound(classic_right(logits) - right_answers(point_of(row, networks), logits), 0.6)
+        drop_bound(classic_right(logits) - right_answers(point_of(row, networks), logits), confidence)
         for row in rows_of(table.iloc[list(path)])
     ]
-    failed = [place for place, bound in enumerate(bounds) if bound > 0.3]
-    expected = path[: min(failed, default=len(path))]
+    expected = path[: next((place for place, bound in enumerate(bounds) if bound > drop), len(path))]
     marked = table[CERTIFIED].notna()
     assert marked["certified_drop"].to_numpy().nonzero()[0].tolist() == sorted(expected) and len(expected)
     assert (marked.all(axis=1) == marked.any(axis=1)).all()
-    row = table.iloc[expected[0]]
-    assert (row["certified_drop"], row["certified_confidence"], row["certified_samples"]) == (0.3, 0.6, 48)
-    found = certified_points(table, networks, GuaranteeSpec(accuracy_drop=0.3, confidence=0.6), lambda one: logits)
-    assert found.positions == expected and found.needed is None
+    rows = table.iloc[list(expected)][CERTIFIED].drop_duplicates()
+    assert rows.to_numpy().tolist() == [[drop, confidence, images]]
 
 
-def test_the_certification_images_are_traced_after_the_choice(
+def test_the_columns_follow_from_the_stored_traces(certified: Path) -> None:
+    assert_marked_points_are_certified(certified, 0.3, 0.6, 48)
+
+
+def test_a_killed_study_ends_the_same_and_traces_the_certification_images_after_the_choice(
     certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = copied(certified, tmp_path / "tiny", "checkpoints")
+    folder = copied(certified, tmp_path / "tiny", "checkpoints", "traces", "tables")
+    shutil.copy(certified / "study.yaml", folder)
+    shutil.rmtree(folder / "tables" / "front")
+    for trace in (folder / "traces").glob("*-certification-*"):
+        shutil.rmtree(trace)
     order: list[str] = []
-    search, trace = study_run.search_operating_points, study_run.trace_networks
+    search, trace_networks = study_run.search_operating_points, study_run.trace_networks
 
     def searching(*arguments: Any) -> Any:
         order.append("search")
@@ -200,35 +196,21 @@ def test_the_certification_images_are_traced_after_the_choice(
 
     def tracing(networks: Any, splits: Any, *arguments: Any) -> Any:
         order.extend(splits)
-        return trace(networks, splits, *arguments)
+        return trace_networks(networks, splits, *arguments)
 
     monkeypatch.setattr(study_run, "search_operating_points", searching)
     monkeypatch.setattr(study_run, "trace_networks", tracing)
     run(asking(0.3), folder)
     assert order == ["calibration", "validation", "search", "certification", "test"]
-    assert_same_front(certified, folder)
+    one, other = (read_table(each / "tables", "front") for each in (certified, folder))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-def test_a_study_that_was_killed_before_its_front_ends_the_same(certified: Path, tmp_path: Path) -> None:
+def test_an_extended_study_certifies_again(certified: Path, tmp_path: Path) -> None:
     folder = copied(certified, tmp_path / "tiny", "checkpoints", "traces", "tables")
     shutil.copy(certified / "study.yaml", folder)
-    shutil.rmtree(folder / "tables" / "front")
-    for trace in (folder / "traces").glob("*-certification-*"):
-        shutil.rmtree(trace)
-    run(asking(0.3), folder)
-    assert_same_front(certified, folder)
-
-
-def test_an_extended_study_certifies_like_the_larger_one(certified: Path, tmp_path: Path) -> None:
-    small = copied(certified, tmp_path / "small", "checkpoints", "traces", "tables")
-    shutil.copy(certified / "study.yaml", small)
-    large = copied(certified, tmp_path / "large", "checkpoints", "traces")
-    run(asking(0.3, trials=30), small, extend=True)
-    run(asking(0.3, trials=30), large)
-    columns = [*SCHEMAS["front"].names]
-    columns.remove("provenance")
-    one, other = (read_table(folder / "tables", "front")[columns] for folder in (small, large))
-    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    run(asking(0.3, trials=30), folder, extend=True)
+    assert_marked_points_are_certified(folder, 0.3, 0.6, 48)
 
 
 def test_too_few_images_are_told_with_the_number_that_would_do(
