@@ -166,7 +166,7 @@ def test_neighbouring_scores_are_told_apart():
 
 TRACE, COSTS = learned_trace(samples=400), rounded_costs()
 FITS = {
-    "six_knots": lambda trace, costs, **options: fit_optimal_stopping(trace, costs, form="six_knots", **options),
+    "regression": lambda trace, costs, **options: fit_optimal_stopping(trace, costs, form="regression", **options),
     "head_thresholds": lambda trace, costs, **options: fit_optimal_stopping(
         trace, costs, form="head_thresholds", **options
     ),
@@ -202,7 +202,7 @@ def test_costs_of_nothing_have_no_shares():
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("form", ["six_knots", "head_thresholds"])
+@pytest.mark.parametrize("form", ["regression", "head_thresholds"])
 def test_an_impossible_price_is_refused(price, form):
     with pytest.raises(UserError, match="price"):
         fit_optimal_stopping(TRACE, COSTS, [price], form=form)
@@ -219,7 +219,7 @@ def test_the_form_is_chosen_and_the_fit_is_the_same_every_time():
 def test_a_mean_return_is_never_below_that_of_the_classic_network():
     """On the images that fitted the rule; the ridge and the knots cost a little."""
     shares = PathShares.of(COSTS, "flops", decision_flops(5))
-    for price, policy in zip(PRICES, fit_optimal_stopping(TRACE, COSTS, form="eight_knots"), strict=True):
+    for price, policy in zip(PRICES, fit_optimal_stopping(TRACE, COSTS, form="regression"), strict=True):
         walk = replay(TRACE, policy)
         gain = walk.accuracy(TRACE.labels) - price * shares.of_walk(walk).mean()
         assert gain >= TRACE.classic_accuracy - price - 1e-9

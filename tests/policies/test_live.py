@@ -228,7 +228,7 @@ def fitted_rules(case: Case) -> list[Policy]:
     # Labels that deeper exits know better, so that a fit has something to weigh.
     trace = replace(case.trace, labels=case.trace.answers[:, -1])
     costs = Costs(segment_flops=np.full(exits + 1, 10.0), head_flops=np.ones(exits))
-    for form in ("six_knots", "head_thresholds"):
+    for form in ("regression", "head_thresholds"):
         rules += fit_optimal_stopping(trace, costs, (0.1, 0.5, 1.0), form=form)
     for criterion in ("logit", "max_softmax", "entropy", "margin", "log_margin"):
         rules += fit_head_thresholds(trace, costs, criterion, (0.1, 0.5, 1.0))
