@@ -111,9 +111,10 @@ def climb(order, scores, right, reach, head, price, stops, rank, here, value):
                 n = order[exit, place]
                 if here[n] >= exit:
                     gain += right[n, exit] - price * reach[exit] - value[n]
-                    distinct = place + 1 == samples or scores[exit, place + 1] < scores[exit, place]
-                    if distinct and gain > best + least:
-                        best, found = gain, place + 1
+                # Equal scores stop together, also where the last of them does not arrive here.
+                distinct = place + 1 == samples or scores[exit, place + 1] < scores[exit, place]
+                if distinct and gain > best + least:
+                    best, found = gain, place + 1
             old = stops[exit]
             if found != old:
                 # Keep the old threshold where the new one is no better: else two equal ones could alternate for ever.
