@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
@@ -117,9 +119,7 @@ def _read(folder: Location) -> SplitLogits | None:
         execution = parse_json(files["trace.json"].read_bytes()).get("int8_execution")
         if execution not in (None, *get_args(Int8Execution)):
             raise ValueError(f"int8_execution is {execution!r}")
-        # As tensors of torch: safetensors maps them from the file. As arrays of numpy it would read them.
-        with safe_open(files["trace.safetensors"], framework="pt") as stored:
-            logits, labels = (stored.get_tensor(name).numpy() for name in ("logits", "labels"))
+        logits, labels = _arrays(files["trace.safetensors"])
         if logits.dtype not in (np.float32, np.float16) or labels.dtype != np.int64:
             raise ValueError(f"it holds logits as {logits.dtype} and labels as {labels.dtype}")
         split = SplitLogits(logits.astype(np.float32, copy=False), labels, execution)
@@ -127,6 +127,16 @@ def _read(folder: Location) -> SplitLogits | None:
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{folder} holds no trace with readable tensors ({short(error, 200)})") from None
     return split
+
+
+def _arrays(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The logits and labels of a file; the logits are mapped from it where that is possible."""
+    if not str(file).isprintable():  # safetensors opens only paths that are UTF-8
+        arrays = safetensors.load(file.read_bytes())
+        return arrays["logits"], arrays["labels"]
+    # As tensors of torch: safetensors maps them from the file. As arrays of numpy it would read them.
+    with safe_open(file, framework="pt") as stored:
+        return stored.get_tensor("logits").numpy(), stored.get_tensor("labels").numpy()
 
 
 def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object], *, half: bool = False) -> None:
