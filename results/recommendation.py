@@ -39,9 +39,9 @@ def recommend(front: pd.DataFrame, reference_accuracy: float, tolerance: float =
         best = int(np.where(np.isfinite(drops), flops, np.inf).argmin())
         row = front.iloc[best]
         reason = (
-            f"the cheapest certified point: with {row['certified_confidence']:.0%} confidence it loses at most "
-            f"{_points(row['certified_drop'])} on new images, by {row['certified_samples']:.0f} images that chose "
-            "nothing"
+            f"the cheapest certified point: with {row['certified_confidence'] * 100:g} % confidence it loses at most "
+            f"{_points(row['certified_drop'])} on new images, tested on {row['certified_samples']:.0f} images "
+            "that no choice has seen"
         )
         return Recommendation(best, reason)
     near = accuracy >= reference_accuracy - tolerance - 1e-12

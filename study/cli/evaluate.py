@@ -143,31 +143,49 @@ def execute(options: argparse.Namespace) -> None:
     print_result(result, options.json)
 
 
+_OF_A_POINT = (
+    *("evaluate_mode", "forward_mode", "policy", "beta", "criterion", "start_layer", "max_jump", "overshoot"),
+    *("exits", "statistic", "quantization", "pretrained", "backbone", "width"),
+)
+"""Options that a point of a front decides."""
+
+
 def _policy_of_point(options: argparse.Namespace) -> Policy:
     """The policy of the point that ``--point`` names; network, precision and statistic go into the options.
 
     Raises:
         UserError: the run folder has no such point, or no checkpoint of its network.
     """
-    from results.parts import read_table, rows_of
+    from results.parts import of_data, read_table, rows_of
+    from study.cli.main import build_parser
     from study.cli.options import run_folder
     from study.cli.points import require_front
     from study.policies.policies import policy_from_row
+    from study.run.reader import stored_study
+    from study.search.cost_source import MEASURED
     from study.storage.publish import MANIFEST, safe_name
 
+    usual = build_parser().parse_args(["evaluate"])
+    for name in _OF_A_POINT:
+        if getattr(options, name) != getattr(usual, name):
+            raise UserError(f"evaluate: --{name.replace('_', '-')} has no effect beside --point, which decides it")
     folder, number = run_folder(options.point[0]), options.point[1]
-    front = read_table(require_front(folder), "front")
+    front = of_data(read_table(require_front(folder), "front"), options.data)
     found = [row for row in rows_of(front) if str(row["number"]) == number]
-    if len(found) != 1:
-        there = ", ".join(map(str, front["number"]))
-        why = "has several points" if found else "has no point"
-        raise UserError(f"evaluate: the front of {folder} {why} {number}; its points are {there}")
+    if not found:
+        there = ", ".join(map(str, front["number"].head(10))) + (", ..." if len(front) > 10 else "")
+        raise UserError(f"evaluate: the front of {folder} has no point {number}; its points are {there}")
+    if len(found) > 1:
+        raise UserError(f"evaluate: several points of {folder} have the number {number}: name the data set with --data")
     row = found[0]
     if not isinstance(folder, Path):
         raise UserError(f"evaluate: --point reads a run folder on this machine: copy {folder} first")
     options.pretrained = folder / "checkpoints" / safe_name(row["trial_id"], "trial") / "best"
     if not (options.pretrained / MANIFEST).is_file():
         raise UserError(f"evaluate: {options.pretrained} holds no checkpoint: a copy of a study has no weights")
+    costs = stored_study(folder).operating_points.costs
+    if options.costs == usual.costs and costs != MEASURED:
+        options.costs = costs
     options.quantization, options.statistic = row["precision"], row["statistic"] or options.statistic
     if row["dvfs"] != "none":
         options.dvfs, options.dvfs_slack = options.dvfs or row["dvfs"], options.dvfs_slack or row["dvfs_slack"]

@@ -240,9 +240,9 @@ def _uncertified_lines(folder: Location, summary: FrontSummary) -> list[str]:
     if asked is None or summary.points["certified_drop"].notna().any():
         return []
     return [
-        f"guarantee ({guarantee_words(asked)}): no point is certified; how many images would be needed, says "
+        f"guarantee ({guarantee_words(asked)}): no point is certified; "
         f"`predictive-exit front {shlex.quote(str(folder))} --guarantee {asked.accuracy_drop:g} "
-        f"--confidence {asked.confidence:g}`"
+        f"--confidence {asked.confidence:g}` says how many images would be needed"
     ]
 
 
@@ -274,7 +274,7 @@ def _front_table(summary: FrontSummary) -> PlainTable:
             "accuracy": ("accuracy", ".2%"),
             "test_accuracy": ("test", ".2%"),
             "interval": ("95 %", "s"),
-            "certified_drop": ("certified\nloss", ".1%"),
+            "certified_drop": ("certified\nloss", ".3%"),
         },
     )
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from study.arrays import Floats
 from study.costs.costs import Costs, Measure
+from study.errors import UserError
 from study.fronts.head_thresholds import head_thresholds
-from study.fronts.matched_cost import matched_costs
+from study.fronts.matched_cost import matched_costs, resamples
 from study.fronts.priced_paths import PRICES, PathShares
 from study.fronts.stopping_regression import Basis, fit_by_regression
 from study.policies.decision_table import table_for
@@ -52,9 +53,12 @@ def fit_optimal_stopping(
         form: of the tables; None: chosen by cross-validation on the calibration images.
 
     Raises:
-        UserError: the costs do not hold the measure, or a price is negative or not finite.
+        UserError: the costs do not hold the measure, a price is negative or not finite, or there are fewer than 8
+            images.
     """
     paths = PathShares.of(costs, measure, decision_flops(trace.logits.shape[2]))
+    if len(trace.labels) < 2 * _FOLDS:
+        raise UserError(f"optimal_stopping: {len(trace.labels)} calibration images are too few to fit a rule")
     scores = table_for(trace, OptimalStopping(1, {}, 0.0)).stop
     form = chosen_form(trace, costs, measure) if form is None else form
     return _fitted(form, scores, trace.right, paths, prices)
@@ -71,8 +75,7 @@ def chosen_form(trace: Trace, costs: Costs, measure: Measure = "flops") -> Form:
     order = np.random.default_rng(0)
     folds = [order.permutation(len(trace.labels)) % _FOLDS for _ in range(_REPEATS)]
     samples = len(trace.labels)
-    drawn = order.multinomial(samples, np.full(samples, 1 / samples), _RESAMPLES)
-    weights = np.concatenate([np.ones((1, samples)), drawn]) / samples
+    weights = np.concatenate([np.full((1, samples), 1 / samples), resamples(samples, _RESAMPLES)])
     classic = weights @ trace.right[:, -1]
     logarithms: dict[Form, Floats] = {}
     for form in get_args(Form):

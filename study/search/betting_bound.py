@@ -91,7 +91,7 @@ def images_needed(losses: Floats, limit: float, confidence: float) -> int | None
 
 
 def betting_order(images: int) -> Integers:
-    """``[N]``: the random order in which images are bet on. The seed is used for nothing else."""
+    """``[N]``: the random order in which images are bet on. No other random number has this seed."""
     # Numpy promises the same words for every version and platform; for `permutation` there is no such promise.
     words = np.random.default_rng(np.random.SeedSequence(_SEED)).bit_generator.random_raw(images)
     return np.asarray(np.argsort(words, kind="stable"), dtype=np.int64)

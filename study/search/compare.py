@@ -43,7 +43,7 @@ from study.policies.thresholds import Statistic
 from study.search.cheapest import FAMILIES, ORACLE, FamilyFront, Objective, PolicyFamily, family_front
 from study.search.cross_fit import MatchedCosts, Outcome, around, classic_right, cross_fit, outcome
 from study.search.exact_search import keeps_deadline
-from study.search.operating_point import OperatingPoint
+from study.search.operating_point import COLUMNS, OperatingPoint
 from study.search.smaller import SMALLER_COLUMNS, Backbone, smaller_rows
 from study.search.traced_network import TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
@@ -187,7 +187,7 @@ def compare(
         table,
         pd.concat(predictions, ignore_index=True) if predictions else pd.DataFrame(),
         pd.concat([_ranking(one, spec) for one in networks], ignore_index=True),
-        _smaller(list(references.values()), fronts, backbones, names or {}, test_logits, drops),
+        _smaller(list(references.values()), fronts, backbones, names or {}, test_logits, drops, objective),
     )
 
 
@@ -248,6 +248,7 @@ def _smaller(
     names: Mapping[str, str],
     test_logits: Callable[[TracedNetwork], SplitLogits] | None,
     drops: Sequence[float],
+    objective: Objective,
 ) -> pd.DataFrame:
     """The rows of the table ``smaller``: backbones as they stand, then traced networks as they stand and with exits."""
     parts: list[pd.DataFrame] = []
@@ -269,7 +270,7 @@ def _smaller(
                 points = {one.name: fronts[network, one].cheapest(reference.classic_accuracy, drop) for one in real}
                 kept = {name: point for name, point in points.items() if point is not None}
                 if kept:
-                    name = min(kept, key=lambda one: kept[one].evaluate()["flops"])
+                    name = min(kept, key=lambda one: kept[one].evaluate()[COLUMNS[objective]])
                     found[name, drop] = kept[name]
             for (name, bound), point in found.items():
                 row: dict[str, Any] = {

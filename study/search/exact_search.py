@@ -267,7 +267,7 @@ def _fitted_policies(
         own = cast(Sequence[Criterion], spec.criterion.values) if "criterion" in kind.settings() else (kind.criterion,)
         for criterion in own:
             statistics = cast(Sequence[Statistic], spec.statistic.values) if criterion == "logit" else (None,)
-            for statistic in statistics if criterion != "patience" else ():
+            for statistic in statistics:
                 for policy in fitted_policies(spec, network, kind, criterion, statistic, prices_of(spec)):
                     yield statistic, policy
 

@@ -38,6 +38,10 @@ def check_names(points: OperatingPointsSpec, *, criteria: Sequence[str] = SEARCH
                 raise UserError(f"operating_points.{key}: {name!r} is unknown: use one of {', '.join(known)}")
     if points.max_jump.largest > LONGEST_JUMP:
         raise UserError(f"operating_points.max_jump: {points.max_jump.largest:g} is above {LONGEST_JUMP}")
+    if "patience" in points.criterion.values and "head_thresholds" in points.policy.values:
+        raise UserError(
+            "operating_points.criterion: head_thresholds cannot be fitted to patience, which depends on the exits tried"
+        )
     takers = [name for name, kind in POLICIES.items() if "criterion" in kind.settings()]
     if points.criterion.values != ("logit",) and not set(takers) & set(points.policy.values):
         raise UserError(f"operating_points.criterion: only the policies {' and '.join(takers)} can have another one")

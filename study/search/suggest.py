@@ -74,14 +74,12 @@ def _suggest_fitted(
     statistic: Statistic | None,
 ) -> Policy:
     """A policy fitted to the network's calibration split at a suggested price."""
-    if criterion == "patience":
-        raise UserError(f"{kind.name}: thresholds cannot be fitted to patience, which depends on the exits tried")
     if isinstance(spec.price, Choice):
         price = float(_suggest(trial, "price", spec.price))
     else:
         price = trial.suggest_float("price", PRICES[0], PRICES[-1], log=True)
     found = fitted_policies(spec, network, kind, criterion, statistic, [price])
-    return found[0] if found else Classic()
+    return found[0] if found else Classic()  # at a low price no threshold of a head may be worth its cost
 
 
 def _suggest_start_layer(trial: optuna.trial.BaseTrial, spec: OperatingPointsSpec, exits: int, depth: str) -> int:

@@ -24,7 +24,7 @@ def test_the_cheapest_point_within_a_point_of_the_classic_network_is_recommended
 def test_a_certified_point_comes_first_even_where_another_is_cheaper():
     found = recommend(front([0.945, 0.95, 0.95], [1.0, 2.0, 3.0], [np.nan, 0.01, 0.01]), 0.95)
     assert found.position == 1
-    assert "with 90% confidence it loses at most 1 point on new images" in found.reason
+    assert "with 90 % confidence it loses at most 1 point on new images" in found.reason
     assert "5000 images" in found.reason
 
 
