@@ -222,7 +222,8 @@ def test_too_few_images_are_told_with_the_number_that_would_do(
     assert "such images would certify it" in line or "would not certify it" in line or "on validation" in line
     assert read_table(folder / "tables", "front")[CERTIFIED].isna().all().all()
     printed = shown(folder, capsys)
-    assert "no point is certified; how many images would be needed, says `predictive-exit front" in printed
+    assert "no point is certified; `predictive-exit front" in printed
+    assert "says how many images would be needed" in printed
     assert line in shown(folder, capsys, "--guarantee", "0.01")
 
 
@@ -246,7 +247,7 @@ def test_the_front_of_a_study_recommends_its_cheapest_certified_point(
     table = read_table(certified / "tables", "front")
     cheapest = table[table["certified_drop"].notna()].sort_values("flops").iloc[0]
     printed = shown(certified, capsys)
-    assert f"recommended: point {cheapest['number']} " in printed and "with 60% confidence" in printed
+    assert f"recommended: point {cheapest['number']} " in printed and "with 60 % confidence" in printed
     assert json.loads(shown(certified, capsys, "--json"))["recommended"]["point"] == cheapest["number"]
 
 
