@@ -77,7 +77,7 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
             phase failed.
     """
     where = replace(where, folder=where.folder.absolute())  # workers have other working folders
-    with closing(executor_of(spec, where)) as executor:
+    with closing(executor_of(spec, where, warm=True)) as executor:
         execute(make_plan(spec, where, executor, extend=extend), where, executor, extend=extend)
 
 
@@ -107,8 +107,10 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
             finish(run, traced, search_operating_points(run, traced))
 
 
-def executor_of(spec: StudySpec, where: RunContext) -> Executor:
+def executor_of(spec: StudySpec, where: RunContext, *, warm: bool = False) -> Executor:
     """The executor that a start asks for. Ray is imported only where Ray is used.
+
+    ``warm``: workers of Ray may start while the study is planned.
 
     Raises:
         UserError: the study needs Ray, and the start refuses Ray.
@@ -123,7 +125,8 @@ def executor_of(spec: StudySpec, where: RunContext) -> Executor:
     from study.execution.ray.executor import RayExecutor
 
     executor = RayExecutor(spec.resources, where.address)
-    executor.warm_up(spec.backbones.trials)
+    if warm:
+        executor.warm_up(spec.backbones.trials)
     return executor
 
 

@@ -74,6 +74,16 @@ def test_workers_are_kept_and_errors_belong_to_their_jobs(pool: WorkerPool) -> N
     assert processes(pool, "g") != survivors, "its death is no failure of the next job"
 
 
+def test_a_pool_that_is_closed_in_its_warm_up_keeps_no_worker(ray_instance: None) -> None:
+    """Else the next pool of the process would wait for its CPUs for ever."""
+    first = WorkerPool(ResourcesSpec())
+    first.warm_up(import_something, 2)
+    first.close()
+    second = WorkerPool(ResourcesSpec())
+    assert second.run([Job("one", import_something, ())]) == {}
+    second.close()
+
+
 def test_jobs_follow_a_warm_up(pool: WorkerPool) -> None:
     pool.warm_up(import_something, 2)
     assert len(processes(pool, "a", "b")) in (1, 2), "the warm-up is no job of the run"

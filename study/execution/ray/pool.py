@@ -34,8 +34,8 @@ from study.execution.ray.scratch import scratch_folder
 
 _RESTARTS = 3
 """How many times the Tune run of a pool is started anew after an error of Tune itself."""
-_END_SECONDS = 10.0
-"""A Tune run without work ends within a second."""
+_END_SECONDS = 30.0
+"""A Tune run without work ends within a second; a warm-up imports torch first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +164,15 @@ class WorkerPool:
             events.put(("stopped", None, error))
 
     def close(self) -> None:
-        """End the Tune run and the workers; jobs that run are cut off."""
-        self._closing.set()
+        """End the Tune run and the workers; jobs of :meth:`run` are cut off.
+
+        A warm-up ends by itself. A Tune run that is cut off keeps its workers, and with them the CPUs that the next
+        pool of this process needs.
+        """
         self._waiting.put(None)
         if self._thread is not None and not self._busy:  # a thread with jobs ends by itself, if Ray still answers
             self._thread.join(_END_SECONDS)
+        self._closing.set()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._thread = self._scratch = None
