@@ -239,8 +239,10 @@ def add_up(betas, changes, order, at_infinity, highs, points):
         points: ``[n+1, M+1]``, receives the points.
     """
     columns = len(at_infinity)
-    highs[0], points[0] = np.inf, at_infinity
-    running = at_infinity.copy()
+    highs[0] = np.inf
+    running = np.empty_like(at_infinity)
+    for m in range(columns):  # an assignment of arrays compiles four times as long, for the words of its errors
+        running[m] = points[0, m] = at_infinity[m]
     found, at = 1, len(order) - 1
     while at >= 0:
         here = betas[order[at]]

@@ -33,12 +33,15 @@ def fit_backward(left, weight, inverse, mass, right, reach, head, price, coeffic
     for n in range(samples):
         returns[n, last - 1] = right[n, last - 1]
     sums, mean, centred = np.empty((knots, last + 1)), np.empty(last + 1), np.empty((knots, last + 1))
+    way = np.empty(last + 1)
     for exit in range(last - 1, 0, -1):
         count = last - exit + 1  # stop, or go on by 1 .. last - exit
         own_left, own_weight = left[exit - 1], weight[exit - 1]
-        way = price * (reach[exit - 1 :] - reach[exit - 1])
-        sums[:, :count] = 0.0
-        mean[:count] = 0.0
+        for a in range(count):
+            way[a] = price * (reach[exit - 1 + a] - reach[exit - 1])
+            mean[a] = 0.0
+            for k in range(knots):
+                sums[k, a] = 0.0
         for n in range(samples):
             at, share = own_left[n], own_weight[n]
             for a in range(count):

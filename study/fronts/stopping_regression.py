@@ -101,12 +101,16 @@ def _fit(of: _Regressions, right: NDArray[np.int8], paths: PathShares, price: fl
     fit_backward(
         *(of.left, of.weight, of.inverse, of.mass, right, paths.reach, paths.head, float(price), coefficients, returns)
     )
-    tables = {
-        exit: _table(knots, coefficients[exit - 1, : len(knots), : last + 1 - exit], exit)
-        for exit, knots in enumerate(of.knots, start=1)
-    }
     first = int((returns.mean(axis=0) - price * paths.reach).argmax()) + 1
-    return OptimalStopping(first, OptimalStopping(first, tables, float(price)).tables_in_use(), float(price))
+    tables: dict[int, ExitTable] = {}
+    open_exits = [first]
+    while open_exits:  # most exits are reached by no sample
+        exit = open_exits.pop()
+        if exit < last and exit not in tables:
+            knots = of.knots[exit - 1]
+            tables[exit] = _table(knots, coefficients[exit - 1, : len(knots), : last + 1 - exit], exit)
+            open_exits += set(tables[exit].actions) - {STOP}
+    return OptimalStopping(first, tables, float(price))
 
 
 def _table(knots: Floats, values: Floats, exit: int) -> ExitTable:

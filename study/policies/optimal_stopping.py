@@ -99,10 +99,6 @@ class OptimalStopping(Policy):
             open_exits += new
         return frozenset(found)
 
-    def tables_in_use(self) -> dict[int, ExitTable]:
-        """The tables of the exits that a sample can reach, in rising order."""
-        return {exit: table for exit, table in self.tables.items() if exit in self._reachable}
-
     def first_exit(self, exit_count: int) -> int:
         """``first``."""
         if min(self._reachable) < 1 or not all(1 <= exit <= exit_count for exit in self.tables):

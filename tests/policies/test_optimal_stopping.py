@@ -65,7 +65,6 @@ def test_the_heads_that_it_may_run_are_those_that_the_tables_lead_to():
     )
     assert stopping.depth(3) == 3
     assert stopping.heads_it_may_run(3).tolist() == [True, False, True]
-    assert list(stopping.tables_in_use()) == [1, 3]
     assert OptimalStopping(4, {}, 0.0).depth(3) == 4
     assert not OptimalStopping(4, {}, 0.0).heads_it_may_run(3).any()
 
