@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.spec import parse_change
 from study.cli.options import add_stored_space, path, run_folder
-from study.errors import UserError
 from study.storage.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from study.cli.printing import PlainTable
     from study.search.cheapest import Objective
 
-_DECIDED = ("policy", "criterion", "beta", "start_layer", "placements", "constraints.accuracy_drop")
-"""Settings of a study that a comparison varies, or bounds, itself."""
 _NAMES = {"flops": "FLOPs", "energy": "energy"}
 
 
@@ -46,37 +43,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Compare policies at equal accuracy."""
     from results.parts import rows_of
-    from study.cli.points import points_table, stored_space, write_points
+    from study.cli.points import points_table, write_points
     from study.cli.printing import check_output, console_of
-    from study.run.reader import (
-        network_names,
-        published_costs,
-        stored_backbones,
-        stored_networks,
-        stored_test_logits,
-    )
-    from study.search.compare import DROPS, best_families, compare
+    from study.run.stored_comparison import compare_stored
+    from study.search.compare import DROPS, best_families
 
     check_output("compare: --output", options.output, ".csv", ".parquet")
-    changes = [parse_change(text) for text in options.set]
-    for key, _ in changes:
-        if key.removeprefix("operating_points.") in _DECIDED:
-            raise UserError(
-                f"compare: --set {key} has no effect: all policies, exits and betas are tried, up to --drop"
-            )
-    space = stored_space(options.folder, changes)
-    networks = stored_networks(options.folder, space, options.data)
-    tests = stored_test_logits(options.folder, networks) if options.report_test else {}
-    found = compare(
-        space,
-        networks,
-        test_logits=(lambda one: tests[one.weights, one.precision]) if options.report_test else None,
-        published=lambda one: published_costs(options.folder, one),
-        backbones=stored_backbones(options.folder, space, options.data),
-        names=network_names(options.folder),
+    found = compare_stored(
+        options.folder,
+        [parse_change(text) for text in options.set],
+        options.data,
         drops=options.drop or DROPS,
         objective=options.objective,
-        rules=[str(rule) for rule in space.dvfs.values if rule != "none"],
+        report_test=options.report_test,
     )
     if options.output:
         write_points(found.rows, options.output)

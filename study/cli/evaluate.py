@@ -159,9 +159,9 @@ def _policy_of_point(options: argparse.Namespace) -> Policy:
     from results.parts import of_data, read_table, rows_of
     from study.cli.main import build_parser
     from study.cli.options import run_folder
-    from study.cli.points import require_front
     from study.policies.policies import policy_from_row
     from study.run.reader import stored_study
+    from study.run.stored_front import require_front
     from study.search.cost_source import MEASURED
     from study.storage.publish import MANIFEST, safe_name
 

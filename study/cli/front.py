@@ -36,7 +36,8 @@ def execute(options: argparse.Namespace) -> None:
 
     check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
     check_output("front: --output", options.output, ".csv", ".parquet")
-    from study.cli.points import print_front, require_front, show_exact_front, write_points
+    from study.cli.points import print_front, show_exact_front, write_points
+    from study.run.stored_front import require_front
 
     if options.exact and options.guarantee is None:
         show_exact_front(options)

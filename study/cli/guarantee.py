@@ -6,10 +6,11 @@ import argparse
 
 from results.parts import rows_of
 from search_spaces.spec import GuaranteeSpec
-from study.cli.points import points_table, require_front, thinned, write_points
+from study.cli.points import points_table, thinned, write_points
 from study.cli.printing import console_of
 from study.errors import UserError
 from study.run.certify import StoredCertification, certify_stored
+from study.run.stored_front import require_front
 from study.storage.strict_json import dumps
 
 _NUMBERS = {

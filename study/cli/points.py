@@ -7,54 +7,26 @@ import shlex
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 
-from results.parts import data_names, part_count, read_or_empty, rows_of
+from results.parts import data_names, rows_of
+from results.point_text import policy_text, setting_text
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front, summary_json
-from search_spaces.spec import OperatingPointsSpec, parse_change
+from search_spaces.spec import parse_change
 from study.cli.printing import PlainTable, console_of
-from study.errors import UserError
-from study.policies.criteria import CRITERIA
-from study.run.folder import STUDY_FILE, no_run_folder
-from study.run.reader import stored_backbones, stored_networks, stored_study
-from study.search.cost_source import check_costs
-from study.search.exact_report import ExactReport, exact_report
-from study.search.exact_search import uncovered
+from study.run.reader import stored_backbones, stored_study
+from study.run.stored_front import evaluate_command, exact_stored, require_front
+from study.search.exact_report import ExactReport
 from study.search.guarantee import guarantee_words
 from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
-from study.search.space import check_depth, check_names
 from study.storage.strict_json import dumps
 
 SHOWN = 60
 """Rows of a printed table of points."""
-_SETTINGS = {
-    "price": "price {:.4g}",
-    "beta": "beta {:.4g}",
-    "start_layer": "from {:.0f}",
-    "max_jump": "jump {:.0f}",
-    "overshoot": "to {}",
-    "statistic": "{}",
-}
-
-
-def stored_space(folder: Location, changes: Sequence[tuple[str, object]]) -> OperatingPointsSpec:
-    """The search space of a stored study with changes.
-
-    Raises:
-        UserError: a name is unknown, or changed costs lack what the space needs.
-    """
-    space = stored_study(folder, changes).operating_points
-    check_names(space, criteria=CRITERIA)
-    own = stored_study(folder).operating_points if changes else space  # what is stored was checked before it ran
-    if (space.costs, space.dvfs, space.quantization) != (own.costs, own.dvfs, own.quantization):
-        check_costs(space, cast(Any, space.quantization.values), torch.device("cpu"), stored_will_do=True)
-    return space
 
 
 def write_points(points: pd.DataFrame, output: Path) -> None:
@@ -81,21 +53,6 @@ def points_table(
         values = ("" if row[name] is None else format(row[name], form) for name, (_, form) in shown.items())
         table.add_row(*(form.format_map(row) for form in names.values()), policy_text(row), setting_text(row), *values)
     return table
-
-
-def policy_text(row: Mapping[str, Any]) -> str:
-    """The policy of an operating point, and its exit criterion if it could have another one than the paper's."""
-    own = row["criterion"] == "logit" or row["policy"] == "optimal_stopping"
-    return row["policy"] if own else f"{row['policy']}, {row['criterion']}"
-
-
-def setting_text(row: Mapping[str, Any]) -> str:
-    """The settings of an operating point in short; a setting without effect is left out."""
-    fitted = row.get("price") is not None  # the price tells which one; its exits may be many
-    listed = row["exits"] is not None and not fitted
-    parts = [" ".join(["exits", *(str(int(exit)) for exit in row["exits"])])] if listed else []
-    parts += [form.format(row[name]) for name, form in _SETTINGS.items() if row.get(name) is not None]
-    return ", ".join(parts if row.get("dvfs") in (None, "none") else [*parts, row["dvfs"]])
 
 
 def thinned(points: pd.DataFrame, named: Sequence[int] = ()) -> pd.DataFrame:
@@ -128,26 +85,6 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
     console.print(f"tables: {tables}")
 
 
-def require_front(folder: Location) -> Location:
-    """The tables of a run folder.
-
-    Raises:
-        UserError: the folder is no run folder, or the study is finished and no point keeps the constraints. A study of
-            which a point keeps the constraints has a front, so that the table is missing for another reason.
-    """
-    if not (folder / STUDY_FILE).is_file():
-        raise no_run_folder(folder)
-    tables = folder / "tables"
-    finished = part_count(tables, "costs") > 0
-    if finished and not part_count(tables, "front"):
-        from study.search.test_front import why_no_front
-
-        points = read_or_empty(tables, "operating_points")
-        if not points["feasible"].eq(True).any():
-            raise UserError(f"{folder}: {why_no_front(points)}")
-    return tables
-
-
 def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:
     """The recommended point, what it costs and gains, and the command that evaluates it."""
     row = next(iter(rows_of(summary.recommended.to_frame().T)))
@@ -163,7 +100,7 @@ def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:
         f"({-row['accuracy_drop'] * 100:+.2f} points), {row['test_accuracy']:.2%} on test "
         f"[{row['test_accuracy_low']:.2%}, {row['test_accuracy_high']:.2%}]",
         f"why: {summary.reason}",
-        f"evaluate it: predictive-exit evaluate --point {shlex.quote(str(folder))} {row['number']}",
+        f"evaluate it: {evaluate_command(folder, row['number'])}",
     ]
 
 
@@ -285,14 +222,7 @@ def show_exact_front(options: argparse.Namespace) -> None:
     Raises:
         UserError: the front of this space cannot be computed exactly, or something stored is missing.
     """
-    folder = options.folder
-    space = stored_space(folder, [parse_change(text) for text in options.set])
-    reason = uncovered(space)
-    if reason:
-        raise UserError(f"front --exact does not cover this space: {reason}; --set {reason.remedy}")
-    networks = stored_networks(folder, space, options.data)
-    check_depth(space, min(network.exit_count for network in networks))
-    report = exact_report(space, networks, read_or_empty(folder / "tables", "operating_points"))
+    report = exact_stored(options.folder, [parse_change(text) for text in options.set], options.data)
     points = report.points
     if options.output:
         write_points(points, options.output)
