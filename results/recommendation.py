@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,14 +34,14 @@ def recommend(front: pd.DataFrame, reference_accuracy: float, tolerance: float =
         tolerance: as a share of the images.
     """
     accuracy, flops = (front[name].to_numpy(dtype=np.float64) for name in ("accuracy", "flops"))
-    points = _points(tolerance)
+    points = in_points(tolerance)
     drops = front.get("certified_drop", pd.Series(np.nan, index=front.index)).to_numpy(dtype=np.float64)
     if np.isfinite(drops).any():
         best = int(np.where(np.isfinite(drops), flops, np.inf).argmin())
         row = front.iloc[best]
         reason = (
             f"the cheapest certified point: with {row['certified_confidence'] * 100:g} % confidence it loses at most "
-            f"{_points(row['certified_drop'])} on new images, tested on {row['certified_samples']:.0f} images "
+            f"{in_points(row['certified_drop'])} on new images, tested on {row['certified_samples']:.0f} images "
             "that no choice has seen"
         )
         return Recommendation(best, reason)
@@ -52,5 +53,50 @@ def recommend(front: pd.DataFrame, reference_accuracy: float, tolerance: float =
     return Recommendation(int(np.lexsort((flops, -accuracy))[0]), reason)
 
 
-def _points(share: float) -> str:
+def recommend_within(front: pd.DataFrame, reference_accuracy: float, limits: Mapping[str, float]) -> Recommendation:
+    """The most accurate point on validation whose costs keep some limits; of equally accurate points, the one with the
+    fewest FLOPs.
+
+    Args:
+        front: rows of the table ``front``, at least one.
+        reference_accuracy: accuracy on validation that a loss counts from.
+        limits: column of costs -> the most that the cost may be, in the unit of the column. A point whose cost is not
+            known keeps no limit.
+
+    Raises:
+        ValueError: no point keeps the limits. The message names the limit that the nearest point exceeds most.
+    """
+    accuracy, flops = (front[name].to_numpy(dtype=np.float64) for name in ("accuracy", "flops"))
+    costs = np.column_stack([front[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in limits])
+    used = np.where(np.isfinite(costs), costs, np.inf) / np.array(list(limits.values()))
+    kept = (used <= 1 + 1e-12).all(axis=1)
+    words = " and ".join(f"{_cost(name, limit)} at most" for name, limit in limits.items())
+    if not kept.any():
+        nearest = int(used.max(axis=1).argmin())
+        name = list(limits)[int(used[nearest].argmax())]
+        raise ValueError(f"no point needs {words}; the nearest needs {_cost(name, front[name].iloc[nearest])}")
+    best = int(np.lexsort((flops, -np.where(kept, accuracy, -np.inf)))[0])
+    lost = (reference_accuracy - accuracy[best]) * 100
+    against = f"{abs(lost):.2f} points {'below' if lost >= 0 else 'above'} the classic network there"
+    return Recommendation(best, f"the most accurate point on validation that needs {words}, {against}")
+
+
+_COSTS = {
+    "flops": "{:.6g} FLOPs",
+    "bitops": "{:.6g} bit operations",
+    "energy_joules": "{:.6g} J of energy",
+    "latency_mean_seconds": "{:.6g} s of mean latency",
+    "latency_p50_seconds": "{:.6g} s of median latency",
+    "latency_p99_seconds": "{:.6g} s of latency for 99 % of the images",
+    "memory_bytes": "{:.6g} bytes of memory",
+}
+"""Column of a cost -> the cost in words."""
+
+
+def _cost(column: str, value: float) -> str:
+    return _COSTS[column].format(value)
+
+
+def in_points(share: float) -> str:
+    """A share of the images in percentage points."""
     return f"{share * 100:.3g} point{'' if share == 0.01 else 's'}"

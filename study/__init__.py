@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from study.policies.optimal_stopping import OptimalStopping
     from study.policies.policies import Classic, Hierarchical, Placed, Predictive, Static
     from study.policies.replay import Walk, replay, tally
+    from study.report.opened_study import Study
     from study.traces.trace import Trace
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Placed",
     "Predictive",
     "Static",
+    "Study",
     "Trace",
     "UserError",
     "Walk",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 _HOME = {
     "Costs": "costs.costs",
+    "Study": "report.opened_study",
     "UserError": "errors",
     "Trace": "traces.trace",
     "exact_front": "fronts.exact",

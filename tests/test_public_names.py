@@ -111,6 +111,10 @@ HEAVY = ["torch", "pandas", "ray", "optuna", "moocore", "matplotlib"]
         ("import study", set()),
         ("from study import Trace, Predictive, Costs, UserError", set()),
         ("from study import replay, prediction_accuracy, exact_front", {"pandas", "moocore", "matplotlib"}),
+        (
+            "from study import Study; Study.open('results/reference/vgg19-cifar10').front()",
+            {"torch", "pandas", "moocore"},
+        ),
     ],
 )
 def test_names_cost_only_what_they_need(code, allowed):
