@@ -37,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_stored_space(parser, "change costs, precisions, jumps or constraints, as operating_points.statistic=mean_max")
     parser.add_argument("--output", type=path, metavar="FILE", help="write all columns as .csv or .parquet")
+    parser.add_argument("--figure", type=path, metavar="FILE", help="draw loss against cost as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print all columns as JSON")
 
 
@@ -49,6 +50,7 @@ def execute(options: argparse.Namespace) -> None:
     from study.search.compare import DROPS, best_families
 
     check_output("compare: --output", options.output, ".csv", ".parquet")
+    check_output("compare: --figure", options.figure, ".png", ".svg", ".pdf")
     found = compare_stored(
         options.folder,
         [parse_change(text) for text in options.set],
@@ -59,6 +61,10 @@ def execute(options: argparse.Namespace) -> None:
     )
     if options.output:
         write_points(found.rows, options.output)
+    if options.figure:
+        from results.figures.comparison import comparison_figure
+
+        comparison_figure(found.rows, options.objective, options.figure)
     if options.json:
         names = ("rows", "predictions", "ranking", "smaller")
         tables = {("comparison" if name == "rows" else name): getattr(found, name) for name in names}

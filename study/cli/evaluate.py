@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from study.cli.options import add_costs, add_network_and_data, requested, whole
+from results.point_text import policy_text, setting_text
+from study.cli.options import add_costs, add_network_and_data, path, requested, whole
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS
 from study.policies.base import Policy
@@ -60,6 +61,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--statistic", default="mean_logit", choices=("mean_logit", "mean_max"))
     parser.add_argument("--stat-each-layer", action="store_true", help="print the statistics of each layer")
+    parser.add_argument(
+        "--figure",
+        type=path,
+        metavar="FILE",
+        help="draw the statistics of each layer, or with --forward-mode accuracy the confusion of predicted and true "
+        "distance, as .png, .svg or .pdf",
+    )
     parser.add_argument("--quantization", default="fp32", choices=PRECISIONS, help="int8_all: also the exit heads")
     parser.add_argument("--compile", action="store_true", help="make the kernels with torch.compile")
     add_costs(parser)
@@ -82,13 +90,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Evaluate one trained network on a split."""
-    from study.cli.printing import print_result
+    from study.cli.printing import check_output, print_result
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
     from study.run.evaluate import accuracy_forward, costs_of, evaluate_one, levels_of, load_costs
     from study.run.one_network import load_network, split_images
     from study.training.loop import forbid_tf32, pick_device
 
+    check_output("evaluate: --figure", options.figure, ".png", ".svg", ".pdf")
+    confusion = options.forward_mode == "accuracy"
+    if options.figure and not (options.stat_each_layer or confusion):
+        raise UserError("evaluate: --figure draws what --stat-each-layer or --forward-mode accuracy measures: add one")
+    if options.figure and confusion and len(options.beta) > 1:
+        raise UserError("evaluate: --figure draws the confusion at one --beta")
     if options.point is not None:
         policy = _policy_of_point(options)
     elif options.pretrained is None:
@@ -107,7 +121,7 @@ def execute(options: argparse.Namespace) -> None:
         precision=options.quantization,
         compiled=options.compile,
     )
-    if options.forward_mode == "accuracy":
+    if confusion:
         if options.criterion != "logit":
             raise UserError("evaluate: --forward-mode accuracy is about the engine, which knows --criterion logit only")
         result = accuracy_forward(
@@ -118,6 +132,11 @@ def execute(options: argparse.Namespace) -> None:
             max_jump=options.max_jump,
             statistic=options.statistic,
         )
+        if options.figure:
+            from results.figures.exits import confusion_figure
+
+            setting = f"beta {options.beta[0]:g}, from exit {options.start_layer}, at most {options.max_jump} exits on"
+            confusion_figure(result["confusion"], f"{network.backbone}, {setting}, {_images(options)}", options.figure)
         print_result({"split": options.split, **result}, options.json)
         if result.get("predictions") == 0:
             print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
@@ -139,7 +158,13 @@ def execute(options: argparse.Namespace) -> None:
     if levels is not None:
         result |= evaluation.under_rule(levels, options.dvfs, options.dvfs_slack)
     if options.stat_each_layer:
-        result["layers"] = json.loads(evaluation.statistics().to_json(orient="records"))
+        statistics = evaluation.statistics()
+        result["layers"] = json.loads(statistics.to_json(orient="records"))
+        if options.figure:
+            from results.figures.exits import exits_figure
+
+            setting = ", ".join(filter(None, (policy_text(policy.to_row()), setting_text(policy.to_row()))))
+            exits_figure(statistics, f"{network.backbone}, {setting}, {_images(options)}", options.figure)
     print_result(result, options.json)
 
 
@@ -190,6 +215,10 @@ def _policy_of_point(options: argparse.Namespace) -> Policy:
     if row["dvfs"] != "none":
         options.dvfs, options.dvfs_slack = options.dvfs or row["dvfs"], options.dvfs_slack or row["dvfs_slack"]
     return policy_from_row(row)
+
+
+def _images(options: argparse.Namespace) -> str:
+    return f"{options.quantization}, {options.split} images"
 
 
 def _policy(options: argparse.Namespace) -> Policy:

@@ -57,7 +57,7 @@ def execute(options: argparse.Namespace) -> None:
 
         write_points(summarize_front(tables, data=options.data).points, options.output)
     if options.figure:
-        from results.figures import front_figure
+        from results.figures.front import front_figure
 
         front_figure(tables, options.figure, data=options.data)
     print_front(options.folder, as_json=options.json, data=options.data)

@@ -227,7 +227,7 @@ def show_exact_front(options: argparse.Namespace) -> None:
     if options.output:
         write_points(points, options.output)
     if options.figure:
-        from results.figures import exact_figure
+        from results.figures.front import exact_figure
 
         exact_figure(points, report.reference.classic_accuracy, options.figure)
     if options.json:

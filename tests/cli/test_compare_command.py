@@ -78,3 +78,13 @@ def test_no_cell_is_cut_in_a_terminal(
     for heading in ("at most", "policy", "setting", "lost", "± 95 %", "FLOPs", "equal loss", "energy"):
         assert heading in table
     assert "max_softmax" in table and "mean_logit" in table
+
+
+def test_a_figure_is_drawn_and_another_ending_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(folder), *OPTIONS, "--figure", str(tmp_path / "compare.svg")]) == 0
+    assert "hierarchical, margin" in (tmp_path / "compare.svg").read_text("utf-8")
+    capsys.readouterr()
+    assert main(["compare", str(folder), *OPTIONS, "--figure", str(tmp_path / "compare.jpg")]) == 2
+    assert "compare: --figure" in capsys.readouterr().err

@@ -201,3 +201,22 @@ def test_frequency_rules_from_the_command_line(models: Path, capsys: pytest.Capt
     ):
         assert main([*command.split(), *options.split()]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_figures_of_the_exits_and_of_the_confusion(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"evaluate --pretrained {models / 'exits'} --statistic mean_max --beta 1.2 --device cpu"
+    result_of(f"{command} --stat-each-layer --figure {tmp_path / 'exits.svg'}", capsys)
+    said = (tmp_path / "exits.svg").read_text("utf-8")
+    assert "vgg11, predictive, beta 1.2" in said and "last_exit, fp32" in said and "validation images" in said
+    confusion = result_of(f"{command} --forward-mode accuracy --figure {tmp_path / 'confusion.svg'}", capsys)
+    assert f"of {confusion['predictions']} predictions" in (tmp_path / "confusion.svg").read_text("utf-8")
+    for wrong, message in (
+        ("--figure x.svg", "--figure draws what --stat-each-layer"),
+        ("--forward-mode accuracy --beta 1 2 --figure x.svg", "at one --beta"),
+        ("--stat-each-layer --figure x.bmp", "must end in"),
+    ):
+        assert main([*command.split(), *wrong.split()]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(Path.cwd().glob("x.*"))
