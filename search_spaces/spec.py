@@ -322,9 +322,12 @@ class StudySpec(_Section):
     operating_points: OperatingPointsSpec = OperatingPointsSpec()
     resources: ResourcesSpec = ResourcesSpec()
     guarantee: GuaranteeSpec | None = None
+    logging: list[Literal["tensorboard", "mlflow"]] = []
 
     @model_validator(mode="after")
-    def _certifiable(self) -> StudySpec:
+    def _sensible(self) -> StudySpec:
+        if len(set(self.logging)) < len(self.logging):
+            raise ValueError(f"logging names one twice: {self.logging}")
         if self.guarantee is not None and self.certification == 0:
             raise ValueError("guarantee needs images of its own: data.certification must be above 0, or left out")
         return self

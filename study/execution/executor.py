@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -19,11 +19,13 @@ from study.checkpoints.description import WeightsId
 from study.data.settings import Dataset, ImageSet
 from study.errors import UserError
 from study.execution.failures import Failure, FailureLog
+from study.execution.trial_log import NoLog, TrialLog
 from study.execution.trial_plan import TrialPlan
 from study.networks.precisions import Precision
 from study.progress import Reporter, Task
 from study.traces.store import TraceStore
 from study.traces.trace import SplitLogits
+from study.training.learning_curves import Epoch
 
 Network: TypeAlias = tuple[WeightsId, Precision]
 """A network: weights, and the precision at which the network runs."""
@@ -45,6 +47,7 @@ class TrainingContext:
     """Absolute; every machine that trains reads and writes this folder."""
     dataset: Dataset
     reporter: Reporter
+    log: TrialLog = field(default_factory=NoLog)
 
     @property
     def failures(self) -> FailureLog:
@@ -138,19 +141,21 @@ class PhaseProgress:
     def __init__(self, plans: Sequence[TrialPlan], context: TrainingContext, task: Task) -> None:
         self.failures: dict[str, Failure] = {}
         self._plans = {plan.trial_id: plan for plan in plans}
-        self._log, self._task = context.failures, task
+        self._failures, self._log, self._task = context.failures, context.log, task
         self._epochs: dict[str, int] = {}
 
-    def advance(self, trial_id: str, epoch: int, score: float) -> None:
+    def advance(self, trial_id: str, epoch: Epoch) -> None:
         """Report that a trial has finished an epoch."""
-        self._epochs[trial_id] = epoch
-        self._task.advance(sum(self._epochs.values()), f"{trial_id} validation score {score:.4f}")
+        self._epochs[trial_id] = epoch.epoch
+        self._task.advance(sum(self._epochs.values()), f"{trial_id} validation score {epoch.score:.4f}")
+        self._log.report(self._plans[trial_id], epoch)
 
     def fail(self, trial_id: str, failure: Failure) -> None:
         """Report that a trial has failed for good."""
         self.failures[trial_id] = failure
         with suppress(OSError):  # the next file that is written reports a full disk
-            self._log.add(self._plans[trial_id], failure.error)
+            self._failures.add(self._plans[trial_id], failure.error)
+        self._log.fail(self._plans[trial_id])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.search.cost_source import measure
 from study.traces.store import TraceStore
+from study.training.learning_curves import Epoch
 from study.training.loop import forbid_tf32, pick_device
 
 
@@ -46,13 +47,11 @@ def train_job(
     epochs: int,
     device: torch.device,
     threads: int,
-    on_epoch: Callable[[int, float], None],
+    on_epoch: Callable[[Epoch], None],
 ) -> None:
-    """Train a trial up to a budget of epochs; ``on_epoch`` is called with each epoch and its validation score."""
+    """Train a trial up to a budget of epochs; ``on_epoch`` is called with each epoch."""
     with prepared(device, threads) as here:
-        run_trial(
-            plan, dataset, checkpoints, epochs=epochs, device=here, on_epoch=lambda row: on_epoch(row.epoch, row.score)
-        )
+        run_trial(plan, dataset, checkpoints, epochs=epochs, device=here, on_epoch=on_epoch)
 
 
 def trace_job(

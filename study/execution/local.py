@@ -62,7 +62,7 @@ class LocalExecutor:
                     epochs,
                     self.device,
                     self._threads,
-                    lambda epoch, score: progress.advance(plan.trial_id, epoch, score),
+                    lambda epoch: progress.advance(plan.trial_id, epoch),
                 )
             except Exception as error:
                 refuse_lost_storage(error)

@@ -6,6 +6,7 @@ values, with an estimate of the time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from study.data.settings import Dataset, DataSettings, ImageSet, resolve
 from study.errors import UserError
 from study.execution.executor import Executor, device_of, threads_of
 from study.execution.jobs import prepared
+from study.execution.trial_log import check_loggers
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import check_network, new_network
 from study.networks.quantization import check_precision
@@ -128,6 +130,7 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
         UserError: a name or value that the program does not know, images that are missing or damaged, or a run folder
             that holds another study or cannot be written.
     """
+    check_loggers(spec.logging, where.folder, os.environ)
     all_settings, trials, table = resolve_names(spec)
     own_path = user_path(trials.pretrained) if trials.pretrained else None
     own_weights = load_pretrained(own_path)[1] if own_path else None

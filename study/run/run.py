@@ -28,6 +28,7 @@ from study.errors import UserError
 from study.execution.executor import Executor, NamedImages, Network, TrainingContext, trace_networks
 from study.execution.local import LocalExecutor
 from study.execution.trial import trial_lock
+from study.execution.trial_log import NoLog, TrialLog
 from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import TrialRecord, set_aside_if_damaged
 from study.fronts.exact import check_comparable
@@ -101,8 +102,10 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
         mend(where.folder)
         for name, data in plan.datasets.items():
             where.reporter.line(images_line(name, data.image_counts))
-        runs = [_dataset_run(plan, where, executor, data) for data in plan.datasets.values()]
-        for run, records in [(run, _train(run)) for run in runs]:
+        with closing(_trial_log(plan.spec, where)) as log:
+            runs = [_dataset_run(plan, where, executor, data, log) for data in plan.datasets.values()]
+            trained = [(run, _train(run)) for run in runs]
+        for run, records in trained:
             traced = trace_best_networks(run, records)
             finish(run, traced, search_operating_points(run, traced))
 
@@ -158,14 +161,25 @@ def mend(folder: Location) -> None:
         set_aside(part, str(error))
 
 
-def _dataset_run(plan: StudyPlan, where: RunContext, executor: Executor, data: DatasetPlan) -> DatasetRun:
+def _trial_log(spec: StudySpec, where: RunContext) -> TrialLog:
+    """The logs that a study asks for; without any, Ray's loggers are not imported."""
+    if not spec.logging:
+        return NoLog()
+    from study.execution.ray.trial_loggers import TrialLoggers
+
+    return TrialLoggers(spec.logging, where.folder, spec.name, where.reporter)
+
+
+def _dataset_run(
+    plan: StudyPlan, where: RunContext, executor: Executor, data: DatasetPlan, log: TrialLog
+) -> DatasetRun:
     provenance = Provenance(plan.spec.plain(), data.dataset.info.digest)
     provenance.record(where.tables)
     return DatasetRun(
         plan=plan,
         where=where,
         data=data,
-        context=TrainingContext(checkpoints=where.checkpoints, dataset=data.dataset, reporter=where.reporter),
+        context=TrainingContext(checkpoints=where.checkpoints, dataset=data.dataset, reporter=where.reporter, log=log),
         executor=executor,
         traces=TraceStore(where.folder / "traces", where.checkpoints, data.dataset.calibration, executor.device),
         provenance=provenance,

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 
 from results.parts import next_part, part_of, read_or_empty, rows_of, write_part
+from results.point_text import setting_text
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
@@ -90,7 +94,7 @@ def search(
         why = "the hypervolume_ratio is reached" if reached else "the hypervolume is on a plateau"
         reporter.line(f"operating points: stopped after {state.done} of {spec.trials} trials: {why}")
     if asked or not journal.exists():
-        export_journal(state.study, journal)
+        export_journal(state.study, journal, spec.objectives, _stored_rows(tables, name))
 
 
 def _stored_rows(tables: Location, name: str) -> pd.DataFrame:
@@ -179,11 +183,51 @@ def _exact_hypervolume(
     return indicator.of_values(values)
 
 
-def export_journal(study: optuna.Study, path: Location) -> None:
-    """Write an Optuna study as a journal for ``optuna-dashboard``. This program never reads the journal."""
+_ATTRIBUTES = (
+    *("error", "repeat_of", "trial_id", "precision", "policy", "accuracy", "flops", "energy_joules"),
+    *("latency_mean_seconds", "memory_bytes", "mean_exit", "feasible"),
+)
+"""Columns of the table that the journal holds as user attributes of the trials."""
+
+
+def export_journal(study: optuna.Study, path: Location, objectives: Sequence[str], rows: pd.DataFrame) -> None:
+    """Write an Optuna study as a journal for ``optuna-dashboard``. This program never reads the journal.
+
+    The journal has the names and directions of the objectives and the constraints, so that the dashboard draws the
+    Pareto front of the trials that keep the constraints, and user attributes that say what each trial is.
+
+    Args:
+        study: of the search.
+        path: of the journal.
+        objectives: of the search.
+        rows: of the search, in the table ``operating_points``.
+    """
+    by_number = {row["number"]: row for row in rows_of(rows)}
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "journal.log"
         storage = JournalStorage(JournalFileBackend(str(draft)))
         copy = optuna.create_study(study_name=path.stem, directions=study.directions, storage=storage)
-        copy.add_trials(study.trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            copy.set_metric_names(list(objectives))
+        for name in ("energy_source", "latency_source", "device"):
+            if known := sorted(rows[name].dropna().unique()):
+                copy.set_user_attr(name, ", ".join(known))
+        copy.add_trials(_described(trial, by_number[trial.number]) for trial in study.trials)
         write_atomic(path, draft.read_bytes())
+
+
+def _described(trial: FrozenTrial, row: Mapping[str, Any]) -> FrozenTrial:
+    """A trial with user attributes from its row, and its constraints also as the list that the dashboard reads."""
+    attributes = {name: row[name] for name in _ATTRIBUTES if row[name] is not None}
+    if row["policy"] is not None:
+        attributes["setting"] = setting_text(row)
+    return optuna.trial.create_trial(
+        state=trial.state,
+        params=trial.params,
+        distributions=trial.distributions,
+        values=trial.values,
+        constraints=trial.constraints,
+        system_attrs={"constraints": list(trial.constraints.values())} if trial.constraints else {},
+        user_attrs=attributes,
+    )

@@ -76,3 +76,18 @@ def backbones_of(folder: Path) -> pd.DataFrame:
     trials = comparable_tables(folder)["trials"]
     rates = trials["settings"].map(lambda text: json.loads(text)["training"]["learning_rate"])
     return trials.assign(learning_rate=rates)[trials["phase"] == "backbones"].set_index("trial_id")
+
+
+def test_trials_on_ray_write_logs(ray_instance: None, tmp_path: Path) -> None:
+    """One log a trial, whatever Tune runs beside the trials: rungs, traces, warm-ups."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "tiny"
+    run_study(tiny_study(logging=["tensorboard"]), run_context(folder, local=False))
+    epochs = comparable_tables(folder)["epochs"]
+    assert {one.name for one in (folder / "logs" / "tensorboard").iterdir()} == set(epochs["trial_id"])
+    for trial, own in epochs.groupby("trial_id"):
+        events = EventAccumulator(str(folder / "logs" / "tensorboard" / str(trial)))
+        events.Reload()
+        logged = {one.step: one.value for one in events.Scalars("ray/tune/validation_loss")}
+        assert logged == pytest.approx(own.set_index("epoch")["validation_loss"].to_dict())

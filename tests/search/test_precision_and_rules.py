@@ -42,7 +42,7 @@ def test_optuna_is_told_what_the_table_says(tmp_path, monkeypatch):
     """Both by the search that evaluates a point and by the one that rebuilds it."""
     studies = []
     real = module.export_journal
-    monkeypatch.setattr(module, "export_journal", lambda study, path: studies.append(study) or real(study, path))
+    monkeypatch.setattr(module, "export_journal", lambda study, *rest: studies.append(study) or real(study, *rest))
     text = "constraints: {accuracy_drop: 0.05, latency_p99: 9, energy: 50}"
     table = run(spec(text), BOTH, tmp_path)
     run(spec(text, trials=61), BOTH, tmp_path)

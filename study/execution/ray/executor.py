@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from importlib import import_module
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ from study.execution.ray.nodes import refuse_impossible, slots_of
 from study.execution.ray.pool import Job, WorkerPool
 from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
+from study.training.learning_curves import Epoch
 from study.training.loop import fast_precision
 
 
@@ -103,7 +105,7 @@ class RayExecutor:
 
             def on_report(trial_id: str, report: Mapping[str, Any]) -> None:
                 if "epoch" in report:
-                    progress.advance(trial_id, report["epoch"], report["score"])
+                    progress.advance(trial_id, Epoch(**{one.name: report[one.name] for one in fields(Epoch)}))
 
             def on_end(trial_id: str, error: BaseException | None) -> None:
                 if error is not None:
@@ -180,10 +182,7 @@ def _refusal(error: BaseException, what: str) -> UserError:
 def _train(
     plan: TrialPlan, dataset: Dataset, checkpoints: Location, epochs: int, device: torch.device, threads: int
 ) -> None:
-    def on_epoch(epoch: int, score: float) -> None:
-        tune.report({"epoch": epoch, "score": score})
-
-    train_job(plan, dataset, checkpoints, epochs, device, threads, on_epoch)
+    train_job(plan, dataset, checkpoints, epochs, device, threads, lambda epoch: tune.report(asdict(epoch)))
 
 
 def _warm_up() -> None:
