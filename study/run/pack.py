@@ -60,8 +60,11 @@ def pack(folder: Location, destination: Path, reporter: Reporter) -> None:
     search_again(destination, reporter)
 
 
-def search_again(folder: Path, reporter: Reporter) -> None:
-    """Search and evaluate the networks of a pack from its traces, and write the tables of both again."""
+def search_again(folder: Path, reporter: Reporter, provenance: str | None = None) -> None:
+    """Search and evaluate the networks of a pack from its traces, and write the tables of both again.
+
+    ``provenance``: the name that the new rows carry; by default that of the rows of ``trials``.
+    """
     spec = stored_study(folder)
     networks = [
         replace(one, published=None if costs is None else costs.parts("flops")[:2])
@@ -70,8 +73,8 @@ def search_again(folder: Path, reporter: Reporter) -> None:
     ]
     tests = stored_logits(folder, networks, "test")
     data = spec.data.names[0]
-    stamp = {"data": data, "provenance": str(read_table(folder / "tables", "trials")["provenance"].iloc[0])}
     points, tables = spec.operating_points, folder / "tables"
+    stamp = {"data": data, "provenance": provenance or str(read_table(tables, "trials")["provenance"].iloc[0])}
     for name in ("operating_points", "exits", "front"):
         for part in (tables / name).glob("part-*.parquet"):
             part.unlink()
