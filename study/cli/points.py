@@ -86,7 +86,7 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
 
 
 def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:
-    """The recommended point, what it costs and gains, and the command that evaluates it."""
+    """The recommended point, what it costs and gains, and, where there are weights, the command that evaluates it."""
     row = next(iter(rows_of(summary.recommended.to_frame().T)))
     shares = [f"{row['flops_share']:.1%} of the classic network's FLOPs"]
     if summary.energy_source:
@@ -94,13 +94,14 @@ def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:
     if summary.latency_source:
         shares.append(f"{row['latency_share']:.1%} of its mean latency")
     setting = ", ".join(part for part in (policy_text(row), setting_text(row)) if part)
+    command = f"evaluate it: {evaluate_command(folder, row['number'])}"
     return [
         f"recommended: point {row['number']} ({setting}; {row['trial_id']} {row['precision']}) with "
         f"{' and '.join(shares)}; accuracy {row['accuracy']:.2%} on validation "
         f"({-row['accuracy_drop'] * 100:+.2f} points), {row['test_accuracy']:.2%} on test "
         f"[{row['test_accuracy_low']:.2%}, {row['test_accuracy_high']:.2%}]",
         f"why: {summary.reason}",
-        f"evaluate it: {evaluate_command(folder, row['number'])}",
+        *([command] if (folder / "checkpoints").exists() else []),
     ]
 
 

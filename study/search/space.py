@@ -24,7 +24,7 @@ def check_names(points: OperatingPointsSpec, *, criteria: Sequence[str] = SEARCH
     """Refuse unknown names in a search space.
 
     Raises:
-        UserError: an unknown name, or a criterion that no policy of the space has.
+        UserError: an unknown name, or criteria of which no policy of the space has one.
     """
     for key, known in (
         ("policy", tuple(POLICIES)),
@@ -43,8 +43,10 @@ def check_names(points: OperatingPointsSpec, *, criteria: Sequence[str] = SEARCH
             "operating_points.criterion: head_thresholds cannot be fitted to patience, which depends on the exits tried"
         )
     takers = [name for name, kind in POLICIES.items() if "criterion" in kind.settings()]
-    if points.criterion.values != ("logit",) and not set(takers) & set(points.policy.values):
-        raise UserError(f"operating_points.criterion: only the policies {' and '.join(takers)} can have another one")
+    if "logit" not in points.criterion.values and not set(takers) & set(points.policy.values):
+        raise UserError(
+            f"operating_points.criterion: only the policies {', '.join(takers)} can have another one than logit"
+        )
 
 
 def check_depth(points: OperatingPointsSpec, depth: int) -> None:

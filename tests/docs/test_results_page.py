@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ from results.parts import read_table, rows_of
 from search_spaces import load_space
 from study.checkpoints.description import WeightsId
 from study.cli.main import main
+from study.progress import Reporter
+from study.run.folder import stored_study_file
 from study.run.trials import draw_trials
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +27,23 @@ PACKS = sorted(path.parent for path in REFERENCE.glob("*/traces"))
 STUDIES = sorted(REFERENCE.glob("*/study.yaml"))
 
 
-@pytest.fixture(scope="module")
-def builder() -> ModuleType:
+def script(name: str) -> ModuleType:
+    """A script of the documentation."""
     sys.path.insert(0, str(ROOT / "docs"))
     try:
-        return importlib.import_module("build_results")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(ROOT / "docs"))
+
+
+@pytest.fixture(scope="module")
+def builder() -> ModuleType:
+    return script("build_results")
+
+
+@pytest.fixture(scope="module")
+def refresher() -> ModuleType:
+    return script("refresh_reference")
 
 
 def differing(builder: ModuleType, *names: str) -> list[str]:
@@ -72,6 +85,33 @@ def test_every_reference_study_is_described() -> None:
     folders = {path.name for path in REFERENCE.glob("*/")}
     assert {one for name in named for one in fnmatch.filter(folders, name)} == folders
     assert all(fnmatch.filter(folders, name) for name in named)
+
+
+@pytest.mark.parametrize("pack", PACKS, ids=lambda path: path.name)
+def test_a_pack_holds_the_front_of_all_policies_and_says_what_computed_it(pack: Path, refresher: ModuleType) -> None:
+    stored = stored_study_file(pack)
+    assert stored["study"]["operating_points"].items() >= refresher.SPACE.items()
+    table = read_table(pack / "tables", "provenance").set_index("provenance")
+    front = read_table(pack / "tables", "front")
+    (used,) = front["provenance"].unique()
+    assert json.loads(table["versions"][used]) == stored["provenance"]["searched_again"]["versions"]
+    assert used not in set(read_table(pack / "tables", "trials")["provenance"]) <= set(table.index)
+    assert {"head_thresholds", "predictive"} <= set(front["policy"])
+    assert front["recommended"].sum() == 1
+
+
+@pytest.mark.slow
+def test_a_refreshed_pack_is_the_committed_one(refresher: ModuleType, tmp_path: Path) -> None:
+    pack = REFERENCE / "vgg19-quarter-tiny-imagenet"
+    copy = tmp_path / pack.name
+    shutil.copytree(pack, copy)
+    refresher.refresh(copy, Reporter(quiet=True))
+    for name in ("operating_points", "front", "trials"):
+        old, new = (read_table(folder / "tables", name) for folder in (pack, copy))
+        for column in set(old) & {"trial_id", "policy", "accuracy", "flops", "test_accuracy", "test_flops"}:
+            values = old[column].tolist()
+            assert new[column].tolist() == (values if isinstance(values[0], str) else pytest.approx(values, rel=1e-9))
+    assert len(read_table(copy / "tables", "provenance")) == len(read_table(pack / "tables", "provenance"))
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 import pytest
 from support.levelled_networks import split, traced
 
-from study.search.space import constraint_values
+from search_spaces.spec import OperatingPointsSpec
+from study.errors import UserError
+from study.search.space import check_names, constraint_values
 from study.search.traced_network import reference_network
 
 
@@ -34,3 +36,16 @@ def test_a_drop_of_exactly_the_limit_is_kept():
         assert constraint_values(metrics, {"accuracy_drop": 0.001}, reference=right / 1000) == {"accuracy_drop": 0.0}
         over = constraint_values(metrics, {"accuracy_drop": 0.0005}, reference=right / 1000)["accuracy_drop"]
         assert over == pytest.approx(0.0005)
+
+
+def test_criteria_beside_logit_may_stand_where_no_policy_has_them():
+    """`front --exact --set operating_points.policy=predictive` of a study with other policies and criteria."""
+    check_names(OperatingPointsSpec.model_validate({"policy": "predictive", "criterion": ["logit", "margin"]}))
+    with pytest.raises(UserError, match="can have another one than logit"):
+        check_names(OperatingPointsSpec.model_validate({"policy": "predictive", "criterion": "margin"}))
+
+
+def test_thresholds_of_each_head_are_not_fitted_to_patience():
+    points = {"policy": ["hierarchical", "head_thresholds"], "criterion": ["margin", "patience"]}
+    with pytest.raises(UserError, match="head_thresholds cannot be fitted to patience"):
+        check_names(OperatingPointsSpec.model_validate(points))
