@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from result_guarantees import guarantees
 from result_tables import (
     comparison,
     frequencies,
@@ -34,7 +35,7 @@ from result_tables import (
 
 DOCS = Path(__file__).parent
 TABLES: dict[str, Callable[..., str]] = {
-    made.__name__: made for made in (headline, quality, rivals, seeds, trials, verdict)
+    made.__name__: made for made in (guarantees, headline, quality, rivals, seeds, trials, verdict)
 }
 """The tables that pages with text of their own contain."""
 WRITTEN = ("results.md", "results/training.md")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from results.parts import read_table, rows_of
 from results.storage.paths import location
-from study.run.reader import published_costs, stored_networks, stored_study, stored_test_logits
+from study.run.reader import published_costs, stored_logits, stored_networks, stored_study
 from study.search.compare import Comparison, compare
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -52,7 +52,7 @@ def compared(study: str, *, rules: bool = False) -> Comparison:
     folder = location(str(REFERENCE / study))
     spec = stored_study(folder, RULES if rules else ()).operating_points
     networks = stored_networks(folder, spec)
-    tests = stored_test_logits(folder, networks)
+    tests = stored_logits(folder, networks, "test")
     if rules:  # frequency rules look at each image's whole walk, which takes long: of the best network alone
         networks = [one for one in networks if one.trial_id == best_network(study)]
     return compare(

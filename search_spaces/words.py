@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+COST_NAMES = {"flops": "FLOPs", "energy": "energy"}
+"""Cost -> its name in sentences and headings."""
 _UNION_BRANCHES = ("int", "float", "str", "list[str]", "literal['grid']", "literal['auto']", "list[list[int]]")
 
 

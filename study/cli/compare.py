@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.spec import parse_change
+from search_spaces.words import COST_NAMES
 from study.cli.options import add_stored_space, path, run_folder
 from study.storage.strict_json import dumps
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from study.cli.printing import PlainTable
     from study.search.cheapest import Objective
-
-_NAMES = {"flops": "FLOPs", "energy": "energy"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="accuracy that may be lost against the network without exits, on validation (default: 0 0.005 0.01 0.02)",
     )
-    parser.add_argument("--objective", default="flops", choices=tuple(_NAMES), help="the cost to minimise")
+    parser.add_argument("--objective", default="flops", choices=tuple(COST_NAMES), help="the cost to minimise")
     parser.add_argument(
         "--report-test",
         action="store_true",
@@ -73,7 +72,7 @@ def execute(options: argparse.Namespace) -> None:
     console = console_of()
     for (trial, precision), rows in found.rows.groupby(["trial_id", "precision"], sort=False):
         split = "test" if options.report_test else "validation"
-        title = f"{trial} at {precision}: chosen on validation for the least {_NAMES[options.objective]}"
+        title = f"{trial} at {precision}: chosen on validation for the least {COST_NAMES[options.objective]}"
         shown, numbers = _columns(rows, options.objective, on_test=options.report_test)
         console.print(points_table(f"{title}, reported on {split}", shown, {"at most": "{at_most:g}"}, numbers))
     best = list(rows_of(best_families(found.rows, options.objective)))
@@ -107,7 +106,7 @@ def _columns(
     energies = [name for name in map(str, rows) if name.startswith(f"{prefix}energy_share")]
     shares = {
         f"{prefix}flops_share": "FLOPs",
-        f"matched_{prefix}{objective}_share": f"{_NAMES[objective]} at\nequal loss",
+        f"matched_{prefix}{objective}_share": f"{COST_NAMES[objective]} at\nequal loss",
         **{name: name.removeprefix(prefix).removeprefix("energy_share_").removesuffix("_share") for name in energies},
     }
     ends = rows[[f"{lost}_low", f"{lost}_high"]].astype(float)
@@ -132,7 +131,7 @@ def _sentence(row: Mapping[str, Any], objective: Objective) -> str:
         test = f"; at this loss on test {on_test:.1%}"
     return (
         f"{row['trial_id']} {row['precision']}, {_points_lost(row['drop'])} on images that "
-        f"did not choose: least {_NAMES[objective]} by {row['family']}, {row[share]:.1%} of classic "
+        f"did not choose: least {COST_NAMES[objective]} by {row['family']}, {row[share]:.1%} of classic "
         f"({row[f'{share}_low']:.1%} to {row[f'{share}_high']:.1%}){saving}{test}"
     )
 
@@ -144,7 +143,7 @@ def _smaller_table(rows: pd.DataFrame, objective: Objective) -> PlainTable:
 
     share = f"{objective}_share"
     on_test = bool(rows["test_accuracy"].notna().any())
-    headings = [_NAMES[objective], "accuracy", *([f"{_NAMES[objective]}\non test", "test"] if on_test else [])]
+    headings = [COST_NAMES[objective], "accuracy", *([f"{COST_NAMES[objective]}\non test", "test"] if on_test else [])]
     title = "smaller networks of this run: costs as shares of the network they are held against"
     table = PlainTable(title, ["against", "smaller network", "with"], headings)
     for row in rows_of(rows):
@@ -167,7 +166,7 @@ def _lost_to_smaller(best: Sequence[Mapping[str, Any]], smaller: pd.DataFrame, o
         rival = beaten_by(row["accuracy"], row[f"{objective}_share"], rivals, objective)
         if rival is not None:
             what = f"{row['trial_id']} {row['precision']}, at most {_points_lost(row['drop'])}: {row['family']}"
-            found.append(smaller_sentence(what, row[f"{objective}_share"], row["accuracy"], rival, _NAMES[objective]))
+            found.append(smaller_sentence(what, row[f"{objective}_share"], row["accuracy"], rival, objective))
     return found
 
 

@@ -18,7 +18,8 @@ def matched_costs(costs: Floats, losses: Floats, at: Sequence[float]) -> Floats:
 
     The losses of the settings, in the order of their costs, are made monotone (isotonic regression, least squares), so
     that a lucky setting does not decide alone. The curve ends at the classic network: cost 1, loss 0. Between settings
-    the curve is linear.
+    the curve is linear. A setting that costs at least as much as the classic network counts as that network, which
+    loses nothing and which every family may take.
 
     Args:
         costs: ``[..., S]``, mean costs of the settings, as shares of the classic network's.
@@ -28,6 +29,8 @@ def matched_costs(costs: Floats, losses: Floats, at: Sequence[float]) -> Floats:
     Returns:
         ``[..., L]``; a loss beyond that of the cheapest setting has the cost of the cheapest setting.
     """
+    dear = costs >= 1.0
+    costs, losses = np.where(dear, 1.0, costs), np.where(dear, 0.0, losses)
     order = np.lexsort((-losses, costs))
     ends = [(0, 0)] * (costs.ndim - 1) + [(0, 1)]
     rising = np.pad(np.take_along_axis(costs, order, axis=-1), ends, constant_values=1.0)

@@ -202,13 +202,6 @@ def _stored_costs(path: Location, *, measured: bool) -> Costs:
         raise UserError(f"{path} cannot be read ({error}): give `run` again, which writes it") from None
 
 
-def stored_test_logits(
-    folder: Location, networks: Sequence[TracedNetwork]
-) -> dict[tuple[WeightsId, Precision], SplitLogits]:
-    """The test traces of some networks, by weights and precision; a missing one is a ``UserError``."""
-    return stored_logits(folder, networks, "test")
-
-
 def stored_logits(
     folder: Location, networks: Sequence[TracedNetwork], split: str
 ) -> dict[tuple[WeightsId, Precision], SplitLogits]:

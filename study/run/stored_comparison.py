@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from results.storage.paths import Location
 from study.errors import UserError
-from study.run.reader import network_names, published_costs, stored_backbones, stored_networks, stored_test_logits
+from study.run.reader import network_names, published_costs, stored_backbones, stored_logits, stored_networks
 from study.run.stored_front import stored_space
 from study.search.cheapest import Objective
 from study.search.compare import DROPS, Comparison, compare
@@ -45,7 +45,7 @@ def compare_stored(
             )
     space = stored_space(folder, changes)
     networks = stored_networks(folder, space, data)
-    tests = stored_test_logits(folder, networks) if report_test else {}
+    tests = stored_logits(folder, networks, "test") if report_test else {}
     return compare(
         space,
         networks,

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from results.parts import rows_of
+from search_spaces.words import COST_NAMES
 from study.costs.costs import Costs
 
 SMALLER_COLUMNS = (
@@ -87,7 +88,9 @@ def beaten_by(
     return max(better, key=lambda row: row["accuracy"], default=None)
 
 
-def smaller_sentence(what: str, share: float, accuracy: float, rival: Mapping[str, Any], cost: str = "FLOPs") -> str:
+def smaller_sentence(
+    what: str, share: float, accuracy: float, rival: Mapping[str, Any], objective: str = "flops"
+) -> str:
     """A sentence for an operating point that loses to a smaller network.
 
     Args:
@@ -95,12 +98,12 @@ def smaller_sentence(what: str, share: float, accuracy: float, rival: Mapping[st
         share: the point's cost as a share of the reference network's.
         accuracy: of the point, on validation.
         rival: what :func:`beaten_by` found.
-        cost: the name of the cost.
+        objective: the cost that ``share`` is of, a key of :data:`search_spaces.words.COST_NAMES`.
     """
-    own = rival["flops_share"] if cost == "FLOPs" else rival["energy_share"]
+    own = rival[f"{objective}_share"]
     stands = "as it stands" if rival["family"] == "classic" else f"with its exits ({rival['family']})"
     return (
         f"{what} loses to a smaller network: {rival['smaller']} ({rival['smaller_id']}) {stands} needs {own:.1%} "
-        f"instead of {share:.1%} of the {cost} and is right on {rival['accuracy']:.2%} instead of {accuracy:.2%} "
-        "of the validation images"
+        f"instead of {share:.1%} of the {COST_NAMES[objective]} and is right on {rival['accuracy']:.2%} instead of "
+        f"{accuracy:.2%} of the validation images"
     )

@@ -44,7 +44,7 @@ from study.policies.base import Policy
 from study.policies.criteria import Criterion
 from study.policies.policies import Classic, Placed
 from study.policies.replay import replay
-from study.run.reader import stored_networks, stored_study, stored_test_logits
+from study.run.reader import stored_logits, stored_networks, stored_study
 from study.search.exact_search import exact_points
 from study.search.traced_network import TracedNetwork
 from study.traces.trace import SplitLogits, Trace
@@ -103,7 +103,7 @@ def main() -> None:
         study = stored_study(folder, [("operating_points.quantization", "fp32")])
         networks = stored_networks(folder, study.operating_points)
         network = max(networks, key=lambda one: one.trace(None).right.mean())
-        test = stored_test_logits(folder, [network])[network.weights, network.precision]
+        test = stored_logits(folder, [network], "test")[network.weights, network.precision]
         curves = [curve_of(network, test, *family) for family in families(network, earlyon)]
         rows = table_of(curves, test, options.draws)
         counts = [len(split.labels) for split in (network.calibration, network.validation, test)]

@@ -28,6 +28,20 @@ def test_the_curve_is_the_isotonic_regression_of_the_losses(losses, random):
         np.testing.assert_allclose(matched_costs(cost, lost, LOSSES), own)
 
 
+def test_no_loss_costs_more_than_the_network_without_exits():
+    """Heads that run in vain can make a setting dearer than the network; nobody has to take such a setting."""
+    dear = matched_costs(np.array([0.4, 1.3, 1.1]), np.array([0.02, 0.015, -0.004]), [0.02, 0.01, 0.0])
+    assert dear == pytest.approx([0.4, 0.7, 1.0])
+    assert dear == pytest.approx(matched_costs(np.array([0.4]), np.array([0.02]), [0.02, 0.01, 0.0]))
+
+
+@given(arrays.arrays(np.float64, 6, elements=shares), arrays.arrays(np.float64, 6, elements=strategies.floats(0, 1.5)))
+def test_costs_fall_with_the_loss_and_stay_within_those_of_the_settings(losses, costs):
+    found = matched_costs(costs, losses, LOSSES)
+    assert (np.diff(found) <= 1e-12).all() and found.max() <= 1.0
+    assert found.min() >= min(costs.min(), 1.0)
+
+
 def test_bootstrapped_costs_are_those_of_each_resample():
     rng = np.random.default_rng(1)
     costs, losses = rng.uniform(0.1, 0.9, (4, 50)), rng.integers(-1, 2, (4, 50)).astype(float)

@@ -9,14 +9,17 @@ import torch
 from support.integer_operations import integer_operations
 from support.tiny_network import TINY
 
-from study import Predictive, Trace, UserError, replay
+from study import Hierarchical, Predictive, Trace, UserError, replay
 from study.networks.inference_network import RunnableNetwork, all_logits
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import PRECISIONS
 from study.networks.quantization import check_precision, in_fp32, int8_execution, prepare
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.policies.decision_table import ratio_table
+from study.policies.base import Policy
+from study.policies.decision_table import ratio_table, table_for
 from study.policies.live import run_policy
+from study.policies.optimal_stopping import STOP, ExitTable, OptimalStopping
+from study.policies.policies import HeadThresholds
 from study.policies.thresholds import thresholds_from_logits
 from study.traces.collect import collect_logits
 
@@ -163,6 +166,13 @@ def test_the_range_comes_from_the_calibration_images(tiny):
         assert distance(all_logits(narrow, x), tiny(x)) > 0.1
 
 
+def with_heads(precision: str, vgg: MultiExitNetwork, in_int8: RunnableNetwork) -> RunnableNetwork:
+    """The quantized backbone with its heads in int8, or with those of the network in float."""
+    if precision == "int8_all":
+        return in_int8
+    return replace(in_int8, precision=precision, exit_heads=in_fp32(vgg).exit_heads)
+
+
 @pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "fp32"])
 def test_a_live_run_equals_the_replay_of_its_trace(precision, vgg, request):
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -170,9 +180,7 @@ def test_a_live_run_equals_the_replay_of_its_trace(precision, vgg, request):
     if precision == "bf16":
         ready = prepare(vgg, precision)
     else:
-        ready = request.getfixturevalue("vgg_in_int8")
-        if precision == "int8":  # the same backbone with heads in float
-            ready = replace(ready, precision=precision, exit_heads=in_fp32(vgg).exit_heads)
+        ready = with_heads(precision, vgg, request.getfixturevalue("vgg_in_int8"))
     x = images(40, 32, seed=6)
     logits = collect_logits(ready, x, lambda batch: batch, batch_size=7)
     # Thresholds fall with depth, so that images stop at many exits.
@@ -186,6 +194,37 @@ def test_a_live_run_equals_the_replay_of_its_trace(precision, vgg, request):
         seen |= set(again.exit_index.tolist())
     assert len(seen) > 3
     assert np.mean(agreed) >= 0.95, agreed  # a batch of another size may round otherwise
+
+
+def rules_at_quantiles(trace: Trace, share: float) -> list[Policy]:
+    """Both kinds of fitted rules, with bounds at quantiles of the scores: about ``share`` of the images stop at an exit
+    that they try."""
+    exits = range(1, trace.logits.shape[1])
+    scores = table_for(trace, OptimalStopping(1, {}, 0.5)).stop
+    tables = {
+        exit: ExitTable(
+            tuple(np.quantile(scores[:, exit - 1], [(1 - share) / 2, 1 - share]).tolist()),
+            (min(exit + 3, len(exits) + 1), exit + 1, STOP),
+        )
+        for exit in exits
+    }
+    margins = table_for(trace, Hierarchical(1.0, 1, "margin")).stop
+    tried = tuple(exits)[::2]
+    betas = np.full(len(exits), np.inf)
+    betas[::2] = np.quantile(margins[:, ::2], 1 - share, axis=0)
+    return [OptimalStopping(1, tables, 0.5), HeadThresholds(tuple(betas.tolist()), tried, "margin", 0.5)]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8_all"])
+def test_fitted_rules_agree_with_the_replay_in_int8(precision, vgg, vgg_in_int8):
+    ready, x = with_heads(precision, vgg, vgg_in_int8), images(60, 32, seed=7)
+    logits = collect_logits(ready, x, lambda batch: batch, batch_size=7)
+    trace = Trace(logits, np.zeros(60, dtype=np.int64), np.ones(ready.exit_count))
+    for rule in (rule for share in (0.15, 0.4) for rule in rules_at_quantiles(trace, share)):
+        live, again = run_policy(ready, x, rule, trace.thresholds), replay(trace, rule)
+        assert len(set(again.exit_index.tolist())) > 3
+        same = (live.exit_index == again.exit_index) & (live.predictions == again.predictions)
+        assert same.mean() >= 0.95, rule.name  # a batch of another size may round otherwise
 
 
 def test_bf16_keeps_heads_and_logits_in_fp32(tiny):

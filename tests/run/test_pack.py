@@ -14,7 +14,7 @@ import yaml
 from results.parts import read_table, rows_of
 from results.schemas import SCHEMAS
 from study.cli.main import main
-from study.run.reader import stored_networks, stored_study, stored_test_logits
+from study.run.reader import stored_logits, stored_networks, stored_study
 from study.search.operating_point import point_of
 
 
@@ -52,7 +52,7 @@ def test_its_tables_are_those_of_the_rounded_logits(finished_study: Path, packed
     points = stored_study(packed).operating_points
     assert len(tables["operating_points"]) == points.trials
     networks = stored_networks(packed, points)
-    tests = stored_test_logits(packed, networks)
+    tests = stored_logits(packed, networks, "test")
     for row in rows_of(tables["front"]):
         point = point_of(row, networks)
         assert point.evaluate()["accuracy"] == row["accuracy"]

@@ -36,6 +36,8 @@ def test_an_early_exit_loses_to_a_network_that_costs_less_at_no_lower_accuracy()
     assert rival is not None and rival["smaller_id"] == "b"
     told = smaller_sentence("one fp32", 0.5, 0.6, rival)
     assert "loses to a smaller network: vgg19 x 40 (b) as it stands needs 40.0% instead of 50.0% of the FLOPs" in told
+    by_energy = smaller_sentence("one fp32", 0.5, 0.6, {**rival, "energy_share": 0.3}, "energy")
+    assert "needs 30.0% instead of 50.0% of the energy" in by_energy
 
 
 def test_the_backbones_of_a_run_are_counted_by_their_settings(tmp_path: Path) -> None:
