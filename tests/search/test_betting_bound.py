@@ -21,6 +21,26 @@ def draw(means: list[float], draws: int, images: int, seed: int = 0) -> np.ndarr
     return lost.astype(np.float64) - (where > 0.97)
 
 
+@pytest.mark.parametrize(
+    "of_classes",
+    [np.full(10, 0.05), np.linspace(0.0, 0.1, 10), np.append(np.zeros(9), 0.5)],
+    ids=["classes alike", "classes differ", "one class loses all"],
+)
+def test_the_bound_covers_the_mean_where_the_images_are_stratified(of_classes: np.ndarray) -> None:
+    """The proof takes independent images. A certification split has the same number of each class, drawn without
+    replacement, and may be stored class by class."""
+    rng = np.random.default_rng(1)
+    where = rng.random((10, 5000))
+    population = (where < 0.03 + of_classes[:, None]).astype(np.float64) - (where > 0.97)
+    broken = {}
+    for images in (200, 1000):
+        drawn = [[rng.choice(one, images // 10, replace=False) for one in population] for _ in range(DRAWS)]
+        bounds = drop_bound(np.reshape(drawn, (DRAWS, images)), CONFIDENCE)
+        broken[images] = float((bounds < population.mean()).mean())
+    print(f"share of bounds below the mean, by the number of images: {broken}")
+    assert max(broken.values()) <= 0.1 + SLACK
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.05, 0.3])
 def test_the_bound_covers_the_mean(mean: float) -> None:
     bounds = drop_bound(draw([mean], DRAWS, 200)[:, 0], CONFIDENCE)
