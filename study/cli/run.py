@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extend", action="store_true", help="extend the smaller study of this run folder")
     parser.add_argument("--address", metavar="RAY", help="address of a running Ray cluster (default: this machine)")
     parser.add_argument("--local", action="store_true", help="work in this process, without Ray (to debug)")
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html into the run folder")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
 
 
@@ -79,6 +81,10 @@ def execute(options: argparse.Namespace) -> None:
         return
     run_study(spec, where, extend=options.extend)
     print_front(where.folder, as_json=options.json)
+    if not options.no_report:
+        from study.cli.report import report_of_run
+
+        print(report_of_run(where.folder), file=sys.stderr if options.json else sys.stdout)
 
 
 def _is_new(folder: Location) -> bool:

@@ -34,13 +34,16 @@ def _finite(text: str) -> float:
     return value
 
 
-def dumps(value: object, *, indent: int | None = None) -> str:
+def dumps(value: object, *, indent: int | None = None, compact: bool = False) -> str:
     """The JSON text of plain values, numpy numbers and numpy arrays; a number that is not finite becomes ``null``.
+
+    ``compact`` leaves out the spaces between values.
 
     Raises:
         TypeError: a value has no form in JSON.
     """
-    return json.dumps(_finite_or_null(value), indent=indent, allow_nan=False)
+    separators = (",", ":") if compact else None
+    return json.dumps(_finite_or_null(value), indent=indent, separators=separators, allow_nan=False)
 
 
 def _finite_or_null(value: Any) -> Any:

@@ -1,0 +1,64 @@
+// Starts the page.
+
+function startTabs(show) {
+  const tabs = [...document.querySelectorAll('[role="tab"]')];
+  const choose = (chosen) => {
+    for (const tab of tabs) {
+      const own = tab === chosen;
+      tab.setAttribute("aria-selected", String(own));
+      tab.tabIndex = own ? 0 : -1;
+      document.getElementById(tab.getAttribute("aria-controls")).hidden = !own;
+    }
+    show();
+  };
+  tabs.forEach((tab, place) => {
+    tab.addEventListener("click", () => choose(tab));
+    tab.addEventListener("keydown", (event) => {
+      const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!way) return;
+      const next = tabs[(place + way + tabs.length) % tabs.length];
+      next.focus();
+      choose(next);
+    });
+  });
+}
+
+function startReport() {
+  const report = JSON.parse(document.getElementById("report-data").textContent);
+  startTheme();
+  const painter = new Painter();
+  const explorers = new Map();
+  for (const article of document.querySelectorAll("article.study")) {
+    const study = report.studies[Number(article.dataset.study)];
+    for (const figure of article.querySelectorAll("figure[data-figure]")) {
+      const name = figure.dataset.figure;
+      const spec = study.figures[name];
+      const linked = ["front", "stops", "stop_map", "optimism"].includes(name);
+      if (spec && !linked) {
+        const place = figure.querySelector(".chart");
+        painter.add(place, () => drawChart(place, spec));
+      }
+    }
+    if (study.points && article.querySelector(".explorer")) explorers.set(article, new Explorer(article, study, painter));
+  }
+  for (const figure of document.querySelectorAll("#together-together figure[data-figure]")) {
+    const place = figure.querySelector(".chart");
+    painter.add(place, () => drawChart(place, report.together[figure.dataset.figure]));
+  }
+  document.querySelectorAll("table.sortable").forEach(makeSortable);
+  document.addEventListener("click", (event) => {
+    if (event.target.classList.contains("copy")) copyCommand(event.target);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const explorer of explorers.values()) {
+      if (explorer.article.hidden) continue;
+      explorer.clear();
+      if (explorer.recommended >= 0) explorer.fix(explorer.recommended);
+    }
+  });
+  startTabs(() => painter.rest());
+  painter.rest();
+}
+
+startReport();

@@ -1,0 +1,467 @@
+// The operating points of a study: the front chart, what is filtered, the fixed point, and the table of points.
+
+const PAGE = 100; // rows of the table of points that are shown at once
+
+function cell(column, index) {
+  if (column === undefined) return null;
+  if (Array.isArray(column)) return column[index];
+  const code = column.codes[index];
+  return code < 0 ? null : column.values[code];
+}
+
+class Explorer {
+  constructor(article, study, painter) {
+    this.article = article;
+    this.study = study;
+    this.painter = painter;
+    this.points = study.points;
+    this.count = this.points.shown;
+    this.recommended = this.points.recommended.indexOf(1);
+    this.fixed = this.recommended >= 0 ? this.recommended : 0;
+    this.selected = null; // a set of points, or null for all
+    this.brushed = null; // the figure that the brush is in
+    this.cost = Object.keys(this.points.axes)[0];
+    this.sort = { key: "flops", rising: true };
+    this.rows = PAGE;
+    this.place = article.querySelector('[data-figure="front"] .chart');
+    this.controls();
+    this.table();
+    this.place.addEventListener("keydown", (event) => this.step(event));
+    painter.add(this.place, () => this.drawFront());
+    for (const name of ["stops", "stop_map", "optimism"]) {
+      const place = article.querySelector(`[data-figure="${name}"] .chart`);
+      if (place) painter.add(place, () => this.drawLinked(name, place));
+    }
+    this.showFixed();
+  }
+
+  value(name, index) {
+    return cell(this.points[name], index);
+  }
+
+  network(index) {
+    return `${this.value("trial_id", index)} ${this.value("precision", index)}`;
+  }
+
+  state(index) {
+    if (this.points.recommended[index]) return "recommended";
+    if (isNumber(this.value("certified_drop", index))) return "certified, on the front";
+    if (this.points.on_front[index]) return "on the front";
+    const broken = this.value("broken", index);
+    return broken ? `breaks ${broken}` : "beaten by another point";
+  }
+
+  testText(index) {
+    const test = this.value("test_accuracy", index);
+    if (!isNumber(test)) return "not evaluated";
+    const ends = ["test_accuracy_low", "test_accuracy_high"].map((name) => (this.value(name, index) * 100).toFixed(1));
+    return `${percent(test, 2)} [${ends[0]} to ${ends[1]}]`;
+  }
+
+  axis(cost = this.cost) {
+    return this.points.axes[cost];
+  }
+
+  x(index, cost = this.cost) {
+    const value = this.value(cost, index);
+    return isNumber(value) ? value / this.axis(cost).size : null;
+  }
+
+  isShown(index) {
+    return this.selected === null || this.selected.has(index);
+  }
+
+  // The front chart.
+
+  frontRows() {
+    const rows = [];
+    for (let index = 0; index < this.count; index++) {
+      rows.push({
+        i: index,
+        x: this.x(index),
+        accuracy: this.value("accuracy", index),
+        series: this.value("policy_text", index),
+        policy: this.value("policy_text", index),
+        setting: this.value("setting", index) || "none",
+        network: this.network(index),
+        number: this.value("number", index),
+        test: this.testText(index),
+        state: this.state(index),
+        shown: this.isShown(index),
+      });
+    }
+    return rows;
+  }
+
+  window() {
+    // The part of the axes that is seen: the useful part near the classic network, or everything.
+    const { low, reference } = this.points;
+    const useful = [];
+    for (let index = 0; index < this.count; index++) {
+      if (this.value("accuracy", index) >= low && this.x(index) !== null) useful.push(index);
+    }
+    const all = this.article.querySelector(".everything").checked || useful.length < 3;
+    const seen = all ? [...Array(this.count).keys()].filter((index) => this.x(index) !== null) : useful;
+    let [x0, x1, y0, y1] = [this.axis().classic, this.axis().classic, reference, reference];
+    for (const index of seen) {
+      x0 = Math.min(x0, this.x(index));
+      x1 = Math.max(x1, this.x(index));
+      y0 = Math.min(y0, this.value("accuracy", index));
+      y1 = Math.max(y1, this.value("accuracy", index));
+    }
+    const [wide, high] = [x1 - x0 || x1 || 1, y1 - y0 || 0.01];
+    return { x0: Math.max(0, x0 - wide * 0.04), x1: x1 + wide * 0.04, y0: y0 - high * 0.05, y1: y1 + high * 0.09 };
+  }
+
+  async drawFront() {
+    const view = await drawChart(this.place, this.study.figures[`front_${this.cost}`], () => ({
+      datasets: { points: this.frontRows(), bounds: this.axis().bounds, fixed: this.fixedRow() },
+      parameters: { ...this.window(), limits: this.article.querySelector(".limits").checked },
+    }));
+    this.listen(view, "front", (index) => ({ x: this.x(index), accuracy: this.value("accuracy", index) }));
+    view.addEventListener("click", (event, item) => {
+      if (item && item.datum && isNumber(item.datum.i)) this.fix(item.datum.i);
+    });
+  }
+
+  fixedRow() {
+    const label = this.fixed === this.recommended ? "recommended" : `point ${this.value("number", this.fixed)}`;
+    return [{ x: this.x(this.fixed), accuracy: this.value("accuracy", this.fixed), label }];
+  }
+
+  // Filters: the brush of one plot filters all plots and the table.
+
+  listen(view, name, valuesOf) {
+    let waiting = false;
+    view.addSignalListener("brush", (_, brush) => {
+      const sides = Object.entries(brush || {});
+      if (!sides.length && this.brushed !== null && this.brushed !== name) return; // the other plot's brush stands
+      if (sides.length && this.brushed !== null && this.brushed !== name) this.redraw(this.brushed);
+      this.brushed = sides.length ? name : null;
+      this.selected = sides.length ? this.inside(sides, valuesOf) : null;
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        this.filter();
+      });
+    });
+  }
+
+  inside(sides, valuesOf) {
+    const found = new Set();
+    for (let index = 0; index < this.count; index++) {
+      const values = valuesOf(index);
+      if (values && sides.every(([name, [low, high]]) => values[name] >= low && values[name] <= high)) found.add(index);
+    }
+    return found;
+  }
+
+  filter() {
+    for (const name of ["front", "optimism"]) {
+      const view = this.viewOf(name);
+      if (!view) continue;
+      const change = vega.changeset();
+      change.modify((row) => !row.shown && this.isShown(row.i), "shown", true);
+      change.modify((row) => row.shown && !this.isShown(row.i), "shown", false);
+      view.change("points", change).runAsync();
+    }
+    this.viewOf("stop_map")?.data("cells", this.cells()).runAsync();
+    this.rows = PAGE;
+    this.showRows();
+    const clear = this.article.querySelector(".clear");
+    clear.disabled = this.selected === null;
+  }
+
+  viewOf(name) {
+    return views.get(this.article.querySelector(`[data-figure="${name}"] .chart`));
+  }
+
+  redraw(name) {
+    if (name === "front") return this.drawFront();
+    return this.drawLinked(name, this.article.querySelector(`[data-figure="${name}"] .chart`));
+  }
+
+  clear() {
+    const brushed = this.brushed;
+    this.brushed = null;
+    this.selected = null;
+    this.filter();
+    if (brushed) this.redraw(brushed);
+  }
+
+  // The plots that follow the points.
+
+  async drawLinked(name, place) {
+    const spec = this.study.figures[name];
+    const datasets = {
+      stops: () => ({ stops: this.stops() }),
+      stop_map: () => ({ cells: this.cells() }),
+      optimism: () => this.optimism(),
+    }[name];
+    const view = await drawChart(place, spec, () => ({ datasets: datasets() }));
+    if (name === "optimism") {
+      this.listen(view, name, (index) => this.losses(index));
+      view.addEventListener("click", (event, item) => {
+        if (item && item.datum && isNumber(item.datum.i)) this.fix(item.datum.i);
+      });
+    }
+  }
+
+  stops() {
+    const stops = this.points.stops[this.fixed] || [];
+    const right = this.points.right[this.fixed] || [];
+    const all = this.points.networks[this.network(this.fixed)]?.accuracy_all || [];
+    return stops.map((share, place) => ({
+      exit: place + 1,
+      share: share / 10000,
+      right: percent(right[place] === null ? null : right[place] / 10000, 1) || "no image stops here",
+      all: percent(all[place], 1),
+    }));
+  }
+
+  cells() {
+    const own = [];
+    for (let index = 0; index < this.count; index++) if (this.points.stops[index] && this.isShown(index)) own.push(index);
+    const step = Math.max(1, own.length / 60);
+    const rows = [];
+    for (let rank = 0; rank * step < own.length; rank++) {
+      const index = own[Math.floor(rank * step)];
+      this.points.stops[index].forEach((share, place) => {
+        if (share) rows.push({ rank, exit: place + 1, share: share / 10000, number: this.value("number", index) });
+      });
+    }
+    return rows;
+  }
+
+  losses(index) {
+    const test = this.value("test_accuracy", index);
+    if (!isNumber(test)) return null;
+    return {
+      lost: (this.points.reference - this.value("accuracy", index)) * 100,
+      test_lost: (this.value("test_classic_accuracy", index) - test) * 100,
+    };
+  }
+
+  optimism() {
+    const rows = [];
+    for (let index = 0; index < this.count; index++) {
+      const losses = this.losses(index);
+      if (!losses || losses.lost > 10) continue; // the useful part: at most 10 points lost
+      rows.push({
+        i: index,
+        ...losses,
+        series: this.value("policy_text", index),
+        policy: `${this.value("policy_text", index)}: ${this.value("setting", index) || "no setting"}`,
+        number: this.value("number", index),
+        shown: this.isShown(index),
+      });
+    }
+    const ends = rows.flatMap((row) => [row.lost, row.test_lost]);
+    const [low, high] = [ends.reduce((a, b) => Math.min(a, b), 0), ends.reduce((a, b) => Math.max(a, b), 0)];
+    return { points: rows, equal: [low, high].map((value) => ({ lost: value, test_lost: value })) };
+  }
+
+  // The fixed point.
+
+  fix(index) {
+    this.fixed = index;
+    this.showFixed();
+    this.viewOf("front")?.data("fixed", this.fixedRow()).runAsync();
+    this.viewOf("stops")?.data("stops", this.stops()).runAsync();
+    for (const row of this.article.querySelectorAll(".points tbody tr")) {
+      row.setAttribute("aria-selected", String(Number(row.dataset.index) === index));
+    }
+  }
+
+  step(event) {
+    const ways = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
+    const way = ways[event.key];
+    if (!way) return;
+    event.preventDefault();
+    for (let index = this.fixed + way; index >= 0 && index < this.count; index += way) {
+      if (this.points.on_front[index] && this.isShown(index)) return this.fix(index);
+    }
+  }
+
+  facts(index) {
+    const facts = [["Policy", this.value("policy_text", index)], ["Network", this.network(index)]];
+    const named = { beta: "beta", start_layer: "first exit tried", max_jump: "longest jump", overshoot: "beyond the last exit",
+      statistic: "threshold statistic", price: "price", criterion: "confidence", dvfs: "frequency rule" };
+    const [low, high] = [this.value("beta_low", index), this.value("beta_high", index)];
+    for (const [name, words] of Object.entries(named)) {
+      const value = this.value(name, index);
+      if (value !== null && value !== "none") facts.push([words, isNumber(value) ? fourDigits(value) : value]);
+    }
+    if (isNumber(low) && isNumber(high)) facts.push(["same for beta", `${fourDigits(low)} to ${fourDigits(high)}`]);
+    const lost = (this.points.reference - this.value("accuracy", index)) * 100;
+    facts.push(["Test accuracy", this.testText(index)]);
+    facts.push(["Validation accuracy", `${percent(this.value("accuracy", index), 2)} (${lost.toFixed(2)} points lost)`]);
+    for (const [cost, axis] of Object.entries(this.points.axes)) {
+      const value = this.x(index, cost);
+      const names = { flops: "FLOPs", energy: "Energy", latency: "Mean latency" };
+      if (value !== null) facts.push([names[cost], `${fourDigits(value)} ${axis.unit} (${percent(value / axis.classic, 1)})`]);
+    }
+    return facts;
+  }
+
+  showFixed() {
+    const index = this.fixed;
+    const panel = this.article.querySelector(".fixed");
+    const list = element("dl");
+    for (const [name, value] of this.facts(index)) list.append(element("dt", {}, name), element("dd", {}, String(value)));
+    const parts = [
+      element("h3", {}, `Point ${this.value("number", index)}`),
+      element("div", { class: "soft" }, this.state(index)),
+      list,
+    ];
+    if (this.points.on_front[index]) {
+      const [before, behind] = this.study.evaluate;
+      const text = `${before} ${this.value("number", index)}${behind}`;
+      const command = element("div", { class: "command" }, element("code", {}, text), copyButton());
+      parts.push(command, this.layers(index));
+    } else {
+      parts.push(element("p", { class: "note" }, "Only points of the front have a command and statistics of each layer."));
+    }
+    panel.replaceChildren(...parts);
+  }
+
+  layers(index) {
+    const stops = this.points.stops[index];
+    if (!stops) return element("p", { class: "note" }, "The statistics of each layer of this point are not in this page.");
+    const right = this.points.right[index];
+    const network = this.points.networks[this.network(index)] || {};
+    const thresholds = this.points.thresholds[`${this.network(index)} ${this.value("statistic", index)}`] || [];
+    const heads = ["Exit", "Images stop", "Right of them", "Right of all", "Threshold"];
+    const head = element("tr", {}, ...heads.map((name) => element("th", { scope: "col" }, name)));
+    const rows = stops.map((share, place) => element("tr", {}, ...[
+      place + 1 === stops.length ? "end" : place + 1,
+      percent(share / 10000, 1),
+      right[place] === null ? "" : percent(right[place] / 10000, 1),
+      percent(network.accuracy_all?.[place], 1),
+      fourDigits(thresholds[place]),
+    ].map((text) => element("td", { class: "num" }, String(text)))));
+    const table = element("table", {}, element("caption", {}, "Statistics of each layer on the test images"),
+      element("thead", {}, head), element("tbody", {}, ...rows));
+    const fold = element("details", { class: "beside" }, element("summary", {}, "Statistics of each layer"),
+      element("div", { class: "scroll layers", tabindex: "0", role: "region", "aria-label": "Statistics of each layer" }, table));
+    fold.open = true;
+    return fold;
+  }
+
+  // The table of points.
+
+  columns() {
+    const columns = [
+      ["number", "Point", (i) => this.value("number", i), (v) => String(v)],
+      ["policy", "Policy", (i) => this.value("policy_text", i)],
+      ["setting", "Setting", (i) => this.value("setting", i)],
+      ["network", "Network", (i) => this.network(i)],
+      ["accuracy", "Validation", (i) => this.value("accuracy", i), (v) => percent(v, 2)],
+      ["test", "Test", (i) => this.value("test_accuracy", i), (v, i) => (isNumber(v) ? this.testText(i) : "")],
+    ];
+    const names = { flops: "FLOPs", energy: "Energy", latency: "Latency" };
+    for (const [cost, axis] of Object.entries(this.points.axes)) {
+      columns.push([cost, `${names[cost]}, ${axis.unit}`, (i) => this.x(i, cost), fourDigits]);
+      columns.push([`${cost}_share`, "of classic", (i) => this.x(i, cost) / axis.classic, (v) => percent(v, 1)]);
+    }
+    columns.push(["state", "State", (i) => this.state(i)]);
+    return columns;
+  }
+
+  table() {
+    const box = this.article.querySelector(".points");
+    const heads = this.columns().map(([key, name, , form]) => {
+      const button = element("button", { type: "button" }, name);
+      const head = element("th", { scope: "col", class: form ? "num" : null, "data-key": key }, button);
+      button.addEventListener("click", () => {
+        this.sort = { key, rising: this.sort.key === key ? !this.sort.rising : true };
+        this.showRows();
+      });
+      return head;
+    });
+    box.querySelector("thead").append(element("tr", {}, ...heads));
+    const body = box.querySelector("tbody");
+    body.addEventListener("click", (event) => {
+      const row = event.target.closest("tr");
+      if (row) this.fix(Number(row.dataset.index));
+    });
+    body.addEventListener("keydown", (event) => this.walk(event));
+    const more = this.article.querySelector(".more");
+    more.addEventListener("click", () => {
+      this.rows += PAGE * 5;
+      this.showRows();
+    });
+    this.showRows();
+  }
+
+  showRows() {
+    const columns = this.columns();
+    const sorted = columns.find(([key]) => key === this.sort.key);
+    const indices = [];
+    for (let index = 0; index < this.count; index++) if (this.isShown(index)) indices.push(index);
+    const keyed = indices.map((index) => [sorted[2](index), index]);
+    keyed.sort(([one], [other]) => (this.sort.rising ? compareValues(one, other) : compareValues(other, one)));
+    const shown = keyed.slice(0, this.rows).map(([, index], place) => this.row(columns, index, place));
+    this.article.querySelector(".points tbody").replaceChildren(...shown);
+    for (const head of this.article.querySelectorAll(".points th")) {
+      const own = head.dataset.key === this.sort.key;
+      head.setAttribute("aria-sort", own ? (this.sort.rising ? "ascending" : "descending") : "none");
+    }
+    this.article.querySelector(".more").hidden = indices.length <= this.rows;
+    const all = this.selected === null ? "" : ` of ${this.count}`;
+    this.article.querySelector(".count").textContent = `${indices.length}${all} points`;
+  }
+
+  row(columns, index, place) {
+    const cells = columns.map(([, , value, form]) => {
+      const own = value(index);
+      return element("td", { class: form ? "num" : null }, form ? form(own, index) : own ?? "");
+    });
+    const selected = String(index === this.fixed);
+    return element("tr", { "data-index": index, tabindex: place === 0 ? "0" : "-1", "aria-selected": selected }, ...cells);
+  }
+
+  walk(event) {
+    const row = event.target.closest("tr");
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      this.fix(Number(row.dataset.index));
+      return;
+    }
+    const next = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling,
+      Home: row.parentElement.firstElementChild, End: row.parentElement.lastElementChild }[event.key];
+    if (!next) return;
+    event.preventDefault();
+    row.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  controls() {
+    const names = { flops: "FLOPs", energy: "energy", latency: "latency" };
+    const group = this.article.querySelector(".costs");
+    for (const cost of Object.keys(this.points.axes)) {
+      const radio = element("input", { type: "radio", name: `cost-${this.article.id}`, value: cost });
+      radio.checked = cost === this.cost;
+      radio.addEventListener("change", () => {
+        this.cost = cost;
+        this.brushed = null;
+        this.selected = null;
+        this.filter();
+        this.drawFront();
+      });
+      group.append(element("label", {}, radio, names[cost]));
+    }
+    this.article.querySelector(".limits").addEventListener("change", (event) => {
+      this.viewOf("front")?.signal("limits", event.target.checked).runAsync();
+    });
+    this.article.querySelector(".everything").addEventListener("change", () => {
+      const view = this.viewOf("front");
+      if (!view) return;
+      for (const [name, value] of Object.entries(this.window())) view.signal(name, value);
+      view.runAsync();
+    });
+    this.article.querySelector(".clear").addEventListener("click", () => this.clear());
+  }
+}

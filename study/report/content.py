@@ -1,0 +1,176 @@
+"""What a page says of some studies. It is read from run folders; a part that is missing becomes a sentence."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from results.parts import part_count
+from results.schemas import SCHEMAS
+from results.storage.paths import Location
+from study.errors import UserError
+from study.report.blocks import Column, ReportContent, Section, StudyContent, Table, table_of
+from study.report.first import first_screen
+from study.report.front_chart import front_section
+from study.report.networks import cost_section, engine_section, exit_section, guarded, stop_section
+from study.report.phase_2 import importance_section, optimism_section, progress_section
+from study.report.pictures import pictures_of
+from study.report.points import point_columns
+from study.report.source import EXPECTED, Source, sources_of
+from study.report.together import together_section
+from study.report.training import curve_section, trial_section
+from study.report.wording import number_text
+from study.run.folder import stored_study_file
+from study.storage.versions import version_of
+
+
+def report_content(folders: Sequence[Location], *, images: int = 0) -> ReportContent:
+    """What the report of some run folders says.
+
+    Args:
+        folders: run folders, or packs.
+        images: about how many images of each kind the gallery shows; 0 for no gallery.
+
+    Raises:
+        UserError: a folder is no run folder, or a folder is named twice.
+        SpecError: a study file is of no study.
+    """
+    if len({str(folder) for folder in folders}) < len(folders):
+        raise UserError("report: a run folder is named twice")
+    sources = [source for folder in folders for source in sources_of(folder)]
+    studies = [study_content(source, images=images) for source in sources]
+    names = list(dict.fromkeys(study.name for study in studies))
+    now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
+    return ReportContent(
+        title=" and ".join(names) if len(names) <= 3 else f"{len(names)} studies",
+        made=f"made on {now} UTC by predictive-exit {version_of('predictive-exit')}",
+        studies=studies,
+        together=together_section(sources) if len(sources) > 1 else None,
+    )
+
+
+def study_content(source: Source, *, images: int = 0) -> StudyContent:
+    """What the page says of one study on one data set."""
+    first, missing = None, []
+    if source.summary is not None:
+        try:
+            first = first_screen(source, source.summary)
+        except EXPECTED as error:
+            missing.append(str(error))
+    columns = point_columns(source)
+    sections = [
+        guarded("front", "Accuracy against cost", front_section, source, columns),
+        guarded("exits", "Each exit", exit_section, source),
+        guarded("stops", "Where images stop", stop_section, source, columns),
+        guarded("engine", "Predicted against true exit", engine_section, source),
+        guarded("costs", "What each part costs", cost_section, source),
+        guarded("curves", "Learning curves", curve_section, source),
+        guarded("trials", "Trials of training", trial_section, source),
+        guarded("importances", "Which parameters matter", importance_section, source),
+        guarded("progress", "How the search went", progress_section, source),
+        guarded("optimism", "Loss on validation against test", optimism_section, source),
+    ]
+    pictures = []
+    if images:
+        try:
+            pictures = pictures_of(source, images)
+            sections.append(_gallery(len(pictures)))
+        except EXPECTED as error:
+            sections.append(Section(name="gallery", title="Images", lacks=[str(error)]))
+    sections.append(guarded("provenance", "Where the numbers come from", _provenance, source))
+    return StudyContent(
+        name=source.spec.name,
+        data=source.data,
+        folder=str(source.folder),
+        state=_state(source),
+        evaluate=(source.command("evaluate", "--point", str(source.folder)), " ".join(["", *source.of_data()])),
+        first=first,
+        points=columns,
+        sections=sections,
+        missing=[*dict.fromkeys([*source.problems, *missing])],
+        pictures=pictures,
+    )
+
+
+def _gallery(count: int) -> Section:
+    return Section(
+        name="gallery",
+        title="Images that stop early and late",
+        see=f"This file holds {count} images of the data set: share the file only where the licence of the images "
+        "allows it. Early images look easy; late ones are hard, or are labelled wrongly.",
+    )
+
+
+def _state(source: Source) -> str:
+    """What the study has so far, in a sentence."""
+    if source.summary is not None:
+        points, front = (number_text(len(one), "count") for one in (source.searched, source.table("front")))
+        return f"{points} operating points, {front} of them on the front"
+    missing = [name for name in SCHEMAS if not _has(source, name)]
+    trials = source.table("trials")
+    done = f"{len(trials)} trials of training are in the tables" if len(trials) else "no stage of training is finished"
+    return f"This study is not finished: {done}; it has no table {', '.join(missing) or 'that can be read'} yet."
+
+
+def _has(source: Source, name: str) -> bool:
+    try:
+        return part_count(source.tables, name) > 0
+    except EXPECTED:
+        return False
+
+
+def _provenance(source: Source) -> Section:
+    """Code, versions, seeds, digests and hardware."""
+    stored = stored_study_file(source.folder)
+    made, digests = stored["provenance"], stored["provenance"].get("data_digest") or {}
+    rows: list[list[Any]] = [
+        ["Run folder", str(source.folder)],
+        ["Created", made.get("created")],
+        ["Seed", source.spec.seed],
+        ["Data set", source.data],
+        ["Digest of images and splits", digests.get(source.data)],
+    ]
+    rows += [["Extended", f"{one.get('on')}: {', '.join(one.get('changes', []))}"] for one in made.get("extended", [])]
+    costs, trials = source.table("costs"), source.table("trials")
+    sources = [("energy_source", "Source of energies"), ("seconds_source", "Source of times"), ("device", "Device")]
+    rows += [[words, ", ".join(map(str, costs[name].dropna().unique())) or None] for name, words in sources]
+    rows.append(["Trained on", ", ".join(map(str, trials["device"].dropna().unique())) or None])
+    rows += [[f"Version of {name}", value] for name, value in (made.get("versions") or {}).items()]
+    named = source.table("provenance")
+    columns = {
+        "provenance": Column(heading="Key", help="The column provenance of all other tables."),
+        "code_version": Column(heading="Program"),
+        "code_digest": Column(heading="Digest of its code"),
+        "seed": Column(heading="Seed", kind="count"),
+        "data_digest": Column(heading="Digest of the images"),
+    }
+    return Section(
+        name="provenance",
+        title="Where the numbers come from",
+        see="The same code, versions, seed and images give the same numbers.",
+        tables=[
+            Table(
+                title="The study",
+                columns=[Column(heading="What"), Column(heading="Value")],
+                rows=[[what, None if value is None else str(value)] for what, value in rows],
+            ),
+            table_of("What computed the rows of the tables", named, columns),
+            Table(
+                title="All settings of the study",
+                columns=[Column(heading="Key"), Column(heading="Value")],
+                rows=[[key, value] for key, value in _flat(source.spec.plain())],
+            ),
+        ],
+    )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+    return found

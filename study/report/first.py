@@ -1,0 +1,220 @@
+"""The first screen: the setting to take, what it costs, how sure that is, and the commands that go with it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from results.intervals import wilson_interval
+from results.parts import rows_of
+from results.point_text import policy_text, setting_text
+from results.summary import FrontSummary
+from study.report.blocks import Column, Command, FirstScreen, Table
+from study.report.source import EXPECTED, Source
+from study.report.wording import COSTS, GLOSSARY, POLICIES, interval_text, share_text, unit_of
+from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
+
+_REFERENCE = {"flops": "flops", "energy": "energy_joules", "latency": "latency_seconds"}
+_CUT = {"flops": "cumulative_flops", "energy": "cumulative_energy_joules", "latency": "cumulative_seconds"}
+
+
+def known_costs(summary: FrontSummary) -> list[str]:
+    """The costs that a study knows."""
+    known = {"flops": True, "energy": summary.energy_source is not None, "latency": summary.latency_source is not None}
+    return [name for name, is_known in known.items() if is_known]
+
+
+def first_screen(source: Source, summary: FrontSummary) -> FirstScreen:
+    """What the page says first of a study that has a front."""
+    row = next(iter(rows_of(summary.recommended.to_frame().T)))
+    smaller, notes = _smaller(source, summary)
+    policy = POLICIES.get(row["policy"])
+    setting = ", ".join(part for part in (policy_text(row), setting_text(row)) if part)
+    return FirstScreen(
+        number=int(row["number"]),
+        setting=setting + (f" ({policy})" if policy else ""),
+        network=f"{_network(source, row['trial_id'])}, {row['precision']}",
+        facts=_facts(summary, row),
+        why=f"Recommended because it is {summary.reason}.",
+        certified=row["certified_drop"] is not None,
+        certainty=_certainty(source, row),
+        beside=_beside(source, summary, row, smaller),
+        commands=_commands(source, row),
+        notes=notes,
+    )
+
+
+def _network(source: Source, trial: str) -> str:
+    trials = source.table("trials")
+    rows = trials[(trials["trial_id"] == trial) & trials["width"].notna()]
+    if rows.empty:
+        return f"network {trial}"
+    return f"{rows['backbone'].iloc[0]} x {rows['width'].iloc[0]:g} (trial {trial})"
+
+
+def _facts(summary: FrontSummary, row: dict[str, Any]) -> list[tuple[str, str, str]]:
+    low, high = row["test_accuracy_low"], row["test_accuracy_high"]
+    lost = row["test_accuracy_drop"] * 100
+    facts = [
+        (
+            "Accuracy on test images",
+            f"{row['test_accuracy'] * 100:.2f} %",
+            f"95 % interval {interval_text(low, high)}; {abs(lost):.2f} points {'less' if lost >= 0 else 'more'} than "
+            "the same network without exits",
+        )
+    ]
+    sources = {"flops": "counted", "energy": summary.energy_source, "latency": summary.latency_source}
+    for cost in known_costs(summary):
+        name, column = COSTS[cost]
+        unit = unit_of(cost, getattr(summary.reference, _REFERENCE[cost]))
+        facts.append(
+            (
+                f"{name} per image",
+                share_text(row[f"{cost}_share"]),
+                f"{unit.text(row[column])} instead of {unit.text(getattr(summary.reference, _REFERENCE[cost]))}; "
+                + _source_words(sources[cost], summary.device),
+            )
+        )
+    if "latency" not in known_costs(summary):
+        facts.append(("Latency", "not known", "the costs of this study hold no times: its device table has none"))
+    return facts
+
+
+def _source_words(source: str | None, device: str | None) -> str:
+    if source is None or source == "counted":
+        return "counted"
+    kind, _, table = source.partition(":")
+    if kind == "modelled":
+        return f"modelled from the device table {table}, not measured"
+    return f"measured ({source}{f' on {device}' if device else ''})"
+
+
+def _certainty(source: Source, row: dict[str, Any]) -> str:
+    if row["certified_drop"] is not None:
+        lost = row["certified_drop"] * 100
+        return (
+            f"Certified: with {row['certified_confidence'] * 100:g} % confidence this setting loses at most {lost:g} "
+            f"point{'' if lost == 1 else 's'} on new images of the same kind, tested on {row['certified_samples']:.0f} "
+            "images that no choice has seen."
+        )
+    asked = source.spec.guarantee
+    why = "no point passed the test that the study asked for" if asked else "the study asked for no test"
+    return (
+        f"Not certified ({why}). Validation images chose this setting; {row['test_samples']:.0f} test images measured "
+        "its accuracy, and the interval says how exact that is. Nothing is promised of its loss on new images."
+    )
+
+
+def _smaller(source: Source, summary: FrontSummary) -> tuple[dict[str, Any] | None, list[str]]:
+    """The smaller network to hold against the recommended point, and sentences about it."""
+    from study.run.reader import stored_backbones
+
+    reference, point = summary.reference, summary.recommended
+    try:
+        backbones = stored_backbones(source.folder, source.spec.operating_points, source.data)
+    except EXPECTED as error:
+        return None, [f"Smaller networks: {error}"]
+    costs = {"flops": reference.flops}
+    if summary.energy_source is not None:
+        costs["energy"] = reference.energy_joules
+    rows = smaller_rows(reference.trial_id, reference.accuracy, costs, backbones)
+    if rows.empty:
+        return None, ["This study trained no smaller network to compare with."]
+    rival = beaten_by(point["accuracy"], point["flops_share"], rows)
+    notes = []
+    if rival is not None:
+        line = smaller_sentence(f"Point {point['number']}", point["flops_share"], point["accuracy"], rival)
+        notes.append(f"{line}.")
+    near = rows[rows["accuracy"] >= reference.accuracy - summary.tolerance - 1e-12]
+    best = rival or next(iter(rows_of(near if len(near) else rows.nlargest(1, "accuracy"))))
+    return dict(best), notes
+
+
+def _beside(source: Source, summary: FrontSummary, row: dict[str, Any], smaller: dict[str, Any] | None) -> Table:
+    """The recommended point beside the classic network, the plain cut and a smaller network."""
+    costs, reference = known_costs(summary), summary.reference
+    units = {cost: unit_of(cost, getattr(reference, _REFERENCE[cost])) for cost in costs}
+    columns = [
+        Column(heading="Setting"),
+        Column(heading="Test accuracy", kind="accuracy", help=GLOSSARY["test"]),
+        Column(heading="95 % interval", help=GLOSSARY["95 % interval"]),
+        Column(heading="Validation accuracy", kind="accuracy", help=GLOSSARY["validation"]),
+    ]
+    for cost in costs:
+        columns += [
+            Column(heading=f"{COSTS[cost][0]}, {units[cost].name}", kind="number", help=GLOSSARY[COSTS[cost][0]]),
+            Column(heading="of classic", kind="share", help="Share of the cost of the classic network."),
+        ]
+
+    def cells(name: str, test: float | None, validation: float, values: dict[str, float | None]) -> list[Any]:
+        interval = None if test is None else interval_text(*wilson_interval(test, int(row["test_samples"])))
+        found: list[Any] = [name, test, interval, validation]
+        for cost in costs:
+            value, whole = values.get(cost), getattr(reference, _REFERENCE[cost])
+            found += [None, None] if value is None else [value / units[cost].size, value / whole]
+        return found
+
+    classic = _classic_on_test(summary)
+    rows = [
+        cells(f"Recommended: point {row['number']}", row["test_accuracy"], row["accuracy"], _costs_of(row, costs)),
+        cells(
+            f"Classic network ({reference.precision})",
+            classic,
+            reference.accuracy,
+            {cost: getattr(reference, _REFERENCE[cost]) for cost in costs},
+        ),
+    ]
+    cut = summary.best_static
+    if cut is not None:
+        name = f"Plain cut at exit {cut['exit']} ({cut['precision']})"
+        own: dict[str, float | None] = {cost: float(cut[_CUT[cost]]) for cost in costs}
+        rows.append(cells(name, summary.static_test_accuracy, cut["accuracy_all"], own))
+    if smaller is not None:
+        own = {cost: smaller.get(f"{cost}_share") for cost in costs}
+        whole = {cost: getattr(reference, _REFERENCE[cost]) for cost in costs}
+        own = {cost: None if share is None else share * whole[cost] for cost, share in own.items()}
+        rows.append(cells(f"Smaller network: {smaller['smaller']}", None, smaller["accuracy"], own))
+    note = "Costs are means per image on the validation images. "
+    if cut is None:
+        note += f"No plain cut stays within {summary.tolerance * 100:g} point of the classic network on validation. "
+    if smaller is not None:
+        note += "The smaller network was not measured on test images."
+    return Table(title="Beside the alternatives", columns=columns, rows=rows, note=note.strip())
+
+
+def _costs_of(row: dict[str, Any], costs: Sequence[str]) -> dict[str, float | None]:
+    return {cost: row[COSTS[cost][1]] for cost in costs}
+
+
+def _classic_on_test(summary: FrontSummary) -> float | None:
+    """The accuracy on test of the reference network; None where no point of the front is of this network."""
+    points, reference = summary.points, summary.reference
+    same = points[(points["trial_id"] == reference.trial_id) & (points["precision"] == reference.precision)]
+    return None if same.empty else float(pd.Series(same["test_classic_accuracy"]).iloc[0])
+
+
+def _commands(source: Source, row: dict[str, Any]) -> list[Command]:
+    folder, number = str(source.folder), str(row["number"])
+    found = []
+    if source.has_weights:
+        text = source.command("evaluate", "--point", folder, number, *source.of_data())
+        found.append(Command(does="Evaluate this point with the trained network", text=text))
+    found.append(Command(does="Reproduce the study in a new folder", text=reproducing(source)))
+    if row["certified_drop"] is None:
+        text = source.command("front", folder, "--guarantee", "0.01", *source.of_data())
+        found.append(Command(does="Test which points lose at most 1 point on new images", text=text))
+    text = source.command("front", folder, "--output", "front.csv", *source.of_data())
+    found.append(Command(does="Write all points of the front as a table", text=text))
+    return found
+
+
+def reproducing(source: Source) -> str:
+    """The command that runs the study again in a new folder."""
+    folder = str(source.folder)
+    words = ["predictive-exit", "run", f"{folder}/study.yaml", "--name", f"{source.spec.name}-again"]
+    if "image_folder" in source.spec.data.names:
+        words += ["--folder", "my_images"]
+    return shlex.join(words)

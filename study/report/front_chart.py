@@ -1,0 +1,129 @@
+"""The section that users look at most: accuracy against costs, with constraints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from results.parts import rows_of
+from study.report import point_charts
+from study.report.blocks import Figure, Section
+from study.report.phase_2 import front_lines
+from study.report.source import Source
+from study.report.wording import COSTS, Unit, number_text, unit_of
+
+_CLASSIC = {"flops": "classic_flops", "energy": "classic_energy_joules", "latency": "classic_latency_seconds"}
+_CUT = {"flops": "cumulative_flops", "energy": "cumulative_energy_joules", "latency": "cumulative_seconds"}
+_LIMIT = {"energy": "energy", "latency": "latency_mean"}
+TOLERANCE = 0.01
+_BELOW = 0.05
+"""Accuracy below the classic network, as a share, down to which the axis goes at first."""
+
+
+def front_section(source: Source, columns: dict[str, Any] | None) -> Section:
+    """The front over each cost that the study knows; adds to ``columns`` what the page needs to fill the charts."""
+    title = "Accuracy against cost"
+    if columns is None:
+        return Section(name="front", title=title, lacks=["The study has no operating points yet."])
+    points = source.searched
+    costs = [name for name in COSTS if name in columns]
+    reference = _reference(source)
+    policies = columns["policy_text"]["values"]
+    lines, sentence = front_lines(source, costs)
+    figures, axes = [], {}
+    for cost in costs:
+        classic = float(points[_CLASSIC[cost]].max())
+        unit = unit_of(cost, classic)
+        marks = _marks(source, cost, unit, reference)
+        own = [one for one in lines if one["cost"] == cost]
+        name = f"{COSTS[cost][0]} per image, {unit.name}" + _where_from(source, cost)
+        figures.append(
+            Figure(
+                name=f"front_{cost}",
+                title=f"Accuracy on validation images against {COSTS[cost][0]}",
+                spec=point_charts.front(name, unit.size, policies, marks, own),
+                linked=True,
+            )
+        )
+        axes[cost] = {
+            "title": name,
+            "size": unit.size,
+            "unit": unit.name,
+            "classic": classic / unit.size,
+            "bounds": _bounds(source, cost, unit, reference),
+        }
+    columns |= {"axes": axes, "reference": reference, "low": max(0.0, reference - _BELOW)}
+    hidden = columns["all"] - columns["shown"]
+    notes = [sentence] if sentence else []
+    if hidden:
+        notes.append(
+            f"{number_text(columns['shown'], 'count')} of {number_text(columns['all'], 'count')} points are in this "
+            "page; the others lie so close to them that a plot would not show the difference. The command "
+            "`front --output` writes all points of the front."
+        )
+    return Section(
+        name="front",
+        title=title,
+        see="Good settings lie above and to the left. The line joins the settings that no other one beats; the star is "
+        "the classic network.",
+        figures=figures,
+        lacks=notes,
+    )
+
+
+def _reference(source: Source) -> float:
+    """Accuracy on validation that losses count from."""
+    if source.summary is not None:
+        return source.summary.reference.accuracy
+    return float(source.searched["classic_accuracy"].max())
+
+
+def _where_from(source: Source, cost: str) -> str:
+    if source.summary is None or cost == "flops":
+        return ""
+    found = source.summary.energy_source if cost == "energy" else source.summary.latency_source
+    return f" ({found})" if found else ""
+
+
+def _marks(source: Source, cost: str, unit: Unit, reference: float) -> list[dict[str, Any]]:
+    """The classic network and the cuts of the network of the recommended point, as points of the chart."""
+    points = source.searched
+    classic = float(points[_CLASSIC[cost]].max()) / unit.size
+    marks: list[dict[str, Any]] = []
+    if source.summary is not None:
+        classic = float(getattr(source.summary.reference, {"energy": "energy_joules", "latency": "latency_seconds"}.get(
+            cost, cost))) / unit.size  # fmt: skip
+    marks.append({"name": "classic network", "label": "classic network", "x": classic, "accuracy": reference})
+    exits = source.table("exits")
+    cuts = exits[exits["point"].isna() & (exits["split"] == "validation") & exits[_CUT[cost]].notna()]
+    cuts = cuts.drop_duplicates(["trial_id", "precision", "exit"])
+    if source.summary is not None:
+        cuts = cuts[cuts["trial_id"] == source.summary.recommended["trial_id"]]
+    for row in rows_of(cuts):
+        if row["exit"] == cuts["exit"].max():
+            continue
+        marks.append(
+            {
+                "name": "plain cut",
+                "label": f"cut at exit {row['exit']}, {row['precision']}",
+                "x": float(f"{row[_CUT[cost]] / unit.size:.6g}"),
+                "accuracy": float(f"{row['accuracy_all']:.6g}"),
+            }
+        )
+    return marks
+
+
+def _bounds(source: Source, cost: str, unit: Unit, reference: float) -> list[dict[str, Any]]:
+    """What is shaded: the accuracies and costs that break a constraint of the study, or lose more than a point."""
+    limits = source.spec.operating_points.constraints.limits
+    drop = limits.get("accuracy_drop")
+    if drop is None:
+        label = f"more than {TOLERANCE * 100:g} point lost"
+        bounds = [{"axis": "accuracy", "value": reference - TOLERANCE, "label": label}]
+    else:
+        label = f"constraint of the study: more than {drop * 100:g} points lost"
+        bounds = [{"axis": "accuracy", "value": reference - drop, "label": label}]
+    limit = limits.get(_LIMIT.get(cost, ""))
+    if limit is not None:
+        label = f"constraint of the study: above {unit.text(limit)}"
+        bounds.append({"axis": "cost", "value": limit / unit.size, "label": label})
+    return bounds

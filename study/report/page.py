@@ -1,0 +1,242 @@
+"""The page: one HTML file from content. Every text is escaped, and no script runs but those of this program."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from study.report.blocks import Command, Figure, FirstScreen, ReportContent, Section, StudyContent, Table
+from study.report.bundle import vega_bundle
+from study.report.wording import GLOSSARY, number_text
+from study.storage.strict_json import dumps
+
+_SCRIPTS = ("theme.js", "tables.js", "charts.js", "points.js", "main.js")
+
+
+def report_page(content: ReportContent) -> bytes:
+    """The page as a file, in UTF-8."""
+    scripts = [vega_bundle(), "\n".join(_asset(name) for name in _SCRIPTS)]
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    several = len(content.studies) > 1
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        f"<title>{escape(content.title)}</title>",
+        f"<style>{_asset('page.css')}</style></head><body>",
+        '<a class="skip" href="#main">Skip to the content</a>',
+        _header(content),
+        '<main id="main">',
+        _section(content.together, "together") if content.together else "",
+        *(_study(study, place, hidden=several and place > 0) for place, study in enumerate(content.studies)),
+        "</main>",
+        f"<footer>{escape(content.made)}. This file needs no network and sends nothing.</footer>",
+        f'<script type="application/json" id="report-data">{_inert(_data(content))}</script>',
+        *(f"<script>{script}</script>" for script in scripts),
+        "</body></html>",
+    ]
+    return "\n".join(parts).encode()
+
+
+def _asset(name: str) -> str:
+    return files("study.report").joinpath("assets", name).read_text("utf-8")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _inert(values: object) -> str:
+    """JSON inside an HTML page: no text in it can end the element or begin another one."""
+    text = dumps(values, compact=True)
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _data(content: ReportContent) -> dict[str, Any]:
+    """What the scripts need: points, charts and commands of each study."""
+    studies = []
+    for study in content.studies:
+        figures = {figure.name: figure.spec for section in study.sections for figure in section.figures}
+        studies.append({"evaluate": study.evaluate, "points": study.points, "figures": figures})
+    together = content.together.figures if content.together else ()
+    return {"studies": studies, "together": {figure.name: figure.spec for figure in together}}
+
+
+def _header(content: ReportContent) -> str:
+    tabs = ""
+    if len(content.studies) > 1:
+        shown = [
+            f'<button type="button" role="tab" id="tab-{place}" aria-controls="study-{place}" '
+            f'aria-selected="{"true" if place == 0 else "false"}" tabindex="{0 if place == 0 else -1}">'
+            f"{escape(_label(study, content.studies))}</button>"
+            for place, study in enumerate(content.studies)
+        ]
+        tabs = f'<div class="tabs" role="tablist" aria-label="Study">{"".join(shown)}</div>'
+    return (
+        f'<header><div class="bar"><h1>{escape(content.title)}</h1>'
+        '<button type="button" class="theme" aria-pressed="false">Dark</button></div>'
+        f"{tabs}</header>"
+    )
+
+
+def _label(study: StudyContent, studies: Sequence[StudyContent]) -> str:
+    same = [one for one in studies if one.name == study.name]
+    if len(same) < 2:
+        return study.name
+    same_data = [one for one in same if one.data == study.data]
+    return f"{study.name}, {study.data}" if len(same_data) < 2 else f"{study.name}, {study.folder}"
+
+
+def _study(study: StudyContent, place: int, *, hidden: bool) -> str:
+    prefix = f"s{place}"
+    links = "".join(
+        f'<li><a href="#{prefix}-{section.name}">{escape(section.title)}</a></li>' for section in study.sections
+    )
+    parts = [
+        f'<article class="study" id="study-{place}" data-study="{place}" {"hidden" if hidden else ""}>',
+        f'<p class="lead">{escape(study.data)} <span class="dot">·</span> {escape(study.state)} '
+        f'<span class="dot">·</span> <code>{escape(study.folder)}</code></p>',
+        *(f'<p class="missing" role="note">{escape(line)}</p>' for line in study.missing),
+        "" if study.first is None else _first(study.first, prefix),
+        f'<nav class="contents" aria-label="Sections"><ul>{links}</ul></nav>',
+    ]
+    for section in study.sections:
+        extra = ""
+        if section.name == "front" and study.points is not None:
+            extra = _explorer(prefix)
+        elif section.name == "gallery":
+            extra = _gallery(study)
+        parts.append(_section(section, prefix, extra))
+    return "\n".join([*parts, "</article>"])
+
+
+def _first(first: FirstScreen, prefix: str) -> str:
+    facts = "".join(
+        f"<div><dt>{_explained(name)}</dt><dd><b>{escape(value)}</b><span>{escape(more)}</span></dd></div>"
+        for name, value, more in first.facts
+    )
+    badge = "certified" if first.certified else "not certified"
+    kind = "good" if first.certified else "open"
+    return (
+        f'<section class="first" aria-labelledby="{prefix}-take">'
+        f'<p class="over">Recommended setting</p><h2 id="{prefix}-take">Take point {first.number}'
+        f' <span class="badge {kind}" title="{escape(GLOSSARY["certified"])}">{badge}</span></h2>'
+        f'<p class="setting">{escape(first.setting)}<br><span class="soft">{escape(first.network)}</span></p>'
+        f'<dl class="facts">{facts}</dl>'
+        f"<p>{escape(first.why)}</p><p>{escape(first.certainty)}</p>"
+        f"{_table(first.beside)}"
+        + "".join(f'<p class="note">{escape(line)}</p>' for line in first.notes)
+        + f'<div class="commands">{"".join(map(_command, first.commands))}</div></section>'
+    )
+
+
+def _command(command: Command) -> str:
+    return (
+        f'<div class="command"><span class="does">{escape(command.does)}</span>'
+        f"<code>{escape(command.text)}</code>"
+        '<button type="button" class="copy">Copy</button></div>'
+    )
+
+
+def _section(section: Section, prefix: str, extra: str = "") -> str:
+    parts = [f'<section id="{prefix}-{section.name}" class="part"><h2>{escape(section.title)}</h2>']
+    if section.see:
+        parts.append(f'<p class="see">{escape(section.see)}</p>')
+    if section.name == "front" and extra:
+        parts.append(extra)
+        parts.append(_lacks(section.lacks))
+        return "\n".join([*parts, "</section>"])
+    if section.figures:
+        wide = " one" if len(section.figures) == 1 else ""
+        parts.append(f'<div class="figures{wide}">{"".join(_figure(one, prefix) for one in section.figures)}</div>')
+    parts += [extra, *map(_folded if section.figures or section.name == "provenance" else _table, section.tables)]
+    return "\n".join([*parts, _lacks(section.lacks), "</section>"])
+
+
+def _lacks(lines: Iterable[str]) -> str:
+    return "".join(f'<p class="lack">{escape(line)}</p>' for line in lines)
+
+
+def _figure(figure: Figure, prefix: str) -> str:
+    table = "" if figure.table is None else _folded(figure.table)
+    return (
+        f'<figure data-figure="{escape(figure.name)}"><figcaption id="{prefix}-{figure.name}-title">'
+        f"{escape(figure.title)}</figcaption>"
+        f'<div class="chart" role="img" aria-labelledby="{prefix}-{figure.name}-title"></div>{table}</figure>'
+    )
+
+
+def _folded(table: Table) -> str:
+    return f'<details class="beside"><summary>Table: {escape(table.title)}</summary>{_table(table)}</details>'
+
+
+def _table(table: Table) -> str:
+    heads = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{_hinted(column.heading, column.help)}</button></th>'
+        for column in table.columns
+    )
+    rows = []
+    for row in table.rows:
+        cells = []
+        for column, value in zip(table.columns, row, strict=True):
+            text = escape(number_text(value, column.kind, column.unit))
+            kind = "" if column.kind == "text" else ' class="num"'
+            sort = "" if column.kind == "text" or value is None else f' data-value="{float(value)!r}"'
+            cells.append(f"<td{kind}{sort}>{text or '<span class=none>–</span>'}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+        f'<table class="sortable"><caption>{escape(table.title)}</caption><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
+    )
+
+
+def _hinted(text: str, help: str) -> str:
+    return f'<abbr title="{escape(help)}">{escape(text)}</abbr>' if help else escape(text)
+
+
+def _explained(text: str) -> str:
+    """A name with the glossary's explanation, where the glossary has its first words."""
+    known = next((name for name in GLOSSARY if text.startswith(name)), None)
+    return _hinted(text, GLOSSARY[known]) if known else escape(text)
+
+
+def _gallery(study: StudyContent) -> str:
+    shown = "".join(
+        f'<figure><img alt="{escape(one.caption)}" src="data:image/png;base64,{base64.b64encode(one.png).decode()}">'
+        f"<figcaption>{escape(one.caption)}</figcaption></figure>"
+        for one in study.pictures
+    )
+    return f'<div class="gallery">{shown}</div>'
+
+
+def _explorer(prefix: str) -> str:
+    """The front chart with its controls, the fixed point beside it, and the table of points below."""
+    return (
+        '<div class="controls"><fieldset class="costs"><legend>Cost</legend></fieldset>'
+        '<label><input type="checkbox" class="limits" checked> Shade what breaks a constraint</label>'
+        '<label><input type="checkbox" class="everything"> Show all points</label>'
+        '<button type="button" class="clear" disabled>Clear the selection</button>'
+        '<span class="count" role="status" aria-live="polite"></span></div>'
+        '<div class="explorer"><figure data-figure="front"><figcaption class="hint">Drag over points to filter all '
+        "plots and tables. Click a point to fix it; arrow keys step along the front; Escape clears.</figcaption>"
+        f'<div class="chart" tabindex="0" role="application" aria-label="Accuracy against cost. Arrow keys fix the '
+        f'next point of the front; the table below has all points." aria-describedby="{prefix}-fixed"></div></figure>'
+        f'<aside class="fixed" id="{prefix}-fixed" aria-live="polite"></aside></div>'
+        '<div class="scroll points" role="region" aria-label="Operating points"><table><caption>Operating points'
+        '</caption><thead></thead><tbody></tbody></table></div><button type="button" class="more" hidden>Show more '
+        "rows</button>"
+    )

@@ -1,0 +1,150 @@
+"""What a page says of a study, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from results.parts import read_table
+from results.summary import summarize_front
+from study.errors import UserError
+from study.report.blocks import StudyContent
+from study.report.content import report_content
+from study.report.page import report_page
+
+PACK = Path("results/reference/vgg19-cifar10")
+SECTIONS = [
+    *("front", "exits", "stops", "engine", "costs", "curves", "trials", "importances", "progress", "optimism"),
+    "provenance",
+]
+
+
+@pytest.fixture(scope="module")
+def study(finished_study: Path) -> StudyContent:
+    (study,) = report_content([finished_study]).studies
+    return study
+
+
+def test_the_first_screen_says_what_the_summary_says(finished_study: Path, study: StudyContent) -> None:
+    summary = summarize_front(finished_study / "tables")
+    assert study.first is not None
+    assert study.first.number == summary.recommended["number"]
+    facts = {name: value for name, value, _ in study.first.facts}
+    assert facts["Accuracy on test images"] == f"{summary.recommended['test_accuracy'] * 100:.2f} %"
+    assert facts["FLOPs per image"] == f"{summary.recommended['flops_share'] * 100:.1f} %"
+    assert not study.first.certified
+    assert "Not certified" in study.first.certainty
+    rows = {row[0]: row for row in study.first.beside.rows}
+    assert any(name.startswith("Classic network") for name in rows)
+
+
+def test_the_commands_are_those_of_this_study(finished_study: Path, study: StudyContent) -> None:
+    assert study.first is not None
+    texts = [command.text for command in study.first.commands]
+    assert f"predictive-exit evaluate --point {finished_study} {study.first.number}" in texts
+    assert any(text.startswith(f"predictive-exit run {finished_study}/study.yaml") for text in texts)
+
+
+def test_every_section_has_figures_or_says_what_the_study_lacks(study: StudyContent) -> None:
+    assert [section.name for section in study.sections] == SECTIONS
+    for section in study.sections:
+        assert section.figures or section.tables or section.lacks, section.name
+
+
+def test_the_columns_are_the_rows_of_the_tables(finished_study: Path, study: StudyContent) -> None:
+    points = study.points
+    assert points is not None
+    tables = finished_study / "tables"
+    front = read_table(tables, "front")
+    assert points["front"] == len(front)
+    assert sum(points["on_front"]) == len(front)
+    assert sum(points["recommended"]) == 1
+    stored = read_table(tables, "operating_points").set_index("number")["accuracy"]
+    for number, accuracy in zip(points["number"], points["accuracy"], strict=True):
+        assert accuracy == pytest.approx(stored[number], rel=1e-5)
+
+
+def test_shares_of_a_point_add_up_to_all_images(study: StudyContent) -> None:
+    assert study.points is not None
+    stops = [one for one in study.points["stops"] if one is not None]
+    assert stops
+    for one in stops:
+        assert sum(one) == pytest.approx(10_000, abs=len(one))
+
+
+def test_a_front_without_the_rest_of_the_study(finished_study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    folder.mkdir()
+    shutil.copy(finished_study / "study.yaml", folder)
+    (study,) = report_content([folder]).studies
+    assert study.first is None and study.points is None
+    assert "not finished" in study.state
+    assert all(section.lacks for section in study.sections if section.name != "provenance")
+    report_page(report_content([folder]))
+
+
+def test_a_damaged_part_becomes_a_sentence(finished_study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished_study, folder, ignore=shutil.ignore_patterns("checkpoints", "traces"))
+    part = next((folder / "tables" / "epochs").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-40])
+    (study,) = report_content([folder]).studies
+    assert study.first is not None
+    assert any(str(part) in line for line in study.missing)
+    assert b"cannot be read as table epochs" in report_page(report_content([folder]))
+
+
+def test_no_run_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder"):
+        report_content([tmp_path])
+
+
+def test_the_page_asks_no_host_and_runs_only_its_own_scripts(study: StudyContent, finished_study: Path) -> None:
+    page = report_page(report_content([finished_study])).decode()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    scripts = policy[1].split("script-src")[1].split(";")[0]
+    assert "unsafe" not in scripts and scripts.count("sha256-") == 2
+    assert not re.search(r'<(script|link|img|iframe)[^>]*(src|href)=["\']?https?:', page)
+    assert len(page) < 3_000_000
+
+
+def test_the_data_of_the_page_is_inert_json(finished_study: Path) -> None:
+    page = report_page(report_content([finished_study])).decode()
+    data = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    assert not set("<>&\u2028\u2029") & set(data[1])
+    assert len(json.loads(data[1])["studies"]) == 1
+
+
+def test_two_studies_are_held_against_each_other(finished_study: Path) -> None:
+    content = report_content([PACK, finished_study])
+    assert content.together is not None
+    (table,) = content.together.tables
+    assert {row[1] for row in table.rows} == {"vgg19-cifar10", "tiny"}
+    assert content.together.figures
+
+
+def test_a_folder_twice_is_refused(finished_study: Path) -> None:
+    with pytest.raises(UserError, match="twice"):
+        report_content([finished_study, finished_study])
+
+
+def test_differences_are_against_the_first_study() -> None:
+    content = report_content([PACK, Path("results/reference/vgg19-cifar10-published")])
+    assert content.together is not None
+    (table,) = content.together.tables
+    for accuracy in {row[0] for row in table.rows}:
+        first, second = (row for row in table.rows if row[0] == accuracy)
+        if None not in (first[5], second[6]):
+            assert first[6] is None
+            assert second[6] == pytest.approx(second[5] - first[5])
+            low, high = map(float, second[7].split(" to "))
+            assert low < second[6] < high
+            assert np.isclose(second[6] - low, high - second[6], rtol=0.05)
