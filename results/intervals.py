@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
+
+_Z = NormalDist().inv_cdf(0.975)
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:
@@ -13,10 +18,10 @@ def wilson_interval(share: float, samples: int) -> tuple[float, float]:
         share: successes / samples, from 0 to 1.
         samples: number of samples.
     """
-    from scipy.stats import binomtest  # here: the import takes over a second
-
-    interval = binomtest(round(share * samples), samples).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    successes = round(share * samples)
+    middle = (successes + _Z**2 / 2) / (samples + _Z**2)
+    half = _Z / (samples + _Z**2) * math.sqrt(successes * (samples - successes) / samples + _Z**2 / 4)
+    return (0.0 if successes == 0 else middle - half), (1.0 if successes == samples else middle + half)
 
 
 def mean_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -83,11 +83,12 @@ class FirstScreen:
     """What a reader should know first: the recommended point."""
 
     number: int
-    setting: str
+    policy: str
+    setting: Sequence[tuple[str, str]]
+    """Names and values of the settings."""
     network: str
     facts: Sequence[tuple[str, str, str]]
     """Name, value and explanation of each key figure."""
-    why: str
     certified: bool
     certainty: str
     beside: Table
@@ -106,6 +107,8 @@ class StudyContent:
     state: str
     evaluate: tuple[str, str]
     """The command that evaluates a point of the front: what stands before its number, and behind it."""
+    lacks_weights: str
+    """A sentence where the folder has no weights, else nothing."""
     first: FirstScreen | None
     points: dict[str, Any] | None
     """The operating points as columns (:mod:`study.report.points`)."""

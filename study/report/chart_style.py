@@ -20,6 +20,8 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 4])
 INK, FAINT, PAPER = ({"expr": name} for name in ("ink", "faint", "paper"))
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 ACCENT = COLORS[0]
+WHOLE: Spec = {"zero": False, "nice": False, "padding": 10}
+"""A scale of whole numbers, such as exits and epochs."""
 
 
 def chart(height: int, content: Spec) -> Spec:
@@ -62,6 +64,7 @@ def chart(height: int, content: Spec) -> Spec:
                 "direction": "horizontal",
                 "labelLimit": 260,
                 "symbolSize": 90,
+                "layout": {"top": {"direction": "vertical", "anchor": "start", "margin": 2}},
                 "title": None,
                 "columnPadding": 14,
             },

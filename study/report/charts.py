@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from study.report.blocks import Spec
-from study.report.chart_style import ACCENT, COLORS, PAPER, Row, chart, exit_axis, number, series, tip
+from study.report.chart_style import ACCENT, COLORS, PAPER, WHOLE, Row, chart, exit_axis, number, series, tip
 
 
 def exit_accuracy(rows: Sequence[Row]) -> Spec:
@@ -14,13 +14,8 @@ def exit_accuracy(rows: Sequence[Row]) -> Spec:
 
 
 def ranking(rows: Sequence[Row]) -> Spec:
-    """AUROC of each exit; a line is a confidence of a network."""
-    networks = {row["network"] for row in rows}
-    named = [
-        {**row, "series": row["criterion"] if len(networks) == 1 else f"{row['network']}, {row['criterion']}"}
-        for row in rows
-    ]
-    return _lines(named, "exit", "exit", "auroc", "AUROC", "series")
+    """AUROC of each exit of a network; a line is a confidence."""
+    return _lines(rows, "exit", "exit", "auroc", "AUROC", "criterion")
 
 
 def _lines(rows: Sequence[Row], x: str, x_title: str, y: str, y_title: str, line: str) -> Spec:
@@ -31,7 +26,7 @@ def _lines(rows: Sequence[Row], x: str, x_title: str, y: str, y_title: str, line
         {
             "data": {"values": list(rows)},
             "encoding": {
-                "x": number(x, x_title, "d", axis={"tickMinStep": 1, "grid": False}),
+                "x": number(x, x_title, "d", axis={"tickMinStep": 1, "grid": False}, scale=WHOLE),
                 "y": number(y, y_title, ".0%"),
                 "color": series(line, names)["color"],
                 "tooltip": [tip(line, "series"), tip(x, x_title, "d"), tip(y, y_title, ".2%")],
@@ -71,7 +66,7 @@ def confusion(rows: Sequence[Row], names: Sequence[str]) -> Spec:
                         "opacity": {
                             "field": "share",
                             "type": "quantitative",
-                            "scale": {"type": "sqrt", "range": [0, 0.85]},
+                            "scale": {"type": "sqrt", "range": [0.04, 0.85]},
                             "legend": None,
                         }
                     },
@@ -117,7 +112,7 @@ def curves(rows: Sequence[Row]) -> Spec:
         {
             "data": {"values": list(rows)},
             "encoding": {
-                "x": number("epoch", "epoch", "d", axis={"tickMinStep": 1, "grid": False}),
+                "x": number("epoch", "epoch", "d", axis={"tickMinStep": 1, "grid": False}, scale=WHOLE),
                 "y": number("score", "validation score", ".0%"),
                 "detail": {"field": "trial_id"},
             },

@@ -70,7 +70,7 @@ def study_content(source: Source, *, images: int = 0) -> StudyContent:
         guarded("trials", "Trials of training", trial_section, source),
         guarded("importances", "Which parameters matter", importance_section, source),
         guarded("progress", "How the search went", progress_section, source),
-        guarded("optimism", "Loss on validation against test", optimism_section, source),
+        guarded("optimism", "Loss on validation against test", optimism_section, source, columns),
     ]
     pictures = []
     if images:
@@ -86,6 +86,7 @@ def study_content(source: Source, *, images: int = 0) -> StudyContent:
         folder=str(source.folder),
         state=_state(source),
         evaluate=(source.command("evaluate", "--point", str(source.folder)), " ".join(["", *source.of_data()])),
+        lacks_weights="" if source.has_weights else "This copy has no weights: give the command where they are.",
         first=first,
         points=columns,
         sections=sections,

@@ -6,15 +6,16 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.intervals import wilson_interval
 from results.parts import rows_of
-from results.point_text import policy_text, setting_text
+from results.point_text import policy_text
 from results.summary import FrontSummary
 from study.report.blocks import Column, Command, FirstScreen, Table
 from study.report.source import EXPECTED, Source
-from study.report.wording import COSTS, GLOSSARY, POLICIES, interval_text, share_text, unit_of
+from study.report.wording import COSTS, GLOSSARY, POLICIES, SETTINGS, interval_text, number_text, share_text, unit_of
 from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
 
 _REFERENCE = {"flops": "flops", "energy": "energy_joules", "latency": "latency_seconds"}
@@ -32,27 +33,25 @@ def first_screen(source: Source, summary: FrontSummary) -> FirstScreen:
     row = next(iter(rows_of(summary.recommended.to_frame().T)))
     smaller, notes = _smaller(source, summary)
     policy = POLICIES.get(row["policy"])
-    setting = ", ".join(part for part in (policy_text(row), setting_text(row)) if part)
     return FirstScreen(
         number=int(row["number"]),
-        setting=setting + (f" ({policy})" if policy else ""),
-        network=f"{_network(source, row['trial_id'])}, {row['precision']}",
+        policy=policy_text(row) + (f": {policy}" if policy else ""),
+        setting=[(words, _value(row[name])) for name, words in SETTINGS.items() if row.get(name) not in (None, "none")],
+        network=f"{source.names.get(row['trial_id'], 'network')} (trial {row['trial_id']}), {row['precision']}",
         facts=_facts(summary, row),
-        why=f"Recommended because it is {summary.reason}.",
         certified=row["certified_drop"] is not None,
-        certainty=_certainty(source, row),
+        certainty=f"It is {summary.reason.partition(';')[0]}. {_certainty(source, row)}",
         beside=_beside(source, summary, row, smaller),
         commands=_commands(source, row),
         notes=notes,
     )
 
 
-def _network(source: Source, trial: str) -> str:
-    trials = source.table("trials")
-    rows = trials[(trials["trial_id"] == trial) & trials["width"].notna()]
-    if rows.empty:
-        return f"network {trial}"
-    return f"{rows['backbone'].iloc[0]} x {rows['width'].iloc[0]:g} (trial {trial})"
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return " ".join(str(int(one)) for one in value) if isinstance(value, Sequence | np.ndarray) and not isinstance(
+        value, str) else str(value)  # fmt: skip
 
 
 def _facts(summary: FrontSummary, row: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -102,8 +101,9 @@ def _certainty(source: Source, row: dict[str, Any]) -> str:
         )
     asked = source.spec.guarantee
     why = "no point passed the test that the study asked for" if asked else "the study asked for no test"
+    tested = number_text(row["test_samples"], "count")
     return (
-        f"Not certified ({why}). Validation images chose this setting; {row['test_samples']:.0f} test images measured "
+        f"Not certified ({why}). Validation images chose this setting; {tested} test images measured "
         "its accuracy, and the interval says how exact that is. Nothing is promised of its loss on new images."
     )
 
@@ -151,6 +151,8 @@ def _beside(source: Source, summary: FrontSummary, row: dict[str, Any], smaller:
 
     def cells(name: str, test: float | None, validation: float, values: dict[str, float | None]) -> list[Any]:
         interval = None if test is None else interval_text(*wilson_interval(test, int(row["test_samples"])))
+        if test == row["test_accuracy"]:
+            interval = interval_text(row["test_accuracy_low"], row["test_accuracy_high"])
         found: list[Any] = [name, test, interval, validation]
         for cost in costs:
             value, whole = values.get(cost), getattr(reference, _REFERENCE[cost])
@@ -198,10 +200,9 @@ def _classic_on_test(summary: FrontSummary) -> float | None:
 
 def _commands(source: Source, row: dict[str, Any]) -> list[Command]:
     folder, number = str(source.folder), str(row["number"])
-    found = []
-    if source.has_weights:
-        text = source.command("evaluate", "--point", folder, number, *source.of_data())
-        found.append(Command(does="Evaluate this point with the trained network", text=text))
+    text = source.command("evaluate", "--point", folder, number, *source.of_data())
+    where = "" if source.has_weights else " (where the weights are: this copy has none)"
+    found = [Command(does=f"Evaluate this point with the trained network{where}", text=text)]
     found.append(Command(does="Reproduce the study in a new folder", text=reproducing(source)))
     if row["certified_drop"] is None:
         text = source.command("front", folder, "--guarantee", "0.01", *source.of_data())

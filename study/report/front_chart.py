@@ -27,7 +27,7 @@ def front_section(source: Source, columns: dict[str, Any] | None) -> Section:
     points = source.searched
     costs = [name for name in COSTS if name in columns]
     reference = _reference(source)
-    policies = columns["policy_text"]["values"]
+    policies = columns["series"]
     lines, sentence = front_lines(source, costs)
     figures, axes = [], {}
     for cost in costs:

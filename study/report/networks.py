@@ -32,7 +32,8 @@ def exit_section(source: Source) -> Section:
     own = own.drop_duplicates(["trial_id", "precision", "exit"])
     if own.empty:
         return Section(name="exits", title="Each exit", lacks=["The study has not evaluated its exits yet."])
-    shown = own.assign(network=own["trial_id"] + " " + own["precision"])
+    pairs = zip(own["trial_id"], own["precision"], strict=True)
+    shown = own.assign(network=[source.network(*one) for one in pairs])
     last = int(own["exit"].max())
     figures = [
         Figure(
@@ -47,11 +48,12 @@ def exit_section(source: Source) -> Section:
         lacks.append(f"How well the confidence of each exit ranks images needs traces. {source.networks}")
     else:
         ranking = _ranking(source)
+        drawn = _network_of_interest(source, ranking)
         figures.append(
             Figure(
                 name="auroc",
-                title="How well the confidence of each exit ranks images (AUROC)",
-                spec=charts.ranking(_rows(ranking, "network", "criterion", "exit", "auroc")),
+                title=f"How well the confidence of each exit ranks images (AUROC): {drawn}",
+                spec=charts.ranking(_rows(ranking[ranking["network"] == drawn], "criterion", "exit", "auroc")),
                 table=table_of(
                     "How well the confidence of each exit ranks images",
                     ranking,
@@ -76,6 +78,14 @@ def exit_section(source: Source) -> Section:
     )
 
 
+def _network_of_interest(source: Source, ranking: pd.DataFrame) -> str:
+    """The network of the recommended point; the first one where nothing is recommended."""
+    if source.summary is not None:
+        best = source.summary.recommended
+        return source.network(best["trial_id"], best["precision"])
+    return str(ranking["network"].iloc[0])
+
+
 def _ranking(source: Source) -> pd.DataFrame:
     """How well confidences rank images: columns network, exit, criterion, auroc."""
     from study.fronts.ranking import auroc, should_stop
@@ -90,7 +100,7 @@ def _ranking(source: Source) -> pd.DataFrame:
         for criterion, words in _CRITERIA.items():
             scores = table_for(trace, Hierarchical(1.0, 1, criterion)).stop
             own = pd.DataFrame({"exit": np.arange(1, network.exit_count + 1), "auroc": auroc(scores, positive)})
-            parts.append(own.assign(network=f"{network.trial_id} {network.precision}", criterion=words))
+            parts.append(own.assign(network=source.network(network.trial_id, network.precision), criterion=words))
     return pd.concat(parts, ignore_index=True).dropna(subset="auroc")
 
 

@@ -69,7 +69,8 @@ def _data(content: ReportContent) -> dict[str, Any]:
     studies = []
     for study in content.studies:
         figures = {figure.name: figure.spec for section in study.sections for figure in section.figures}
-        studies.append({"evaluate": study.evaluate, "points": study.points, "figures": figures})
+        lacks = {"lacks_weights": study.lacks_weights}
+        studies.append({"evaluate": study.evaluate, **lacks, "points": study.points, "figures": figures})
     together = content.together.figures if content.together else ()
     return {"studies": studies, "together": {figure.name: figure.spec for figure in together}}
 
@@ -127,18 +128,22 @@ def _first(first: FirstScreen, prefix: str) -> str:
         f"<div><dt>{_explained(name)}</dt><dd><b>{escape(value)}</b><span>{escape(more)}</span></dd></div>"
         for name, value, more in first.facts
     )
+    named = [f"{escape(name)} <b>{escape(value)}</b>" for name, value in first.setting]
+    setting = [escape(first.policy), ' <span class="dot">·</span> '.join(named)]
+    setting.append(f'<span class="soft">{escape(first.network)}</span>')
     badge = "certified" if first.certified else "not certified"
     kind = "good" if first.certified else "open"
     return (
         f'<section class="first" aria-labelledby="{prefix}-take">'
         f'<p class="over">Recommended setting</p><h2 id="{prefix}-take">Take point {first.number}'
         f' <span class="badge {kind}" title="{escape(GLOSSARY["certified"])}">{badge}</span></h2>'
-        f'<p class="setting">{escape(first.setting)}<br><span class="soft">{escape(first.network)}</span></p>'
+        f'<p class="setting">{"<br>".join(filter(None, setting))}</p>'
         f'<dl class="facts">{facts}</dl>'
-        f"<p>{escape(first.why)}</p><p>{escape(first.certainty)}</p>"
+        f'<p class="certainty">{escape(first.certainty)}</p>'
+        f'<div class="commands">{"".join(map(_command, first.commands))}</div>'
         f"{_table(first.beside)}"
         + "".join(f'<p class="note">{escape(line)}</p>' for line in first.notes)
-        + f'<div class="commands">{"".join(map(_command, first.commands))}</div></section>'
+        + "</section>"
     )
 
 
@@ -184,7 +189,8 @@ def _folded(table: Table) -> str:
 
 def _table(table: Table) -> str:
     heads = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{_hinted(column.heading, column.help)}</button></th>'
+        f'<th scope="col" aria-sort="none" class="{"text" if column.kind == "text" else "num"}">'
+        f'<button type="button">{_hinted(column.heading, column.help)}</button></th>'
         for column in table.columns
     )
     rows = []

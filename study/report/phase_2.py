@@ -14,7 +14,6 @@ from study.report import charts, point_charts
 from study.report.blocks import Column, Figure, Section, Table, table_of
 from study.report.source import EXPECTED, Source
 from study.report.wording import COSTS, GLOSSARY
-from study.search.operating_point import COLUMNS
 
 _FEWEST = 20
 """Trials that importances need."""
@@ -75,6 +74,8 @@ def _importances(source: Source, done: pd.DataFrame, objective: str) -> dict[str
     from optuna.distributions import json_to_distribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+    from study.search.operating_point import COLUMNS
+
     study = optuna.create_study(direction="maximize" if objective == "accuracy" else "minimize")
     for row in rows_of(done):
         distributions = {name: json_to_distribution(one) for name, one in json.loads(row["distributions"]).items()}
@@ -128,11 +129,11 @@ def progress_section(source: Source) -> Section:
     )
 
 
-def optimism_section(source: Source) -> Section:
+def optimism_section(source: Source, columns: dict[str, Any] | None) -> Section:
     """The loss of the points of the front on validation against that on test."""
     title, name = "Loss on validation against test", "optimism"
     summary = source.summary
-    if summary is None:
+    if summary is None or columns is None:
         return Section(name=name, title=title, lacks=["The study has no front yet."])
     lost = summary.mean_optimism * 100
     return Section(
@@ -145,7 +146,7 @@ def optimism_section(source: Source) -> Section:
             Figure(
                 name="optimism",
                 title="Points lost against the classic network, on validation and on test",
-                spec=point_charts.optimism(),
+                spec=point_charts.optimism(columns["series"]),
                 linked=True,
             )
         ],

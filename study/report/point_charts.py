@@ -54,7 +54,7 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
     scaled = [{**one, "x": one["x"] / unit} for one in lines]
     line_names = list(dict.fromkeys(str(one["line"]) for one in lines))
     return chart(
-        400,
+        470,
         {
             "params": [
                 {"name": "x0", "value": 0},
@@ -97,6 +97,26 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                     },
                 },
                 {
+                    "data": {"values": scaled},
+                    "mark": {
+                        "type": "line",
+                        "clip": True,
+                        "interpolate": "step-after",
+                        "strokeWidth": 1.3,
+                        "opacity": 0.75,
+                    },
+                    "encoding": {
+                        "x": x,
+                        "y": y,
+                        "stroke": {"value": INK},
+                        "strokeDash": {
+                            "field": "line",
+                            "type": "nominal",
+                            "scale": {"domain": line_names or ["front"], "range": list(DASHES)},
+                        },
+                    },
+                },
+                {
                     "name": "points",
                     "data": {"name": "points"},
                     "params": [{"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"]}}],
@@ -107,20 +127,6 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                         **series("series", policies),
                         "opacity": {"condition": {"test": "datum.shown", "value": 0.85}, "value": 0.08},
                         "tooltip": tips,
-                    },
-                },
-                {
-                    "data": {"values": scaled},
-                    "mark": {"type": "line", "clip": True, "interpolate": "step-after", "strokeWidth": 1.6},
-                    "encoding": {
-                        "x": x,
-                        "y": y,
-                        "stroke": {"value": INK},
-                        "strokeDash": {
-                            "field": "line",
-                            "type": "nominal",
-                            "scale": {"domain": line_names or ["front"], "range": list(DASHES)},
-                        },
                     },
                 },
                 {
@@ -218,7 +224,7 @@ def _numbered(count: int) -> list[int]:
     return list(range(1, count + 1))
 
 
-def optimism() -> Spec:
+def optimism(policies: Sequence[str]) -> Spec:
     """Points lost on validation and on test; the page fills ``points`` (lost, test_lost, low, high, series, ..)."""
     axes = {
         "x": number("lost", "points lost on validation", ".1f"),
@@ -241,7 +247,7 @@ def optimism() -> Spec:
                     "mark": {"type": "point", "filled": True, "size": 40, "tooltip": True},
                     "encoding": {
                         **axes,
-                        **series("series"),
+                        **series("series", policies),
                         "opacity": {"condition": {"test": "datum.shown", "value": 0.8}, "value": 0.06},
                         "tooltip": [
                             tip("number", "point", "d"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from results.parts import rows_of
 from results.point_text import policy_text, setting_text
 from study.report.source import Source
-from study.report.wording import COSTS
+from study.report.wording import COSTS, POLICIES
 
 MOST = 2500
 """Points that a page shows at most."""
@@ -24,7 +24,7 @@ _NUMBERS = (
     *("test_flops", "beta", "beta_low", "beta_high", "start_layer", "max_jump", "price", "mean_exit", "mean_heads_run"),
     *("certified_drop", "certified_confidence", "dvfs_slack"),
 )
-_WORDS = ("trial_id", "precision", "policy", "policy_text", "setting", "criterion", "overshoot", "statistic", "dvfs")
+_WORDS = ("network", "policy", "policy_text", "setting", "criterion", "overshoot", "statistic", "dvfs")
 
 
 def point_columns(source: Source) -> dict[str, Any] | None:
@@ -49,14 +49,20 @@ def point_columns(source: Source) -> dict[str, Any] | None:
         joined["recommended"] = (joined["search"] == best["search"]) & (joined["number"] == best["number"])
     shown = joined[_kept(joined)].sort_values(["flops", "accuracy"], ignore_index=True)
     texts = [(policy_text(row), setting_text(row)) for row in rows_of(shown)]
+    networks = zip(shown["trial_id"], shown["precision"], strict=True)
+    shown = shown.assign(network=[source.network(*one) for one in networks])
     shown = shown.assign(policy_text=[one for one, _ in texts], setting=[one for _, one in texts])
     columns: dict[str, Any] = {name: _numbers(shown[name]) for name in _NUMBERS if shown[name].notna().any()}
     columns |= {cost: _numbers(shown[column]) for cost, (_, column) in COSTS.items() if shown[column].notna().any()}
     columns |= {name: _words(shown[name]) for name in _WORDS if shown[name].notna().any()}
     columns |= {name: shown[name].eq(True).astype(int).tolist() for name in ("on_front", "recommended", "feasible")}
+    order = {name: place for place, name in enumerate(POLICIES)}
+    columns["series"] = sorted(
+        columns["policy_text"]["values"], key=lambda name: (order.get(name.partition(",")[0], len(order)), name)
+    )
     columns["broken"] = _words(shown["constraints"].map(_broken))
     columns |= {"shown": len(shown), "all": len(joined), "front": int(joined["on_front"].sum())}
-    columns |= _exits_of(source.table("exits"), shown)
+    columns |= _exits_of(source, shown)
     return columns
 
 
@@ -116,7 +122,7 @@ def _words(column: pd.Series) -> dict[str, Any]:
     return {"values": [str(one) for one in values], "codes": codes.tolist()}
 
 
-def _exits_of(exits: pd.DataFrame, shown: pd.DataFrame) -> dict[str, Any]:
+def _exits_of(source: Source, shown: pd.DataFrame) -> dict[str, Any]:
     """Where the images of each point of the front stop on test, and what all points of a network share.
 
     ``networks`` has, for each network at each precision, the accuracy of each exit on all test images and the FLOPs of
@@ -124,6 +130,7 @@ def _exits_of(exits: pd.DataFrame, shown: pd.DataFrame) -> dict[str, Any]:
     """
     nothing: dict[str, Any] = {name: [None] * len(shown) for name in ("stops", "right")}
     nothing |= {"networks": {}, "thresholds": {}}
+    exits = source.table("exits")
     own = exits[exits["point"].notna() & (exits["split"] == "test")]
     if own.empty:
         return nothing
@@ -141,9 +148,9 @@ def _exits_of(exits: pd.DataFrame, shown: pd.DataFrame) -> dict[str, Any]:
     for key, rows in own.drop_duplicates(["trial_id", "precision", "exit"]).groupby(["trial_id", "precision"]):
         trial, precision = key if isinstance(key, tuple) else (key, "")
         columns: Sequence[str] = ("accuracy_all", "cumulative_flops", "cumulative_energy_joules")
-        networks[f"{trial} {precision}"] = {name: _numbers(rows[name]) for name in columns}
+        networks[source.network(trial, precision)] = {name: _numbers(rows[name]) for name in columns}
     thresholds = {
-        f"{trial} {precision} {statistic}": _numbers(rows["threshold"])
+        f"{source.network(trial, precision)} {statistic}": _numbers(rows["threshold"])
         for (trial, precision, statistic), rows in own.dropna(subset="statistic")
         .drop_duplicates(["trial_id", "precision", "statistic", "exit"])
         .groupby(["trial_id", "precision", "statistic"])

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from results.parts import of_data, read_or_empty
+from results.parts import of_data, read_or_empty, rows_of
 from results.schemas import SCHEMAS, TableError
 from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front
 from search_spaces.spec import SpecError, StudySpec, validate_space
 from study.errors import UserError
 from study.run.folder import STUDY_FILE, stored_study_file
-from study.search.traced_network import TracedNetwork
+
+if TYPE_CHECKING:
+    from study.search.traced_network import TracedNetwork
 
 EXPECTED = (UserError, TableError, SpecError, OSError)
 """Errors that tell of a study that is incomplete or damaged; the page says their line."""
@@ -84,6 +88,23 @@ class Source:
         done = points[(points["state"] == "COMPLETE") & points["repeat_of"].isna()]
         front = self.table("front")
         return done if front.empty else done[done["search"].isin(front["search"].unique())]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Trial -> what its network is, as ``vgg19 x 0.25``; with the trial where several networks are alike."""
+        trials = self.table("trials").dropna(subset=["backbone", "width"])
+        searched = self.searched["trial_id"].unique() if len(self.searched) else trials["trial_id"]
+        found = {
+            row["trial_id"]: f"{row['backbone']} x {row['width']:g}"
+            for row in rows_of(trials)
+            if row["trial_id"] in set(searched)
+        }
+        several = {name for name, count in Counter(found.values()).items() if count > 1}
+        return {trial: f"{name} ({trial[:4]})" if name in several else name for trial, name in found.items()}
+
+    def network(self, trial: str, precision: str) -> str:
+        """A network at a precision, in words."""
+        return f"{self.names.get(trial, trial)}, {precision}"
 
     @property
     def is_exact(self) -> bool:

@@ -12,6 +12,17 @@ COSTS: Mapping[str, tuple[str, str]] = {
     "latency": ("Mean latency", "latency_mean_seconds"),
 }
 """Cost -> its name on the page, and its column in the tables."""
+SETTINGS: Mapping[str, str] = {
+    "beta": "beta",
+    "start_layer": "first exit tried",
+    "exits": "exits",
+    "max_jump": "longest jump",
+    "overshoot": "beyond the last exit",
+    "price": "price",
+    "statistic": "thresholds",
+    "dvfs": "frequency rule",
+}
+"""Columns of settings -> their names on the page."""
 _SCALES: Mapping[str, tuple[tuple[float, str], ...]] = {
     "flops": ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1.0, "FLOPs")),
     "energy": ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ")),

@@ -7,6 +7,8 @@ async function drawChart(place, template, fill) {
   const { datasets = {}, parameters = {} } = fill ? fill() : {};
   Object.assign(parameters, themeColors());
   if (spec.datasets) Object.assign(spec.datasets, datasets);
+  // Legends do not wrap by themselves.
+  spec.config.legend.columns = Math.max(1, Math.floor((place.offsetWidth - 70) / 165));
   for (const one of spec.params) if (one.name in parameters) one.value = parameters[one.name];
   const many = Object.keys(spec.datasets || {}).includes("points");
   const result = await vegaEmbed(place, spec, {

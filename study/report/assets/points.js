@@ -40,7 +40,7 @@ class Explorer {
   }
 
   network(index) {
-    return `${this.value("trial_id", index)} ${this.value("precision", index)}`;
+    return this.value("network", index);
   }
 
   state(index) {
@@ -291,9 +291,9 @@ class Explorer {
     const [low, high] = [this.value("beta_low", index), this.value("beta_high", index)];
     for (const [name, words] of Object.entries(named)) {
       const value = this.value(name, index);
-      if (value !== null && value !== "none") facts.push([words, isNumber(value) ? fourDigits(value) : value]);
+      if (value !== null && value !== "none" && value !== "logit") facts.push([words, isNumber(value) ? fourDigits(value) : value]);
     }
-    if (isNumber(low) && isNumber(high)) facts.push(["same for beta", `${fourDigits(low)} to ${fourDigits(high)}`]);
+    if (isNumber(low) && isNumber(high) && fourDigits(low) !== fourDigits(high)) facts.push(["same for beta", `${fourDigits(low)} to ${fourDigits(high)}`]);
     const lost = (this.points.reference - this.value("accuracy", index)) * 100;
     facts.push(["Test accuracy", this.testText(index)]);
     facts.push(["Validation accuracy", `${percent(this.value("accuracy", index), 2)} (${lost.toFixed(2)} points lost)`]);
@@ -319,6 +319,7 @@ class Explorer {
       const [before, behind] = this.study.evaluate;
       const text = `${before} ${this.value("number", index)}${behind}`;
       const command = element("div", { class: "command" }, element("code", {}, text), copyButton());
+      if (this.study.lacks_weights) parts.push(element("p", { class: "note" }, this.study.lacks_weights));
       parts.push(command, this.layers(index));
     } else {
       parts.push(element("p", { class: "note" }, "Only points of the front have a command and statistics of each layer."));
@@ -332,8 +333,14 @@ class Explorer {
     const right = this.points.right[index];
     const network = this.points.networks[this.network(index)] || {};
     const thresholds = this.points.thresholds[`${this.network(index)} ${this.value("statistic", index)}`] || [];
-    const heads = ["Exit", "Images stop", "Right of them", "Right of all", "Threshold"];
-    const head = element("tr", {}, ...heads.map((name) => element("th", { scope: "col" }, name)));
+    const heads = [
+      ["Exit", "The exit; the last one is the classifier"],
+      ["Stop", "Share of the test images that stop here"],
+      ["Right", "Accuracy of the images that stop here"],
+      ["All", "Accuracy of the exit on all test images"],
+      ["\u03b8", "Threshold of the exit"],
+    ];
+    const head = element("tr", {}, ...heads.map(([name, help]) => element("th", { scope: "col", class: "num" }, element("abbr", { title: help }, name))));
     const rows = stops.map((share, place) => element("tr", {}, ...[
       place + 1 === stops.length ? "end" : place + 1,
       percent(share / 10000, 1),
@@ -414,9 +421,9 @@ class Explorer {
   }
 
   row(columns, index, place) {
-    const cells = columns.map(([, , value, form]) => {
+    const cells = columns.map(([key, , value, form]) => {
       const own = value(index);
-      return element("td", { class: form ? "num" : null }, form ? form(own, index) : own ?? "");
+      return element("td", { class: form ? "num" : key === "setting" ? "wide" : "tight" }, form ? form(own, index) : own ?? "");
     });
     const selected = String(index === this.fixed);
     return element("tr", { "data-index": index, tabindex: place === 0 ? "0" : "-1", "aria-selected": selected }, ...cells);
