@@ -27,7 +27,7 @@ def _lines(rows: Sequence[Row], x: str, x_title: str, y: str, y_title: str, line
             "data": {"values": list(rows)},
             "encoding": {
                 "x": number(x, x_title, "d", axis={"tickMinStep": 1, "grid": False}, scale=WHOLE),
-                "y": number(y, y_title, ".0%"),
+                "y": number(y, y_title, ".2~%"),
                 "color": series(line, names)["color"],
                 "tooltip": [tip(line, "series"), tip(x, x_title, "d"), tip(y, y_title, ".2%")],
             },
@@ -113,7 +113,7 @@ def curves(rows: Sequence[Row]) -> Spec:
             "data": {"values": list(rows)},
             "encoding": {
                 "x": number("epoch", "epoch", "d", axis={"tickMinStep": 1, "grid": False}, scale=WHOLE),
-                "y": number("score", "validation score", ".0%"),
+                "y": number("score", "validation score", ".2~%"),
                 "detail": {"field": "trial_id"},
             },
             "layer": [

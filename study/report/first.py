@@ -110,9 +110,14 @@ def _certainty(source: Source, row: dict[str, Any]) -> str:
 
 def _smaller(source: Source, summary: FrontSummary) -> tuple[dict[str, Any] | None, list[str]]:
     """The smaller network to hold against the recommended point, and sentences about it."""
-    from study.run.reader import stored_backbones
-
     reference, point = summary.reference, summary.recommended
+    none = "This study trained no smaller network to compare with."
+    trials = source.table("trials")
+    trained = trials[(trials["phase"] == "backbones") & trials["classifier_accuracy"].notna()]
+    if len(trained[["backbone", "width"]].drop_duplicates()) < 2:
+        return None, [none]
+    from study.run.reader import stored_backbones  # here: torch is imported, which takes seconds
+
     try:
         backbones = stored_backbones(source.folder, source.spec.operating_points, source.data)
     except EXPECTED as error:
@@ -122,7 +127,7 @@ def _smaller(source: Source, summary: FrontSummary) -> tuple[dict[str, Any] | No
         costs["energy"] = reference.energy_joules
     rows = smaller_rows(reference.trial_id, reference.accuracy, costs, backbones)
     if rows.empty:
-        return None, ["This study trained no smaller network to compare with."]
+        return None, [none]
     rival = beaten_by(point["accuracy"], point["flops_share"], rows)
     notes = []
     if rival is not None:

@@ -9,7 +9,7 @@ from study.report import point_charts
 from study.report.blocks import Figure, Section
 from study.report.phase_2 import front_lines
 from study.report.source import Source
-from study.report.wording import COSTS, Unit, number_text, unit_of
+from study.report.wording import COSTS, Unit, number_text, share_text, unit_of
 
 _CLASSIC = {"flops": "classic_flops", "energy": "classic_energy_joules", "latency": "classic_latency_seconds"}
 _CUT = {"flops": "cumulative_flops", "energy": "cumulative_energy_joules", "latency": "cumulative_seconds"}
@@ -24,14 +24,13 @@ def front_section(source: Source, columns: dict[str, Any] | None) -> Section:
     title = "Accuracy against cost"
     if columns is None:
         return Section(name="front", title=title, lacks=["The study has no operating points yet."])
-    points = source.searched
     costs = [name for name in COSTS if name in columns]
     reference = _reference(source)
     policies = columns["series"]
     lines, sentence = front_lines(source, costs)
     figures, axes = [], {}
     for cost in costs:
-        classic = float(points[_CLASSIC[cost]].max())
+        classic = _classic_cost(source, cost)
         unit = unit_of(cost, classic)
         marks = _marks(source, cost, unit, reference)
         own = [one for one in lines if one["cost"] == cost]
@@ -77,6 +76,14 @@ def _reference(source: Source) -> float:
     return float(source.searched["classic_accuracy"].max())
 
 
+def _classic_cost(source: Source, cost: str) -> float:
+    """What the classic network costs."""
+    if source.summary is None:
+        return float(source.searched[_CLASSIC[cost]].max())
+    names = {"flops": "flops", "energy": "energy_joules", "latency": "latency_seconds"}
+    return float(getattr(source.summary.reference, names[cost]))
+
+
 def _where_from(source: Source, cost: str) -> str:
     if source.summary is None or cost == "flops":
         return ""
@@ -86,13 +93,8 @@ def _where_from(source: Source, cost: str) -> str:
 
 def _marks(source: Source, cost: str, unit: Unit, reference: float) -> list[dict[str, Any]]:
     """The classic network and the cuts of the network of the recommended point, as points of the chart."""
-    points = source.searched
-    classic = float(points[_CLASSIC[cost]].max()) / unit.size
-    marks: list[dict[str, Any]] = []
-    if source.summary is not None:
-        classic = float(getattr(source.summary.reference, {"energy": "energy_joules", "latency": "latency_seconds"}.get(
-            cost, cost))) / unit.size  # fmt: skip
-    marks.append({"name": "classic network", "label": "classic network", "x": classic, "accuracy": reference})
+    classic = _classic_cost(source, cost) / unit.size
+    marks = [{"name": "classic network", "label": "classic network", "x": classic, "accuracy": reference}]
     exits = source.table("exits")
     cuts = exits[exits["point"].isna() & (exits["split"] == "validation") & exits[_CUT[cost]].notna()]
     cuts = cuts.drop_duplicates(["trial_id", "precision", "exit"])
@@ -122,6 +124,9 @@ def _bounds(source: Source, cost: str, unit: Unit, reference: float) -> list[dic
     else:
         label = f"constraint of the study: more than {drop * 100:g} points lost"
         bounds = [{"axis": "accuracy", "value": reference - drop, "label": label}]
+    classic = _classic_cost(source, cost)
+    label = f"classic network: {share_text(reference)}, {unit.text(classic)}"
+    bounds.append({"axis": "classic", "value": reference, "label": label})
     limit = limits.get(_LIMIT.get(cost, ""))
     if limit is not None:
         label = f"constraint of the study: above {unit.text(limit)}"

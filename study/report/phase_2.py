@@ -13,10 +13,13 @@ from results.parts import rows_of
 from study.report import charts, point_charts
 from study.report.blocks import Column, Figure, Section, Table, table_of
 from study.report.source import EXPECTED, Source
-from study.report.wording import COSTS, GLOSSARY
+from study.report.wording import COSTS, GLOSSARY, number_text
+from study.search.columns import COLUMNS
 
 _FEWEST = 20
 """Trials that importances need."""
+_MOST_CORNERS = 800
+"""Corners of a line of the front chart: more cannot be seen."""
 _MOST = 2000
 """Trials that importances are computed from: the first ones."""
 
@@ -74,8 +77,7 @@ def _importances(source: Source, done: pd.DataFrame, objective: str) -> dict[str
     from optuna.distributions import json_to_distribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    from study.search.operating_point import COLUMNS
-
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if objective == "accuracy" else "minimize")
     for row in rows_of(done):
         distributions = {name: json_to_distribution(one) for name, one in json.loads(row["distributions"]).items()}
@@ -135,13 +137,12 @@ def optimism_section(source: Source, columns: dict[str, Any] | None) -> Section:
     summary = source.summary
     if summary is None or columns is None:
         return Section(name=name, title=title, lacks=["The study has no front yet."])
-    lost = summary.mean_optimism * 100
     return Section(
         name=name,
         title=title,
         see="Points above the line lose more on test than on the validation images that chose them; on average their "
-        f"accuracy changes by {-lost:+.2f} points from validation to test, that of their classic networks by "
-        f"{-summary.classic_optimism * 100:+.2f}.",
+        f"accuracy changes by {number_text(-summary.mean_optimism, 'points')} points from validation to test, that of "
+        f"their classic networks by {number_text(-summary.classic_optimism, 'points')}.",
         figures=[
             Figure(
                 name="optimism",
@@ -197,4 +198,5 @@ def _line(points: pd.DataFrame, cost: str, name: str) -> list[dict[str, Any]]:
     values = points[[column, "accuracy"]].to_numpy(dtype=np.float64)
     best = values[non_dominated(values, maximize=[False, True])]
     best = best[np.lexsort((best[:, 1], best[:, 0]))]
+    best = best[np.unique(np.linspace(0, len(best) - 1, _MOST_CORNERS).astype(np.int64))] if len(best) else best
     return [{"cost": cost, "line": name, "x": float(f"{x:.6g}"), "accuracy": float(f"{y:.6g}")} for x, y in best]

@@ -35,7 +35,7 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
     y = number(
         "accuracy",
         "accuracy on validation images",
-        ".1%",
+        ".2~%",
         axis={"tickCount": 6},
         scale={"domain": [{"expr": "y0"}, {"expr": "y1"}], "nice": False, "zero": False},
     )
@@ -62,6 +62,7 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                 {"name": "y0", "value": 0},
                 {"name": "y1", "value": 1},
                 {"name": "limits", "value": True},
+                {"name": "dot", "value": 46},
             ],
             "datasets": {"points": [], "fixed": [], "bounds": []},
             "layer": [
@@ -97,6 +98,22 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                     },
                 },
                 {
+                    "data": {"name": "bounds"},
+                    "transform": [{"filter": "datum.axis === 'classic'"}],
+                    "mark": {"type": "rule", "strokeDash": [2, 3], "opacity": 0.7, "clip": True},
+                    "encoding": {"y": {"field": "value", "type": "quantitative"}},
+                },
+                {
+                    "data": {"name": "bounds"},
+                    "transform": [{"filter": "datum.axis === 'classic'"}],
+                    "mark": {"type": "text", "align": "left", "baseline": "bottom", "dy": -3, "dx": 6, "clip": True},
+                    "encoding": {
+                        "x": {"datum": {"expr": "x0"}, "type": "quantitative"},
+                        "y": {"field": "value", "type": "quantitative"},
+                        "text": {"field": "label"},
+                    },
+                },
+                {
                     "data": {"values": scaled},
                     "mark": {
                         "type": "line",
@@ -120,12 +137,13 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                     "name": "points",
                     "data": {"name": "points"},
                     "params": [{"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"]}}],
-                    "mark": {"type": "point", "filled": True, "clip": True, "size": 46, "tooltip": True},
+                    "mark": {"type": "point", "filled": True, "clip": True, "tooltip": True},
                     "encoding": {
                         "x": x,
                         "y": y,
                         **series("series", policies),
                         "opacity": {"condition": {"test": "datum.shown", "value": 0.85}, "value": 0.08},
+                        "size": {"condition": {"test": "datum.front", "value": {"expr": "dot"}}, "value": 20},
                         "tooltip": tips,
                     },
                 },
@@ -158,7 +176,14 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                 },
                 {
                     "data": {"name": "fixed"},
-                    "mark": {"type": "text", "dy": -18, "fontWeight": 600, "clip": True},
+                    "mark": {
+                        "type": "text",
+                        "align": {"expr": "datum.x > (x0 + x1) / 2 ? 'right' : 'left'"},
+                        "dx": {"expr": "datum.x > (x0 + x1) / 2 ? -16 : 16"},
+                        "dy": 14,
+                        "fontWeight": 600,
+                        "clip": True,
+                    },
                     "encoding": {"x": x, "y": y, "text": {"field": "label"}},
                 },
             ],
@@ -208,7 +233,7 @@ def stop_map(exits: int) -> Spec:
                     "field": "share",
                     "type": "quantitative",
                     "scale": {"type": "sqrt", "domain": [0, 1], "range": [0, 1]},
-                    "legend": {"title": "share of images", "format": ".0%", "symbolType": "square"},
+                    "legend": {"title": "share of images", "format": ".0%", "symbolType": "square", "columns": 5},
                 },
                 "tooltip": [
                     tip("number", "point", "d"),
@@ -264,7 +289,7 @@ def optimism(policies: Sequence[str]) -> Spec:
 
 def overlay(rows: Sequence[Row], names: Sequence[str], cost_title: str) -> Spec:
     """The fronts of several studies: test accuracy against a cost."""
-    x, y = number("x", cost_title), number("accuracy", "accuracy on test images", ".1%")
+    x, y = number("x", cost_title), number("accuracy", "accuracy on test images", ".2~%")
     return chart(
         380,
         {

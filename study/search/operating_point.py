@@ -14,20 +14,9 @@ from study.policies.base import Policy
 from study.policies.policies import policy_from_row
 from study.policies.replay import Walk, replay, tally
 from study.policies.thresholds import Statistic
+from study.search.columns import COLUMNS as COLUMNS
 from study.search.traced_network import TracedNetwork, find_network
 from study.traces.trace import SplitLogits
-
-COLUMNS = {
-    "accuracy": "accuracy",
-    "flops": "flops",
-    "bitops": "bitops",
-    "energy": "energy_joules",
-    "latency_mean": "latency_mean_seconds",
-    "latency_p50": "latency_p50_seconds",
-    "latency_p99": "latency_p99_seconds",
-    "memory": "memory_bytes",
-}
-"""Objective or constraint -> column of the tables."""
 
 
 def effective_rule(policy: Policy, rule: str) -> str:

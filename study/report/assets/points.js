@@ -87,6 +87,7 @@ class Explorer {
         number: this.value("number", index),
         test: this.testText(index),
         state: this.state(index),
+        front: this.points.on_front[index] === 1,
         shown: this.isShown(index),
       });
     }
@@ -102,13 +103,16 @@ class Explorer {
     }
     const all = this.article.querySelector(".everything").checked || useful.length < 3;
     const seen = all ? [...Array(this.count).keys()].filter((index) => this.x(index) !== null) : useful;
-    let [x0, x1, y0, y1] = [this.axis().classic, this.axis().classic, reference, reference];
+    let [x0, x1, y0, y1] = [Infinity, 0, reference, reference];
     for (const index of seen) {
       x0 = Math.min(x0, this.x(index));
       x1 = Math.max(x1, this.x(index));
       y0 = Math.min(y0, this.value("accuracy", index));
       y1 = Math.max(y1, this.value("accuracy", index));
     }
+    // A classic network that costs many times more would push all points to the left; its line tells its cost.
+    const { classic } = this.axis();
+    if (all || classic < x1 * 3) [x0, x1] = [Math.min(x0, classic), Math.max(x1, classic)];
     const [wide, high] = [x1 - x0 || x1 || 1, y1 - y0 || 0.01];
     return { x0: Math.max(0, x0 - wide * 0.04), x1: x1 + wide * 0.04, y0: y0 - high * 0.05, y1: y1 + high * 0.09 };
   }
@@ -116,7 +120,7 @@ class Explorer {
   async drawFront() {
     const view = await drawChart(this.place, this.study.figures[`front_${this.cost}`], () => ({
       datasets: { points: this.frontRows(), bounds: this.axis().bounds, fixed: this.fixedRow() },
-      parameters: { ...this.window(), limits: this.article.querySelector(".limits").checked },
+      parameters: { ...this.window(), limits: this.article.querySelector(".limits").checked, dot: this.points.front > 300 ? 26 : 46 },
     }));
     this.listen(view, "front", (index) => ({ x: this.x(index), accuracy: this.value("accuracy", index) }));
     view.addEventListener("click", (event, item) => {
@@ -338,15 +342,15 @@ class Explorer {
       ["Stop", "Share of the test images that stop here"],
       ["Right", "Accuracy of the images that stop here"],
       ["All", "Accuracy of the exit on all test images"],
-      ["\u03b8", "Threshold of the exit"],
     ];
+    if (thresholds.length) heads.push(["\u03b8", "Threshold of the exit"]);
     const head = element("tr", {}, ...heads.map(([name, help]) => element("th", { scope: "col", class: "num" }, element("abbr", { title: help }, name))));
     const rows = stops.map((share, place) => element("tr", {}, ...[
       place + 1 === stops.length ? "end" : place + 1,
       percent(share / 10000, 1),
       right[place] === null ? "" : percent(right[place] / 10000, 1),
       percent(network.accuracy_all?.[place], 1),
-      fourDigits(thresholds[place]),
+      ...(thresholds.length ? [fourDigits(thresholds[place])] : []),
     ].map((text) => element("td", { class: "num" }, String(text)))));
     const table = element("table", {}, element("caption", {}, "Statistics of each layer on the test images"),
       element("thead", {}, head), element("tbody", {}, ...rows));
@@ -367,10 +371,10 @@ class Explorer {
       ["accuracy", "Validation", (i) => this.value("accuracy", i), (v) => percent(v, 2)],
       ["test", "Test", (i) => this.value("test_accuracy", i), (v, i) => (isNumber(v) ? this.testText(i) : "")],
     ];
-    const names = { flops: "FLOPs", energy: "Energy", latency: "Latency" };
+    const names = { flops: "", energy: "Energy, ", latency: "Latency, " };
     for (const [cost, axis] of Object.entries(this.points.axes)) {
-      columns.push([cost, `${names[cost]}, ${axis.unit}`, (i) => this.x(i, cost), fourDigits]);
-      columns.push([`${cost}_share`, "of classic", (i) => this.x(i, cost) / axis.classic, (v) => percent(v, 1)]);
+      const form = (value) => (isNumber(value) ? `${fourDigits(value)} (${percent(value / axis.classic, 1)})` : "");
+      columns.push([cost, `${names[cost]}${axis.unit} (of classic)`, (i) => this.x(i, cost), form]);
     }
     columns.push(["state", "State", (i) => this.state(i)]);
     return columns;
