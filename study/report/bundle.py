@@ -16,12 +16,12 @@ from platformdirs import user_cache_path
 
 from results.storage.atomic import write_atomic
 
-_USED = "window.vegaEmbed = vegaEmbed; window.vega = vega;"
+_USED = "window.vegaEmbed = vegaEmbed;"
 
 
 @cache
 def vega_bundle() -> str:
-    """The script; it defines ``window.vegaEmbed`` and ``window.vega``, and asks no host for anything."""
+    """The script; it defines ``window.vegaEmbed``, and asks no host for anything."""
     name = f"vega-{version('vl-convert-python')}"
     folder = user_cache_path("predictive-exit")
     kept = _kept(folder, name)

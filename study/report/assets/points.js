@@ -73,7 +73,12 @@ class Explorer {
 
   // The front chart.
 
+  shownOf(rows) {
+    return rows.map((row) => ({ ...row, shown: this.isShown(row.i) })); // the charts get rows of their own
+  }
+
   frontRows() {
+    if (this.madeFor === this.cost) return this.made;
     const rows = [];
     for (let index = 0; index < this.count; index++) {
       rows.push({
@@ -88,9 +93,9 @@ class Explorer {
         test: this.testText(index),
         state: this.state(index),
         front: this.points.on_front[index] === 1,
-        shown: this.isShown(index),
       });
     }
+    [this.made, this.madeFor] = [rows, this.cost];
     return rows;
   }
 
@@ -119,7 +124,7 @@ class Explorer {
 
   async drawFront() {
     const view = await drawChart(this.place, this.study.figures[`front_${this.cost}`], () => ({
-      datasets: { points: this.frontRows(), bounds: this.axis().bounds, fixed: this.fixedRow() },
+      datasets: { points: this.shownOf(this.frontRows()), bounds: this.axis().bounds, fixed: this.fixedRow() },
       parameters: { ...this.window(), limits: this.article.querySelector(".limits").checked, dot: this.points.front > 300 ? 26 : 46 },
     }));
     this.listen(view, "front", (index) => ({ x: this.x(index), accuracy: this.value("accuracy", index) }));
@@ -162,14 +167,8 @@ class Explorer {
   }
 
   filter() {
-    for (const name of ["front", "optimism"]) {
-      const view = this.viewOf(name);
-      if (!view) continue;
-      const change = vega.changeset();
-      change.modify((row) => !row.shown && this.isShown(row.i), "shown", true);
-      change.modify((row) => row.shown && !this.isShown(row.i), "shown", false);
-      view.change("points", change).runAsync();
-    }
+    this.viewOf("front")?.data("points", this.shownOf(this.frontRows())).runAsync();
+    this.viewOf("optimism")?.data("points", this.shownOf(this.lossRows())).runAsync();
     this.viewOf("stop_map")?.data("cells", this.cells()).runAsync();
     this.rows = PAGE;
     this.showRows();
@@ -247,7 +246,7 @@ class Explorer {
     };
   }
 
-  optimism() {
+  lossRows() {
     const rows = [];
     for (let index = 0; index < this.count; index++) {
       const losses = this.losses(index);
@@ -258,12 +257,16 @@ class Explorer {
         series: this.value("policy_text", index),
         policy: `${this.value("policy_text", index)}: ${this.value("setting", index) || "no setting"}`,
         number: this.value("number", index),
-        shown: this.isShown(index),
       });
     }
+    return rows;
+  }
+
+  optimism() {
+    const rows = this.lossRows();
     const ends = rows.flatMap((row) => [row.lost, row.test_lost]);
     const [low, high] = [ends.reduce((a, b) => Math.min(a, b), 0), ends.reduce((a, b) => Math.max(a, b), 0)];
-    return { points: rows, equal: [low, high].map((value) => ({ lost: value, test_lost: value })) };
+    return { points: this.shownOf(rows), equal: [low, high].map((value) => ({ lost: value, test_lost: value })) };
   }
 
   // The fixed point.
