@@ -144,16 +144,15 @@ def _exits_of(source: Source, shown: pd.DataFrame) -> dict[str, Any]:
         rows = groups.get((trial, number)) if front else None
         stops.append(None if rows is None else _parts(rows["share_stopped"]))
         right.append(None if rows is None else _parts(rows["accuracy_stopped"]))
-    networks = {}
-    for key, rows in own.drop_duplicates(["trial_id", "precision", "exit"]).groupby(["trial_id", "precision"]):
-        trial, precision = key if isinstance(key, tuple) else (key, "")
-        columns: Sequence[str] = ("accuracy_all", "cumulative_flops", "cumulative_energy_joules")
-        networks[source.network(trial, precision)] = {name: _numbers(rows[name]) for name in columns}
+    columns: Sequence[str] = ("accuracy_all", "cumulative_flops", "cumulative_energy_joules")
+    named = own.assign(network=[source.network(*one) for one in zip(own["trial_id"], own["precision"], strict=True)])
+    networks = {
+        str(name): {column: _numbers(rows[column]) for column in columns}
+        for name, rows in named.drop_duplicates(["network", "exit"]).groupby("network")
+    }
+    known = named.dropna(subset="statistic").assign(key=named["network"] + " " + named["statistic"].fillna(""))
     thresholds = {
-        f"{source.network(trial, precision)} {statistic}": _numbers(rows["threshold"])
-        for (trial, precision, statistic), rows in own.dropna(subset="statistic")
-        .drop_duplicates(["trial_id", "precision", "statistic", "exit"])
-        .groupby(["trial_id", "precision", "statistic"])
+        str(key): _numbers(rows["threshold"]) for key, rows in known.drop_duplicates(["key", "exit"]).groupby("key")
     }
     return {"stops": stops, "right": right, "networks": networks, "thresholds": thresholds}
 
