@@ -36,7 +36,7 @@ def first_screen(source: Source, summary: FrontSummary) -> FirstScreen:
     return FirstScreen(
         number=int(row["number"]),
         policy=policy_text(row) + (f": {policy}" if policy else ""),
-        setting=[(words, _value(row[name])) for name, words in SETTINGS.items() if row.get(name) not in (None, "none")],
+        setting=[(words, text) for name, words in SETTINGS.items() if (text := _value(row.get(name)))],
         network=f"{source.names.get(row['trial_id'], 'network')} (trial {row['trial_id']}), {row['precision']}",
         facts=_facts(summary, row),
         certified=row["certified_drop"] is not None,
@@ -48,10 +48,12 @@ def first_screen(source: Source, summary: FrontSummary) -> FirstScreen:
 
 
 def _value(value: object) -> str:
+    """A setting as text; nothing where the policy has no such setting."""
+    if value is None or (isinstance(value, str) and value == "none"):
+        return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    return " ".join(str(int(one)) for one in value) if isinstance(value, Sequence | np.ndarray) and not isinstance(
-        value, str) else str(value)  # fmt: skip
+    return " ".join(str(int(one)) for one in value) if isinstance(value, np.ndarray | list) else str(value)
 
 
 def _facts(summary: FrontSummary, row: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.fabricated_study import fabricate
 
-from results.parts import read_table
+from results.parts import read_table, rows_of, write_part
 from results.summary import summarize_front
 from study.errors import UserError
 from study.report.blocks import StudyContent
@@ -41,6 +42,15 @@ def test_the_first_screen_says_what_the_summary_says(finished_study: Path, study
     assert "Not certified" in study.first.certainty
     rows = {row[0]: row for row in study.first.beside.rows}
     assert any(name.startswith("Classic network") for name in rows)
+
+
+def test_a_recommended_point_with_several_exits_is_told(tmp_path: Path) -> None:
+    folder = fabricate(tmp_path / "placed", 40, 20)
+    front = [row | {"policy": "placed", "exits": [2, 5, 9]} for row in rows_of(read_table(folder / "tables", "front"))]
+    write_part(folder / "tables", "front", front)
+    (study,) = report_content([folder]).studies
+    assert study.first is not None
+    assert ("exits", "2 5 9") in study.first.setting
 
 
 def test_the_commands_are_those_of_this_study(finished_study: Path, study: StudyContent) -> None:
