@@ -9,14 +9,12 @@ from study.cli.options import path, run_folder
 from study.errors import UserError
 from study.run.folder import STUDY_FILE, no_run_folder
 
-NAME = "report.html"
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``report``."""
     parser.add_argument("folders", nargs="+", type=run_folder, metavar="RUN", help="run folder, or several to compare")
     parser.add_argument(
-        "--output", type=path, metavar="FILE", help=f"the page to write, .html (default: {NAME} in the run folder)"
+        "--output", type=path, metavar="FILE", help="the page to write, .html (default: report.html in the run folder)"
     )
     parser.add_argument(
         "--images",
@@ -32,6 +30,7 @@ def execute(options: argparse.Namespace) -> None:
         UserError: the page cannot be written at its place, or a folder is no run folder.
     """
     from study.cli.printing import check_output
+    from study.report.writing import IMAGES, NAME, write_report
     from study.storage.publish import check_writable
 
     if options.output is not None:
@@ -47,25 +46,8 @@ def execute(options: argparse.Namespace) -> None:
             check_writable(output.parent)
         except UserError as error:
             raise UserError(f"{error}; write the page elsewhere with --output FILE") from None
-    write_report(options.folders, output, images=_IMAGES if options.images else 0)
+    write_report(options.folders, output, images=IMAGES if options.images else 0)
     print(f"report: {output}")
-
-
-_IMAGES = 12
-"""Images of each kind in the gallery."""
-
-
-def write_report(folders: list[Location], output: Location, *, images: int = 0) -> None:
-    """Write the page of some run folders.
-
-    Raises:
-        UserError: a folder is no run folder, or its study file cannot be used.
-    """
-    from results.storage.atomic import write_atomic
-    from study.report.content import report_content
-    from study.report.page import report_page
-
-    write_atomic(output, report_page(report_content(folders, images=images)))
 
 
 def report_of_run(folder: Location) -> str:
@@ -74,6 +56,8 @@ def report_of_run(folder: Location) -> str:
     The results are safe by then: whatever is wrong with the page, the run has not failed.
     """
     try:
+        from study.report.writing import NAME, write_report
+
         write_report([folder], folder / NAME)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]

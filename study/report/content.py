@@ -11,7 +11,16 @@ from results.parts import part_count
 from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from study.errors import UserError
-from study.report.blocks import Column, ReportContent, Section, StudyContent, Table, table_of
+from study.report.blocks import (
+    Column,
+    FirstScreen,
+    Picture,
+    ReportContent,
+    Section,
+    StudyContent,
+    Table,
+    table_of,
+)
 from study.report.first import first_screen
 from study.report.front_chart import front_section
 from study.report.networks import cost_section, engine_section, exit_section, guarded, stop_section
@@ -40,14 +49,41 @@ def report_content(folders: Sequence[Location], *, images: int = 0) -> ReportCon
     if len({str(folder) for folder in folders}) < len(folders):
         raise UserError("report: a run folder is named twice")
     sources = [source for folder in folders for source in sources_of(folder)]
-    studies = [study_content(source, images=images) for source in sources]
+    return _report(
+        [study_content(source, images=images) for source in sources],
+        together_section(sources) if len(sources) > 1 else None,
+    )
+
+
+def front_content(folder: Location, data: str | None = None) -> ReportContent:
+    """The part of a report that shows the front, alone.
+
+    Args:
+        folder: run folder, or a pack.
+        data: the data set; None: every data set of the study.
+
+    Raises:
+        UserError: the folder is no run folder, or the study has no such data set.
+    """
+    sources = sources_of(folder)
+    own = [source for source in sources if data in (None, source.data)]
+    if not own:
+        raise UserError(f"{folder} has no data set {data}: it has {', '.join(source.data for source in sources)}")
+    studies = []
+    for source in own:
+        columns = point_columns(source)
+        studies.append(_study(source, columns, [guarded(*_FRONT, front_section, source, columns)]))
+    return _report(studies, None)
+
+
+def _report(studies: Sequence[StudyContent], together: Section | None) -> ReportContent:
     names = list(dict.fromkeys(study.name for study in studies))
     now = datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
     return ReportContent(
         title=" and ".join(names) if len(names) <= 3 else f"{len(names)} studies",
         made=f"made on {now} UTC by predictive-exit {version_of('predictive-exit')}",
         studies=studies,
-        together=together_section(sources) if len(sources) > 1 else None,
+        together=together,
     )
 
 
@@ -61,7 +97,7 @@ def study_content(source: Source, *, images: int = 0) -> StudyContent:
             missing.append(str(error))
     columns = point_columns(source)
     sections = [
-        guarded("front", "Accuracy against cost", front_section, source, columns),
+        guarded(*_FRONT, front_section, source, columns),
         guarded("exits", "Each exit", exit_section, source),
         guarded("stops", "Where images stop", stop_section, source, columns),
         guarded("engine", "Predicted against true exit", engine_section, source),
@@ -80,6 +116,21 @@ def study_content(source: Source, *, images: int = 0) -> StudyContent:
         except EXPECTED as error:
             sections.append(Section(name="gallery", title="Images", lacks=[str(error)]))
     sections.append(guarded("provenance", "Where the numbers come from", _provenance, source))
+    return _study(source, columns, sections, first=first, missing=missing, pictures=pictures)
+
+
+_FRONT = "front", "Accuracy against cost"
+
+
+def _study(
+    source: Source,
+    columns: dict[str, Any] | None,
+    sections: Sequence[Section],
+    *,
+    first: FirstScreen | None = None,
+    missing: Sequence[str] = (),
+    pictures: Sequence[Picture] = (),
+) -> StudyContent:
     return StudyContent(
         name=source.spec.name,
         data=source.data,

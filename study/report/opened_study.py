@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -27,7 +28,12 @@ from study.run.stored_front import exact_stored, require_front
 from study.search.cheapest import Objective
 from study.search.compare import DROPS
 from study.search.traced_network import TracedNetwork
+from study.storage.home import user_path
+from study.storage.publish import check_writable
 from study.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from study.report.writing import FrontPlot
 
 
 class Study:
@@ -201,6 +207,44 @@ class Study:
             report_test=report_test,
         )
         return found.rows
+
+    def plot_front(self, data: str | None = None) -> FrontPlot:
+        """The front as the report draws it, with its controls and its table of points: a notebook shows it.
+
+        Args:
+            data: the data set; None: every data set of the study.
+
+        Raises:
+            UserError: the study has no such data set.
+        """
+        from study.report.writing import front_plot  # the page's parts are not loaded for tables alone
+
+        return front_plot(self.folder, self.spec.name, data)
+
+    def report(self, path: str | os.PathLike[str] | None = None, *, images: bool = False) -> Location:
+        """Write the report of the study: one page that opens without network.
+
+        Args:
+            path: of the file; None: ``report.html`` in the run folder.
+            images: show a few images that stop early and late; the file then holds images of the data set.
+
+        Returns:
+            The place of the file.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from study.report.writing import IMAGES, NAME, write_report
+
+        if path is None:
+            output: Location = self.folder / NAME
+        else:
+            output = user_path(Path(path))
+            if output.suffix not in (".html", ".htm"):
+                raise UserError(f"report: {output} must end in .html or .htm")
+        check_writable(output.parent)
+        write_report([self.folder], output, images=IMAGES if images else 0)
+        return output
 
     def trace(
         self,
