@@ -171,7 +171,7 @@ def _settings(recommended: pd.Series) -> str:
     lost = f"{-point['accuracy_drop'] * 100:+.2f}".replace("-", "\N{MINUS SIGN}")
     return (
         f"Recommended: point {point['number']} ({setting}) with {point['flops_share'] * 100:.1f} % of the FLOPs, "
-        f"{lost} points on validation, {test:.1f} % [{low:.1f}, {high:.1f}] on test."
+        f"{lost} points on validation, test {test:.1f} % [{low:.1f}, {high:.1f}]."
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+from support.browser import CHROMIUM
 from support.exact_spaces import ALL_KINDS
 from support.run_folders import run_folder
 
@@ -247,3 +248,53 @@ def test_a_study_opens_on_an_object_store(s3: S3Server) -> None:
         opened = Study.open(folder)
         assert opened.recommend().number == Study.open(PACK).recommend().number
         assert len(opened.trials) == 2 and "Recommended" in opened._repr_html_()
+
+
+def test_the_report_is_written_into_the_folder_or_to_a_path(tmp_path: Path) -> None:
+    folder = tmp_path / "pack"
+    shutil.copytree(PACK, folder)
+    opened = Study.open(folder)
+    assert opened.report() == folder / "report.html"
+    assert opened.report(tmp_path / "own.html") == tmp_path / "own.html"
+    assert "Take point" in (tmp_path / "own.html").read_text("utf-8")
+    with pytest.raises(UserError, match=r"must end in \.html"):
+        opened.report(tmp_path / "own.pdf")
+
+
+def test_the_plot_is_a_frame_that_no_text_leaves(tmp_path: Path) -> None:
+    plot = Study.open(PACK).plot_front()
+    frame = plot._repr_html_()
+    seen = Tags(frame)
+    assert seen.tags == {"iframe"} and ("sandbox", "allow-scripts") in seen.attributes
+    (page,) = [value for name, value in seen.attributes if name == "srcdoc"]
+    assert page == plot.page.decode()
+    assert "vgg19-cifar10" in repr(plot)
+    with pytest.raises(UserError, match="has no data set cifar10"):
+        Study.open(PACK).plot_front("cifar10")
+    nothing = Study.open(run_folder(tmp_path / "run", text=ALL_KINDS)).plot_front()
+    assert "no operating points yet" in nothing.page.decode()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_the_plot_draws_the_front_in_a_notebook(tmp_path: Path) -> None:
+    """A page stands for the notebook: the plot draws itself in its frame, and asks no host for anything."""
+    from playwright.sync_api import sync_playwright
+
+    page = tmp_path / "notebook.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{Study.open(PACK).plot_front()._repr_html_()}")
+    complaints: list[str] = []
+    requests: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1000, "height": 950})
+        shown.on("console", lambda one: complaints.append(one.text) if one.type in ("error", "warning") else None)
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on("request", lambda one: requests.append(one.url))
+        shown.goto(page.as_uri())
+        frame = shown.frame_locator("iframe")
+        frame.locator('[data-figure="front"] canvas').wait_for(timeout=30_000)
+        assert "recommended" in frame.locator("aside.fixed").inner_text().lower()
+        assert frame.locator(".points tbody tr").count() == 100
+        browser.close()
+    assert not complaints
+    assert [url for url in requests if not url.startswith("about:")] == [page.as_uri()]
