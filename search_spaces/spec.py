@@ -329,7 +329,7 @@ class StudySpec(_Section):
         if len(set(self.logging)) < len(self.logging):
             raise ValueError(f"logging names one twice: {self.logging}")
         if self.guarantee is not None and self.certification == 0:
-            raise ValueError("guarantee needs images of its own: data.certification must be above 0, or left out")
+            raise ValueError("guarantee needs images of its own: set data.certification above 0, or leave it out")
         return self
 
     @property

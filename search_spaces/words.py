@@ -35,7 +35,10 @@ def validation_problem(error: ValidationError, whole: str, *, mapping: str = "a 
     if message is None:
         is_section = first["type"] in ("model_type", "model_attributes_type")
         message = f"expected {mapping}" if is_section else first["msg"].removeprefix("Value error, ")
-        if "got" not in message:
+        of_section = first["type"] == "value_error" and isinstance(
+            first["input"], dict
+        )  # its keys contradict each other
+        if "got" not in message and not of_section:
             message = f"{message}, got {short(first['input'])!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{key}: {message}{more}"

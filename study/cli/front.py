@@ -36,21 +36,33 @@ def execute(options: argparse.Namespace) -> None:
 
     check_output("front: --figure", options.figure, ".png", ".svg", ".pdf")
     check_output("front: --output", options.output, ".csv", ".parquet")
-    from study.cli.points import print_front, show_exact_front, write_points
-    from study.run.stored_front import require_front
-
-    if options.exact and options.guarantee is None:
-        show_exact_front(options)
-        return
-    if options.confidence is not None and options.guarantee is None:
-        raise UserError("front: --confidence belongs to --guarantee")
-    if options.guarantee is not None and not options.set:
+    _check_together(options)
+    if options.guarantee is not None:
         from study.cli.guarantee import show_guarantee
 
         show_guarantee(options)
-        return
-    if options.set:
+    elif options.exact:
+        from study.cli.points import show_exact_front
+
+        show_exact_front(options)
+    else:
+        _show_stored_front(options)
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """Refuse (``UserError``) options that do not go together."""
+    if options.guarantee is not None and (options.exact or options.figure):
+        raise UserError("front: --guarantee certifies the stored front: leave out --exact and --figure")
+    if options.confidence is not None and options.guarantee is None:
+        raise UserError("front: --confidence belongs to --guarantee")
+    if options.set and not options.exact:
         raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
+
+
+def _show_stored_front(options: argparse.Namespace) -> None:
+    from study.cli.points import print_front, write_points
+    from study.run.stored_front import require_front
+
     tables = require_front(options.folder)
     if options.output:
         from results.summary import summarize_front

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
+
 from results.parts import rows_of
 from search_spaces.spec import GuaranteeSpec
-from study.cli.points import points_table, thinned, write_points
+from study.cli.points import COSTS, NETWORK, points_table, thinned, write_points
 from study.cli.printing import console_of
-from study.errors import UserError
 from study.run.certify import StoredCertification, certify_stored
 from study.run.stored_front import require_front
+from study.search.guarantee import guarantee_words
 from study.storage.strict_json import dumps
 
+_WIDTH = 100
 _NUMBERS = {
-    "flops_share": ("FLOPs", ".1%"),
-    "validation": ("lost on\nvalidation", ".2f"),
-    "certifying": ("lost where\ncertified", ".2f"),
-    "most": ("at most", ".2f"),
-    "reported": ("lost where\nreported", ".2f"),
+    **COSTS,
+    "validation": ("lost,\nvalidation", ".2f"),
+    "certifying": ("lost,\ncertifying", ".2f"),
+    "most": ("at\nmost", ".2f"),
+    "reported": ("lost,\nreporting", ".2f"),
     "half": ("± 95 %", ".2f"),
 }
 
@@ -27,10 +30,8 @@ def show_guarantee(options: argparse.Namespace) -> None:
     """Certify the front of a study, and print, write or show as JSON the points that were tested.
 
     Raises:
-        UserError: the limit or the confidence cannot be, or something stored is missing.
+        UserError: something stored is missing.
     """
-    if options.exact or options.figure:
-        raise UserError("front: --guarantee certifies the stored front: leave out --exact and --figure")
     require_front(options.folder)
     asked = {"accuracy_drop": options.guarantee, "confidence": options.confidence}
     guarantee = GuaranteeSpec(**{name: value for name, value in asked.items() if value is not None})
@@ -45,6 +46,7 @@ def show_guarantee(options: argparse.Namespace) -> None:
             "certifying_images": certification.samples,
             "reporting_images": found.reporting,
             "images_needed": certification.needed,
+            "used_before": None if found.used_before is None else found.used_before.model_dump(),
         }
         print(dumps({**facts, "points": list(rows_of(points))}, indent=1))
         return
@@ -54,16 +56,22 @@ def show_guarantee(options: argparse.Namespace) -> None:
         printed = dict(zip(["validation", "certifying", "most", "reported"], percent, strict=True))
         half = (points["reported_loss_high"] - points["reported_loss_low"]) / 2
         shown = points.assign(**{name: points[column] * 100 for name, column in printed.items()}, half=half * 100)
-        shown["is_certified"] = ["yes" if certified else "no" for certified in shown["certified"]]
-        names = {"point": "{number}", "network": "{trial_id} {precision}", "certified": "{is_certified}"}
-        console.print(points_table("points of the front, from safe to cheap", thinned(shown), names, _NUMBERS))
+        shown["mark"] = np.where(points["certified"], "*", "")
+        names = {"point": "{number} {mark}", **NETWORK}
+        title = "points of the front, from safe to cheap; * is certified; losses in points of accuracy"
+        console.print(points_table(title, thinned(shown), names, _NUMBERS, settings=False), width=_WIDTH)
     for line in guarantee_lines(found):
         console.print(line, soft_wrap=True)
 
 
 def guarantee_lines(found: StoredCertification) -> list[str]:
     """What was certified, and on which images, in sentences."""
-    certification = found.certification
+    certification, first = found.certification, []
+    if found.used_before is not None:
+        first = [
+            f"warning: the study itself tested another guarantee ({guarantee_words(found.used_before)}) on the same "
+            "images: the confidence holds for one that is chosen before any result is seen"
+        ]
     if found.own_split:
         where = f"the certification split certifies ({certification.samples} images), the test split reports "
     else:
@@ -71,7 +79,7 @@ def guarantee_lines(found: StoredCertification) -> list[str]:
             "this study has no certification split: a random half of the test images certifies "
             f"({certification.samples} images), the other half reports "
         )
-    lines = [f"{where}({found.reporting} images)" if certification.path else "", certification.sentence()]
+    lines = [*first, f"{where}({found.reporting} images)" if certification.path else "", certification.sentence()]
     if certification.certified:
         last = found.points[found.points["certified"]].iloc[-1]
         lines.append(

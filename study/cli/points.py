@@ -27,6 +27,9 @@ from study.storage.strict_json import dumps
 
 SHOWN = 60
 """Rows of a printed table of points."""
+NETWORK = {"network": "{trial_id} {precision}"}
+COSTS = {"flops_share": ("FLOPs", ".1%"), "energy_share": ("energy", ".1%")}
+"""Columns of every table of points, as :func:`points_table` takes them."""
 
 
 def write_points(points: pd.DataFrame, output: Path) -> None:
@@ -40,18 +43,25 @@ def write_points(points: pd.DataFrame, output: Path) -> None:
 
 
 def points_table(
-    title: str, points: pd.DataFrame, names: Mapping[str, str], numbers: Mapping[str, tuple[str, str]]
+    title: str,
+    points: pd.DataFrame,
+    names: Mapping[str, str],
+    numbers: Mapping[str, tuple[str, str]],
+    *,
+    settings: bool = True,
 ) -> PlainTable:
-    """A table with a row for each operating point: names, policy, setting, numbers.
+    """A table with a row for each operating point: names, policy, perhaps its setting, numbers.
 
     ``names``: heading -> format of a row, as ``{trial_id} {precision}``. ``numbers``: column -> (heading, format); a
     column without a value is left out.
     """
     shown = {name: form for name, form in numbers.items() if name in points and points[name].notna().any()}
-    table = PlainTable(title, [*names, "policy", "setting"], [heading for heading, _ in shown.values()])
+    texts = [policy_text, setting_text] if settings else [policy_text]
+    headings = [*names, "policy", "setting"][: len(names) + len(texts)]
+    table = PlainTable(title, headings, [heading for heading, _ in shown.values()])
     for row in rows_of(points):
         values = ("" if row[name] is None else format(row[name], form) for name, (_, form) in shown.items())
-        table.add_row(*(form.format_map(row) for form in names.values()), policy_text(row), setting_text(row), *values)
+        table.add_row(*(form.format_map(row) for form in names.values()), *(text(row) for text in texts), *values)
     return table
 
 
@@ -204,10 +214,9 @@ def _front_table(summary: FrontSummary) -> PlainTable:
             ],
             interval=[f"{low * 100:.1f}-{high * 100:.1f}" for low, high in ends],
         ),
-        {"point": "{mark}", "network": "{trial_id} {precision}"},
+        {"point": "{mark}", **NETWORK},
         {
-            "flops_share": ("FLOPs", ".1%"),
-            "energy_share": ("energy", ".1%"),
+            **COSTS,
             **latency,
             "accuracy": ("accuracy", ".2%"),
             "test_accuracy": ("test", ".2%"),
@@ -240,7 +249,7 @@ def show_exact_front(options: argparse.Namespace) -> None:
         points_table(
             f"exact front on validation: {len(shown)} of {len(points)} points, all with --output",
             shown.assign(beta=None),  # a point holds for an interval of betas
-            {"network": "{trial_id} {precision}"},
+            NETWORK,
             _EXACT_NUMBERS,
         )
     )
@@ -252,8 +261,7 @@ _EXACT_NUMBERS = {
     "beta_low": ("beta\nabove", ".5g"),
     "beta_high": ("up to", ".5g"),
     "accuracy": ("accuracy", ".2%"),
-    "flops_share": ("FLOPs", ".1%"),
-    "energy_share": ("energy", ".1%"),
+    **COSTS,
     "latency_mean_share": ("mean\nlatency", ".1%"),
 }
 

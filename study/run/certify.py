@@ -29,6 +29,9 @@ class StoredCertification:
     """Whether the study has a certification split. If not, one half of the test images certified."""
     reporting: int
     """The number of images that report: of the whole test split, or of its other half."""
+    used_before: GuaranteeSpec | None
+    """Another guarantee that the study itself tested on the certification split; None where there is none. What other
+    commands tested on the same images is not known."""
     points: pd.DataFrame
     """The points that were tested, from safe to cheap: number, network and settings; ``validation_loss``;
     ``certifying_loss`` and its upper ``bound``; ``certified``; on the images that report ``reported_loss`` with its
@@ -85,6 +88,6 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
                 "flops_share": point.network.costs_of(point.policy).mean(counted, "flops") / classic_flops,
             }
         )
-    return StoredCertification(
-        found, spec.guarantee is not None, len(classic), pd.DataFrame(rows, index=np.arange(len(rows)))
-    )
+    used_before = None if spec.guarantee == guarantee else spec.guarantee
+    points = pd.DataFrame(rows, index=np.arange(len(rows)))
+    return StoredCertification(found, spec.guarantee is not None, len(classic), used_before, points)

@@ -27,7 +27,7 @@ from study.run.reader import stored_logits, stored_networks, stored_study
 from study.run.run import run_study
 from study.search.betting_bound import drop_bound
 from study.search.cross_fit import classic_right
-from study.search.guarantee import random_halves, right_answers, safe_to_cheap
+from study.search.guarantee import guarantee_words, random_halves, right_answers, safe_to_cheap
 from study.search.operating_point import point_of
 from study.search.traced_network import reference_network
 from study.traces.trace import SplitLogits
@@ -86,7 +86,10 @@ def test_a_guarantee_is_part_of_a_study_file() -> None:
         ("guarantee: 0.01", r"guarantee: "),
         ("guarantee: yes", r"guarantee: "),
         ("guarantee: {drop: 0.01}", r"guarantee\.drop: unknown key"),
-        ("guarantee: {}\ndata: {certification: 0}", "data.certification must be above 0"),
+        (
+            "guarantee: {}\ndata: {certification: 0}",
+            r"study: guarantee needs .*, or leave it out$",
+        ),
         ("data: {certification: 1}", r"data\.certification: must be"),
     ],
 )
@@ -270,6 +273,34 @@ def test_a_study_with_a_certification_split_certifies_on_it_and_reports_on_test(
     assert strict["certified_on"] == "certification" and not any(point["certified"] for point in strict["points"])
 
 
+def test_a_second_guarantee_on_the_same_images_is_warned_of(
+    certified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--guarantee", "0.3", "--confidence", "0.6"]
+    assert "warning" not in shown(certified, capsys, *own)
+    assert json.loads(shown(certified, capsys, *own, "--json"))["used_before"] is None
+    another = shown(certified, capsys, "--guarantee", "0.2")
+    assert "tested another guarantee (at most 30 points lost on new images, with 60 % confidence)" in another
+    again = json.loads(shown(certified, capsys, "--guarantee", "0.2", "--json"))
+    assert again["used_before"] == {"accuracy_drop": 0.3, "confidence": 0.6}
+
+
+def test_the_printed_table_fits_a_hundred_columns(certified: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["front", str(certified), "--guarantee", "0.3", "--confidence", "0.6"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    (title,) = (place for place, line in enumerate(printed) if "losses in points of accuracy" in line)
+    table = printed[title : title + 5]
+    assert "at" in table[2] and "certifying" in table[3]
+    assert max(map(len, table)) <= 100
+
+
+def test_a_high_confidence_is_told_as_it_is() -> None:
+    assert guarantee_words(GuaranteeSpec(accuracy_drop=0.005, confidence=0.999)) == (
+        "at most 0.5 points lost on new images, with 99.9 % confidence"
+    )
+
+
 def test_a_study_without_one_certifies_on_a_half_of_its_test_images(
     certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,6 +329,7 @@ def test_a_study_without_one_certifies_on_a_half_of_its_test_images(
         ("--guarantee 0.01 --figure front.png", "leave out --exact and --figure"),
         ("--guarantee 0.01 --set operating_points.policy=static", "--set belongs to --exact"),
         ("--confidence 0.8", "--confidence belongs to --guarantee"),
+        ("--exact --confidence 0.8", "--confidence belongs to --guarantee"),
     ],
 )
 def test_options_of_a_guarantee_that_cannot_be(
