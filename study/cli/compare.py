@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from study.cli.printing import PlainTable
     from study.search.cheapest import Objective
 
+_CHOSEN = (
+    "these intervals are those of the policies that are named: that each was chosen as the cheapest of all, on the "
+    "same images, is not in them, and makes its cost look a little lower than it is"
+)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``compare``."""
@@ -78,6 +83,8 @@ def execute(options: argparse.Namespace) -> None:
     best = list(rows_of(best_families(found.rows, options.objective)))
     for row in best:
         console.print(_sentence(row, options.objective), soft_wrap=True)
+    if best:
+        console.print(_CHOSEN, soft_wrap=True)
     if len(found.smaller):
         console.print(_smaller_table(found.smaller, options.objective))
     for line in _lost_to_smaller(best, found.smaller, options.objective):

@@ -32,6 +32,7 @@ def test_without_test_traces_policies_compare_on_validation(folder: Path, capsys
         "hierarchical, margin" in told
         and "how well the confidence of an exit ranks" in told
         and "12.5 points lost on images that did not choose: least FLOPs by" in told
+        and "that each was chosen as the cheapest of all, on the same images, is not in them" in told
     )
     assert main(["compare", str(folder), *OPTIONS, "--report-test"]) == 2
     assert "holds no test trace of" in capsys.readouterr().err

@@ -17,13 +17,14 @@ from study.costs.model.dvfs import LevelCosts
 from study.errors import UserError
 from study.fronts.matched_cost import resamples
 from study.policies.policies import Hierarchical, Predictive
-from study.search.cheapest import FAMILIES, PolicyFamily
+from study.search.cheapest import FAMILIES, ORACLE, PolicyFamily, family_front
 from study.search.compare import Comparison, best_families, compare
 from study.search.cross_fit import MatchedCosts, Outcome, cross_fit
 from study.search.smaller import Backbone
 from study.search.traced_network import Frequencies, TracedNetwork, reference_network
 from study.traces.trace import SplitLogits
 
+MEASURES = ("flops", "energy")
 EXITS, DROPS = 5, (0.0, 0.02, 0.1)
 
 
@@ -294,8 +295,10 @@ def test_each_exit_has_the_ranking_quality_of_its_confidences() -> None:
     assert (found["should_stop"] > found["accuracy"]).any() and (found["should_stop"] >= found["accuracy"]).all()
 
 
-def test_smaller_networks_stand_as_they_are_and_with_their_exits() -> None:
-    costs = replace(FULL.costs, segment_flops=0.3 * np.asarray(FULL.costs.segment_flops))
+@pytest.mark.parametrize("objective", ["flops", "energy"])
+def test_smaller_networks_stand_as_they_are_and_with_their_exits(objective: str) -> None:
+    parts = {f"segment_{measure}": 0.3 * np.asarray(getattr(FULL.costs, f"segment_{measure}")) for measure in MEASURES}
+    costs = replace(FULL.costs, **parts)
     small = replace(FULL, weights=WeightsId("small", "w"), costs=costs)
     backbone = Backbone("plain", "vgg19 x 0.1", 0.5, Costs(segment_flops=[4.2], head_flops=[]))
     rows = compare(
@@ -305,6 +308,7 @@ def test_smaller_networks_stand_as_they_are_and_with_their_exits() -> None:
         backbones=[backbone],
         names={"small": "vgg19 x 0.3"},
         drops=[0.02],
+        objective=objective,  # type: ignore[arg-type]
     ).smaller
     assert set(rows["smaller"]) == {"vgg19 x 0.1", "vgg19 x 0.3"}
     plain = rows[(rows["smaller_id"] == "plain") & (rows["trial_id"] == "one")].iloc[0]
@@ -313,5 +317,11 @@ def test_smaller_networks_stand_as_they_are_and_with_their_exits() -> None:
     assert (traced_rows["trial_id"] == "one").all(), "the small network has no smaller one that is traced"
     standing, with_exits = traced_rows.iloc[0], traced_rows.iloc[1]
     assert (standing["family"], standing["accuracy_drop"], standing["test_drop"]) == ("classic", 0, 0)
-    assert standing["flops_share"] == pytest.approx(0.3) and with_exits["flops_share"] < 0.3
+    share = f"{objective}_share"
+    assert standing[share] == pytest.approx(0.3) and with_exits[share] < 0.3
+    points = [family_front(spec(), small, one, objective, 0.0) for one in FAMILIES if one.name != ORACLE]  # type: ignore[arg-type]
+    found = [point for front in points if (point := front.cheapest(FULL.classic_accuracy, 0.02)) is not None]
+    column = {"flops": "flops", "energy": "energy_joules"}[objective]
+    least = min(point.evaluate()[column] for point in found)
+    assert with_exits[share] == pytest.approx(least / FULL.costs.classic(objective))  # type: ignore[arg-type]
     assert with_exits["drop"] == 0.02 and with_exits["accuracy_drop"] <= 0.02 + 1e-9
