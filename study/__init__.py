@@ -10,6 +10,7 @@ from study.errors import foreign_package
 
 if TYPE_CHECKING:
     from study.costs.costs import Costs
+    from study.deploy.early_exit import EarlyExit
     from study.errors import UserError
     from study.fronts.engine_accuracy import prediction_accuracies, prediction_accuracy, prediction_confusion
     from study.fronts.exact import exact_front
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Classic",
     "Costs",
+    "EarlyExit",
     "Hierarchical",
     "OptimalStopping",
     "Placed",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 _HOME = {
     "Costs": "costs.costs",
+    "EarlyExit": "deploy.early_exit",
     "Study": "report.opened_study",
     "UserError": "errors",
     "Trace": "traces.trace",

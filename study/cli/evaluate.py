@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from results.point_text import policy_text, setting_text
 from study.cli.options import add_costs, add_network_and_data, path, requested, whole
@@ -181,33 +180,22 @@ def _policy_of_point(options: argparse.Namespace) -> Policy:
     Raises:
         UserError: the run folder has no such point, or no checkpoint of its network.
     """
-    from results.parts import of_data, read_table, rows_of
     from study.cli.main import build_parser
     from study.cli.options import run_folder
+    from study.export.point import checkpoint_folder, front_row
     from study.policies.policies import policy_from_row
     from study.run.reader import stored_study
     from study.run.stored_front import require_front
     from study.search.cost_source import MEASURED
-    from study.storage.publish import MANIFEST, safe_name
 
     usual = build_parser().parse_args(["evaluate"])
     for name in _OF_A_POINT:
         if getattr(options, name) != getattr(usual, name):
             raise UserError(f"evaluate: --{name.replace('_', '-')} has no effect beside --point, which decides it")
     folder, number = run_folder(options.point[0]), options.point[1]
-    front = of_data(read_table(require_front(folder), "front"), options.data)
-    found = [row for row in rows_of(front) if str(row["number"]) == number]
-    if not found:
-        there = ", ".join(map(str, front["number"].head(10))) + (", ..." if len(front) > 10 else "")
-        raise UserError(f"evaluate: the front of {folder} has no point {number}; its points are {there}")
-    if len(found) > 1:
-        raise UserError(f"evaluate: several points of {folder} have the number {number}: name the data set with --data")
-    row = found[0]
-    if not isinstance(folder, Path):
-        raise UserError(f"evaluate: --point reads a run folder on this machine: copy {folder} first")
-    options.pretrained = folder / "checkpoints" / safe_name(row["trial_id"], "trial") / "best"
-    if not (options.pretrained / MANIFEST).is_file():
-        raise UserError(f"evaluate: {options.pretrained} holds no checkpoint: a copy of a study has no weights")
+    require_front(folder)
+    row = front_row(folder, number, options.data)
+    options.pretrained = checkpoint_folder(folder, row["trial_id"])
     costs = stored_study(folder).operating_points.costs
     if options.costs == usual.costs and costs != MEASURED:
         options.costs = costs

@@ -15,7 +15,7 @@ from typing import NoReturn
 from results.schemas import TableError
 from search_spaces.spec import SpecError
 from search_spaces.words import printable
-from study.cli import compare, evaluate, front, pack, profile, report, run, status, train
+from study.cli import compare, evaluate, export, front, pack, profile, report, run, status, train
 from study.errors import UserError, is_lack_of_memory
 from study.storage.versions import version_of
 
@@ -139,6 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
         (profile, "measure the costs of a network on this device"),
         (front, "print, write or draw the front of a study"),
         (compare, "compare policies at equal accuracy on the networks of a study"),
+        (export, "write a point of a front as a model that runs without this program"),
         (report, "write a page that shows a study, or compares several"),
         (pack, "copy the results of a study without weights, to share them"),
         (status, "print what of a study is done and what is left"),

@@ -5,7 +5,7 @@ import io
 import itertools
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -52,14 +52,34 @@ def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pix
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            pixels = _square(image, image_size, "L" if channels == 1 else "RGB")
+            pixels = central_square(image, image_size, channels)
     except Exception as error:  # the bytes are arbitrary, and so are the errors of decoders
         raise UnreadableImagesError([f"{path} ({_reason(error)})"]) from error
-    return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1), hashlib.sha256(content).digest()
+    return pixels, hashlib.sha256(content).digest()
 
 
-def _square(image: Image.Image, size: int, mode: str) -> Pixels:
-    """The central square, resized to ``size``. It is cut out first: resized whole, a very long image would be huge."""
+def read_square(path: Path, prepare: Callable[[Image.Image], Pixels]) -> Pixels:
+    """What ``prepare`` makes of the image in a file; call inside :func:`strict_decoder`.
+
+    Raises:
+        UnreadableImagesError: the file cannot be read or is no image.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            return prepare(image)
+    except Exception as error:  # as above
+        raise UnreadableImagesError([f"{path} ({_reason(error)})"]) from error
+
+
+def central_square(image: Image.Image, size: int, channels: int) -> Pixels:
+    """Pixels ``[channels, size, size]`` of the central square, resized bilinearly with antialiasing.
+
+    The square is cut out first: resized whole, a very long image would be huge.
+
+    Raises:
+        ValueError: the image has 32 bits a pixel, which have no defined white.
+    """
+    mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip at 255
     elif image.mode in ("I", "F"):
@@ -70,7 +90,8 @@ def _square(image: Image.Image, size: int, mode: str) -> Pixels:
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
 
 @contextmanager

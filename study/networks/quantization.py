@@ -18,7 +18,6 @@ import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -52,6 +51,7 @@ def prepare(
     *,
     calibration: Tensor | None = None,
     compiled: bool = False,
+    lowered: bool = True,
 ) -> RunnableNetwork:
     """Prepare a network for inference at a precision, on its device.
 
@@ -61,6 +61,8 @@ def prepare(
             the ranges of activations; a few hundred images are enough.
         compiled: compile each part with ``torch.compile``, which takes seconds for each part at the first batch. The
             process then freezes the weights of everything that it compiles.
+        lowered: give int8 parts the device's integer kernels. If not, they quantize, compute in float and dequantize,
+            as descriptions of them need it.
 
     Raises:
         UserError: the device lacks the precision, or int8 has no calibration images.
@@ -72,7 +74,7 @@ def prepare(
     elif precision != "fp32":
         if calibration is None or not len(calibration):
             raise UserError("int8 needs images of the calibration split, which give the ranges of the activations")
-        runnable = _in_int8(network, runnable, precision, calibration, compiled=compiled)
+        runnable = _in_int8(network, runnable, precision, calibration, compiled=compiled, lowered=lowered)
     return _compile(runnable) if compiled else runnable
 
 
@@ -117,20 +119,42 @@ def _in_bf16(network: MultiExitNetwork, fp32: RunnableNetwork) -> RunnableNetwor
     """Backbone in bf16. Heads read feature maps in fp32; the classifier's logits are fp32."""
     half = copy.deepcopy(network)
     half.backbone.to(torch.bfloat16)
-
-    def segment(part: nn.Module) -> Callable[[State], State]:
-        return lambda state: part(tuple(tensor.to(torch.bfloat16) for tensor in state))
-
-    def head(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda feature: part(feature.float())
-
     return replace(
         fp32,
-        segments=tuple(segment(part) for part in half.segments),
-        exit_heads=tuple(head(part) for part in fp32.exit_heads),
-        classifier=lambda state: half.classifier(state).float(),
+        segments=tuple(_SegmentInBf16(part) for part in half.segments),
+        exit_heads=tuple(_HeadOfBf16(part) for part in fp32.exit_heads),
+        classifier=_ClassifierInBf16(half.classifier),
         precision="bf16",
     )
+
+
+class _SegmentInBf16(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, state: State) -> State:
+        result: State = self.part(tuple(tensor.to(torch.bfloat16) for tensor in state))
+        return result
+
+
+class _HeadOfBf16(nn.Module):
+    def __init__(self, part: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.part(feature.float())
+
+
+class _ClassifierInBf16(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, state: State) -> Tensor:
+        logits: Tensor = self.part(state)
+        return logits.float()
 
 
 class _Head(nn.Module):
@@ -156,7 +180,13 @@ class _Part:
 
 
 def _in_int8(
-    network: MultiExitNetwork, fp32: RunnableNetwork, precision: Precision, calibration: Tensor, *, compiled: bool
+    network: MultiExitNetwork,
+    fp32: RunnableNetwork,
+    precision: Precision,
+    calibration: Tensor,
+    *,
+    compiled: bool,
+    lowered: bool,
 ) -> RunnableNetwork:
     # Export and observers run on the CPU; simulated parts move to the device afterwards.
     source = copy.deepcopy(network).cpu().eval()
@@ -178,8 +208,8 @@ def _in_int8(
         parts = [*backbone, *heads]
         # The compiler lowers the parts that it compiles.
         uncompiled = parts if not compiled else backbone[:1] if _leaves_first_part(source) else []
-        lowered = uncompiled if execution != "simulated" else []
-        finished = [_finish(part, lower=part in lowered).to(network.device) for part in parts]
+        integer = uncompiled if lowered and execution != "simulated" else []
+        finished = [_finish(part, lowered=part in integer).to(network.device) for part in parts]
     depth = network.exit_count
     return replace(
         fp32,
@@ -224,17 +254,21 @@ def _export(module: nn.Module, sample: tuple[Any, ...]) -> torch.export.Exported
     return torch.export.export(module, sample, dynamic_shapes=shapes)
 
 
-def _finish(part: _Part, *, lower: bool) -> Any:
+def _finish(part: _Part, *, lowered: bool) -> Any:
     if part.observed is part.module:
         return part.module  # a max-pool
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     converted = convert_pt2e(part.observed)
-    return _lower(converted, part.sample) if lower else converted
+    return lower(converted, part.sample) if lowered else converted
 
 
-def _lower(converted: Any, sample: tuple[Any, ...]) -> Any:
+def lower(converted: Any, sample: tuple[Any, ...]) -> Any:
     """Replace the sequence quantize, float operation, dequantize by oneDNN's integer operations.
+
+    Args:
+        converted: a module in the operations of ``quantized_decomposed``, on the CPU.
+        sample: the arguments of a call, with at least two images.
 
     The passes are those of torchao's ``lower_pt2e_quantized_to_x86``, which cannot be used: it fixes the batch size.
     """
@@ -262,23 +296,29 @@ def _rounded(x: Tensor, scale: float, zero_point: int, smallest: int, largest: i
 
 def _compile(runnable: RunnableNetwork) -> RunnableNetwork:
     """Compile each part for batches of any size."""
+    first, *others = runnable.segments
+    return replace(
+        runnable,
+        segments=(first if _leaves_first_part(runnable) else compile_part(first), *map(compile_part, others)),
+        exit_heads=tuple(map(compile_part, runnable.exit_heads)),
+        classifier=compile_part(runnable.classifier),
+        compiled=True,
+    )
+
+
+def compile_part(part: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a part for batches of any size, at its first call. The process then freezes all weights."""
     # The compiler chooses int8 kernels only if weights are frozen. The same option as an argument of torch.compile
     # fails (torch 2.15: "qconv_prepack ... no fake impl"); the setting of the process works.
     torch._inductor.config.freezing = True
 
-    compiled: Callable[..., Any] = partial(torch.compile, dynamic=True)
+    options: dict[str, Any] = {}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
         # Segments of one class share one ``forward`` and one limit of recompilations. Beyond the limit they would run
         # uncompiled, without a message. Older versions of torch lack this option.
-        compiled = partial(compiled, isolate_recompiles=True)
-    first, *others = runnable.segments
-    return replace(
-        runnable,
-        segments=(first if _leaves_first_part(runnable) else compiled(first), *map(compiled, others)),
-        exit_heads=tuple(map(compiled, runnable.exit_heads)),
-        classifier=compiled(runnable.classifier),
-        compiled=True,
-    )
+        options["isolate_recompiles"] = True
+    compiled: Callable[..., Any] = torch.compile(part, dynamic=True, **options)
+    return compiled
 
 
 def _leaves_first_part(network: RunnableNetwork | MultiExitNetwork) -> bool:

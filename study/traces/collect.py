@@ -41,17 +41,24 @@ def collect_logits(
 
 
 def ready(
-    network: MultiExitNetwork, precision: Precision, calibration: ImageSet, info: DataInfo, *, compiled: bool = False
+    network: MultiExitNetwork,
+    precision: Precision,
+    calibration: ImageSet,
+    info: DataInfo,
+    *,
+    compiled: bool = False,
+    lowered: bool = True,
 ) -> RunnableNetwork:
     """A trained network in fp32 at a precision, ready to run. ``torch.compile`` makes the kernels of a compiled one.
 
-    On images of the split ``calibration``, int8 finds the ranges of activations.
+    On images of the split ``calibration``, int8 finds the ranges of activations. ``lowered`` is that of
+    :func:`study.networks.quantization.prepare`.
     """
     if FORMATS[precision].backbone is not INT8:
         return prepare(network, precision, compiled=compiled)
     spread = np.linspace(0, len(calibration) - 1, min(len(calibration), CALIBRATION_IMAGES)).astype(np.int64)
     images = normalize(place(calibration.images[spread], torch.device("cpu")), info)
-    return prepare(network, precision, calibration=images, compiled=compiled)
+    return prepare(network, precision, calibration=images, compiled=compiled, lowered=lowered)
 
 
 def trace_images(network: InferenceNetwork, images: ImageSet, info: DataInfo) -> SplitLogits:

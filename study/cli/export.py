@@ -1,0 +1,61 @@
+"""``predictive-exit export``: write a point of a front as a model that needs no study."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from study.cli.options import add_image_source, path, run_folder
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``export``."""
+    parser.add_argument("folder", type=run_folder, help="run folder of a finished study")
+    parser.add_argument("--point", metavar="NUMBER", help="a point of the front (default: the recommended one)")
+    parser.add_argument("--data", metavar="NAME", help="the data set, in a study of several data sets")
+    parser.add_argument(
+        "--output",
+        type=path,
+        metavar="DIR",
+        help="a new folder (default: exported/<study>-<point>); an export is replaced",
+    )
+    parser.add_argument(
+        "--format",
+        default="torch",
+        choices=("torch", "onnx", "all"),
+        help="what the parts are written for (default: %(default)s); onnx needs the extra onnx",
+    )
+    add_image_source(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Export a point."""
+    from study.export.export import check_output, export_point
+    from study.export.point import choose_point
+    from study.progress import Reporter
+    from study.run.one_network import ImageSource
+    from study.run.stored_front import require_front
+
+    require_front(options.folder)
+    point = choose_point(options.folder, options.point, options.data)
+    output = options.output or Path("exported") / f"{options.folder.name}-{point.row['number']}"
+    check_output(output)
+    reporter = Reporter()
+    export_point(
+        point,
+        output,
+        form=options.format,
+        source=ImageSource(data_root=options.data_root, download=options.download),
+        command=_command(options, output),
+        told=lambda what: reporter.line(f"describing {what}"),
+    )
+    print(f"exported point {point.row['number']} of {options.folder} to {output}")
+    print(f"classify images: python {shlex.quote(str(output / 'run.py'))} IMAGE ...")
+
+
+def _command(options: argparse.Namespace, output: Path) -> str:
+    parts = ["predictive-exit", "export", str(options.folder)]
+    parts += ["--point", options.point] if options.point is not None else []
+    parts += ["--data", options.data] if options.data is not None else []
+    return shlex.join([*parts, "--output", str(output), "--format", options.format])

@@ -1,0 +1,153 @@
+"""The parts of an exported model as torch modules, ready for their device and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+
+from study.deploy.folder import Export
+from study.deploy.torch_parts import OPERATIONS, Part, Reference
+from study.networks.precisions import FORMATS, INT8, Int8Execution
+from study.networks.quantization import compile_part, int8_execution, lower
+
+Run: TypeAlias = Callable[..., tuple[Tensor, ...]]
+
+
+def execution_of(export: Export, device: torch.device) -> Int8Execution | None:
+    """How a device computes the int8 of an exported model; None for other precisions.
+
+    Activations of 8 bits could overflow on a CPU whose kernels take 7: they are simulated there.
+    """
+    if FORMATS[export.precision].backbone is not INT8:
+        return None
+    own = int8_execution(device)
+    return "simulated" if (own, export.int8_execution) == ("x86_kernels_7_bit", "x86_kernels") else own
+
+
+def runnable_parts(
+    export: Export, device: torch.device, *, compiled: bool
+) -> tuple[Sequence[Run], dict[int, Callable[[Tensor], Tensor]]]:
+    """The parts in order, and exit -> head.
+
+    Raises:
+        ValueError: a description is of no part.
+    """
+    kernels = execution_of(export, device) in ("x86_kernels", "x86_kernels_7_bit")
+    formats = FORMATS[export.precision]
+    how = export.preprocessing
+    # Two images: a batch of one is a constant for torch.export.
+    state: tuple[Tensor, ...] = (torch.zeros(2, how.channels, how.image_size, how.image_size),)
+    tensors = {name: _laid_out(tensor) for name, tensor in export.tensors.items()}
+    parts: list[Run] = []
+    heads: dict[int, Callable[[Tensor], Tensor]] = {}
+    ends = [*export.tried, None]
+    with torch.no_grad():
+        for number, graph in enumerate(export.parts):
+            plain, sample = Part(graph, tensors), state
+            state = plain(*state)
+            own_kernels = kernels and formats.backbone is INT8
+            # Images of one plane have two memory layouts at once, of which oneDNN and the compiler each take one.
+            leave = compiled and number == 0 and how.channels == 1
+            parts.append(_ready(plain, sample, device, kernels=own_kernels, compiled=compiled and not leave))
+            exit = ends[number] if number < len(ends) else None
+            if exit is not None:
+                head = Part(export.heads[exit], tensors)
+                own_kernels = kernels and formats.heads is INT8
+                ready = _ready(head, (state[0],), device, kernels=own_kernels, compiled=compiled)
+                heads[exit] = _Only(ready)
+    return parts, heads
+
+
+class _Only:
+    """The one result of a part."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        return self._run(feature)[0]
+
+
+def _ready(plain: Part, sample: tuple[Tensor, ...], device: torch.device, *, kernels: bool, compiled: bool) -> Run:
+    module: Any = graph_module(plain, quantized=kernels)
+    if kernels and not compiled:
+        return _as_tuple(lower(module, sample))
+    module = module.to(device)
+    return compile_part(module) if compiled else module
+
+
+def _as_tuple(run: Callable[..., Any]) -> Run:
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        result = run(*inputs)
+        return tuple(result) if isinstance(result, list | tuple) else (result,)
+
+    return call
+
+
+def graph_module(plain: Part, *, quantized: bool) -> fx.GraphModule:
+    """A described part as one generated function, faster than the steps one by one.
+
+    ``quantized``: by torch's own operations of quantization, which the lowering to integer kernels knows.
+    """
+    operations = dict(OPERATIONS)
+    if quantized:
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401  # it registers the operations
+
+        library = torch.ops.quantized_decomposed
+        operations |= {name: _overload(library, name) for name in OPERATIONS if "quantize" in name}
+    graph, root, values = fx.Graph(), nn.Module(), dict[str, fx.Node]()
+    uses = _use_counts(plain)
+    for name in plain.inputs:
+        values[name] = graph.placeholder(f"input_{len(values)}")
+    for step in plain.steps:
+        function = operations[step.operation]
+        arguments, options = (_filled(one, values, graph, root) for one in (step.arguments, step.options))
+        source = step.arguments[0] if step.arguments else None
+        if step.operation == "relu.default" and uses.get(source, 0) == 1 and source not in plain.inputs:
+            function = torch.ops.aten.relu_.default  # its input is read by nothing else
+        values[step.result] = graph.call_function(function, tuple(arguments), options)
+    graph.output(tuple(values[name] for name in plain.outputs))
+    return fx.GraphModule(root, graph)
+
+
+def _overload(library: Any, name: str) -> Callable[..., Any]:
+    packet, _, overload = name.partition(".")
+    found: Callable[..., Any] = getattr(getattr(library, packet), overload)
+    return found
+
+
+def _use_counts(plain: Part) -> dict[Any, int]:
+    counts: dict[Any, int] = dict.fromkeys(plain.outputs, 1)
+
+    def count(argument: Any) -> None:
+        if isinstance(argument, Reference):
+            counts[argument] = counts.get(argument, 0) + 1
+        elif isinstance(argument, list):
+            for one in argument:
+                count(one)
+
+    for step in plain.steps:
+        count([*step.arguments, *step.options.values()])
+    return counts
+
+
+def _filled(argument: Any, values: dict[str, fx.Node], graph: fx.Graph, root: nn.Module) -> Any:
+    if isinstance(argument, Reference):
+        return values[argument]
+    if isinstance(argument, Tensor):
+        name = f"tensor_{len(list(root.buffers()))}"
+        root.register_buffer(name, argument)
+        return graph.get_attr(name)
+    if isinstance(argument, list):
+        return [_filled(one, values, graph, root) for one in argument]
+    if isinstance(argument, dict):
+        return {name: _filled(one, values, graph, root) for name, one in argument.items()}
+    return argument
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """The memory layout in which convolutions are fastest."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

@@ -1,0 +1,1 @@
+"""From a point of a front to a folder that classifies images without this program."""

@@ -1,0 +1,163 @@
+"""Export a point of a front: a folder that classifies images, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from safetensors import torch as safetensors
+
+from results.storage.atomic import sync_folder, write_atomic
+from study.data.settings import DataInfo
+from study.deploy.folder import FORMAT, FORMAT_VERSION, GRAPHS, MANIFEST, MODEL, WEIGHTS, read_manifest
+from study.deploy.rule import Rule
+from study.errors import UserError
+from study.export.model_card import model_card
+from study.export.parts import DescribedParts, describe_parts, plain_network
+from study.export.point import ChosenPoint
+from study.export.rule import rule_of
+from study.run.one_network import ImageSource
+from study.storage.publish import check_writable, content_hash, safe_name
+from study.storage.strict_json import dumps
+from study.storage.versions import versions
+
+Format = Literal["torch", "onnx", "all"]
+_RUNNERS = Path(__file__).parents[1] / "deploy"
+
+
+def export_point(
+    point: ChosenPoint, output: Path, *, form: Format, source: ImageSource, command: str, told: Callable[[str], None]
+) -> Path:
+    """Write a point of a front as a folder.
+
+    Args:
+        point: from :func:`study.export.point.choose_point`.
+        output: a new folder, or an export of this program, which is replaced.
+        form: ``torch``, ``onnx`` or ``all``.
+        source: the place of the images, which int8 needs.
+        command: that asked for it, for the model card.
+        told: gets a line for each step.
+
+    Raises:
+        UserError: the folder holds something else or cannot be written, or the point has no such form.
+    """
+    check_output(output)
+    rule = rule_of(point.policy, point.thresholds)
+    runnable = plain_network(point.network, point.precision, point.checkpoint.data, source)
+    described = describe_parts(runnable, Rule.from_json(rule), told)
+    facts = _facts(point, rule, described)
+    files: dict[str, bytes] = {MODEL: dumps(facts, indent=1).encode(), "run.py": _runner("run.py")}
+    if form in ("torch", "all"):
+        heads = {str(exit): graph for exit, graph in described.heads.items()}
+        files |= {
+            GRAPHS: dumps({"parts": described.parts, "heads": heads}).encode(),
+            WEIGHTS: safetensors.save(described.tensors),
+            "torch_parts.py": _runner("torch_parts.py"),
+        }
+    files["README.md"] = model_card(point, facts, sorted([*files, "README.md", MANIFEST]), command).encode()
+    write_folder(output, files)
+    return output
+
+
+def check_output(output: Path) -> None:
+    """Refuse a place where no export can be written: what is there is no export, or the folder cannot be made.
+
+    Raises:
+        UserError: as above.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UserError(f"{output} exists and is no folder: name a new folder")
+    if output.is_dir() and any(output.iterdir()):
+        try:
+            read_manifest(output)
+        except UserError as error:
+            raise UserError(f"{output} exists and is no export that could be replaced ({error})") from None
+    check_writable(output.parent)
+
+
+def write_folder(output: Path, files: Mapping[str, bytes]) -> None:
+    """Write files and their manifest as a folder that appears whole, and replace the folder that is there."""
+    draft = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+    entries = {
+        safe_name(name, "file"): {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "files": entries,
+        "sha256": content_hash(entries, 64),
+    }
+    try:
+        for name, content in files.items():
+            write_atomic(draft / name, content, sync=False)
+        write_atomic(draft / MANIFEST, dumps(manifest, indent=1).encode())
+        if output.exists():
+            before = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+            output.rename(before)
+            draft.rename(output)
+            shutil.rmtree(before)
+        else:
+            draft.rename(output)
+        sync_folder(output.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def preprocessing_of(info: DataInfo) -> dict[str, Any]:
+    """How images become what the network was trained on."""
+    return {
+        "image_size": info.image_size,
+        "channels": info.channels,
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "enlarge": "repeat" if info.name == "digits" else "bilinear",
+        "pad_from": 28 if info.name == "fashion_mnist" and info.image_size == 32 else None,
+    }
+
+
+def _facts(point: ChosenPoint, rule: dict[str, Any], described: DescribedParts) -> dict[str, Any]:
+    checkpoint, costs = point.checkpoint, point.costs
+    segments, heads, step = costs.parts("flops")
+    network = asdict(checkpoint.network)
+    row = {name: value for name, value in point.row.items() if name not in ("provenance", "rule")}
+    return {
+        "format_version": FORMAT_VERSION,
+        "class_names": list(checkpoint.data.class_names),
+        "preprocessing": preprocessing_of(checkpoint.data),
+        "precision": point.precision,
+        "int8_execution": described.execution,
+        "network": {**network, "exits": len(heads), "trial_id": point.row["trial_id"]},
+        "rule": rule,
+        "policy": {
+            name: value for name, value in point.policy.to_row().items() if value is not None and name != "rule"
+        },
+        "thresholds": {"statistic": point.row["statistic"], "values": point.thresholds},
+        "parts": described.ends,
+        "part_inputs": described.shapes,
+        "costs": {
+            "flops": {"segments": segments, "heads": heads, "engine_step": step},
+            "energy_source": costs.energy_source,
+            "device": costs.device,
+        },
+        "point": {name: _plain(value) for name, value in row.items()},
+        "reference": dict(point.reference),
+        "data": {"name": checkpoint.data.name, "digest": checkpoint.data.digest},
+        "versions": versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return cast(Any, value.tolist()) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _runner(name: str) -> bytes:
+    return (_RUNNERS / name).read_bytes()
