@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from results.storage.paths import Location
 from study.cli.options import path, run_folder
@@ -21,6 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show a few images that stop early and late: the file then holds images of the data set",
     )
+    parser.add_argument(
+        "--data-root", type=path, metavar="DIR", help="folder of data sets, for --images (default: data)"
+    )
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -30,7 +34,7 @@ def execute(options: argparse.Namespace) -> None:
         UserError: the page cannot be written at its place, or a folder is no run folder.
     """
     from study.cli.printing import check_output
-    from study.report.writing import IMAGES, NAME, write_report
+    from study.report.writing import NAME, write_report
     from study.storage.publish import check_writable
 
     if options.output is not None:
@@ -46,7 +50,10 @@ def execute(options: argparse.Namespace) -> None:
             check_writable(output.parent)
         except UserError as error:
             raise UserError(f"{error}; write the page elsewhere with --output FILE") from None
-    write_report(options.folders, output, images=IMAGES if options.images else 0)
+    if options.data_root is not None and not options.images:
+        raise UserError("report: --data-root belongs to --images")
+    root = (options.data_root or Path("data")) if options.images else None
+    write_report(options.folders, output, images=root)
     print(f"report: {output}")
 
 

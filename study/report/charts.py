@@ -94,6 +94,12 @@ def part_costs(rows: Sequence[Row], title: str) -> Spec:
                 "x": exit_axis("number", f"segment, and the exit behind it ({last} is the classifier)"),
                 "xOffset": {"field": "part", "sort": names},
                 "y": number("value", title, scale={"zero": True}),
+                "fillOpacity": {"condition": {"test": "datum.part === 'head'", "value": 0.35}, "value": 1},
+                "stroke": {
+                    "field": "part",
+                    "type": "nominal",
+                    "scale": {"domain": names, "range": [COLORS[0], COLORS[1]]},
+                },
                 "color": {
                     "field": "part",
                     "type": "nominal",
@@ -201,27 +207,38 @@ def parallel(rows: Sequence[Row], ends: Sequence[Row]) -> Spec:
 def importances(rows: Sequence[Row]) -> Spec:
     """The importance of each parameter for each objective."""
     names = list(dict.fromkeys(str(row["objective"]) for row in rows))
-    parameters = len({row["parameter"] for row in rows})
+    best = sorted(rows, key=lambda row: -row["importance"])
+    parameters = list(dict.fromkeys(str(row["parameter"]) for row in best))
     return chart(
-        max(90, 16 * parameters * len(names) + 30),
+        max(90, 18 * len(parameters) * len(names) + 30),
         {
             "data": {"values": list(rows)},
-            "mark": {"type": "bar", "cornerRadiusEnd": 2},
             "encoding": {
-                "y": {"field": "parameter", "type": "nominal", "sort": "-x", "axis": {"title": None}},
+                "y": {"field": "parameter", "type": "nominal", "sort": parameters, "axis": {"title": None}},
                 "yOffset": {"field": "objective", "sort": names},
-                "x": number("importance", "importance", ".0%", scale={"zero": True}),
-                "color": {
-                    "field": "objective",
-                    "type": "nominal",
-                    "scale": {"domain": names, "range": list(COLORS)},
-                },
+                "x": number("importance", "importance", ".0%", scale={"zero": True}, axis={"tickCount": 6}),
                 "tooltip": [
                     tip("parameter", "parameter"),
                     tip("objective", "objective"),
                     tip("importance", "importance", ".1%"),
                 ],
             },
+            "layer": [
+                {
+                    "mark": {"type": "bar", "cornerRadiusEnd": 2},
+                    "encoding": {
+                        "color": {
+                            "field": "objective",
+                            "type": "nominal",
+                            "scale": {"domain": names, "range": list(COLORS)},
+                        }
+                    },
+                },
+                {
+                    "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 11},
+                    "encoding": {"text": {"field": "objective"}},
+                },
+            ],
         },
     )
 

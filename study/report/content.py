@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from results.parts import part_count
@@ -35,12 +36,12 @@ from study.run.folder import stored_study_file
 from study.storage.versions import version_of
 
 
-def report_content(folders: Sequence[Location], *, images: int = 0) -> ReportContent:
+def report_content(folders: Sequence[Location], *, images: Path | None = None) -> ReportContent:
     """What the report of some run folders says.
 
     Args:
         folders: run folders, or packs.
-        images: about how many images of each kind the gallery shows; 0 for no gallery.
+        images: folder of data sets, where the page is to show some images; else None.
 
     Raises:
         UserError: a folder is no run folder, or a folder is named twice.
@@ -87,7 +88,7 @@ def _report(studies: Sequence[StudyContent], together: Section | None) -> Report
     )
 
 
-def study_content(source: Source, *, images: int = 0) -> StudyContent:
+def study_content(source: Source, *, images: Path | None = None) -> StudyContent:
     """What the page says of one study on one data set."""
     first, missing = None, []
     if source.summary is not None:
@@ -109,7 +110,7 @@ def study_content(source: Source, *, images: int = 0) -> StudyContent:
         guarded("optimism", "Loss on validation against test", optimism_section, source, columns),
     ]
     pictures = []
-    if images:
+    if images is not None:
         try:
             pictures = pictures_of(source, images)
             sections.append(_gallery(len(pictures)))

@@ -234,7 +234,7 @@ class Study:
         Raises:
             UserError: the file cannot be written.
         """
-        from study.report.writing import IMAGES, NAME, write_report
+        from study.report.writing import NAME, write_report
 
         if path is None:
             output: Location = self.folder / NAME
@@ -243,7 +243,7 @@ class Study:
             if output.suffix not in (".html", ".htm"):
                 raise UserError(f"report: {output} must end in .html or .htm")
         check_writable(output.parent)
-        write_report([self.folder], output, images=IMAGES if images else 0)
+        write_report([self.folder], output, images=Path("data") if images else None)
         return output
 
     def trace(

@@ -166,7 +166,8 @@ def _section(section: Section, prefix: str, extra: str = "") -> str:
     if section.figures:
         wide = " one" if len(section.figures) == 1 else ""
         parts.append(f'<div class="figures{wide}">{"".join(_figure(one, prefix) for one in section.figures)}</div>')
-    parts += [extra, *map(_folded if section.figures or section.name == "provenance" else _table, section.tables)]
+    folded = section.name == "provenance" or (section.figures and section.name != "together")
+    parts += [extra, *map(_folded if folded else _table, section.tables)]
     return "\n".join([*parts, _lacks(section.lacks), "</section>"])
 
 

@@ -12,12 +12,14 @@ from study.errors import UserError
 from study.report.blocks import Picture
 from study.report.source import Source
 
+_COUNT = 12
+"""Pictures of each kind."""
 _SIDE = 96
 """Pixels of the side of a picture."""
 
 
-def pictures_of(source: Source, count: int, data_root: Path = Path("data")) -> list[Picture]:
-    """Validation images that stop first and last at the recommended point, ``count`` of each.
+def pictures_of(source: Source, data_root: Path) -> list[Picture]:
+    """Validation images that stop first and last at the recommended point.
 
     Raises:
         UserError: the study has no front or no traces; the images are not there, or are others than those of the study.
@@ -42,7 +44,7 @@ def pictures_of(source: Source, count: int, data_root: Path = Path("data")) -> l
     order = np.argsort(walk.exit_index, kind="stable")
     names, images, labels = dataset.info.class_names, dataset.validation.images, dataset.validation.labels
     found = []
-    for place in [*order[:count], *order[-count:]]:
+    for place in dict.fromkeys([*order[:_COUNT], *order[-_COUNT:]]):
         exit, own = int(walk.exit_index[place]), names[labels[place]]
         said = names[walk.predictions[place]]
         verdict = f"{own}, recognised" if said == own else f"{own}, taken for {said}"

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from study.report.blocks import Spec
-from study.report.chart_style import ACCENT, COLORS, DASHES, INK, Row, chart, exit_axis, number, series, tip
+from study.report.chart_style import ACCENT, COLORS, DASHES, INK, PAPER, Row, chart, exit_axis, number, series, tip
 
 _STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
 _X = "M-1,-1L1,1M-1,1L1,-1"
+
+
+def _with_halo(text: Spec) -> list[Spec]:
+    """A layer of text, and below it the same text as a broad line in the colour of the page: it stays readable."""
+    halo = {**text["mark"], "stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round", "fill": PAPER}
+    return [{**text, "mark": halo}, text]
 
 
 def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence[Row], lines: Sequence[Row]) -> Spec:
@@ -86,32 +92,24 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                         **shaded,
                     },
                 },
-                {
-                    "data": {"name": "bounds"},
-                    "transform": [{"filter": "datum.axis === 'accuracy' && datum.value >= y0"}],
-                    "mark": {"type": "text", "align": "right", "baseline": "top", "dy": 4, "dx": -4, "clip": True},
-                    "encoding": {
-                        "x": {"datum": {"expr": "x1"}, "type": "quantitative"},
-                        "y": {"field": "value", "type": "quantitative"},
-                        "text": {"field": "label"},
-                        "opacity": {"condition": {"test": "limits", "value": 0.9}, "value": 0},
-                    },
-                },
+                *_with_halo(
+                    {
+                        "data": {"name": "bounds"},
+                        "transform": [{"filter": "datum.axis === 'accuracy' && datum.value >= y0"}],
+                        "mark": {"type": "text", "align": "right", "baseline": "top", "dy": 4, "dx": -4, "clip": True},
+                        "encoding": {
+                            "x": {"datum": {"expr": "x1"}, "type": "quantitative"},
+                            "y": {"field": "value", "type": "quantitative"},
+                            "text": {"field": "label"},
+                            "opacity": {"condition": {"test": "limits", "value": 0.9}, "value": 0},
+                        },
+                    }
+                ),
                 {
                     "data": {"name": "bounds"},
                     "transform": [{"filter": "datum.axis === 'classic'"}],
                     "mark": {"type": "rule", "strokeDash": [2, 3], "opacity": 0.7, "clip": True},
                     "encoding": {"y": {"field": "value", "type": "quantitative"}},
-                },
-                {
-                    "data": {"name": "bounds"},
-                    "transform": [{"filter": "datum.axis === 'classic'"}],
-                    "mark": {"type": "text", "align": "left", "baseline": "bottom", "dy": -3, "dx": 6, "clip": True},
-                    "encoding": {
-                        "x": {"datum": {"expr": "x0"}, "type": "quantitative"},
-                        "y": {"field": "value", "type": "quantitative"},
-                        "text": {"field": "label"},
-                    },
                 },
                 {
                     "data": {"values": scaled},
@@ -169,23 +167,44 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                         ],
                     },
                 },
+                *_with_halo(
+                    {
+                        "data": {"name": "bounds"},
+                        "transform": [{"filter": "datum.axis === 'classic'"}],
+                        "mark": {
+                            "type": "text",
+                            "align": "left",
+                            "baseline": "bottom",
+                            "dy": -3,
+                            "dx": 6,
+                            "clip": True,
+                        },
+                        "encoding": {
+                            "x": {"datum": {"expr": "x0"}, "type": "quantitative"},
+                            "y": {"field": "value", "type": "quantitative"},
+                            "text": {"field": "label"},
+                        },
+                    }
+                ),
                 {
                     "data": {"name": "fixed"},
                     "mark": {"type": "point", "shape": "circle", "size": 330, "strokeWidth": 2.5, "clip": True},
                     "encoding": {"x": x, "y": y, "stroke": {"value": INK}},
                 },
-                {
-                    "data": {"name": "fixed"},
-                    "mark": {
-                        "type": "text",
-                        "align": {"expr": "datum.x > (x0 + x1) / 2 ? 'right' : 'left'"},
-                        "dx": {"expr": "datum.x > (x0 + x1) / 2 ? -16 : 16"},
-                        "dy": 14,
-                        "fontWeight": 600,
-                        "clip": True,
-                    },
-                    "encoding": {"x": x, "y": y, "text": {"field": "label"}},
-                },
+                *_with_halo(
+                    {
+                        "data": {"name": "fixed"},
+                        "mark": {
+                            "type": "text",
+                            "align": {"expr": "datum.x > (x0 + x1) / 2 ? 'right' : 'left'"},
+                            "dx": {"expr": "datum.x > (x0 + x1) / 2 ? -16 : 16"},
+                            "dy": 14,
+                            "fontWeight": 600,
+                            "clip": True,
+                        },
+                        "encoding": {"x": x, "y": y, "text": {"field": "label"}},
+                    }
+                ),
             ],
             "resolve": {"scale": {"shape": "independent", "color": "independent", "strokeDash": "independent"}},
         },
@@ -252,8 +271,8 @@ def _numbered(count: int) -> list[int]:
 def optimism(policies: Sequence[str]) -> Spec:
     """Points lost on validation and on test; the page fills ``points`` (lost, test_lost, low, high, series, ..)."""
     axes = {
-        "x": number("lost", "points lost on validation", ".1f"),
-        "y": number("test_lost", "points lost on test", ".1f"),
+        "x": number("lost", "points lost on validation", ".1f", axis={"tickCount": 8}),
+        "y": number("test_lost", "points lost on test", ".1f", axis={"tickCount": 6}),
     }
     return chart(
         300,
@@ -289,7 +308,8 @@ def optimism(policies: Sequence[str]) -> Spec:
 
 def overlay(rows: Sequence[Row], names: Sequence[str], cost_title: str) -> Spec:
     """The fronts of several studies: test accuracy against a cost."""
-    x, y = number("x", cost_title), number("accuracy", "accuracy on test images", ".2~%")
+    x = number("x", cost_title, axis={"tickCount": 8})
+    y = number("accuracy", "accuracy on test images", ".2~%", axis={"tickCount": 8})
     return chart(
         380,
         {

@@ -14,19 +14,17 @@ from study.report.page import report_page
 
 NAME = "report.html"
 """The report in a run folder."""
-IMAGES = 12
-"""Images of each kind in the gallery."""
 _HEIGHT = 900
 """Of the plot in a notebook, in pixels."""
 
 
-def write_report(folders: Sequence[Location], output: Location, *, images: int = 0) -> None:
+def write_report(folders: Sequence[Location], output: Location, *, images: Path | None = None) -> None:
     """Write the page of some run folders.
 
     Args:
         folders: run folders, or packs.
         output: the file.
-        images: about how many images of each kind the gallery shows; 0 for no gallery.
+        images: folder of data sets, where the page is to show some images; else None.
 
     Raises:
         UserError: a folder is no run folder, or its study file cannot be used.

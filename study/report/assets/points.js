@@ -21,7 +21,7 @@ class Explorer {
     this.selected = null; // a set of points, or null for all
     this.brushed = null; // the figure that the brush is in
     this.cost = Object.keys(this.points.axes)[0];
-    this.sort = { key: "flops", rising: true };
+    this.sort = { key: "accuracy", rising: false };
     this.rows = PAGE;
     this.place = article.querySelector('[data-figure="front"] .chart');
     this.controls();
