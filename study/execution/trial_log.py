@@ -18,8 +18,8 @@ from study.training.learning_curves import Epoch
 
 FOLDER = "logs"
 """The folder of the logs in a run folder."""
-_MODULES = {"tensorboard": "tensorboardX", "mlflow": "mlflow"}
-"""Logger -> the module that writes its logs."""
+_NEEDS = {"tensorboard": ("tensorboardX", "tensorboardX"), "mlflow": ("mlflow", "mlflow-skinny")}
+"""Logger -> the module that writes its logs, and the package that holds the module."""
 
 
 class TrialLog(Protocol):
@@ -64,10 +64,11 @@ def check_loggers(names: Sequence[str], folder: Location, environment: dict[str,
         UserError: a package is missing, or the logs would have no place.
     """
     for name in names:
-        if find_spec(_MODULES[name]) is None:
+        module, package = _NEEDS[name]
+        if find_spec(module) is None:
             raise UserError(
-                f"logging: {name} needs the package {_MODULES[name]}, which is not installed: "
-                f"pip install 'predictive-exit[{name}]', or leave {name} out of logging"
+                f"logging: {name} needs a package that is not installed: `pip install {package}`, "
+                f"or leave {name} out of logging"
             )
         if not isinstance(folder, Path) and not (name == "mlflow" and environment.get("MLFLOW_TRACKING_URI")):
             remedy = " or set MLFLOW_TRACKING_URI" if name == "mlflow" else ""
