@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from results.summary import FrontSummary
 from study.report.blocks import Column, Command, FirstScreen, Table
 from study.report.source import EXPECTED, Source
 from study.report.wording import COSTS, GLOSSARY, POLICIES, SETTINGS, interval_text, number_text, share_text, unit_of
+from study.run.folder import STUDY_FILE
 from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
 
 _REFERENCE = {"flops": "flops", "energy": "energy_joules", "latency": "latency_seconds"}
@@ -208,21 +210,21 @@ def _classic_on_test(summary: FrontSummary) -> float | None:
 def _commands(source: Source, row: dict[str, Any]) -> list[Command]:
     folder, number = str(source.folder), str(row["number"])
     text = source.command("evaluate", "--point", folder, number, *source.of_data())
-    where = "" if source.has_weights else " (where the weights are: this copy has none)"
-    found = [Command(does=f"Evaluate this point with the trained network{where}", text=text)]
-    found.append(Command(does="Reproduce the study in a new folder", text=reproducing(source)))
+    does = "Evaluate this point" if source.has_weights else "Evaluate it where the weights are"
+    found = [Command(does=does, text=text)]
+    if isinstance(source.folder, Path):  # `run` reads a study file on this machine
+        found.append(Command(does="Reproduce the study", text=reproducing(source)))
     if row["certified_drop"] is None:
         text = source.command("front", folder, "--guarantee", "0.01", *source.of_data())
-        found.append(Command(does="Test which points lose at most 1 point on new images", text=text))
+        found.append(Command(does="Certify a loss of 1 point at most", text=text))
     text = source.command("front", folder, "--output", "front.csv", *source.of_data())
-    found.append(Command(does="Write all points of the front as a table", text=text))
+    found.append(Command(does="Write the front as a table", text=text))
     return found
 
 
 def reproducing(source: Source) -> str:
     """The command that runs the study again in a new folder."""
-    folder = str(source.folder)
-    words = ["predictive-exit", "run", f"{folder}/study.yaml", "--name", f"{source.spec.name}-again"]
+    words = ["predictive-exit", "run", str(source.folder / STUDY_FILE), "--name", f"{source.spec.name}-again"]
     if "image_folder" in source.spec.data.names:
         words += ["--folder", "my_images"]
     return shlex.join(words)

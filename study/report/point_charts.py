@@ -173,14 +173,14 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                         "transform": [{"filter": "datum.axis === 'classic'"}],
                         "mark": {
                             "type": "text",
-                            "align": "left",
+                            "align": "right",
                             "baseline": "bottom",
-                            "dy": -3,
-                            "dx": 6,
+                            "dy": -12,
+                            "dx": -4,
                             "clip": True,
                         },
                         "encoding": {
-                            "x": {"datum": {"expr": "x0"}, "type": "quantitative"},
+                            "x": {"datum": {"expr": "x1"}, "type": "quantitative"},
                             "y": {"field": "value", "type": "quantitative"},
                             "text": {"field": "label"},
                         },
