@@ -138,7 +138,8 @@ def _filled(argument: Any, values: dict[str, fx.Node], graph: fx.Graph, root: nn
     if isinstance(argument, Reference):
         return values[argument]
     if isinstance(argument, Tensor):
-        name = f"tensor_{len(list(root.buffers()))}"
+        # A tensor may be an argument twice: an export stores equal tensors once.
+        name = f"tensor_{sum(1 for _ in root.named_buffers(remove_duplicate=False))}"
         root.register_buffer(name, argument)
         return graph.get_attr(name)
     if isinstance(argument, list):
