@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from results.point_text import policy_text, setting_text
 from study.cli.options import add_costs, add_network_and_data, path, requested, whole
@@ -13,6 +14,10 @@ from study.networks.precisions import PRECISIONS
 from study.policies.base import Policy
 from study.policies.criteria import CRITERIA
 from study.policies.policies import POLICIES, Classic
+
+if TYPE_CHECKING:
+    from study.data.settings import ImageSet
+    from study.run.one_network import ImageSource, LoadedNetwork
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +31,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("RUN", "NUMBER"),
         help="a point of the front of a run folder: its network, precision, policy and statistic replace those options",
+    )
+    parser.add_argument(
+        "--exported",
+        type=path,
+        metavar="MODEL",
+        help="a folder that `export` wrote: its network, precision and policy replace those options; needs --images",
+    )
+    parser.add_argument(
+        "--images",
+        type=path,
+        metavar="DIR",
+        help="evaluate on the images of this folder, which has a folder for each class, instead of a split",
     )
     parser.add_argument(
         "--forward-mode",
@@ -87,16 +104,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="seed of the splits, for bare weights (default: 0)")
 
 
-def execute(options: argparse.Namespace) -> None:
-    """Evaluate one trained network on a split."""
+def execute(options: argparse.Namespace) -> int:
+    """Evaluate one trained network on a split, or on a folder of images.
+
+    Returns:
+        1 if images of the folder cannot be read and were passed over, else 0.
+    """
     from study.cli.printing import check_output, print_result
     from study.networks.settings import HeadSettings
     from study.progress import Reporter
     from study.run.evaluate import accuracy_forward, costs_of, evaluate_one, levels_of, load_costs
-    from study.run.one_network import load_network, split_images
+    from study.run.one_network import load_network
     from study.training.loop import forbid_tf32, pick_device
 
     check_output("evaluate: --figure", options.figure, ".png", ".svg", ".pdf")
+    if options.exported is not None:
+        return _evaluate_export(options)
+    if options.images is not None and options.split != "validation":
+        raise UserError("evaluate: --split has no effect beside --images")
     confusion = options.forward_mode == "accuracy"
     if options.figure and not (options.stat_each_layer or confusion):
         raise UserError("evaluate: --figure draws what --stat-each-layer or --forward-mode accuracy measures: add one")
@@ -105,7 +130,10 @@ def execute(options: argparse.Namespace) -> None:
     if options.point is not None:
         policy = _policy_of_point(options)
     elif options.pretrained is None:
-        raise UserError("evaluate: name a trained network with --pretrained, or a point of a front with --point")
+        raise UserError(
+            "evaluate: name a trained network with --pretrained, a point of a front with --point, or an exported model "
+            "with --exported"
+        )
     else:
         policy = _policy(options)
     cost_source = load_costs(options.costs, options.dvfs, options.dvfs_slack)
@@ -120,12 +148,14 @@ def execute(options: argparse.Namespace) -> None:
         precision=options.quantization,
         compiled=options.compile,
     )
+    images, unreadable = _images_of(options, loaded, source)
+    split = options.split if options.images is None else str(options.images)
     if confusion:
         if options.criterion != "logit":
             raise UserError("evaluate: --forward-mode accuracy is about the engine, which knows --criterion logit only")
         result = accuracy_forward(
             loaded,
-            split_images(loaded, options.split, source),
+            images,
             betas=options.beta,
             start_layer=options.start_layer,
             max_jump=options.max_jump,
@@ -136,17 +166,17 @@ def execute(options: argparse.Namespace) -> None:
 
             setting = f"beta {options.beta[0]:g}, from exit {options.start_layer}, at most {options.max_jump} exits on"
             confusion_figure(result["confusion"], f"{network.backbone}, {setting}, {_images(options)}", options.figure)
-        print_result({"split": options.split, **result}, options.json)
+        print_result({"split": split, **result}, options.json)
         if result.get("predictions") == 0:
             print(f"every image stops at exit {options.start_layer}: raise --beta to see predictions", file=sys.stderr)
-        return
+        return 1 if unreadable else 0
     costs = costs_of(loaded, options.costs, cost_source, other_device=options.other_device)
     levels = levels_of(loaded, cost_source, policy, options.dvfs, options.dvfs_slack) if options.dvfs else None
     evaluation = evaluate_one(
         loaded,
-        split_images(loaded, options.split, source),
+        images,
         policy,
-        split=options.split,
+        split=split,
         statistic=options.statistic,
         batch_size=options.batch_size,
         each_layer=options.stat_each_layer,
@@ -164,7 +194,56 @@ def execute(options: argparse.Namespace) -> None:
 
             setting = ", ".join(filter(None, (policy_text(policy.to_row()), setting_text(policy.to_row()))))
             exits_figure(statistics, f"{network.backbone}, {setting}, {_images(options)}", options.figure)
+    if options.images is not None:
+        from study.deploy.labelled_folder import class_scores
+
+        scores = class_scores(evaluation.labels, evaluation.walk.predictions, loaded.dataset.info.class_names)
+        result |= {"unreadable": unreadable, "classes": scores}
     print_result(result, options.json)
+    return 1 if unreadable else 0
+
+
+def _images_of(options: argparse.Namespace, loaded: LoadedNetwork, source: ImageSource) -> tuple[ImageSet, int]:
+    """The images to evaluate on, and how many of a folder cannot be read."""
+    from study.run.one_network import split_images
+
+    if options.images is None:
+        return split_images(loaded, options.split, source), 0
+    from study.cli.predict import Unreadable
+    from study.deploy.folder import Preprocessing
+    from study.deploy.labelled_folder import LabelledFolder
+    from study.export.export import preprocessing_of
+
+    info, unreadable = loaded.dataset.info, Unreadable()
+    folder = LabelledFolder(options.images, info.class_names)
+    return folder.read(Preprocessing(**preprocessing_of(info)), unreadable), unreadable.count
+
+
+_BESIDE_AN_EXPORT = ("exported", "images", "device", "batch_size", "json")
+"""Options that an exported model leaves open."""
+
+
+def _evaluate_export(options: argparse.Namespace) -> int:
+    """Evaluate an exported model on a folder of images."""
+    from study.cli.main import build_parser
+    from study.cli.predict import Unreadable
+    from study.cli.printing import print_result
+    from study.deploy.early_exit import EarlyExit
+    from study.deploy.labelled_folder import LabelledFolder, evaluate_export
+
+    for name, usual in vars(build_parser().parse_args(["evaluate"])).items():
+        if name not in _BESIDE_AN_EXPORT and getattr(options, name) != usual:
+            raise UserError(f"evaluate: --{name.replace('_', '-')} has no effect beside --exported, which decides it")
+    if options.images is None:
+        raise UserError("evaluate: --exported needs --images, a folder with a folder of images for each class")
+    unreadable = Unreadable()
+    model = EarlyExit.load(options.exported, device=options.device)
+    folder = LabelledFolder(options.images, model.class_names)
+    result = evaluate_export(model, folder, batch_size=options.batch_size, told=unreadable)
+    classes = result.pop("classes")
+    result |= {"unreadable": unreadable.count, "classes": classes}
+    print_result({"split": str(options.images), **result}, options.json)
+    return 1 if unreadable.count else 0
 
 
 _OF_A_POINT = (
@@ -206,7 +285,8 @@ def _policy_of_point(options: argparse.Namespace) -> Policy:
 
 
 def _images(options: argparse.Namespace) -> str:
-    return f"{options.quantization}, {options.split} images"
+    where = f"{options.split} images" if options.images is None else f"images of {options.images.name}"
+    return f"{options.quantization}, {where}"
 
 
 def _policy(options: argparse.Namespace) -> Policy:

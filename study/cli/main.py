@@ -15,7 +15,7 @@ from typing import NoReturn
 from results.schemas import TableError
 from search_spaces.spec import SpecError
 from search_spaces.words import printable
-from study.cli import compare, evaluate, export, front, pack, profile, report, run, status, train
+from study.cli import compare, evaluate, export, front, pack, predict, profile, report, run, status, train
 from study.errors import UserError, is_lack_of_memory
 from study.storage.versions import version_of
 
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit code: 0; 2 after a user's mistake, which one line on stderr tells; 128 + number after a signal.
+        The exit code: 0; 1 where images were passed over because they cannot be read; 2 after a user's mistake, which
+        one line on stderr tells; 128 + number after a signal.
         The reader of a pipe may stop reading (``head``, ``less``): the exit code is 0.
     """
     _replace_closed_streams()
@@ -44,7 +45,7 @@ def _call(arguments: Sequence[str] | None) -> int:
     try:
         if options.execute is run.execute:
             _end_on_signals()
-        options.execute(options)
+        code: int | None = options.execute(options)
     except (UserError, SpecError, TableError) as error:
         return _refuse(str(error))
     except BrokenPipeError:
@@ -59,7 +60,7 @@ def _call(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         _tell("stopped; the same command goes on from here" if _resumes(options) else "stopped")
         return 128 + (_ended_by.pop() if _ended_by else signal.SIGINT)
-    return 0
+    return code or 0
 
 
 def _resumes(options: argparse.Namespace) -> bool:
@@ -140,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         (front, "print, write or draw the front of a study"),
         (compare, "compare policies at equal accuracy on the networks of a study"),
         (export, "write a point of a front as a model that runs without this program"),
+        (predict, "classify image files with an exported model"),
         (report, "write a page that shows a study, or compares several"),
         (pack, "copy the results of a study without weights, to share them"),
         (status, "print what of a study is done and what is left"),

@@ -50,6 +50,7 @@ class EarlyExit:
         int8_execution: how the device computes int8; None for other precisions.
         exit_count: E of the network; ``tried`` are the exits of them that have heads.
         facts: all that ``model.json`` says.
+        preprocessing: how images become what the network takes.
         compact_below: images that stopped are taken out of the batch where at most this share of it goes on: 1 after
             every exit at which one stops, 0 never. Answers do not depend on it.
     """
@@ -58,10 +59,12 @@ class EarlyExit:
         self.class_names, self.facts, self.device = export.class_names, export.facts, device
         self.precision, self.int8_execution = export.precision, execution_of(export, device)
         self.exit_count, self.tried, self.compact_below = export.rule.exit_count, export.tried, compact_below
-        self._how, self._rule, self._costs = export.preprocessing, export.rule, export.costs
+        self.preprocessing, self._rule, self._costs = export.preprocessing, export.rule, export.costs
         self._parts, self._heads = runnable_parts(export, device, compiled=compile)
         self._decider = Decider(export.rule, device)
-        levels = torch.tensor((self._how.mean, self._how.std), dtype=torch.float32).mul_(255).to(device)
+        levels = (
+            torch.tensor((self.preprocessing.mean, self.preprocessing.std), dtype=torch.float32).mul_(255).to(device)
+        )
         self._mean, self._std = levels[:, :, None, None]
 
     @classmethod
@@ -105,7 +108,7 @@ class EarlyExit:
             UnreadableImagesError: files cannot be read.
             UserError: something else is no image.
         """
-        pixels = pixels_of(images, self._how)
+        pixels = pixels_of(images, self.preprocessing)
         found = [self.run(self.normalized(pixels[one])) for one in batches(len(pixels), batch_size)]
         return self._joined(found)
 
