@@ -212,6 +212,9 @@ def _commands(source: Source, row: dict[str, Any]) -> list[Command]:
     text = source.command("evaluate", "--point", folder, number, *source.of_data())
     does = "Evaluate this point" if source.has_weights else "Evaluate it where the weights are"
     found = [Command(does=does, text=text)]
+    if source.has_weights:
+        text = source.command("export", folder, "--point", number, *source.of_data())
+        found.append(Command(does="Export it as a model", text=text))
     if isinstance(source.folder, Path):  # `run` reads a study file on this machine
         found.append(Command(does="Reproduce the study", text=reproducing(source)))
     if row["certified_drop"] is None:

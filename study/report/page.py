@@ -11,7 +11,7 @@ from typing import Any
 
 from study.report.blocks import Command, Figure, FirstScreen, ReportContent, Section, StudyContent, Table
 from study.report.bundle import vega_bundle
-from study.report.wording import GLOSSARY, number_text
+from study.report.wording import GLOSSARY, POLICIES, number_text
 from study.storage.strict_json import dumps
 
 _SCRIPTS = ("theme.js", "tables.js", "charts.js", "points.js", "main.js")
@@ -39,6 +39,7 @@ def report_page(content: ReportContent) -> bytes:
         '<main id="main">',
         _section(content.together, "together") if content.together else "",
         *(_study(study, place, hidden=several and place > 0) for place, study in enumerate(content.studies)),
+        _words(),
         "</main>",
         f"<footer>{escape(content.made)}. This file needs no network and sends nothing.</footer>",
         f'<script type="application/json" id="report-data">{_inert(_data(content))}</script>',
@@ -54,6 +55,13 @@ def _asset(name: str) -> str:
 
 def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _words() -> str:
+    """What the words of the page mean: a hint that needs a mouse reaches neither phones nor keyboards."""
+    meanings = {**GLOSSARY, **POLICIES}
+    shown = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in meanings.items())
+    return f'<details class="words" id="words"><summary>Words of this page</summary><dl>{shown}</dl></details>'
 
 
 def _inert(values: object) -> str:
@@ -105,6 +113,7 @@ def _study(study: StudyContent, place: int, *, hidden: bool) -> str:
     links = "".join(
         f'<li><a href="#{prefix}-{section.name}">{escape(section.title)}</a></li>' for section in study.sections
     )
+    links += '<li><a href="#words">Words of this page</a></li>'
     parts = [
         f'<article class="study" id="study-{place}" data-study="{place}" {"hidden" if hidden else ""}>',
         f'<p class="lead">{escape(study.data)} <span class="dot">·</span> {escape(study.state)} '

@@ -57,6 +57,7 @@ def test_the_commands_are_those_of_this_study(finished_study: Path, study: Study
     assert study.first is not None
     texts = [command.text for command in study.first.commands]
     assert f"predictive-exit evaluate --point {finished_study} {study.first.number}" in texts
+    assert f"predictive-exit export {finished_study} --point {study.first.number}" in texts
     assert any(text.startswith(f"predictive-exit run {finished_study}/study.yaml") for text in texts)
 
 

@@ -46,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, finished_study: Path) -> dic
 
 @pytest.fixture(scope="module")
 def made(browser: Any, files: dict[str, Path]) -> Iterator[Sheet]:
-    with opened(browser, files["made"]) as sheet:
+    with opened(browser, files["made"], permissions=["clipboard-read", "clipboard-write"]) as sheet:
         yield sheet
 
 
@@ -187,11 +187,18 @@ def test_every_control_is_reached_by_tab(made: Sheet) -> None:
     assert made.ask("[...document.querySelectorAll('button, input')].every(b => b.tabIndex >= 0 || b.closest('tr'))")
 
 
-def test_copying_a_command(browser: Any, files: dict[str, Path]) -> None:
-    with opened(browser, files["made"], permissions=["clipboard-read", "clipboard-write"]) as sheet:
-        sheet.page.locator(".first .copy").first.click()
-        sheet.wait("document.querySelector('.first .copy').textContent !== 'Copy'")
-        assert sheet.text(".first .copy") == "Copied"
+def test_copying_a_command(made: Sheet) -> None:
+    made.page.locator(".first .copy").first.click()
+    made.wait("document.querySelector('.first .copy').textContent !== 'Copy'")
+    assert made.text(".first .copy") == "Copied"
+    assert made.page.evaluate("navigator.clipboard.readText()") == made.text(".first code")
+
+
+def test_the_words_open_from_the_list_of_sections(made: Sheet) -> None:
+    made.page.locator('a[href="#words"]').first.click()
+    assert made.page.locator("#words dd").first.is_visible()
+    assert "AUROC" in made.text("#words dl")
+    made.page.locator("#words summary").click()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -47,6 +47,9 @@ function startReport() {
   }
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   document.addEventListener("click", (event) => {
+    if (event.target.closest('a[href="#words"]')) document.getElementById("words").open = true;
+  });
+  document.addEventListener("click", (event) => {
     if (event.target.classList.contains("copy")) copyCommand(event.target);
   });
   document.addEventListener("keydown", (event) => {
