@@ -17,36 +17,56 @@ from study.storage.strict_json import dumps
 _SCRIPTS = ("theme.js", "tables.js", "charts.js", "points.js", "main.js")
 
 
-def report_page(content: ReportContent) -> bytes:
-    """The page as a file, in UTF-8."""
-    scripts = [vega_bundle(), "\n".join(_asset(name) for name in _SCRIPTS)]
+def report_page(content: ReportContent, *, version: str | None = None) -> bytes:
+    """The page as a file, in UTF-8.
+
+    ``version``: of the content of a live page, which asks its server for newer content; None for a page that asks
+    nobody.
+    """
+    live = version is not None
+    own = (*_SCRIPTS, "watch.js") if live else _SCRIPTS
+    scripts = [vega_bundle(), "\n".join(map(_asset, own))]
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
+    policy += "; connect-src 'self'" if live else ""
     several = len(content.studies) > 1
     parts = [
         "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
+        f'<html lang="en" data-version="{escape(version or "")}"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         f"<title>{escape(content.title)}</title>",
+        '<link rel="icon" href="data:,">',
         f"<style>{_asset('page.css')}</style></head><body>",
         '<a class="skip" href="#main">Skip to the content</a>',
         _header(content),
+        _LIVE if live else "",
         '<main id="main">',
         _section(content.together, "together") if content.together else "",
         *(_study(study, place, hidden=several and place > 0) for place, study in enumerate(content.studies)),
         _words(),
         "</main>",
-        f"<footer>{escape(content.made)}. This file needs no network and sends nothing.</footer>",
+        f"<footer>{escape(content.made)}. {_LIVE_END if live else 'This file needs no network and sends nothing.'}"
+        "</footer>",
         f'<script type="application/json" id="report-data">{_inert(_data(content))}</script>',
         *(f"<script>{script}</script>" for script in scripts),
         "</body></html>",
     ]
     return "\n".join(parts).encode()
+
+
+_LIVE = (
+    '<section class="live" aria-label="State of the study"><p class="now" role="status"></p>'
+    '<progress max="1" hidden aria-label="Share of this stage that is done"></progress><dl></dl>'
+    '<p class="coming" hidden></p><div class="troubles"></div></section>'
+    '<button type="button" class="fresh" hidden>New rows: show them</button>'
+)
+"""What the script of a live page fills."""
+_LIVE_END = "This page asks this program for newer rows every two seconds, and nobody else for anything."
 
 
 def _asset(name: str) -> str:

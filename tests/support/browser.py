@@ -18,14 +18,14 @@ CHARTS = "[...document.querySelectorAll('.chart')].filter(one => one.offsetWidth
 class Sheet:
     """One open page."""
 
-    def __init__(self, page: Any, file: Path) -> None:
-        self.page, self.file = page, file
+    def __init__(self, page: Any, place: Path | str) -> None:
+        self.page, self.file = page, Path(place)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         page.on("console", lambda one: self.complaints.append(one.text) if one.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda one: self.requests.append(one.url))
-        page.goto(file.as_uri())
+        page.goto(place if isinstance(place, str) else place.as_uri())
         self.wait(
             "[...document.querySelectorAll('.chart')].every(c => !c.offsetWidth || c.querySelector('canvas, svg'))"
         )
@@ -96,10 +96,10 @@ class Sheet:
 
 
 @contextmanager
-def opened(browser: Any, file: Path, **settings: Any) -> Iterator[Sheet]:
-    """A page in a context of its own."""
+def opened(browser: Any, place: Path | str, **settings: Any) -> Iterator[Sheet]:
+    """The page of a file, or of an address, in a context of its own."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
     try:
-        yield Sheet(context.new_page(), file)
+        yield Sheet(context.new_page(), place)
     finally:
         context.close()

@@ -48,6 +48,11 @@ class Painter {
     }
   }
 
+  end() {
+    this.watcher.disconnect();
+    this.waiting.clear();
+  }
+
   rest() {
     const next = () => {
       const place = [...this.waiting.keys()].find((one) => one.offsetWidth);

@@ -23,11 +23,13 @@ function startTabs(show) {
   });
 }
 
-function startReport() {
+const shown = { painter: null, explorers: new Map() }; // what the page shows now; a live page shows one after another
+
+function showReport() {
   const report = JSON.parse(document.getElementById("report-data").textContent);
-  startTheme();
   const painter = new Painter();
   const explorers = new Map();
+  Object.assign(shown, { painter, explorers });
   for (const article of document.querySelectorAll("article.study")) {
     const study = report.studies[Number(article.dataset.study)];
     for (const figure of article.querySelectorAll("figure[data-figure]")) {
@@ -46,6 +48,13 @@ function startReport() {
     painter.add(place, () => drawChart(place, report.together[figure.dataset.figure]));
   }
   document.querySelectorAll("table.sortable").forEach(makeSortable);
+  startTabs(() => painter.rest());
+  painter.rest();
+}
+
+function startReport() {
+  startTheme();
+  showReport();
   document.addEventListener("click", (event) => {
     if (event.target.closest('a[href="#words"]')) document.getElementById("words").open = true;
   });
@@ -54,14 +63,12 @@ function startReport() {
   });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
-    for (const explorer of explorers.values()) {
+    for (const explorer of shown.explorers.values()) {
       if (explorer.article.hidden) continue;
       explorer.clear();
       if (explorer.recommended >= 0) explorer.fix(explorer.recommended);
     }
   });
-  startTabs(() => painter.rest());
-  painter.rest();
 }
 
 startReport();
