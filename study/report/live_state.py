@@ -55,7 +55,7 @@ def live_state(folder: Location) -> LiveState:
         now=_now(status, stage),
         coming="" if set(status["tables"]) - {"provenance"} else _COMING,
         facts=[
-            ("Trials", _trials(status, spec)),
+            ("Trials", _trials(status, spec, ended)),
             ("Epochs", _epochs(status["phases"], ended)),
             ("Operating points", _points(status, spec)),
             ("Time left", _time_left(status, spec, ended)),
@@ -126,7 +126,7 @@ def _asked_points(spec: StudySpec) -> int | None:
     return points.trials * (1 if points.scope == "across" else points.networks)
 
 
-def _trials(status: Mapping[str, Any], spec: StudySpec) -> str:
+def _trials(status: Mapping[str, Any], spec: StudySpec, ended: set[tuple[str, str]]) -> str:
     budgets = {False: spec.backbones.epochs, True: spec.exits.epochs}
 
     def kind(trial: Mapping[str, Any]) -> str:
@@ -136,8 +136,8 @@ def _trials(status: Mapping[str, Any], spec: StudySpec) -> str:
         return "left" if is_open and trial["epochs"] < budgets[trial["mode"] in HEAD_MODES] else "done"
 
     count = Counter(map(kind, status["trials"]))
-    asked = sum(one["trials"] for one in status["phases"])
-    left = max(0, asked - count["done"] - count["running"] - count["failed"])
+    new = [one["trials"] - one["started"] for one in status["phases"] if (one["data"], one["phase"]) not in ended]
+    left = count["left"] + sum(max(0, one) for one in new)
     return f"{count['done']} done, {count['running']} running, {left} left, {count['failed']} failed"
 
 

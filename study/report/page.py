@@ -66,7 +66,7 @@ _LIVE = (
     '<button type="button" class="fresh" hidden>New rows: show them</button>'
 )
 """What the script of a live page fills."""
-_LIVE_END = "This page asks this program for newer rows every two seconds, and nobody else for anything."
+_LIVE_END = "This page asks predictive-exit watch for newer rows every two seconds, and asks no other host."
 
 
 def _asset(name: str) -> str:
