@@ -28,8 +28,9 @@ LOOK_SECONDS = 1.0
 """The run folder is looked at no more often than this; an object store, ten times less often."""
 STALE_SECONDS = 10.0
 """The state is read again after this time even where no file has changed: the locks of trials are not looked at."""
-REST = 10.0
-"""After a page that took a second, the next one is made so many seconds later: the processor is the study's."""
+REST = 5.0
+"""After a page that took a second of computing, the next one is made so many seconds later, while the study runs: the
+processor is the study's."""
 RETRY_SECONDS = 10.0
 """A page that could not be made is tried again after this time."""
 
@@ -71,15 +72,14 @@ class LiveStudy:
         with self._building:
             version = self.state()["version"]
             if self._page is None or self._page[0] != version:
-                began = time.monotonic()
+                began = time.thread_time()
                 content = self._content()
                 if content is None and self._page is not None:
                     self._page = (version, self._page[1])
                 else:
                     self._page = (version, report_page(content or self._nothing_yet(), version=version))
-                ended = time.monotonic()
-                rest = REST * (ended - began)
-                self._rest_until = ended + (max(rest, RETRY_SECONDS) if self._trouble else rest)
+                rest = REST * (time.thread_time() - began)
+                self._rest_until = time.monotonic() + (max(rest, RETRY_SECONDS) if self._trouble else rest)
             return self._page[1]
 
     def _look(self) -> None:
@@ -87,7 +87,8 @@ class LiveStudy:
         now = time.monotonic()
         try:
             marks = marks_of(self._folder)
-            if now >= self._rest_until:
+            rests = self._trouble or marks["running"] == (True,)
+            if not rests or now >= self._rest_until:
                 if self._trouble:
                     self._trouble, self._troubles = "", self._troubles + 1
                 self._version = f"{self._digest(marks)}-{self._troubles}"

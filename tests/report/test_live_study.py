@@ -121,11 +121,21 @@ def test_the_page_follows_the_tables_and_is_made_once_a_change(
 def test_pages_leave_the_processor_to_the_study(growing: GrowingStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_study, "REST", 1e6)
     study = LiveStudy(growing.folder)
+    with exclusive(growing.folder / ".lock", "a test"):
+        study.page()
+        version = study.state()["version"]
+        growing.train()
+        assert study.state()["version"] == version
+        monkeypatch.setattr(study, "_rest_until", 0.0)
+        assert study.state()["version"] != version
+        study.page()
+        version = study.state()["version"]
+        growing.search(0, 3)
+        assert study.state()["version"] == version
+    assert study.state()["version"] != version, "the study has ended, and needs no processor"
     study.page()
     version = study.state()["version"]
-    growing.train()
-    assert study.state()["version"] == version
-    monkeypatch.setattr(study, "_rest_until", 0.0)
+    growing.search(3, 5)
     assert study.state()["version"] != version
 
 
