@@ -43,7 +43,7 @@ class LiveServer(ThreadingHTTPServer):
             self.address_family, *_, address = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            super().__init__(address[:2], _Handler)
+            super().__init__((str(address[0]), int(address[1])), _Handler)
         except OSError as error:
             raise UserError(f"watch: {_refusal(error, host, port)}") from None
 
@@ -61,12 +61,12 @@ class LiveServer(ThreadingHTTPServer):
     @property
     def is_everywhere(self) -> bool:
         """Whether the server listens on all addresses of this machine."""
-        return ipaddress.ip_address(self.server_address[0]).is_unspecified
+        return ipaddress.ip_address(str(self.server_address[0])).is_unspecified
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return ipaddress.ip_address(self.server_address[0]).is_loopback
+        return ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
     def knows(self, host: str) -> bool:
         """Whether a request for this host (the header ``Host``) means this server.

@@ -147,7 +147,7 @@ def marks_of(folder: Location) -> Marks:
         if mark is not None:
             marks[name] = mark
     marks["traces/"] = ()
-    for place in sorted((folder / "traces").glob("*"), key=str):
+    for place in _sorted(folder / "traces", "*"):
         marks[f"traces/{place.name}"] = ()
     marks["running"] = (is_held(folder / ".lock"),)
     return marks
@@ -157,11 +157,16 @@ def _files(folder: Location) -> Iterator[tuple[str, Location]]:
     for name in (STUDY_FILE, "failures.json"):
         yield name, folder / name
     for table in SCHEMAS:
-        for part in sorted((folder / "tables" / table).glob("part-*.parquet"), key=str):
+        for part in _sorted(folder / "tables" / table, "part-*.parquet"):
             yield f"tables/{table}/{part.name}", part
-    for trial in sorted((folder / "checkpoints").glob("*"), key=str):
+    for trial in _sorted(folder / "checkpoints", "*"):
         for state in ("last", "best"):
             yield f"checkpoints/{trial.name}/{state}", trial / state / "manifest.json"
+
+
+def _sorted(folder: Location, pattern: str) -> list[Location]:
+    found: list[Location] = sorted(folder.glob(pattern), key=str)
+    return found
 
 
 def _mark(file: Location) -> tuple[object, ...] | None:
