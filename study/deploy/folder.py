@@ -148,12 +148,17 @@ def read_export(folder: Path) -> Export:
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{folder / WEIGHTS} holds no safetensors ({short(error)})") from None
     try:
-        return _export(facts, graphs, tensors)
+        return parsed(facts, graphs, tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} holds no model that this program can run ({short(error, 200)})") from None
 
 
-def _export(facts: Any, graphs: Any, tensors: Mapping[str, Tensor]) -> Export:
+def parsed(facts: Any, graphs: Any, tensors: Mapping[str, Tensor]) -> Export:
+    """The model that ``model.json``, ``graphs.json`` and the weights are.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: they are of no model, or do not fit together.
+    """
     rule = Rule.from_json(facts["rule"])
     last = rule.exit_count + 1
     heads = {int(exit): graph for exit, graph in graphs["heads"].items()}

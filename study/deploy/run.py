@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,12 +81,21 @@ def engine_jumps(logits, engine):
     return np.where(jumps, jumps, len(engine["betas"]))
 
 
+def actions_of(logits, scores, exit, one, last):
+    """What the rule of an exit decides: STOP, or the exit tried next; ``last`` is the classifier."""
+    action = np.array(one["actions"])[np.searchsorted(one["bounds"], scores, side="right")]
+    if not one["engine"]:
+        return action
+    landing = exit + engine_jumps(logits, one["engine"])
+    return np.where(action == ASK_ENGINE, np.where(landing >= last, one["engine"]["beyond"], landing), action)
+
+
 def classify(images, model, parts, heads):
     """Classes, exits and confidences of images [N, C, S, S] from 0 to 255. Exit E + 1 is the classifier."""
     rule, how = model["rule"], model["preprocessing"]
     mean, std = (np.float32(how[name]).reshape(1, -1, 1, 1) * np.float32(255) for name in ("mean", "std"))
     state, last = [(images.astype(np.float32) - mean) / std], rule["exit_count"] + 1
-    target, classes, confidences = np.full(len(images), rule["first"]), np.zeros((2, len(images)))[0].astype(int), None
+    target, classes = np.full(len(images), rule["first"]), np.zeros(len(images), dtype=np.int64)
     confidences, run = np.zeros(len(images)), np.zeros(len(images))  # run: equal answers in a row
     previous, rows = np.full(len(images), -1), np.arange(len(images))  # rows: the images still in the batch
     for part, exit in zip(parts, model["parts"], strict=True):
@@ -102,11 +112,7 @@ def classify(images, model, parts, heads):
         previous[who], one = classes[who], rule["exits"][str(exit)]
         patient = rule["criterion"] == "patience"
         scores = run[who] if patient else scores_of(logits, rule["criterion"], one["threshold"])
-        action = np.array(one["actions"])[np.searchsorted(one["bounds"], scores, side="right")]
-        if one["engine"]:
-            landing = exit + engine_jumps(logits, one["engine"])
-            landing = np.where(landing >= last, one["engine"]["beyond"], landing)
-            action = np.where(action == ASK_ENGINE, landing, action)
+        action = actions_of(logits, scores, exit, one, last)
         target[who] = np.where(action == STOP, exit, action)
         going = np.flatnonzero(target[rows] > exit)
         if not len(going):
@@ -132,6 +138,8 @@ def load_torch(model):
     """The parts, and exit -> head, by torch."""
     import torch
     from safetensors.torch import load
+
+    sys.dont_write_bytecode = True  # the folder stays as it was written
     from torch_parts import Part
 
     tensors, graphs = load(read("weights.safetensors")), json.loads(read("graphs.json"))

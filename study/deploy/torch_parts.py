@@ -127,10 +127,15 @@ class Part(torch.nn.Module):
         """Run all steps."""
         values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
         for step in self.steps:
-            arguments = [_filled(one, values) for one in step.arguments]
-            options = {name: _filled(one, values) for name, one in step.options.items()}
-            values[step.result] = OPERATIONS[step.operation](*arguments, **options)
+            values[step.result] = run_step(step, values)
         return tuple(values[name] for name in self.outputs)
+
+
+def run_step(step: Step, values: Mapping[str, Any]) -> Any:
+    """The result of one step, from the earlier results by name."""
+    arguments = [_filled(one, values) for one in step.arguments]
+    options = {name: _filled(one, values) for name, one in step.options.items()}
+    return OPERATIONS[step.operation](*arguments, **options)
 
 
 def _names(raw: Any) -> Sequence[str]:

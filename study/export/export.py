@@ -20,6 +20,7 @@ from study.deploy.folder import FORMAT, FORMAT_VERSION, GRAPHS, MANIFEST, MODEL,
 from study.deploy.rule import Rule
 from study.errors import UserError
 from study.export.model_card import model_card
+from study.export.onnx_graphs import IR_VERSION, OPSET, check_onnx, onnx_files
 from study.export.parts import DescribedParts, describe_parts, plain_network
 from study.export.point import ChosenPoint
 from study.export.rule import rule_of
@@ -49,6 +50,8 @@ def export_point(
         UserError: the folder holds something else or cannot be written, or the point has no such form.
     """
     check_output(output)
+    if form in ("onnx", "all"):
+        check_onnx()
     rule = rule_of(point.policy, point.thresholds)
     runnable = plain_network(point.network, point.precision, point.checkpoint.data, source)
     described = describe_parts(runnable, Rule.from_json(rule), told)
@@ -61,6 +64,8 @@ def export_point(
             WEIGHTS: safetensors.save(described.tensors),
             "torch_parts.py": _runner("torch_parts.py"),
         }
+    if form in ("onnx", "all"):
+        files |= onnx_files(described, precision=point.precision, told=told)
     files["README.md"] = model_card(point, facts, sorted([*files, "README.md", MANIFEST]), command).encode()
     write_folder(output, files)
     return output
@@ -150,6 +155,7 @@ def _facts(point: ChosenPoint, rule: dict[str, Any], described: DescribedParts) 
         "point": {name: _plain(value) for name, value in row.items()},
         "reference": dict(point.reference),
         "data": {"name": checkpoint.data.name, "digest": checkpoint.data.digest},
+        "onnx": {"opset": OPSET, "ir_version": IR_VERSION},
         "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.words import printable
+from study.export.onnx_graphs import OPSET
 from study.export.point import ChosenPoint
 
 
@@ -66,7 +67,8 @@ def model_card(point: ChosenPoint, facts: Mapping[str, Any], files: Sequence[str
         "",
         "## Files",
         "",
-        *(f"- `{name}`: {_FILES.get(name) or _part(name)}" for name in files),
+        *(f"- `{name}`: {_FILES[name]}" for name in files if name in _FILES),
+        *_graphs(files),
         "",
         "## Made by",
         "",
@@ -94,10 +96,13 @@ _FILES = {
 }
 
 
-def _part(name: str) -> str:
-    kind, _, number = name.partition("-")
-    number = number.partition(".")[0]
-    return f"the head of exit {number}, as an ONNX graph" if kind == "head" else f"part {number}, as an ONNX graph"
+def _graphs(files: Sequence[str]) -> list[str]:
+    if not any(name.endswith(".onnx") for name in files):
+        return []
+    return [
+        f"- `part-<number>.onnx`, `head-<exit>.onnx`: the parts in order and the heads, ONNX graphs of opset {OPSET} "
+        "for batches of any size; a part takes the tensors that the part before gives, a head the first of them",
+    ]
 
 
 def _use(files: Sequence[str]) -> list[str]:

@@ -34,6 +34,8 @@ class DescribedParts:
     tensors: dict[str, Tensor]
     shapes: list[list[list[int]]]
     """The shapes of the inputs of each part, without the batch."""
+    head_shapes: dict[int, list[int]]
+    """Exit -> the shape of its feature map."""
     execution: str | None
     """How the study computed int8."""
 
@@ -67,6 +69,7 @@ def describe_parts(runnable: RunnableNetwork, rule: Rule, told: Callable[[str], 
     tensors = Tensors()
     state: tuple[Tensor, ...] = (torch.randn(2, *runnable.input_shape, generator=torch.Generator().manual_seed(0)),)
     done, parts, heads, shapes = 0, list[Description](), dict[int, Description](), list[list[list[int]]]()
+    head_shapes: dict[int, list[int]] = {}
     for end in ends:
         what = f"the part from segment {done + 1} to {'the classifier' if end == last else f'exit {end}'}"
         told(what)
@@ -78,9 +81,10 @@ def describe_parts(runnable: RunnableNetwork, rule: Rule, told: Callable[[str], 
             state = module(*state)
         if end != last:
             head: Any = runnable.exit_heads[end - 1]
+            head_shapes[end] = list(state[0].shape[1:])
             heads[end] = describe(head, (state[0],), tensors, f"the head of exit {end}")
         done = end
-    return DescribedParts(ends, parts, heads, tensors.by_name, shapes, runnable.int8_execution)
+    return DescribedParts(ends, parts, heads, tensors.by_name, shapes, head_shapes, runnable.int8_execution)
 
 
 def plain_network(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from results.parts import read_table
-from study import EarlyExit, replay
+from study import EarlyExit, OptimalStopping, replay
+from study.cli.main import main
 from study.data.loading import load_test_set
 from study.data.settings import DataSettings, ImageSet
 from study.export.point import choose_point, front_row
@@ -19,7 +20,7 @@ from study.search.operating_point import OperatingPoint, point_of
 
 
 def images_of(folder: Path) -> ImageSet:
-    return load_test_set(DataSettings(name="digits", limit=240, test_limit=100), folder / "data")
+    return load_test_set(DataSettings(name="digits", limit=400, test_limit=120), folder / "data")
 
 
 def replayed(folder: Path, number: str) -> tuple[OperatingPoint, Walk, np.ndarray]:
@@ -28,10 +29,13 @@ def replayed(folder: Path, number: str) -> tuple[OperatingPoint, Walk, np.ndarra
     point = point_of(front_row(folder, number, None), networks)
     test = stored_logits(folder, networks, "test")[point.network.weights, point.network.precision]
     trace = point.network.trace(point.statistic, test)
-    clear = np.ones(len(test.labels), dtype=bool)
-    if not point.policy.knows_its_end:
-        scores, beta = table_for(trace, point.policy).scores, point.policy.to_row()["beta"]
-        clear = (np.abs(scores.reshape(len(scores), -1) / beta - 1) > 1e-4).all(axis=1)
+    scores, bounds = table_for(trace, point.policy).scores, np.zeros(0)
+    if isinstance(point.policy, OptimalStopping):
+        bounds = np.concatenate([np.asarray(one.bounds) for one in point.policy.tables.values()])
+    elif not point.policy.knows_its_end:
+        bounds = np.atleast_1d(point.policy.to_row()["beta"])
+    flat = scores.reshape(len(scores), -1, 1)
+    clear = (np.abs(flat - bounds) > 1e-4 * np.abs(bounds)).all(axis=(1, 2))
     return point, replay(trace, point.policy), clear
 
 
@@ -40,20 +44,39 @@ def recommended(folder: Path) -> str:
     return str(front.loc[front["recommended"], "number"].iloc[0])
 
 
-def test_the_recommended_point_stops_and_answers_as_the_study_says(finished_study: Path, exported: Path) -> None:
-    point, walk, clear = replayed(finished_study, recommended(finished_study))
+def test_a_point_stops_and_answers_as_the_study_says(study_of_exits: Path, exported: Path) -> None:
+    number = str(EarlyExit.load(exported, device="cpu").facts["point"]["number"])
+    assert len(set(hold_against_the_study(study_of_exits, number, exported))) > 1
+
+
+def test_points_of_each_criterion_do(study_of_exits: Path, tmp_path: Path) -> None:
+    front = read_table(study_of_exits / "tables", "front").drop_duplicates(["policy", "criterion"], keep="last")
+    assert len(front) >= 2
+    for _, row in front.iterrows():
+        folder = tmp_path / str(row["number"])
+        command = ["export", str(study_of_exits), "--point", str(row["number"]), "--output", str(folder)]
+        assert main(command) == 0
+        hold_against_the_study(study_of_exits, str(row["number"]), folder)
+
+
+def hold_against_the_study(folder: Path, number: str, exported: Path) -> list[int]:
+    """Hold exits, classes and costs against the replay of the test trace; returns the exits."""
+    point, walk, clear = replayed(folder, number)
     model = EarlyExit.load(exported, device="cpu")
-    prediction = model.predict(images_of(finished_study).images)
+    prediction = model.predict(images_of(folder).images)
     np.testing.assert_array_equal(prediction.exits[clear], walk.exit_index[clear])
     np.testing.assert_array_equal(prediction.classes[clear], walk.predictions[clear])
     assert clear.mean() > 0.95
     expected = point.network.costs_of(point.policy).per_sample(walk, "flops")
     np.testing.assert_allclose(model.flops(prediction)[clear], expected[clear])
+    assert (prediction.classes == images_of(folder).labels).mean() > 0.3, "the network has learned something"
     assert model.classic_flops == pytest.approx(point.network.costs.classic("flops"))
+    exits: list[int] = prediction.exits.tolist()
+    return exits
 
 
-def test_the_point_is_the_recommended_one_unless_one_is_asked_for(finished_study: Path) -> None:
-    assert choose_point(finished_study, None, None).reason is not None
-    others = [str(number) for number in read_table(finished_study / "tables", "front")["number"]]
-    asked = next(number for number in others if number != recommended(finished_study))
-    assert choose_point(finished_study, asked, None).row["number"] == int(asked)
+def test_the_point_is_the_recommended_one_unless_one_is_asked_for(study_of_exits: Path) -> None:
+    assert choose_point(study_of_exits, None, None).reason is not None
+    others = [str(number) for number in read_table(study_of_exits / "tables", "front")["number"]]
+    asked = next(number for number in others if number != recommended(study_of_exits))
+    assert choose_point(study_of_exits, asked, None).row["number"] == int(asked)

@@ -1,0 +1,58 @@
+"""Small exported models without a study: untrained networks under any policy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from study.arrays import Floats
+from study.deploy.folder import Export, parsed
+from study.deploy.rule import Rule
+from study.export.parts import describe_parts
+from study.export.rule import rule_of
+from study.networks.inference_network import RunnableNetwork
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.policies.base import Policy
+
+CLASSES = 5
+
+
+def small_network(backbone: str, kind: str, *, channels: int = 1, seed: int = 7) -> MultiExitNetwork:
+    """An untrained network of width 1/8 for images of 32 pixels, whose statistics are those of some noise."""
+    torch.manual_seed(seed)
+    head = HeadSettings(kind=kind, conv_channels=8, conv_layers=2, codewords=8)
+    settings = NetworkSettings(backbone=backbone, width=0.125, head=head)
+    network = build_network(settings, classes=CLASSES, image_size=32, channels=channels)
+    network.train()
+    with torch.no_grad():
+        network(torch.randn(32, channels, 32, 32))  # batch norms with other statistics than those of the start
+    return network.eval()
+
+
+def export_of(
+    runnable: RunnableNetwork, policy: Policy, thresholds: Floats, *, class_names: tuple[str, ...] = tuple("abcde")
+) -> Export:
+    """What a folder of this network under this policy holds."""
+    rule = rule_of(policy, thresholds)
+    described = describe_parts(runnable, Rule.from_json(rule), lambda what: None)
+    exits = runnable.exit_count
+    channels, size, _ = runnable.input_shape
+    facts = {
+        "class_names": list(class_names),
+        "preprocessing": {
+            "image_size": size,
+            "channels": channels,
+            "mean": [0.25] * channels,
+            "std": [0.5] * channels,
+            "enlarge": "bilinear",
+            "pad_from": None,
+        },
+        "precision": runnable.precision,
+        "int8_execution": described.execution,
+        "rule": rule,
+        "parts": described.ends,
+        "costs": {"flops": {"segments": np.ones(exits + 1), "heads": np.ones(exits), "engine_step": 1.0}},
+    }
+    graphs = {"parts": described.parts, "heads": {str(exit): one for exit, one in described.heads.items()}}
+    return parsed(facts, graphs, described.tensors)
