@@ -16,6 +16,7 @@ from study.report.wording import GLOSSARY, unit_of
 
 if TYPE_CHECKING:
     from study.policies.criteria import Criterion
+    from study.search.traced_network import TracedNetwork
 
 _CRITERIA: Mapping[Criterion, str] = {
     "margin": "margin of probabilities",
@@ -47,18 +48,18 @@ def exit_section(source: Source) -> Section:
     if isinstance(source.networks, str):
         lacks.append(f"How well the confidence of each exit ranks images needs traces. {source.networks}")
     else:
-        ranking = _ranking(source)
-        drawn = _network_of_interest(source, ranking)
+        network = _network_of_interest(source, source.networks)
+        ranking = _ranking(network)
+        name = source.network(network.trial_id, network.precision)
         figures.append(
             Figure(
                 name="auroc",
-                title=f"How well the confidence of each exit ranks images (AUROC): {drawn}",
-                spec=charts.ranking(_rows(ranking[ranking["network"] == drawn], "criterion", "exit", "auroc")),
+                title=f"How well the confidence of each exit ranks images (AUROC): {name}",
+                spec=charts.ranking(_rows(ranking, "criterion", "exit", "auroc")),
                 table=table_of(
-                    "How well the confidence of each exit ranks images",
+                    f"How well the confidence of each exit of {name} ranks images",
                     ranking,
                     {
-                        "network": Column(heading="Network"),
                         "exit": Column(heading="Exit", kind="count", help=GLOSSARY["exit"]),
                         "criterion": Column(heading="Confidence"),
                         "auroc": Column(heading="AUROC", kind="share", help=GLOSSARY["AUROC"]),
@@ -78,29 +79,28 @@ def exit_section(source: Source) -> Section:
     )
 
 
-def _network_of_interest(source: Source, ranking: pd.DataFrame) -> str:
+def _network_of_interest(source: Source, networks: Sequence[TracedNetwork]) -> TracedNetwork:
     """The network of the recommended point; the first one where nothing is recommended."""
-    if source.summary is not None:
-        best = source.summary.recommended
-        return source.network(best["trial_id"], best["precision"])
-    return str(ranking["network"].iloc[0])
+    if source.summary is None:
+        return networks[0]
+    best = source.summary.recommended
+    wanted = best["trial_id"], best["precision"]
+    return next((one for one in networks if (one.trial_id, one.precision) == wanted), networks[0])
 
 
-def _ranking(source: Source) -> pd.DataFrame:
-    """How well confidences rank images: columns network, exit, criterion, auroc."""
+def _ranking(network: TracedNetwork) -> pd.DataFrame:
+    """How well the confidences of a network rank images: columns exit, criterion, auroc."""
     from study.fronts.ranking import auroc, should_stop
     from study.policies.decision_table import table_for
     from study.policies.policies import Hierarchical
 
-    assert not isinstance(source.networks, str), "asked only with traces"
+    trace = network.trace(None)
+    positive = should_stop(trace)
     parts = []
-    for network in source.networks:
-        trace = network.trace(None)
-        positive = should_stop(trace)
-        for criterion, words in _CRITERIA.items():
-            scores = table_for(trace, Hierarchical(1.0, 1, criterion)).stop
-            own = pd.DataFrame({"exit": np.arange(1, network.exit_count + 1), "auroc": auroc(scores, positive)})
-            parts.append(own.assign(network=source.network(network.trial_id, network.precision), criterion=words))
+    for criterion, words in _CRITERIA.items():
+        scores = table_for(trace, Hierarchical(1.0, 1, criterion)).stop
+        own = pd.DataFrame({"exit": np.arange(1, network.exit_count + 1), "auroc": auroc(scores, positive)})
+        parts.append(own.assign(criterion=words))
     return pd.concat(parts, ignore_index=True).dropna(subset="auroc")
 
 
