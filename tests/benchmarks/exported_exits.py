@@ -1,0 +1,268 @@
+"""What an exported model saves in real seconds, beside what its FLOPs and its measured parts promise.
+
+    python tests/benchmarks/exported_exits.py
+    python tests/benchmarks/exported_exits.py --networks resnet34:0.25 --precisions int8 --batch-sizes 32
+
+The networks are untrained. Thresholds between random images give each exit its share of stops: the time of a part does
+not depend on what the network has learnt. All variants of a network take turns, and the medians are compared, so that
+other work on the machine hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from report import (
+    LAYOUTS,
+    add_common_options,
+    circumstances,
+    lay_out,
+    print_circumstances,
+    print_table,
+    register_tiny,
+    run_classic,
+    start_quietly,
+)
+from torch import Tensor
+
+from study.arrays import Booleans, Integers
+from study.costs.model.devices import modelled_costs
+from study.deploy.early_exit import EarlyExit, Prediction
+from study.deploy.folder import Export, Preprocessing
+from study.deploy.rule import Rule, confidence
+from study.export.parts import describe_parts
+from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.precisions import Precision
+from study.networks.quantization import prepare
+from study.networks.settings import HeadSettings, NetworkSettings
+
+NETWORKS = ("vgg19:1", "vgg19:0.25", "resnet34:1", "resnet34:0.25")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+BATCH_SIZES = (1, 32, 256)
+PLACES = (0.25, 0.5, 0.75)
+"""Of the three tried exits, as shares of all exits."""
+STOPS = (0.5, 0.6, 0.5)
+"""Of the images that reach a tried exit, the share that stops there: 50, 30, 10 and, at the classifier, 10 %."""
+COMPACTION = (1.0, 0.5, 0.0)
+"""Values of ``compact_below`` that are compared."""
+SIZE, CLASSES = 32, 10
+
+
+def rule_with(exits: Sequence[int], exit_count: int, bounds: Sequence[float]) -> dict[str, Any]:
+    """The rule that stops at an exit from a confidence on, and else tries the next one."""
+    following = [*exits, exit_count + 1][1:]
+    entries = {
+        str(exit): {"threshold": 1.0, "bounds": [bound], "actions": [then, 0], "engine": None}
+        for exit, bound, then in zip(exits, bounds, following, strict=True)
+    }
+    first = exits[0] if exits else exit_count + 1
+    return {"policy": "placed", "criterion": "max_softmax", "exit_count": exit_count, "first": first, "exits": entries}
+
+
+def export_of(network: MultiExitNetwork, precision: Precision, exits: Sequence[int]) -> Export:
+    """An exported model in memory, whose bounds are still to be chosen."""
+    noise = torch.randn(64, *network.input_shape, generator=torch.Generator().manual_seed(1))
+    runnable = prepare(network, precision, calibration=noise, lowered=False)
+    rule = Rule.from_json(rule_with(exits, network.exit_count, [0.5] * len(exits)))
+    described = describe_parts(runnable, rule, lambda what: None)
+    segments, heads, step = modelled_costs(network).parts("flops")
+    return Export(
+        class_names=tuple(map(str, range(CLASSES))),
+        preprocessing=Preprocessing(
+            image_size=SIZE, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3, enlarge="bilinear", pad_from=None
+        ),
+        precision=precision,
+        int8_execution=described.execution,
+        rule=rule,
+        tried=tuple(exits),
+        costs={"segments": segments, "heads": heads, "engine_step": step},
+        parts=tuple(described.parts),
+        heads=described.heads,
+        tensors=described.tensors,
+        facts={},
+    )
+
+
+def with_stops(export: Export, model: EarlyExit, images: Tensor) -> Export:
+    """The same model with bounds at which :data:`STOPS` of these images stop."""
+    bounds, state = [], (images,)
+    going = np.ones(len(images), dtype=bool)
+    with torch.inference_mode():
+        for part, exit, stops in zip(model._parts, export.tried, STOPS, strict=False):
+            state = part(*state)
+            scores = confidence(model._heads[exit](state[0]), "max_softmax").numpy()
+            bounds.append(float(np.quantile(scores[going], 1 - stops)))
+            going &= scores < bounds[-1]
+    return replace(export, rule=Rule.from_json(rule_with(export.tried, export.rule.exit_count, bounds)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network at a precision: the whole in several forms, and the exported model at several compactions."""
+
+    name: str
+    whole: dict[str, Callable[[Tensor], Any]]
+    live: dict[str, EarlyExit]
+    images: Tensor
+
+
+def case_of(name: str, precision: Precision, count: int, *, compiled: bool) -> Case:
+    """Build a network, its exported model, and thresholds that give the stops."""
+    backbone, _, width = name.partition(":")
+    settings = NetworkSettings(
+        backbone=backbone, width=float(width), head=HeadSettings(kind="conv", conv_channels=32, conv_side=4)
+    )
+    torch.manual_seed(0)
+    network = build_network(settings, classes=CLASSES, image_size=SIZE, channels=3).eval()
+    exits = sorted({max(1, round(place * network.exit_count)) for place in PLACES})
+    images = torch.randn(count, *network.input_shape, generator=torch.Generator().manual_seed(2))
+    device = torch.device("cpu")
+    ways = {"": False, " compiled": True} if compiled else {"": False}
+    export, plain = export_of(network, precision, exits), export_of(network, precision, ())
+    export = with_stops(export, EarlyExit(export, device, compile=False, compact_below=1.0), images)
+    live = {
+        f"exits, compact below {share:g}{suffix}": EarlyExit(export, device, compile=way, compact_below=share)
+        for suffix, way in ways.items()
+        for share in COMPACTION
+    }
+    whole: dict[str, Callable[[Tensor], Any]] = {
+        f"one part{suffix}": EarlyExit(plain, device, compile=way, compact_below=1.0)._parts[0]
+        for suffix, way in ways.items()
+    }
+    noise = images[:64]
+    for suffix, way in ways.items():
+        for layout in LAYOUTS if precision == "fp32" else ["channels last"]:
+            torch.manual_seed(0)
+            own = build_network(settings, classes=CLASSES, image_size=SIZE, channels=3).eval()
+            ready = prepare(lay_out(own, layout), precision, calibration=noise, compiled=way)
+            whole[f"segments, {layout}{suffix}"] = partial(run_classic, ready)
+    return Case(f"{name} {precision}", whole, live, images)
+
+
+def answers_of(run: Callable[[Tensor], Any], batches: Sequence[Tensor]) -> list[Integers]:
+    """The answers of the whole network, on the host."""
+    with torch.inference_mode():
+        found = [run(batch) for batch in batches]
+        return [(one[0] if isinstance(one, tuple) else one).argmax(dim=1).numpy() for one in found]
+
+
+def parts_of(model: EarlyExit, batches: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+    """Seconds of each part and of each head with its decision, all on full batches."""
+    parts, heads = [0.0] * len(model._parts), [0.0] * len(model.tried)
+    with torch.inference_mode():
+        for batch in batches:
+            state: tuple[Tensor, ...] = (batch,)
+            for number, part in enumerate(model._parts):
+                start = time.perf_counter()
+                state = part(*state)
+                middle = time.perf_counter()
+                parts[number] += middle - start
+                if number < len(model.tried):
+                    exit = model.tried[number]
+                    logits = model._heads[exit](state[0])
+                    scores = model._decider.scores(logits, exit)
+                    model._decider.actions(logits, scores, exit)[0].numpy()
+                    logits.argmax(dim=1), confidence(logits, "max_softmax")
+                    heads[number] += time.perf_counter() - middle
+    return parts, heads
+
+
+def promised_seconds(found: Prediction, tried: Sequence[int], parts: Sequence[float], heads: Sequence[float]) -> float:
+    """Of the profile: each part and each head times the share of images that need it."""
+    ends = [*tried, found.tried.shape[1] + 1]
+    before = [0, *ends[:-1]]
+    reached: list[Booleans] = [found.exits > end for end in before]
+    total = sum(seconds * float(who.mean()) for seconds, who in zip(parts, reached, strict=True))
+    return total + sum(s * float(found.tried[:, exit - 1].mean()) for s, exit in zip(heads, tried, strict=True))
+
+
+def measure(case: Case, batch_size: int, *, images: int, repeats: int) -> list[dict[str, object]]:
+    """A row for each compaction and way; the columns are explained in the README of the benchmarks."""
+    used = case.images[: max(batch_size, images if batch_size > 1 else images // 4)]
+    batches = list(used.split(batch_size))
+    seconds: dict[str, list[float]] = defaultdict(list)
+    profiles: dict[str, list[Any]] = defaultdict(list)
+    walks: dict[str, list[Prediction]] = {}
+    for repeat in range(repeats + 1):  # the first round warms up
+        for name, run in case.whole.items():
+            start = time.perf_counter()
+            answers_of(run, batches)
+            seconds[name].append(time.perf_counter() - start)
+        for name, model in case.live.items():
+            start = time.perf_counter()
+            walks[name] = [model.run(batch) for batch in batches]
+            seconds[name].append(time.perf_counter() - start)
+            if repeat and "below 1" in name:
+                parts, heads = parts_of(model, batches)
+                profiles[name].append([*parts, *heads])
+    median = {name: float(np.median(values[1:])) for name, values in seconds.items()}
+    best = min(case.whole, key=lambda name: median[name])
+    rows: list[dict[str, object]] = []
+    for name, model in case.live.items():
+        found = walks[name]
+        joined = model._joined(found)
+        profile = np.median(profiles[name.replace("below 0.5", "below 1").replace("below 0", "below 1")], axis=0)
+        cut = len(model._parts)
+        promise = promised_seconds(joined, model.tried, profile[:cut].tolist(), profile[cut:].tolist())
+        by_flops = model.classic_flops / float(model.flops(joined).mean())
+        by_profile, realised = median[best] / promise, median[best] / median[name]
+        rows.append(
+            {
+                "network": case.name,
+                "batch": batch_size,
+                "run": name,
+                "stopped": "/".join(f"{(joined.exits == exit).mean():.0%}" for exit in model.tried),
+                "by FLOPs": by_flops,
+                "by profile": by_profile,
+                "realised": realised,
+                "of the profile's": realised / by_profile,
+                "images/s": len(used) / median[name],
+                "whole, images/s": len(used) / median[best],
+                "best whole": best,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Build, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="BACKBONE:WIDTH")
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=list(BATCH_SIZES))
+    parser.add_argument("--images", type=int, default=256, help="of a run; at a batch size of 1 a quarter of them")
+    parser.add_argument("--compile", action="store_true", help="time compiled variants as well (minutes)")
+    add_common_options(parser, quick="a smoke run: two convolutions, 32 images, 2 repeats")
+    options = parser.parse_args()
+    if options.quick:
+        options.networks, options.precisions, options.batch_sizes = [f"{register_tiny()}:1"], ["fp32"], [8]
+        options.images, options.repeats = 32, 2
+    start_quietly(options)
+    facts = circumstances()
+    print_circumstances(facts)
+    found: list[dict[str, object]] = []
+    for name in options.networks:
+        for precision in options.precisions:
+            start = time.perf_counter()
+            count = max(options.images, *options.batch_sizes)
+            case = case_of(name, precision, count, compiled=options.compile)
+            print(f"\n{case.name}: ready after {time.perf_counter() - start:.0f} s", flush=True)
+            for batch_size in options.batch_sizes:
+                rows = measure(case, batch_size, images=options.images, repeats=options.repeats)
+                print_table(f"{case.name}, {batch_size} images a batch, median of {options.repeats} rounds", rows)
+                found += rows
+    if options.json:
+        print("\n" + json.dumps({"circumstances": facts, "rows": found}))
+
+
+if __name__ == "__main__":
+    main()
