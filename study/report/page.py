@@ -14,7 +14,7 @@ from study.report.bundle import vega_bundle
 from study.report.wording import GLOSSARY, POLICIES, number_text
 from study.storage.strict_json import dumps
 
-_SCRIPTS = ("theme.js", "tables.js", "charts.js", "points.js", "main.js")
+_SCRIPTS = ("theme.js", "tables.js", "charts.js", "point_table.js", "points.js", "main.js")
 
 
 def report_page(content: ReportContent, *, version: str | None = None) -> bytes:
