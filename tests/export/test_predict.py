@@ -154,13 +154,13 @@ def test_evaluate_gives_scores_by_class(exported: Path, digits: Path, capsys: py
 
 
 def test_a_checkpoint_scores_the_same_on_a_split_and_on_its_images_as_files(
-    finished_study: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study_of_exits: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trial = EarlyExit.load(exported, device="cpu").facts["network"]["trial_id"]
-    command = f"evaluate --pretrained {finished_study / 'checkpoints' / trial / 'best'} --device cpu --policy"
+    command = f"evaluate --pretrained {study_of_exits / 'checkpoints' / trial / 'best'} --device cpu --policy"
     command += " hierarchical --beta 2 --json"
     split = result_of(f"{command} --split test", capsys)
-    test = load_test_set(DataSettings(name="digits", limit=240, test_limit=100), finished_study / "data")
+    test = load_test_set(DataSettings(name="digits", limit=400, test_limit=120), study_of_exits / "data")
     for number, (image, label) in enumerate(zip(test.images, test.labels, strict=True)):
         (tmp_path / "digits" / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0]).save(tmp_path / "digits" / str(label) / f"{number}.png")
