@@ -80,7 +80,8 @@ def _of_floats(tensor: Tensor, how: Preprocessing) -> Tensor:
 
 
 def _of_array(array: np.ndarray[Any, Any], how: Preprocessing) -> Tensor:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or 0 in array.shape[1:]:
+    sides = array.shape if array.ndim == 2 else array.shape[1:]  # a batch may be empty, an image may not
+    if array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or 0 in sides:
         raise UserError(f"an array of {array.dtype} of shape {list(array.shape)} is no image: uint8 of 2 to 4 axes is")
     if array.ndim == 2:
         array = array[None, :, :, None]
