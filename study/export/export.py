@@ -16,7 +16,7 @@ from safetensors import torch as safetensors
 
 from results.storage.atomic import sync_folder, write_atomic
 from study.data.settings import DataInfo
-from study.deploy.folder import FORMAT, FORMAT_VERSION, GRAPHS, MANIFEST, MODEL, WEIGHTS, read_manifest
+from study.deploy.folder import FORMAT, FORMAT_VERSION, GRAPHS, MANIFEST, MODEL, WEIGHTS, read_file, read_manifest
 from study.deploy.rule import Rule
 from study.errors import UserError
 from study.export.model_card import model_card
@@ -81,9 +81,13 @@ def check_output(output: Path) -> None:
         raise UserError(f"{output} exists and is no folder: name a new folder")
     if output.is_dir() and any(output.iterdir()):
         try:
-            read_manifest(output)
+            files = read_manifest(output)
+            for name in files:
+                read_file(output, name, files)
         except UserError as error:
             raise UserError(f"{output} exists and is no export that could be replaced ({error})") from None
+        if more := {path.name for path in output.iterdir()} - {*files, MANIFEST, "__pycache__"}:
+            raise UserError(f"{output} also holds {sorted(more)[0]}, which is no file of an export: name a new folder")
     check_writable(output.parent)
 
 

@@ -156,6 +156,13 @@ def test_only_an_export_is_replaced_and_no_draft_stays(
     again = tmp_path / "again"
     shutil.copytree(exported, again)
     assert (again / "part-1.onnx").exists()
+    card = (again / "README.md").read_bytes()
+    for name, told in (("README.md", "README.md does not match its manifest"), ("mine.txt", "also holds mine.txt")):
+        (again / name).write_text("a licence that somebody filled in")
+        assert main([*command, "--output", str(again)]) == 2
+        assert told in capsys.readouterr().err
+        (again / "README.md").write_bytes(card)
+    (again / "mine.txt").unlink()
     assert main([*command, "--output", str(again)]) == 0
     assert EarlyExit.load(again, device="cpu").facts["point"]["number"] == int(number)
     assert not (again / "part-1.onnx").exists()
