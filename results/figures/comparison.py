@@ -64,7 +64,9 @@ def comparison_figure(rows: pd.DataFrame, objective: str, path: Path) -> None:
 def _panel(axes: Any, rows: pd.DataFrame, share: str) -> None:
     known = rows[rows[share].notna() & (rows["family"] != "classic")]
     real = known[~known["family"].str.contains("oracle")]
-    cheapest = real.groupby("family")[share].mean().idxmin() if len(real) else None
+    # A family without a cost at some loss keeps that loss with the classic network alone.
+    means = rows.assign(own=rows[share].fillna(1.0)).groupby("family")["own"].mean()
+    cheapest = means[means.index.isin(real["family"])].idxmin() if len(real) else None
     for family, own in known.groupby("family", sort=False):
         costs, losses = own[share] * 100, own["drop"] * 100
         policy, _, criterion = str(family).partition(", ")

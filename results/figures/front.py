@@ -69,7 +69,7 @@ def front_figure(tables: Location, path: Path, *, data: str | None = None) -> No
             _classic(axes, reference.accuracy, label.format(words_of_total))
             _limits(axes, front, share, floor, reference.accuracy)
             _recommended(axes, summary.recommended[share] * 100, summary.recommended["accuracy"] * 100)
-        of_line = "The front is over all objectives; its line joins the best for the cost shown."
+        of_line = "The front is that of the study's objectives; its line joins the best of it for the cost shown."
         _finish(figure, [_settings(summary.recommended), f"{words} {of_line}"])
 
 

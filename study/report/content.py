@@ -160,6 +160,8 @@ def _state(source: Source) -> str:
     """What the study has so far, in a sentence."""
     if source.summary is not None:
         points, front = (number_text(len(one), "count") for one in (source.searched, source.table("front")))
+        if source.is_exact and points == front:
+            return f"exact front of {points} operating points"
         return f"{points} operating points, {front} of them on the front"
     missing = [name for name in SCHEMAS if not _has(source, name)]
     trials = source.table("trials")

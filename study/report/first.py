@@ -21,6 +21,7 @@ from study.run.folder import STUDY_FILE
 from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
 
 _REFERENCE = {"flops": "flops", "energy": "energy_joules", "latency": "latency_seconds"}
+_CLASSIC = {"flops": "classic_flops", "energy": "classic_energy_joules", "latency": "classic_latency_seconds"}
 _CUT = {"flops": "cumulative_flops", "energy": "cumulative_energy_joules", "latency": "cumulative_seconds"}
 
 
@@ -168,7 +169,7 @@ def _beside(source: Source, summary: FrontSummary, row: dict[str, Any], smaller:
             found += [None, None] if value is None else [value / units[cost].size, value / whole]
         return found
 
-    classic = _classic_on_test(summary)
+    classic = classic_on_test(summary)
     rows = [
         cells(f"Recommended: point {row['number']}", row["test_accuracy"], row["accuracy"], _costs_of(row, costs)),
         cells(
@@ -178,10 +179,14 @@ def _beside(source: Source, summary: FrontSummary, row: dict[str, Any], smaller:
             {cost: getattr(reference, _REFERENCE[cost]) for cost in costs},
         ),
     ]
+    if (row["trial_id"], row["precision"]) != (reference.trial_id, reference.precision):
+        name = f"The point's network without exits ({row['precision']})"
+        own: dict[str, float | None] = {cost: row[_CLASSIC[cost]] for cost in costs}
+        rows.append(cells(name, row["test_classic_accuracy"], row["classic_accuracy"], own))
     cut = summary.best_static
     if cut is not None:
         name = f"Plain cut at exit {cut['exit']} ({cut['precision']})"
-        own: dict[str, float | None] = {cost: float(cut[_CUT[cost]]) for cost in costs}
+        own = {cost: float(cut[_CUT[cost]]) for cost in costs}
         rows.append(cells(name, summary.static_test_accuracy, cut["accuracy_all"], own))
     if smaller is not None:
         own = {cost: smaller.get(f"{cost}_share") for cost in costs}
@@ -200,7 +205,7 @@ def _costs_of(row: dict[str, Any], costs: Sequence[str]) -> dict[str, float | No
     return {cost: row[COSTS[cost][1]] for cost in costs}
 
 
-def _classic_on_test(summary: FrontSummary) -> float | None:
+def classic_on_test(summary: FrontSummary) -> float | None:
     """The accuracy on test of the reference network; None where no point of the front is of this network."""
     points, reference = summary.points, summary.reference
     same = points[(points["trial_id"] == reference.trial_id) & (points["precision"] == reference.precision)]

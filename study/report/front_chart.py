@@ -7,7 +7,7 @@ from typing import Any
 from results.parts import rows_of
 from study.report import point_charts
 from study.report.blocks import Figure, Section
-from study.report.phase_2 import front_lines
+from study.report.phase_2 import front_lines, is_objective
 from study.report.source import Source
 from study.report.wording import COSTS, Unit, number_text, share_text, unit_of
 
@@ -53,6 +53,11 @@ def front_section(source: Source, columns: dict[str, Any] | None) -> Section:
     columns |= {"axes": axes, "reference": reference, "low": max(0.0, reference - _BELOW)}
     hidden = columns["all"] - columns["shown"]
     notes = [sentence] if sentence else []
+    notes += [
+        f"{COSTS[cost][0]} was no objective of this study: settings that are not here may need less of it."
+        for cost in costs
+        if not is_objective(source, cost)
+    ]
     if hidden:
         notes.append(
             f"{number_text(columns['shown'], 'count')} of {number_text(columns['all'], 'count')} points are in this "
@@ -62,8 +67,8 @@ def front_section(source: Source, columns: dict[str, Any] | None) -> Section:
     return Section(
         name="front",
         title=title,
-        see="Good settings lie above and to the left. The line joins the settings that no other one beats; the star is "
-        "the classic network.",
+        see="Good settings lie above and to the left. The line joins the settings of the front that no other one of it "
+        "beats; the star is the classic network.",
         figures=figures,
         lacks=notes,
     )
@@ -122,7 +127,7 @@ def _bounds(source: Source, cost: str, unit: Unit, reference: float) -> list[dic
         label = f"more than {TOLERANCE * 100:g} point lost"
         bounds = [{"axis": "accuracy", "value": reference - TOLERANCE, "label": label}]
     else:
-        label = f"constraint of the study: more than {drop * 100:g} points lost"
+        label = f"constraint of the study: more than {drop * 100:g} point{'' if drop == 0.01 else 's'} lost"
         bounds = [{"axis": "accuracy", "value": reference - drop, "label": label}]
     classic = _classic_cost(source, cost)
     label = f"classic network: {share_text(reference)}, {unit.text(classic)}"

@@ -21,6 +21,7 @@ from search_spaces.spec import StudySpec
 from search_spaces.words import printable
 from study.errors import UserError
 from study.policies.thresholds import Statistic
+from study.report.first import classic_on_test
 from study.report.recommended_point import RecommendedPoint, recommend_point
 from study.run.reader import stored_logits, stored_networks, stored_study
 from study.run.stored_comparison import compare_stored
@@ -313,7 +314,7 @@ def _text(value: object) -> str:
 
 def _summary_html(folder: Location, summary: FrontSummary) -> str:
     point, row = summary.reference, next(iter(rows_of(summary.recommended.to_frame().T)))
-    chosen = recommend_point(folder, summary)
+    chosen, on_test = recommend_point(folder, summary), classic_on_test(summary)
     setting = ", ".join(part for part in (policy_text(row), setting_text(row)) if part)
     rows = [
         ("", f"point {chosen.number}", "classic network"),
@@ -323,7 +324,7 @@ def _summary_html(folder: Location, summary: FrontSummary) -> str:
         (
             "accuracy on test, 95 % interval",
             f"{row['test_accuracy']:.2%} [{row['test_accuracy_low']:.2%}, {row['test_accuracy_high']:.2%}]",
-            f"{row['test_classic_accuracy']:.2%}",
+            "" if on_test is None else f"{on_test:.2%}",
         ),
         ("MFLOPs an image", f"{row['flops'] / 1e6:.4g} ({row['flops_share']:.1%})", f"{point.flops / 1e6:.4g}"),
     ]

@@ -105,7 +105,10 @@ def progress_section(source: Source) -> Section:
         lack = "This study computed the exact front: no search went on, so there is no hypervolume over trials."
         return Section(name=name, title=title, lacks=[lack])
     column = "hypervolume_ratio" if points["hypervolume_ratio"].notna().any() else "hypervolume"
-    own = points.dropna(subset=column).sort_values("number").drop_duplicates(["search", column])
+    known = points.dropna(subset=column).sort_values("number")
+    # Where the curve rises, and the end of each search: a curve that is flat at its end must look so.
+    own = pd.concat([known.drop_duplicates(["search", column]), known.drop_duplicates("search", keep="last")])
+    own = own.drop_duplicates(["search", "number"]).sort_values("number")
     words = "Share of the exact front's hypervolume" if column == "hypervolume_ratio" else "Hypervolume"
     rows = [{"trial": int(row["number"]) + 1, "value": row[column], "search": row["search"]} for row in rows_of(own)]
     last = float(own[column].iloc[-1])
@@ -162,17 +165,23 @@ def front_lines(source: Source, costs: list[str]) -> tuple[list[dict[str, Any]],
     front = source.table("front")
     rows: list[dict[str, Any]] = []
     own = "exact front" if source.is_exact else "front of the search"
+    names = {cost: "" if is_objective(source, cost) else ", found for other objectives" for cost in costs}
     found = front if len(front) else source.searched[source.searched["feasible"].eq(True)]
     for cost in costs:
-        rows += _line(found, cost, own)
+        rows += _line(found, cost, own + names[cost])
     if source.is_exact or found.empty:
         return rows, "The study computed the exact front." if source.is_exact else ""
     exact = exact_points_of(source)
     if isinstance(exact, str):
         return rows, f"The exact front is not drawn: {exact}"
     for cost in costs:
-        rows += _line(exact, cost, "exact front")
+        rows += _line(exact, cost, "exact front" + names[cost])
     return rows, "The exact front of the same space is drawn beside the front that the search found."
+
+
+def is_objective(source: Source, cost: str) -> bool:
+    """Whether the study searched for a low cost of this kind."""
+    return any(one == cost or one.startswith(f"{cost}_") for one in source.spec.operating_points.objectives)
 
 
 def exact_points_of(source: Source) -> pd.DataFrame | str:

@@ -21,8 +21,7 @@ _CELLS = 300
 """Of points that are not on the front, one is kept in each cell of a grid of so many rows and columns."""
 _NUMBERS = (
     *("number", "accuracy", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_classic_accuracy"),
-    *("test_flops", "beta", "beta_low", "beta_high", "start_layer", "max_jump", "price", "mean_exit", "mean_heads_run"),
-    *("certified_drop", "certified_confidence", "dvfs_slack"),
+    *("classic_accuracy", "beta", "beta_low", "beta_high", "start_layer", "max_jump", "price", "certified_drop"),
 )
 _WORDS = ("network", "policy", "policy_text", "setting", "criterion", "overshoot", "statistic", "dvfs")
 

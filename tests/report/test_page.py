@@ -98,7 +98,7 @@ def test_a_click_fixes_a_point_and_shows_its_layers_and_command(made: Sheet) -> 
 def test_a_brush_filters_all_plots_and_the_table(made: Sheet) -> None:
     every = made.rows()
     sheet_count = made.text(".count")
-    one = made.place_of(made.dearest())
+    one, number = made.place_of(made.dearest()), made.points()["number"][made.dearest()]
     made.drag((one[0] - 60, one[1] - 12), (one[0] + 12, one[1] + 60))
     made.wait(f"document.querySelector('.count').textContent !== '{sheet_count}'")
     left = made.rows()
@@ -108,6 +108,8 @@ def test_a_brush_filters_all_plots_and_the_table(made: Sheet) -> None:
     assert any(not row["shown"] for row in shown)
     cells = made.ask("views.get(document.querySelector('[data-figure=stop_map] .chart')).data('cells')")
     assert cells and {cell["number"] for cell in cells} <= {row["number"] for row in shown if row["shown"]} | set(left)
+    made.page.mouse.click(*made.place_of(made.dearest()))  # a point in the brush can be fixed; the click ends the brush
+    made.wait(f"document.querySelector('article:not([hidden]) .fixed h3').textContent.includes('{number}')")
     made.page.keyboard.press("Escape")
     made.wait(f"document.querySelector('.count').textContent === '{sheet_count}'")
     assert made.rows() == every
@@ -117,7 +119,7 @@ def test_a_brush_in_another_plot_filters_the_front(made: Sheet) -> None:
     chart = "[data-figure=optimism] .chart"
     sheet_count = made.text(".count")
     x, y = made.place_of(made.dearest(), chart)
-    made.drag((x - 20, y - 20), (x + 20, y + 20))
+    made.drag((x + 20, y - 20), (x - 20, y + 20))  # from the inside: the point lies in a corner of the plot
     made.wait(f"document.querySelector('.count').textContent !== '{sheet_count}'")
     rows = made.ask(f"views.get(document.querySelector('{FRONT}')).data('points')")
     assert {row["i"] for row in rows if row["shown"]} == set(made.rows())

@@ -1,5 +1,14 @@
 // Draws the charts: those in sight first, the others when the page is at rest.
 
+function letThroughBrushes(spec) {
+  // The mark of a brush lies above the points: without this, a point in a brush could be neither hovered nor clicked.
+  for (const mark of spec.marks || []) {
+    if (/brush$/i.test(mark.name || "")) mark.interactive = false;
+    letThroughBrushes(mark);
+  }
+  return spec;
+}
+
 async function drawChart(place, template, fill) {
   views.get(place)?.finalize();
   views.delete(place);
@@ -16,6 +25,7 @@ async function drawChart(place, template, fill) {
     ast: true, // the expressions are interpreted: the page's security policy forbids to evaluate text
     renderer: many ? "canvas" : "svg",
     tooltip: { theme: "report" },
+    patch: letThroughBrushes,
   });
   views.set(place, result.view);
   return result.view;

@@ -12,7 +12,10 @@ function startTabs(show) {
     show();
   };
   tabs.forEach((tab, place) => {
-    tab.addEventListener("click", () => choose(tab));
+    tab.addEventListener("click", () => {
+      choose(tab);
+      document.getElementById(tab.getAttribute("aria-controls")).scrollIntoView(); // other parts may stand between
+    });
     tab.addEventListener("keydown", (event) => {
       const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!way) return;

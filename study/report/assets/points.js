@@ -188,7 +188,7 @@ class Explorer extends PointTable {
     const test = this.value("test_accuracy", index);
     if (!isNumber(test)) return null;
     return {
-      lost: (this.points.reference - this.value("accuracy", index)) * 100,
+      lost: (this.value("classic_accuracy", index) - this.value("accuracy", index)) * 100,
       test_lost: (this.value("test_classic_accuracy", index) - test) * 100,
     };
   }
