@@ -389,9 +389,8 @@ def validate_space(raw: Any, source: str, changes: Sequence[tuple[str, object]] 
         section = raw
         *parents, name = key.split(".")
         for parent in parents:
-            if section.get(parent) is None:  # a section that a resolved study leaves out
-                section[parent] = {}
-            section = section[parent]
+            # A resolved study leaves sections out.
+            section[parent] = section = {} if section.get(parent) is None else section[parent]
             if not isinstance(section, dict):
                 raise SpecError(f"{source}: {key}: {parent} is no section")
         section[name] = value

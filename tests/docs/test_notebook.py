@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -43,7 +44,9 @@ def test_the_notebook_shows_what_its_cells_compute(monkeypatch: pytest.MonkeyPat
     stored = nbformat.read(NOTEBOOK, as_version=4)
     again = nbformat.read(NOTEBOOK, as_version=4)
     place = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(again, km=_ThisPython(), timeout=120, resources=place).execute()
+    kernels = _ThisPython()
+    NotebookClient(again, km=kernels, timeout=120, resources=place).execute()
+    asyncio.run(kernels.shutdown_kernel(now=True))
     assert outputs_of(again) == outputs_of(stored)
     assert len(outputs_of(stored)) > 8 and all(outputs_of(stored))
 
