@@ -78,7 +78,7 @@ def run_study(spec: StudySpec, where: RunContext, *, extend: bool = False) -> No
             phase failed.
     """
     where = replace(where, folder=where.folder.absolute())  # workers have other working folders
-    with closing(executor_of(spec, where, warm=True)) as executor:
+    with closing(executor_of(spec, where)) as executor:
         execute(make_plan(spec, where, executor, extend=extend), where, executor, extend=extend)
 
 
@@ -110,10 +110,8 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
             finish(run, traced, search_operating_points(run, traced))
 
 
-def executor_of(spec: StudySpec, where: RunContext, *, warm: bool = False) -> Executor:
+def executor_of(spec: StudySpec, where: RunContext) -> Executor:
     """The executor that a start asks for. Ray is imported only where Ray is used.
-
-    ``warm``: workers of Ray may start while the study is planned.
 
     Raises:
         UserError: the study needs Ray, and the start refuses Ray.
@@ -127,10 +125,7 @@ def executor_of(spec: StudySpec, where: RunContext, *, warm: bool = False) -> Ex
     _refuse_bytes_that_are_no_text(where)
     from study.execution.ray.executor import RayExecutor
 
-    executor = RayExecutor(spec.resources, where.address)
-    if warm:
-        executor.warm_up(spec.backbones.trials)
-    return executor
+    return RayExecutor(spec.resources, where.address)
 
 
 def _refuse_bytes_that_are_no_text(where: RunContext) -> None:

@@ -74,22 +74,14 @@ def test_workers_are_kept_and_errors_belong_to_their_jobs(pool: WorkerPool) -> N
     assert processes(pool, "g") != survivors, "its death is no failure of the next job"
 
 
-def test_a_pool_that_is_closed_in_its_warm_up_keeps_no_worker(ray_instance: None) -> None:
-    """Else the next pool of the process would wait for its CPUs for ever."""
-    first = WorkerPool(ResourcesSpec())
-    first.warm_up(import_something, 2)
-    first.close()
-    second = WorkerPool(ResourcesSpec())
-    assert second.run([Job("one", import_something, ())]) == {}
-    second.close()
-
-
-def test_jobs_follow_a_warm_up(pool: WorkerPool) -> None:
-    pool.warm_up(import_something, 2)
-    assert len(processes(pool, "a", "b")) in (1, 2), "the warm-up is no job of the run"
-
-
 def test_a_job_whose_worker_dies_is_tried_again(ray_instance: None, tmp_path: Path) -> None:
     with closing(WorkerPool(ResourcesSpec(max_failures=1))) as pool:
         assert pool.run([Job("a", die_once, (tmp_path / "marker",))]) == {}
         assert (tmp_path / "marker").exists()
+
+
+def test_the_next_pool_gets_the_cpus_of_a_closed_one(ray_instance: None) -> None:
+    for _ in range(2):
+        pool = WorkerPool(ResourcesSpec())
+        assert pool.run([Job("one", import_something, ())]) == {}
+        pool.close()

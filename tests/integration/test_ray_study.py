@@ -79,7 +79,7 @@ def backbones_of(folder: Path) -> pd.DataFrame:
 
 
 def test_trials_on_ray_write_logs(ray_instance: None, tmp_path: Path) -> None:
-    """One log a trial, whatever Tune runs beside the trials: rungs, traces, warm-ups."""
+    """One log a trial, whatever Tune runs beside the trials: rungs, traces."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = tmp_path / "tiny"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from importlib import import_module
 from typing import Any, Literal
 
 import ray
@@ -33,7 +32,7 @@ from study.execution.executor import (
 from study.execution.failures import Failure, last_line, refuse_lost_storage
 from study.execution.jobs import measure_job, trace_job, train_job
 from study.execution.ray.connection import start_ray
-from study.execution.ray.nodes import refuse_impossible, slots_of
+from study.execution.ray.nodes import refuse_impossible
 from study.execution.ray.pool import Job, WorkerPool
 from study.execution.trial_plan import TrialPlan
 from study.traces.store import TraceStore
@@ -72,12 +71,6 @@ class RayExecutor:
     def _start(self) -> None:
         start_ray(self._address)
         refuse_impossible(self._resources)
-
-    def warm_up(self, trials: int | Literal["grid"]) -> None:
-        """Where Ray of this machine has been started early: start the workers of the first trials."""
-        if self._address is None and ray.is_initialized():
-            slots = slots_of(None, self._resources)
-            self._pool.warm_up(_warm_up, slots if trials == "grid" else min(trials, slots))
 
     def _put(self, value: object) -> ray.ObjectRef:
         """A large value in the object store of Ray; each value is stored once, whatever the number of jobs."""
@@ -183,12 +176,6 @@ def _train(
     plan: TrialPlan, dataset: Dataset, checkpoints: Location, epochs: int, device: torch.device, threads: int
 ) -> None:
     train_job(plan, dataset, checkpoints, epochs, device, threads, lambda epoch: tune.report(asdict(epoch)))
-
-
-def _warm_up() -> None:
-    """Import what the first trial needs beside this module."""
-    for name in ("study.networks.vgg", "torch._dynamo"):  # torchvision; and what the first step of an optimizer imports
-        import_module(name)
 
 
 def _fast_precision(device: torch.device) -> None:

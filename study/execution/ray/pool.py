@@ -34,8 +34,8 @@ from study.execution.ray.scratch import scratch_folder
 
 _RESTARTS = 3
 """How many times the Tune run of a pool is started anew after an error of Tune itself."""
-_END_SECONDS = 30.0
-"""A Tune run without work ends within a second; a warm-up imports torch first."""
+_END_SECONDS = 10.0
+"""A Tune run without work ends within a second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +128,6 @@ class WorkerPool:
         self._busy = False
         return errors
 
-    def warm_up(self, function: Callable[[], None], count: int) -> None:
-        """Start workers that the first jobs will use, and call a function on each. Does not wait for the workers."""
-        self._submit(Job(f"warm up {number}", function, ()) for number in range(count))
-
     def _submit(self, jobs: Iterable[Job]) -> None:
         if self._scratch is None:
             self._scratch = scratch_folder("predictive-exit-", Path(tempfile.gettempdir()))
@@ -164,10 +160,10 @@ class WorkerPool:
             events.put(("stopped", None, error))
 
     def close(self) -> None:
-        """End the Tune run and the workers; jobs of :meth:`run` are cut off.
+        """End the Tune run and the workers; jobs that run are cut off.
 
-        A warm-up ends by itself. A Tune run that is cut off keeps its workers, and with them the CPUs that the next
-        pool of this process needs.
+        A Tune run without jobs ends by itself: one that is cut off keeps its workers, and with them the CPUs that the
+        next pool of this process needs.
         """
         self._waiting.put(None)
         if self._thread is not None and not self._busy:  # a thread with jobs ends by itself, if Ray still answers
