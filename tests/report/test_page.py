@@ -23,16 +23,6 @@ HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>\'&'
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, finished_study: Path) -> dict[str, Path]:
     """The reports that the tests look at. CI names the run folder of the quickstart, which it has just run."""
     folder = tmp_path_factory.mktemp("reports")
