@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import KW_ONLY, MISSING, dataclass, fields
+from dataclasses import KW_ONLY, MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
@@ -54,6 +54,8 @@ class Description:
     """Whether a study file may give several values, to be searched."""
     option: str | None = None
     """The name in study files and on the command line; None: the name of the field."""
+    added: bool = False
+    """Whether there were trials before there was the setting: with its default, it is no part of a trial's name."""
 
     def hold(self, number: float) -> bool:
         """Whether a number keeps to the bounds; no infinite number and no NaN does."""
@@ -263,3 +265,18 @@ def first_problem(settings: object) -> str | None:
         if not setting.allows(value):
             return f"{setting.option} must be {setting.expected()}, got {repr(value)[:60]}"
     return None
+
+
+def identity(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that name what it decides: all but added settings that have their default.
+
+    A setting that the program learns later does not rename the trials of before.
+    """
+    known = settings_of(cast(Hashable, type(settings)))
+    found: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        setting = known.get(field.name)
+        if setting is None or not (setting.description.added and value == setting.default):
+            found[field.name] = identity(value) if is_dataclass(value) else value
+    return found

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from results.storage.paths import Location
+from search_spaces.settings import identity
 from search_spaces.words import short
 from study.data.settings import DataInfo
 from study.errors import UserError
@@ -109,8 +110,8 @@ def trial_id(network: NetworkSettings, training: TrainingSettings, data_digest: 
     return content_hash(
         {
             "format": FORMAT_VERSION,
-            "network": asdict(network),
-            "training": asdict(training),
+            "network": identity(network),
+            "training": identity(training),
             "data": data_digest,
             "parent": parent,
         }

@@ -12,11 +12,13 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from results.parts import read_table, write_part
 from results.schemas import TableError
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
+from search_spaces.spec import StudySpec
 from search_spaces.strict_yaml import parse_yaml
 from study.errors import UserError
 from study.storage.publish import content_hash, set_aside
@@ -148,7 +150,15 @@ def _rows(folder: Location, table: str) -> pd.DataFrame | None:
 
 
 def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[Difference]:
-    return list(differences_of(without_free_keys(stored), without_free_keys(asked)))
+    return list(differences_of(without_free_keys(_with_defaults(stored)), without_free_keys(asked)))
+
+
+def _with_defaults(study: dict[str, Any]) -> dict[str, Any]:
+    """A stored study with the defaults of keys that the schema did not have when the study was stored."""
+    try:
+        return StudySpec.model_validate(study).plain()
+    except ValidationError:  # the differences tell what this program does not know
+        return study
 
 
 def without_free_keys(study: dict[str, Any]) -> dict[str, Any]:

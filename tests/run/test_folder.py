@@ -141,3 +141,13 @@ def test_provenance_names_settings_images_and_versions(tmp_path: Path) -> None:
     assert set(table.index) == {one.name(), one.name(older)}
     assert table.loc[one.name(older), "code_version"] == "0.0.1"
     assert len(str(table.loc[one.name(), "code_digest"])) == 12
+
+
+def test_a_folder_of_before_a_key_was_known_holds_the_study_with_its_default(folder: Path) -> None:
+    path = folder / "study.yaml"
+    stored = yaml.safe_load(path.read_text())
+    del stored["study"]["backbones"]["ema_decay"], stored["study"]["exits"]["conv_layers"]
+    path.write_text(yaml.safe_dump(stored))
+    assert refuse_other_study(study().plain(), folder) == []
+    with pytest.raises(UserError, match="ema_decay is 0.0 there and 0.9 here"):
+        refuse_other_study(study(backbones={"ema_decay": 0.9}).plain(), folder)

@@ -1,0 +1,22 @@
+"""Which settings name a trial."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from search_spaces.settings import Description, identity
+from study.networks.settings import NetworkSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    old: Annotated[int, Description("known from the start")] = 1
+    new: Annotated[int, Description("known since later", added=True)] = 2
+    head: NetworkSettings = NetworkSettings(backbone="vgg11")
+
+
+def test_an_added_setting_names_a_trial_only_where_it_differs_from_its_default() -> None:
+    head = asdict(NetworkSettings(backbone="vgg11"))
+    assert identity(Grown()) == {"old": 1, "head": head}
+    assert identity(Grown(new=3)) == {"old": 1, "new": 3, "head": head}
