@@ -149,5 +149,5 @@ def test_a_folder_of_before_a_key_was_known_holds_the_study_with_its_default(fol
     del stored["study"]["backbones"]["ema_decay"], stored["study"]["exits"]["conv_layers"]
     path.write_text(yaml.safe_dump(stored))
     assert refuse_other_study(study().plain(), folder) == []
-    with pytest.raises(UserError, match="ema_decay is 0.0 there and 0.9 here"):
+    with pytest.raises(UserError, match=r"ema_decay is 0\.0 there and 0\.9 here"):
         refuse_other_study(study(backbones={"ema_decay": 0.9}).plain(), folder)
