@@ -37,6 +37,8 @@ LARGEST_SEED = 2**63 - 1
 MOST = 10**9
 """The largest count that a setting may have, where no smaller bound is stated."""
 DEFAULT_DEVICE = "horowitz-2014-45nm"
+MEASURED = "measured"
+"""The value of ``operating_points.costs`` for costs that are measured where the study runs."""
 """The device table that gives the energies where no other one is named."""
 
 

@@ -259,13 +259,13 @@ def _policy_of_point(options: argparse.Namespace) -> Policy:
     Raises:
         UserError: the run folder has no such point, or no checkpoint of its network.
     """
+    from search_spaces.settings import MEASURED
     from study.cli.main import build_parser
     from study.cli.options import run_folder
     from study.export.point import checkpoint_folder, front_row
     from study.policies.policies import policy_from_row
     from study.run.reader import stored_study
     from study.run.stored_front import require_front
-    from study.search.cost_source import MEASURED
 
     usual = build_parser().parse_args(["evaluate"])
     for name in _OF_A_POINT:

@@ -18,7 +18,8 @@ from results.storage.paths import Location
 from results.summary import FrontSummary, summarize_front, summary_json
 from search_spaces.spec import parse_change
 from study.cli.printing import PlainTable, console_of
-from study.run.reader import stored_backbones, stored_study
+from study.run.backbones import stored_backbones
+from study.run.reader import stored_study
 from study.run.stored_front import evaluate_command, exact_stored, require_front
 from study.search.exact_report import ExactReport
 from study.search.guarantee import guarantee_words

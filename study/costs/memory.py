@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from study.arrays import Floats
-from study.costs.flops import NetworkWork, Work
 from study.networks.precisions import FORMATS, NumberFormat, Precision
 from study.policies.base import Policy
+
+if TYPE_CHECKING:
+    from study.costs.flops import NetworkWork, Work
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

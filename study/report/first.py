@@ -121,7 +121,7 @@ def _smaller(source: Source, summary: FrontSummary) -> tuple[dict[str, Any] | No
     trained = trials[(trials["phase"] == "backbones") & trials["classifier_accuracy"].notna()]
     if len(trained[["backbone", "width"]].drop_duplicates()) < 2:
         return None, [none]
-    from study.run.reader import stored_backbones  # here: torch is imported, which takes seconds
+    from study.run.backbones import stored_backbones
 
     try:
         backbones = stored_backbones(source.folder, source.spec.operating_points, source.data)

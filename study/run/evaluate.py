@@ -14,6 +14,7 @@ import pandas as pd
 
 from results.intervals import wilson_interval
 from results.parts import rows_of
+from search_spaces.settings import MEASURED
 from study.arrays import Floats, batches
 from study.costs.costs import Costs, Measure
 from study.costs.measure.profile import Profile, read_profile
@@ -32,7 +33,7 @@ from study.policies.replay import Walk, join_walks, replay
 from study.policies.thresholds import Statistic, thresholds_from_logits
 from study.progress import Reporter
 from study.run.one_network import LoadedNetwork
-from study.search.cost_source import MEASURED, cost_table, profiled_costs
+from study.search.cost_source import cost_table, profiled_costs
 from study.traces.collect import trace_images
 from study.traces.trace import Trace
 

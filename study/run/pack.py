@@ -23,7 +23,7 @@ from study.run.run import search_networks, write_front
 from study.search.guarantee import certified_points
 from study.search.test_front import front_of
 from study.storage.publish import check_writable
-from study.traces.store import stored_traces, write_trace
+from study.traces.files import stored_traces, write_trace
 
 _KEPT = ("provenance", "trials", "epochs", "costs")
 """Tables that do not follow from the traces."""

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
-import torch
 
-from results.parts import of_data, part_count, read_or_empty, rows_of
+from results.parts import of_data, part_count, read_or_empty
 from results.storage.paths import Location
-from search_spaces.spec import DataSpec, OperatingPointsSpec, StudySpec, validate_space
+from search_spaces.settings import MEASURED
+from search_spaces.spec import OperatingPointsSpec, StudySpec, validate_space
 from study.checkpoints.description import WeightsId
 from study.costs.costs import Costs
-from study.costs.flops import NetworkWork, count_work
 from study.costs.measure.profile import read_profile
-from study.costs.model.devices import load_device
-from study.data.settings import DATASETS
 from study.errors import UserError
 from study.fronts.exact import check_comparable
-from study.networks.multi_exit import build_network
 from study.networks.precisions import Precision
-from study.networks.settings import NetworkSettings
 from study.run.folder import STUDY_FILE, stored_study_file
-from study.search.cost_source import MEASURED, with_frequencies
-from study.search.smaller import Backbone
 from study.search.traced_network import TracedNetwork
 from study.storage.publish import safe_name
-from study.storage.strict_json import parse_json
-from study.traces.store import StoredTrace, stored_traces
+from study.traces.files import StoredTrace, stored_traces
 from study.traces.trace import SplitLogits
+
+if TYPE_CHECKING:
+    from study.costs.flops import NetworkWork
 
 
 def stored_study(folder: Location, changes: Sequence[tuple[str, object]] = ()) -> StudySpec:
@@ -77,7 +72,11 @@ def stored_networks(
     works: dict[WeightsId, NetworkWork] = {}
     rules, limit = points.dvfs.values != ("none",), points.constraints.memory is not None
     needs_work = with_memory or rules or limit or not same_costs
-    device = load_device(points.costs) if rules or not same_costs else None  # a table of one's own may be gone
+    device = None
+    if rules or not same_costs:  # else the table is not read: one of the user's own may be gone
+        from study.costs.model.devices import load_device
+
+        device = load_device(points.costs)
     networks = []
     for (weights, precision), splits in found.items():
         if missing := {"calibration", "validation"} - set(splits):
@@ -89,7 +88,9 @@ def stored_networks(
             )
         if needs_work and weights not in works:
             classes = splits["validation"].read().logits.shape[2]
-            works[weights] = _work(folder, study.data, weights.trial_id, classes)
+            from study.run.network_work import stored_work  # here: torch is imported, which takes seconds
+
+            works[weights] = stored_work(folder, study.data, weights.trial_id, classes)
         if device is None or same_costs:
             name = f"{weights.file_stem}-{precision}-batch{points.batch_size}.json"
             costs = _stored_costs(folder / "profiles" / safe_name(name, "profile"), measured=points.costs == MEASURED)
@@ -108,7 +109,11 @@ def stored_networks(
         asked = ", ".join(map(str, points.quantization.values))
         raise UserError(f"{folder / 'traces'} holds no traces of a network at {asked}")
     check_comparable([network.costs for network in networks])
-    return with_frequencies(points, device, networks) if device else networks
+    if device is None:
+        return networks
+    from study.search.cost_source import with_frequencies
+
+    return with_frequencies(points, device, networks)
 
 
 def _newest(
@@ -124,71 +129,6 @@ def _newest(
             splits = found.setdefault((trace.weights, cast(Precision, trace.precision)), {})
             splits[trace.split] = trace
     return dict(sorted(found.items()))
-
-
-def _work(folder: Location, data: DataSpec, trial_id: str, classes: int) -> NetworkWork:
-    """What the network of a trial consists of, from the settings in the table ``trials``.
-
-    Raises:
-        UserError: they are not there, or are of no network that this program builds.
-    """
-    where = folder / "tables" / "trials"
-    trials = read_or_empty(where.parent, "trials")
-    rows = trials[trials["trial_id"] == trial_id]
-    if rows.empty:
-        raise UserError(f"{where} does not tell what network {trial_id} is, which memory and other costs depend on")
-    try:
-        # A copy to share does not know the folder of its images.
-        asked, usual = data.model_dump(), DATASETS[rows["data"].iloc[0]]
-        settings = NetworkSettings.from_plain(parse_json(rows["settings"].iloc[0])["network"])
-        with torch.device("meta"):  # shapes suffice
-            network = build_network(
-                settings,
-                classes=classes,
-                image_size=asked["image_size"] or usual.image_size,
-                channels=asked["channels"] or usual.channels,
-            )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: the settings of {trial_id} are of no network known here: {error}") from None
-    return count_work(network)
-
-
-def stored_backbones(folder: Location, points: OperatingPointsSpec, data: str | None = None) -> list[Backbone]:
-    """The networks without exits that phase 1 trained, the most accurate of each architecture and width.
-
-    Their costs are counted, and modelled where the costs of the study are modelled. The list is empty where all
-    networks have the same architecture and width: then none is smaller than another.
-
-    Raises:
-        UserError: the settings of a network are of no network known here.
-    """
-    trials = of_data(read_or_empty(folder / "tables", "trials"), data)
-    trained = trials[(trials["phase"] == "backbones") & trials["classifier_accuracy"].notna()]
-    best = trained.sort_values("classifier_accuracy", ascending=False).drop_duplicates(["backbone", "width"])
-    if len(best) < 2:
-        return []
-    own = set(trials["trial_id"])
-    trace = next((one for one in stored_traces(folder / "traces") if one.weights.trial_id in own), None)
-    if trace is None:
-        return []  # without a trace the number of classes is not known
-    study, classes, names = stored_study(folder).data, trace.read().logits.shape[2], network_names(folder)
-    device = None if points.costs == MEASURED else load_device(points.costs)
-    found = []
-    for row in rows_of(best):
-        work = _work(folder, study, row["trial_id"], classes)
-        try:
-            costs = device.costs(work, precision="fp32", batch_size=points.batch_size) if device else None
-        except UserError:
-            costs = None  # the device has no fp32
-        costs = costs or Costs(segment_flops=work.segment_flops, head_flops=work.head_flops)
-        found.append(Backbone(row["trial_id"], names[row["trial_id"]], row["classifier_accuracy"], costs))
-    return found
-
-
-def network_names(folder: Location) -> dict[str, str]:
-    """Trial -> architecture and width of its network, as ``vgg19 x 0.25``."""
-    trials = read_or_empty(folder / "tables", "trials").dropna(subset=["backbone", "width"])
-    return {row["trial_id"]: f"{row['backbone']} x {row['width']:g}" for row in rows_of(trials)}
 
 
 def _stored_costs(path: Location, *, measured: bool) -> Costs:

@@ -35,6 +35,7 @@ from study.fronts.exact import check_comparable
 from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.progress import Reporter
+from study.run.backbones import write_backbone_costs
 from study.run.folder import Provenance, claim_folder, refuse_other_study
 from study.run.phase_1 import adopt_pretrained, run_phase, write_trials
 from study.run.plan import DatasetPlan, RunContext, StudyPlan, images_line, make_plan
@@ -312,6 +313,8 @@ def finish(run: DatasetRun, traced: Sequence[TracedNetwork], points: pd.DataFram
     """
     where, settings = run.where, run.data.settings
     _write(where.tables, "costs", [row for network in traced for row in cost_rows(network)], run.stamp)
+    classes = len(run.data.dataset.info.class_names)
+    write_backbone_costs(where.folder, run.plan.spec.data, run.plan.spec.operating_points, settings.name, classes)
     front = front_of(points, run.plan.spec.operating_points.objectives)
     if front.empty:
         _write(where.tables, "exits", [row for network in traced for row in network_exit_rows(network)], run.stamp)

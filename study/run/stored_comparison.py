@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from results.storage.paths import Location
 from study.errors import UserError
-from study.run.reader import network_names, published_costs, stored_backbones, stored_logits, stored_networks
+from study.run.backbones import network_names, stored_backbones
+from study.run.reader import published_costs, stored_logits, stored_networks
 from study.run.stored_front import stored_space
 from study.search.cheapest import Objective
 from study.search.compare import DROPS, Comparison, compare

@@ -12,13 +12,13 @@ import torch
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
 from search_spaces.choices import Choice
-from search_spaces.settings import DEFAULT_DEVICE
+from search_spaces.settings import DEFAULT_DEVICE, MEASURED
 from search_spaces.spec import OperatingPointsSpec
 from study.costs.costs import Costs, same_flops
 from study.costs.flops import NetworkWork
 from study.costs.measure import bench
 from study.costs.measure.meters import find_meter
-from study.costs.measure.profile import Profile, check_same_device, read_profile
+from study.costs.measure.profile import Profile, read_profile
 from study.costs.model.devices import Device, LevelDevice, load_device, part_formats
 from study.costs.model.dvfs import RULES, LevelCosts, smallest_slack
 from study.errors import UserError
@@ -29,8 +29,6 @@ from study.policies.policies import POLICIES, Hierarchical
 from study.progress import Reporter
 from study.search.traced_network import Frequencies, TracedNetwork
 
-MEASURED = "measured"
-"""The value of ``operating_points.costs`` for costs that are measured where the study runs."""
 SUSPECT = 0.15
 """Relative error of the sum of a profile's parts above which a doubt is printed."""
 
@@ -163,7 +161,7 @@ def profiled_costs(
     """
     if device is not None:
         try:
-            check_same_device(profile, device)
+            bench.check_same_device(profile, device)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     if profile.precision != precision:

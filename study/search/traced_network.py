@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from results.summary import reference_position
 from study.arrays import Floats, Integers
 from study.checkpoints.description import WeightsId
 from study.costs.costs import Costs, Measure
-from study.costs.flops import NetworkWork
 from study.costs.memory import Memory
 from study.costs.model.dvfs import LevelCosts, Rule, Simulated, simulate
 from study.errors import UserError
@@ -25,6 +25,9 @@ from study.policies.policies import Classic, Hierarchical, Static
 from study.policies.replay import Walk, replay
 from study.policies.thresholds import Statistic, thresholds_from_logits
 from study.traces.trace import SplitLogits, Trace
+
+if TYPE_CHECKING:
+    from study.costs.flops import NetworkWork
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

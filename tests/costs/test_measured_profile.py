@@ -9,9 +9,9 @@ import pytest
 import torch
 from support.simulated_machine import Machine, counted, measured, network_on
 
-from study.costs.measure import profile as measured_profile
-from study.costs.measure.bench import measure_profile
-from study.costs.measure.profile import MeasureSettings, Profile, check_same_device
+from study.costs.measure import bench
+from study.costs.measure.bench import check_same_device, measure_profile
+from study.costs.measure.profile import MeasureSettings, Profile
 from study.errors import UserError
 from study.storage.versions import versions
 
@@ -36,7 +36,7 @@ def test_a_profile_of_another_device_is_refused(monkeypatch):
     profile = measured(Machine(), metered=False)
     check_same_device(profile, torch.device("cpu"))
     elsewhere = replace(profile, costs=replace(profile.costs, device="Another CPU"))
-    monkeypatch.setattr(measured_profile, "device_name", lambda device: "This CPU")
+    monkeypatch.setattr(bench, "device_name", lambda device: "This CPU")
     with pytest.raises(UserError, match="was measured on Another CPU, this is This CPU: measure it here") as error:
         check_same_device(elsewhere, torch.device("cpu"))
     assert "\n" not in str(error.value)

@@ -22,8 +22,8 @@ from support.simulated_machine import (
     measured,
 )
 
-from study.costs.measure.bench import CudaStopwatch, measure_profile
-from study.costs.measure.profile import MeasureSettings, Profile, Spread, check_same_device
+from study.costs.measure.bench import CudaStopwatch, check_same_device, measure_profile
+from study.costs.measure.profile import MeasureSettings, Profile, Spread
 from study.networks.multi_exit import build_network
 from study.networks.quantization import in_fp32
 from study.networks.settings import HeadSettings, NetworkSettings

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +162,19 @@ def test_differences_are_against_the_first_study() -> None:
             low, high = map(float, second[7].split(" to "))
             assert low < second[6] < high
             assert np.isclose(second[6] - low, high - second[6], rtol=0.05)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_report_imports_nothing_that_trains(finished_study: Path, tmp_path: Path, exact: bool) -> None:
+    folder, slow = (PACK, {"torch", "ray", "optuna"}) if exact else (finished_study, {"torch", "ray"})
+    code = (
+        f"import sys; from study.cli.main import main; main(['report', {str(folder)!r}, '--output', 'page.html']); "
+        f"print(sorted({slow!r} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace(str(PACK), str(PACK.absolute()))],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "page.html").is_file()

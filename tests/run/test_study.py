@@ -22,7 +22,7 @@ from study.execution.local import LocalExecutor
 from study.policies.policies import Classic
 from study.policies.thresholds import thresholds_from_logits
 from study.run.run import run_study
-from study.traces.store import read_trace
+from study.traces.files import read_trace
 
 TIMES = {"seconds"}
 

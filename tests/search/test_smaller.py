@@ -7,12 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pytest
 from support.run_folders import ONE, run_folder
 
 from results.parts import write_part
+from search_spaces.spec import OperatingPointsSpec
 from study import Costs
 from study.networks.settings import NetworkSettings
-from study.run.reader import stored_backbones, stored_study
+from study.run import backbones
+from study.run.backbones import stored_backbones, write_backbone_costs
+from study.run.reader import stored_study
 from study.search.smaller import Backbone, beaten_by, smaller_rows, smaller_sentence
 
 
@@ -57,3 +61,30 @@ def test_the_backbones_of_a_run_are_counted_by_their_settings(tmp_path: Path) ->
     assert {name: one.name for name, one in found.items()} == {"wide": "vgg19 x 0.25", "narrow-2": "vgg19 x 0.125"}
     assert 3 < found["wide"].costs.classic("flops") / found["narrow-2"].costs.classic("flops") < 4
     assert found["wide"].costs.holds("energy")
+
+
+def test_costs_that_the_run_wrote_are_read_instead_of_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_folder(tmp_path / "run", ONE)
+    rows = []
+    for name, width in {"wide": 0.25, "narrow": 0.125}.items():
+        settings = json.dumps({"network": asdict(NetworkSettings(backbone="vgg19", width=width))})
+        row = {"trial_id": name, "phase": "backbones", "data": "digits", "backbone": "vgg19", "width": width}
+        rows.append(row | {"settings": settings, "classifier_accuracy": 0.5})
+    exits = {"trial_id": "one", "phase": "exits", "data": "digits", "backbone": "vgg19", "width": 0.25}
+    write_part(folder / "tables", "trials", [*rows, exits])
+    study = stored_study(folder)
+    points = study.operating_points
+
+    def costs(points: OperatingPointsSpec) -> list[str]:
+        return [one.costs.to_json() for one in stored_backbones(folder, points)]
+
+    counted = costs(points)
+    write_backbone_costs(folder, study.data, points, "digits", ONE[0].validation.logits.shape[2])
+    file = folder / "profiles" / "wide-without-exits-batch1.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(backbones, "_counted", None)
+        assert costs(points) == counted
+    file.write_bytes(b"{")
+    assert costs(points) == counted, "a damaged file is counted anew"
+    other = points.model_copy(update={"costs": "jetson-tx2"})
+    assert set(costs(other)).isdisjoint(counted), "the files are of the costs of the study"

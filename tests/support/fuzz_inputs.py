@@ -21,7 +21,7 @@ from results.parts import write_part
 from search_spaces.study_files import bundled
 from study.checkpoints import tensors as checkpoints
 from study.storage.publish import content_hash, publish, read_published
-from study.traces.store import write_trace
+from study.traces.files import write_trace
 from study.traces.trace import SplitLogits
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from study.costs.model.devices import load_device
 from study.errors import UserError
 from study.networks.construction import meta_network
 from study.storage.publish import publish, read_published
-from study.traces.store import stored_traces
+from study.traces.files import stored_traces
 from support.fuzz_inputs import (
     CHECKPOINT,
     COSTS,

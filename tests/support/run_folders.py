@@ -15,7 +15,7 @@ from study.cli.main import main
 from study.run import reader as stored
 from study.run.folder import claim_folder
 from study.search.traced_network import TracedNetwork
-from study.traces.store import trace_folder, write_trace
+from study.traces.files import trace_folder, write_trace
 from study.traces.trace import SplitLogits
 from support.exact_spaces import ALL_KINDS, traced, with_work
 

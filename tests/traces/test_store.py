@@ -12,7 +12,9 @@ from study.data.settings import DataInfo
 from study.networks.construction import new_network
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.traces import store as module
-from study.traces.store import TraceStore, stored_traces
+from study.traces.files import stored_traces, write_trace
+from study.traces.store import TraceStore
+from study.traces.trace import SplitLogits
 from study.training.learning_curves import Epoch
 from study.training.loop import TrainingState
 from study.training.settings import TrainingSettings
@@ -90,3 +92,20 @@ def test_other_images_at_the_same_place_are_traced_anew(store):
 def test_weights_that_the_checkpoint_does_not_hold_are_refused(store):
     with pytest.raises(UserError, match="does not hold the weights"):
         store.get(WeightsId("trial", "0" * 16), "fp32", "validation", IMAGES["validation"], "digest")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_logits_are_mapped_and_the_file_stays_as_it_is(tmp_path, half):
+    split = SplitLogits(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.array([0, 3]))
+    write_trace(tmp_path / "one", split, {"weights": "a@b", "precision": "fp32", "split": "validation"}, half=half)
+    (stored,) = stored_traces(tmp_path)
+    found = stored.read()
+    assert found.logits.dtype == np.float32 and np.array_equal(found.logits, split.logits)
+    assert np.array_equal(found.labels, split.labels)
+    if not half:
+        base = found.logits
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        assert isinstance(base, np.memmap) and found.logits.flags.aligned
+    found.logits[:] = 7
+    assert np.array_equal(stored.read().logits, split.logits)

@@ -313,6 +313,16 @@ class _Bench:
         return windows
 
 
+def check_same_device(profile: Profile, device: torch.device) -> None:
+    """Refuse by a UserError a profile that was measured on another device."""
+    here = device_name(device)
+    if profile.costs.device != here:
+        raise UserError(
+            f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or "
+            "ask for it all the same (--other-device; in a study resources.profiles_of_other_device)"
+        )
+
+
 def _spreads(repeats: Floats) -> tuple[Spread, ...]:
     """The spread of each column of ``[R, parts]``."""
     return tuple(Spread.of(column.tolist()) for column in repeats.T)

@@ -12,19 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from results.storage.paths import Location
 from search_spaces.words import short
 from study.arrays import Floats
 from study.costs.costs import Costs
-from study.costs.measure.meters import MeterSource, device_name
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS, Int8Execution, Precision
 from study.storage.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from study.costs.measure.meters import MeterSource
 
 PROFILE_FORMAT = 1
 
@@ -182,16 +183,6 @@ def _revived(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_revived(entry) for entry in value)
     return Spread(**value) if isinstance(value, dict) else value
-
-
-def check_same_device(profile: Profile, device: torch.device) -> None:
-    """Refuse by a UserError a profile that was measured on another device."""
-    here = device_name(device)
-    if profile.costs.device != here:
-        raise UserError(
-            f"the cost profile was measured on {profile.costs.device}, this is {here}: measure it here, or "
-            "ask for it all the same (--other-device; in a study resources.profiles_of_other_device)"
-        )
 
 
 def with_energies(profile: Profile, source: MeterSource) -> Profile:
