@@ -118,6 +118,15 @@ class DataFields:
         None
     )
     """An absolute path, or a path below the data root."""
+    white_level: Annotated[
+        int | None,
+        Description("white in greys of 16 bits, as 4095 of 12-bit cameras", least=1, most=65535, searched=False),
+    ] = None
+    """None: 65535; images that stay far below are refused then."""
+    max_pixels: Annotated[
+        int | None,
+        Description("most pixels of a file, else about 89 million", least=1, most=MOST, searched=False),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

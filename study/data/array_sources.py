@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from study.data.pixels import Pixels, convert_channels, resize
-from study.data.settings import ImageSet
+from study.data.settings import DataSettings, ImageSet, ReadPart
 from study.data.splits import Indices, fixed_test_part
 from study.errors import UserError
 
@@ -33,13 +33,15 @@ class ArrayPart:
     test_sizes: Indices | None = None
     """``[C]``: images of each class of the digits that belong to the test part."""
 
-    def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
-        """Images ``[len(indices), channels, image_size, image_size]`` and the sha256 of their source.
+    def read(self, indices: Indices, settings: DataSettings) -> ReadPart:
+        """Pixels of some of the images, in the size and channels of resolved settings.
 
         Digits of 8x8 pixels are enlarged by repeating pixels where ``image_size`` is a multiple of 8. Images of
         Fashion-MNIST (28x28) are padded with zeros to 32x32, unless ``image_size`` is 28. All other resizing is
         bilinear.
         """
+        assert settings.image_size is not None and settings.channels is not None
+        image_size, channels = settings.image_size, settings.channels
         raw = np.ascontiguousarray(self.raw[indices])
         source = ImageSet(images=raw, labels=self.labels[indices])
         images = convert_channels(raw, channels)
@@ -48,7 +50,7 @@ class ArrayPart:
             images = images.repeat(scale, axis=2).repeat(scale, axis=3)
         if self.name == "fashion_mnist" and image_size != images.shape[2]:
             images = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
-        return resize(images, image_size), source.digest
+        return ReadPart(resize(images, image_size), source.digest)
 
 
 def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart:

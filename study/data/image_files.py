@@ -3,16 +3,19 @@
 import hashlib
 import io
 import itertools
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from study.data.image_modes import WHITE_LEVEL, plain_image
 from study.data.pixels import Pixels
 from study.errors import UserError
 
@@ -40,11 +43,22 @@ _LONGEST_LIST = 700
 """Characters of a list of images in an error message."""
 
 
-def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pixels, bytes]:
-    """Pixels ``[channels, image_size, image_size]`` of an image as training sees it, and the sha256 of the file.
+@dataclass(frozen=True, eq=False)
+class ReadImage:
+    """An image file as training sees it."""
 
-    The pixels are RGB or ITU-R 601 luma. The central square is cut out and resized bilinearly with antialiasing. Call
-    inside :func:`strict_decoder`.
+    pixels: Pixels
+    """``[channels, image_size, image_size]``: RGB or ITU-R 601 luma."""
+    digest: bytes
+    """sha256 of the file; behind it the rules of :mod:`study.data.image_modes` that changed pixels."""
+    deepest: int
+    """The largest value of a grey of 16 bits; 0 for other images."""
+
+
+def read_with_digest(path: Path, *, image_size: int, channels: int, white_level: int = WHITE_LEVEL) -> ReadImage:
+    """Read an image file. The central square is cut out and resized bilinearly with antialiasing.
+
+    Call inside :func:`strict_decoder`.
 
     Raises:
         UnreadableImagesError: the file cannot be read or is no image.
@@ -52,10 +66,12 @@ def read_with_digest(path: Path, *, image_size: int, channels: int) -> tuple[Pix
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            pixels = central_square(image, image_size, channels)
+            plain = plain_image(image, channels, white_level)
+        pixels = _square(plain.image, image_size, channels)
     except Exception as error:  # the bytes are arbitrary, and so are the errors of decoders
         raise UnreadableImagesError([f"{path} ({_reason(error)})"]) from error
-    return pixels, hashlib.sha256(content).digest()
+    digest = hashlib.sha256(content).digest() + "|".join(plain.rules).encode()
+    return ReadImage(pixels, digest, plain.deepest)
 
 
 def read_square(path: Path, prepare: Callable[[Image.Image], Pixels]) -> Pixels:
@@ -71,22 +87,17 @@ def read_square(path: Path, prepare: Callable[[Image.Image], Pixels]) -> Pixels:
         raise UnreadableImagesError([f"{path} ({_reason(error)})"]) from error
 
 
-def central_square(image: Image.Image, size: int, channels: int) -> Pixels:
+def central_square(image: Image.Image, size: int, channels: int, *, white_level: int = WHITE_LEVEL) -> Pixels:
     """Pixels ``[channels, size, size]`` of the central square, resized bilinearly with antialiasing.
-
-    The square is cut out first: resized whole, a very long image would be huge.
 
     Raises:
         ValueError: the image has 32 bits a pixel, which have no defined white.
     """
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip at 255
-    elif image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no defined white: store the image with 8 or 16 bits")
-    elif image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    image = image.convert(mode)
+    return _square(plain_image(image, channels, white_level).image, size, channels)
+
+
+def _square(image: Image.Image, size: int, channels: int) -> Pixels:
+    """The square is cut out first: resized whole, a very long image would be huge."""
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -95,19 +106,27 @@ def central_square(image: Image.Image, size: int, channels: int) -> Pixels:
 
 
 @contextmanager
-def strict_decoder() -> Iterator[None]:
+def strict_decoder(max_pixels: int | None = None) -> Iterator[None]:
     """Make Pillow's warning of a decompression bomb an error, and ignore its other warnings.
 
-    Filters of warnings are global to the process. Enter this context once, around a thread pool, not in its threads.
+    ``max_pixels``: above how many pixels an image may be such a bomb; None: Pillow's number. The number and the filters
+    of warnings are global to the process. Enter this context once, around a thread pool, not in its threads.
     """
+    before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+        Image.MAX_IMAGE_PIXELS = before if max_pixels is None else max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"more than {Image.MAX_IMAGE_PIXELS} pixels, a possible decompression bomb"
+        found = re.search(r"\d+", str(error))  # Pillow tells the pixels first
+        pixels = f"{int(found[0]):,} pixels" if found else "too many pixels"
+        return f"{pixels}, more than max_pixels allows: shrink it; it may also be a decompression bomb"
     if isinstance(error, UnidentifiedImageError):
         return "not an image format that Pillow knows"
     if isinstance(error, OSError) and error.strerror:

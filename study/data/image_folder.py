@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from study.data.image_files import UnreadableImagesError, image_endings, read_with_digest, strict_decoder
-from study.data.pixels import Pixels
+from study.data.image_modes import WHITE_LEVEL
+from study.data.settings import DataSettings, ReadPart
 from study.data.splits import TEST_SHARE, Indices
 from study.errors import UserError
 
@@ -33,31 +34,38 @@ class FolderPart:
     test_sizes: Indices | None = None
     """``[C]``: images of each class of a flat folder that belong to the test part."""
 
-    def read(self, indices: Indices, *, image_size: int, channels: int) -> tuple[Pixels, str]:
-        """Pixels ``[n, channels, image_size, image_size]`` and the sha256 over each file's path and bytes.
+    def read(self, indices: Indices, settings: DataSettings) -> ReadPart:
+        """Pixels of some of the images, in the size, channels and white level of resolved settings.
+
+        The source is the sha256 over each file's path and bytes, and over the rules of :mod:`study.data.image_modes`
+        that changed its pixels.
 
         Raises:
             UnreadableImagesError: it names the files that are damaged or no images.
         """
+        assert settings.image_size is not None and settings.channels is not None
+        image_size, channels, white_level = settings.image_size, settings.channels, settings.white_level or WHITE_LEVEL
         images = np.empty((len(indices), channels, image_size, image_size), np.uint8)
+        deepest = np.zeros(len(indices), np.uint16)
         problems: list[str] = []
 
         def read_into(row: int) -> bytes:
             path = self.root / self.files[indices[row]]
             try:
-                images[row], digest = read_with_digest(path, image_size=image_size, channels=channels)
+                read = read_with_digest(path, image_size=image_size, channels=channels, white_level=white_level)
             except UnreadableImagesError as error:
                 problems.extend(error.problems)
                 return b""
-            return digest
+            images[row], deepest[row] = read.pixels, read.deepest
+            return read.digest
 
         source = hashlib.sha256()
-        with strict_decoder(), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
+        with strict_decoder(settings.max_pixels), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
             for index, digest in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
                 source.update(self.files[index].encode(errors="surrogateescape") + b"\0" + digest)
         if problems:
             raise UnreadableImagesError(sorted(problems))
-        return images, source.hexdigest()
+        return ReadPart(images, source.hexdigest(), int(deepest.max(initial=0)))
 
 
 def folder_part(part: str, root: Path) -> FolderPart:

@@ -10,9 +10,11 @@ import numpy as np
 from study.data.array_sources import ArrayPart, array_part
 from study.data.image_files import UnreadableImagesError
 from study.data.image_folder import FolderPart, folder_part
+from study.data.image_modes import WHITE_LEVEL
 from study.data.pixels import mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
 from study.data.splits import Indices, cut, limited_test_part
+from study.errors import UserError
 from study.storage.home import user_path
 
 _DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indices give other pixels
@@ -32,7 +34,9 @@ def load_dataset(
     Raises:
         UserError: wrong settings; files missing, damaged or too few.
     """
-    settings, image_size, channels = _resolved(settings)
+    settings = resolve(settings)
+    image_size, channels = settings.image_size, settings.channels
+    assert image_size is not None and channels is not None
     part = _open_part("train", settings, data_root, download=download)
     indices = cut(
         part.labels,
@@ -49,14 +53,16 @@ def load_dataset(
     )
     splits: dict[str, ImageSet] = {}
     unreadable: list[str] = []
+    deepest = 0
     for split, chosen in indices.items():
         try:
-            images, source_digest = part.read(chosen, image_size=image_size, channels=channels)
+            read = part.read(chosen, settings)
         except UnreadableImagesError as error:
             unreadable += error.problems
             continue
-        splits[split] = ImageSet(images=images, labels=part.labels[chosen])
-        digest.update(f"{split} {len(chosen)} {source_digest}".encode())
+        splits[split] = ImageSet(images=read.images, labels=part.labels[chosen])
+        deepest = max(deepest, read.deepest)
+        digest.update(f"{split} {len(chosen)} {read.source}".encode())
         digest.update(np.ascontiguousarray(chosen, dtype="<i8").data)
     if check_test:
         try:
@@ -65,6 +71,7 @@ def load_dataset(
             unreadable += error.problems
     if unreadable:
         raise UnreadableImagesError(unreadable)
+    _refuse_dark_greys(settings, deepest)
     mean, std = mean_and_std(splits["train"].images)
     info = DataInfo(
         name=settings.name,
@@ -90,10 +97,9 @@ def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = F
     Raises:
         UserError: as :func:`load_dataset`.
     """
-    settings, image_size, channels = _resolved(settings)
+    settings = resolve(settings)
     part, chosen = _test_part(settings, data_root, download=download)
-    images, _ = part.read(chosen, image_size=image_size, channels=channels)
-    return ImageSet(images=images, labels=part.labels[chosen])
+    return ImageSet(images=part.read(chosen, settings).images, labels=part.labels[chosen])
 
 
 def count_test_images(settings: DataSettings, data_root: Path, *, download: bool = False) -> int:
@@ -106,10 +112,14 @@ def _test_part(settings: DataSettings, data_root: Path, *, download: bool) -> tu
     return part, limited_test_part(part.labels, len(part.class_names), settings.test_limit)
 
 
-def _resolved(settings: DataSettings) -> tuple[DataSettings, int, int]:
-    settings = resolve(settings)
-    assert settings.image_size is not None and settings.channels is not None
-    return settings, settings.image_size, settings.channels
+def _refuse_dark_greys(settings: DataSettings, deepest: int) -> None:
+    """Refuse greys of 16 bits that use less than a quarter of the range: they were stored with fewer bits."""
+    if settings.white_level is None and 0 < deepest <= WHITE_LEVEL // 4:
+        bits = max(8, deepest.bit_length())
+        raise UserError(
+            f"data set {settings.name!r}: its greys of 16 bits reach {deepest} of {WHITE_LEVEL} only, and would be "
+            f"nearly black: set white_level to {2**bits - 1} ({bits} bits), or to {WHITE_LEVEL} if images are so dark"
+        )
 
 
 def _open_part(part: str, settings: DataSettings, data_root: Path, *, download: bool) -> ArrayPart | FolderPart:

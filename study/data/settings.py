@@ -102,6 +102,18 @@ class ImageSet:
         return content.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class ReadPart:
+    """Images that were read from their source."""
+
+    images: npt.NDArray[np.uint8]
+    """``[N, C, H, W]``."""
+    source: str
+    """A digest of what the images were made from."""
+    deepest: int = 0
+    """The largest value of a grey of 16 bits; 0 where there is none."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """The splits that are cut from the training part. The test part is left out on purpose."""

@@ -17,6 +17,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from search_spaces.words import short
+from study.data.image_modes import WHITE_LEVEL
 from study.deploy.rule import Rule
 from study.errors import UserError
 from study.networks.precisions import PRECISIONS, Int8Execution, Precision
@@ -48,6 +49,8 @@ class Preprocessing:
     """``repeat``: a square whose side divides ``image_size`` is enlarged by repeating pixels; else ``bilinear``."""
     pad_from: int | None
     """A square of this side is padded with black."""
+    white_level: int = WHITE_LEVEL
+    """White in greys of 16 bits."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= LARGEST_IMAGE or self.channels not in (1, 3):
@@ -58,6 +61,8 @@ class Preprocessing:
             raise ValueError(f"enlarge is {short(self.enlarge)!r}")
         if self.pad_from is not None and not 1 <= self.pad_from <= self.image_size:
             raise ValueError(f"pad_from is {short(self.pad_from)}")
+        if not 1 <= self.white_level <= WHITE_LEVEL:
+            raise ValueError(f"white_level is {short(self.white_level)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,6 +194,7 @@ def parsed(facts: Any, graphs: Any, tensors: Mapping[str, Tensor]) -> Export:
             std=tuple(map(float, raw["std"])),
             enlarge=raw["enlarge"],
             pad_from=raw["pad_from"],
+            white_level=int(raw.get("white_level", WHITE_LEVEL)),
         ),
         precision=cast(Precision, precision),
         int8_execution=execution,

@@ -46,15 +46,19 @@ def pixels_of(images: Images, how: Preprocessing) -> Tensor:
 
 def square_of(image: Image.Image, how: Preprocessing) -> Pixels:
     """Pixels ``[C, S, S]`` of an image of any size."""
+
+    def square(side: int) -> Pixels:
+        return central_square(image, side, how.channels, white_level=how.white_level)
+
     side, size = min(image.size), how.image_size
     if side == how.pad_from:
         before = (size - side) // 2
         after = size - side - before
-        return np.pad(central_square(image, side, how.channels), ((0, 0), (before, after), (before, after)))
+        return np.pad(square(side), ((0, 0), (before, after), (before, after)))
     if how.enlarge == "repeat" and size % side == 0:
         scale = size // side
-        return central_square(image, side, how.channels).repeat(scale, axis=1).repeat(scale, axis=2)
-    return central_square(image, size, how.channels)
+        return square(side).repeat(scale, axis=1).repeat(scale, axis=2)
+    return square(size)
 
 
 def _one_or_more(one: Any, how: Preprocessing) -> Tensor:

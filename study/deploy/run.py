@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 HERE = Path(__file__).parent
 STOP, ASK_ENGINE = 0, -1
@@ -33,10 +33,20 @@ def read(name):
 def pixels_of(path, how):
     """Pixels [C, S, S] of the central square of an image file."""
     image: Image.Image = Image.open(path)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image.load()
+    scaled = image.mode == "I" and image.format == "PPM"
+    image = ImageOps.exif_transpose(image)
+    if scaled or image.mode.startswith("I;16"):
+        levels, white = np.asarray(image).astype(np.uint32), 65535 if scaled else how.get("white_level", 65535)
+        grey = (np.minimum(levels, white) * 256 // (white + 1)).astype(np.uint8)
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey[levels == clear] = 255
+        image = Image.fromarray(grey)
+    elif image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
     elif image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        image = image.convert("RGB")
     image, size, side = image.convert("L" if how["channels"] == 1 else "RGB"), how["image_size"], min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     natural = side == how["pad_from"] or (how["enlarge"] == "repeat" and size % side == 0)

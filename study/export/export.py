@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import torch as safetensors
 
 from results.storage.atomic import sync_folder, write_atomic
+from study.data.image_modes import WHITE_LEVEL
 from study.data.settings import DataInfo
 from study.deploy.folder import FORMAT, FORMAT_VERSION, GRAPHS, MANIFEST, MODEL, WEIGHTS, read_file, read_manifest
 from study.deploy.rule import Rule
@@ -129,6 +130,7 @@ def preprocessing_of(info: DataInfo) -> dict[str, Any]:
         "std": list(info.std),
         "enlarge": "repeat" if info.name == "digits" else "bilinear",
         "pad_from": 28 if info.name == "fashion_mnist" and info.image_size == 32 else None,
+        "white_level": info.settings.get("white_level") or WHITE_LEVEL,
     }
 
 
