@@ -15,7 +15,7 @@ from typing import NoReturn
 from results.schemas import TableError
 from search_spaces.spec import SpecError
 from search_spaces.words import printable
-from study.cli import compare, evaluate, export, front, pack, predict, profile, report, run, status, train, watch
+from study.cli import compare, evaluate, export, front, pack, predict, profile, report, run, serve, status, train, watch
 from study.errors import UserError, is_lack_of_memory
 from study.storage.versions import version_of
 
@@ -142,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
         (compare, "compare policies at equal accuracy on the networks of a study"),
         (export, "write a point of a front as a model that runs without this program"),
         (predict, "classify image files with an exported model"),
+        (serve, "answer image files over HTTP with an exported model"),
         (report, "write a page that shows a study, or compares several"),
         (watch, "serve that page for a running study, refreshed as rows arrive"),
         (pack, "copy the results of a study without weights, to share them"),

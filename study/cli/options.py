@@ -41,6 +41,17 @@ def positive_number(text: str) -> float:
     return number
 
 
+def port(text: str) -> int:
+    """A port; 0 stands for any free one."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no port: give a whole number from 0 to 65535")
+    return number
+
+
 def path(text: str) -> Path:
     """A path on this machine, whose ``~`` is the home folder also behind ``--option=``, where no shell replaces it."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from study.cli.options import run_folder
+from study.cli.options import port, run_folder
 from study.run.folder import STUDY_FILE, no_run_folder
 
 _PORT = 8765
@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=run_folder, metavar="RUN", help="run folder")
     parser.add_argument(
         "--port",
-        type=_port,
+        type=port,
         default=_PORT,
         metavar="N",
         help="port of the page; 0: any free one (default: %(default)s)",
@@ -27,16 +27,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="address to listen at; any but the default lets other machines read the page (default: %(default)s)",
     )
-
-
-def _port(text: str) -> int:
-    try:
-        port = int(text)
-    except ValueError:
-        port = -1
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no port: give a whole number from 0 to 65535")
-    return port
 
 
 def execute(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -74,17 +75,19 @@ def read_with_digest(path: Path, *, image_size: int, channels: int, white_level:
     return ReadImage(pixels, digest, plain.deepest)
 
 
-def read_square(path: Path, prepare: Callable[[Image.Image], Pixels]) -> Pixels:
+def read_square(source: Path | BinaryIO, prepare: Callable[[Image.Image], Pixels], *, name: str = "") -> Pixels:
     """What ``prepare`` makes of the image in a file; call inside :func:`strict_decoder`.
+
+    ``name`` stands in messages for an open file, which has no path.
 
     Raises:
         UnreadableImagesError: the file cannot be read or is no image.
     """
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(source, formats=_formats()) as image:
             return prepare(image)
     except Exception as error:  # as above
-        raise UnreadableImagesError([f"{path} ({_reason(error)})"]) from error
+        raise UnreadableImagesError([f"{name or source} ({_reason(error)})"]) from error
 
 
 def central_square(image: Image.Image, size: int, channels: int, *, white_level: int = WHITE_LEVEL) -> Pixels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
 import socketserver
@@ -12,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from study.deploy.listening import is_loopback, refusal
 from study.errors import UserError
 from study.report.live_study import LiveStudy
 from study.storage.strict_json import dumps
@@ -45,7 +45,7 @@ class LiveServer(ThreadingHTTPServer):
             )[0]
             super().__init__((str(address[0]), int(address[1])), _Handler)
         except OSError as error:
-            raise UserError(f"watch: {_refusal(error, host, port)}") from None
+            raise UserError(f"watch: {refusal(error, host, port)}") from None
 
     def server_bind(self) -> None:
         """Bind without asking a name server for the name of this machine."""
@@ -66,7 +66,7 @@ class LiveServer(ThreadingHTTPServer):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return ipaddress.ip_address(str(self.server_address[0])).is_loopback
+        return is_loopback(str(self.server_address[0]))
 
     def knows(self, host: str) -> bool:
         """Whether a request for this host (the header ``Host``) means this server.
@@ -95,16 +95,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _refusal(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use: name another one with --port, or any free one with --port 0"
-    if error.errno == errno.EACCES:
-        return f"port {port} is not for everyone: name one above 1023 with --port"
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return f"--host {host} is no address of this machine"
-    return f"cannot listen at port {port} of {host}: {error.strerror or error}"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,7 +14,20 @@ from search_spaces.spec import validate_space
 from study.run.folder import STUDY_FILE, claim_folder
 
 SLOW = ("torch", "torchvision", "ray", "optuna", "numba", "matplotlib")
-COMMANDS = ("run", "train", "evaluate", "profile", "front", "compare", "predict", "report", "watch", "pack", "status")
+COMMANDS = (
+    "run",
+    "train",
+    "evaluate",
+    "profile",
+    "front",
+    "compare",
+    "predict",
+    "serve",
+    "report",
+    "watch",
+    "pack",
+    "status",
+)
 
 
 def imported_by(arguments: list[str]) -> str:

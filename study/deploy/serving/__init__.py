@@ -1,0 +1,1 @@
+"""``predictive-exit serve``: an exported model over HTTP. Needs the extra ``serve``."""
