@@ -73,7 +73,7 @@ def front_content(folder: Location, data: str | None = None) -> ReportContent:
     studies = []
     for source in own:
         columns = point_columns(source)
-        studies.append(_study(source, columns, [guarded(*_FRONT, front_section, source, columns)]))
+        studies.append(_study(source, columns, [_front(source, columns)]))
     return _report(studies, None)
 
 
@@ -98,16 +98,16 @@ def study_content(source: Source, *, images: Path | None = None) -> StudyContent
             missing.append(str(error))
     columns = point_columns(source)
     sections = [
-        guarded(*_FRONT, front_section, source, columns),
-        guarded("exits", "Each exit", exit_section, source),
-        guarded("stops", "Where images stop", stop_section, source, columns),
-        guarded("engine", "Predicted against true exit", engine_section, source),
-        guarded("costs", "What each part costs", cost_section, source),
-        guarded("curves", "Learning curves", curve_section, source),
-        guarded("trials", "Trials of training", trial_section, source),
-        guarded("importances", "Which parameters matter", importance_section, source),
-        guarded("progress", "How the search went", progress_section, source),
-        guarded("optimism", "Loss on validation against test", optimism_section, source, columns),
+        _front(source, columns),
+        guarded("exits", "Each exit", source, ("exits",), exit_section),
+        guarded("stops", "Where images stop", source, _OF_POINTS, stop_section, columns),
+        guarded("engine", "Predicted against true exit", source, ("front",), engine_section),
+        guarded("costs", "What each part costs", source, ("costs",), cost_section),
+        guarded("curves", "Learning curves", source, ("epochs", "trials"), curve_section),
+        guarded("trials", "Trials of training", source, ("trials",), trial_section),
+        guarded("importances", "Which parameters matter", source, ("operating_points",), importance_section),
+        guarded("progress", "How the search went", source, ("operating_points",), progress_section),
+        guarded("optimism", "Loss on validation against test", source, _OF_POINTS, optimism_section, columns),
     ]
     pictures = []
     if images is not None:
@@ -116,11 +116,16 @@ def study_content(source: Source, *, images: Path | None = None) -> StudyContent
             sections.append(_gallery(len(pictures)))
         except EXPECTED as error:
             sections.append(Section(name="gallery", title="Images", lacks=[str(error)]))
-    sections.append(guarded("provenance", "Where the numbers come from", _provenance, source))
+    sections.append(guarded("provenance", "Where the numbers come from", source, ("provenance",), _provenance))
     return _study(source, columns, sections, first=first, missing=missing, pictures=pictures)
 
 
-_FRONT = "front", "Accuracy against cost"
+_OF_POINTS = ("operating_points", "front", "exits")
+"""The tables of the points of the front."""
+
+
+def _front(source: Source, columns: dict[str, Any] | None) -> Section:
+    return guarded("front", "Accuracy against cost", source, _OF_POINTS, front_section, columns)
 
 
 def _study(
@@ -158,15 +163,19 @@ def _gallery(count: int) -> Section:
 
 def _state(source: Source) -> str:
     """What the study has so far, in a sentence."""
-    if source.summary is not None:
+    if source.summary is not None and "operating_points" not in source.damaged:
         points, front = (number_text(len(one), "count") for one in (source.searched, source.table("front")))
         if source.is_exact and points == front:
             return f"exact front of {points} operating points"
         return f"{points} operating points, {front} of them on the front"
+    if source.damaged:
+        return f"The study is damaged: its table {', '.join(source.damaged)} cannot be read. What to do stands below."
     missing = [name for name in SCHEMAS if not _has(source, name)]
     trials = source.table("trials")
+    if not missing:
+        return "The study has all tables, but no front that can be read."
     done = f"{len(trials)} trials of training are in the tables" if len(trials) else "no stage of training is finished"
-    return f"This study is not finished: {done}; it has no table {', '.join(missing) or 'that can be read'} yet."
+    return f"This study is not finished: {done}; it has no table {', '.join(missing)} yet."
 
 
 def _has(source: Source, name: str) -> bool:

@@ -118,6 +118,8 @@ def _smaller(source: Source, summary: FrontSummary) -> tuple[dict[str, Any] | No
     reference, point = summary.reference, summary.recommended
     none = "This study trained no smaller network to compare with."
     trials = source.table("trials")
+    if damage := source.damage(["trials"]):
+        return None, damage
     trained = trials[(trials["phase"] == "backbones") & trials["classifier_accuracy"].notna()]
     if len(trained[["backbone", "width"]].drop_duplicates()) < 2:
         return None, [none]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -232,12 +233,21 @@ def cost_section(source: Source) -> Section:
     )
 
 
-def guarded(name: str, title: str, build: Any, *arguments: Any) -> Section:
-    """A section; where what it reads is damaged, a section that says so."""
+def guarded(name: str, title: str, source: Source, tables: Sequence[str], build: Any, *arguments: Any) -> Section:
+    """A section; where a table that it reads is damaged, a section that says so.
+
+    Args:
+        name, title: of a section that cannot be built.
+        source, arguments: of ``build``, which makes the section.
+        tables: that the section reads.
+    """
+    damage = source.damage(tables)
     try:
-        section: Section = build(*arguments)
+        section: Section = build(source, *arguments)
     except EXPECTED as error:
-        return Section(name=name, title=title, lacks=[str(error)])
+        return Section(name=name, title=title, lacks=damage or [str(error)])
+    if damage:  # what a section without figures says of an empty table is not the reason
+        return replace(section, lacks=[*damage, *(section.lacks if section.figures else ())])
     return section
 
 

@@ -136,6 +136,8 @@ def _exits_of(source: Source, shown: pd.DataFrame) -> dict[str, Any]:
     wanted = pd.MultiIndex.from_frame(shown.loc[shown["on_front"], ["trial_id", "number"]].astype({"number": "int64"}))
     keys = pd.MultiIndex.from_arrays([own["trial_id"], own["point"].astype("int64")])
     own = own[keys.isin(wanted)].sort_values(["trial_id", "point", "exit"], kind="stable")
+    if own.empty:  # the table of the front is damaged
+        return nothing
     groups = dict(iter(own.groupby(["trial_id", "point"], sort=False)[["share_stopped", "accuracy_stopped"]]))
     stops: list[list[int | None] | None] = []
     right: list[list[int | None] | None] = []

@@ -19,6 +19,7 @@ from results.summary import FrontSummary, summarize_front
 from search_spaces.spec import SpecError, StudySpec, validate_space
 from study.errors import UserError
 from study.run.folder import STUDY_FILE, stored_study_file
+from study.storage.publish import DamagedError
 
 if TYPE_CHECKING:
     from study.search.traced_network import TracedNetwork
@@ -36,6 +37,8 @@ class Source:
     data: str
     problems: list[str] = field(default_factory=list)
     """What could not be read, a line each; grows as parts are read."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Table -> what is wrong with it and what to do, of the tables that cannot be read."""
 
     @property
     def tables(self) -> Location:
@@ -53,7 +56,8 @@ class Source:
             try:
                 table = read_or_empty(self.tables, name)
             except EXPECTED as error:
-                self.problems.append(str(error))
+                self.damaged[name] = self._with_mending(error)
+                self.problems.append(f"Damaged: {self.damaged[name]}")
                 table = SCHEMAS[name].empty_table().to_pandas()
             found[name] = of_data(table, self.data) if "data" in table else table
         return found
@@ -78,6 +82,8 @@ class Source:
 
         try:
             return stored_networks(self.folder, self.spec.operating_points, self.data)
+        except DamagedError as error:
+            return f"Damaged: {self._with_mending(error)}"
         except EXPECTED as error:
             return str(error)
 
@@ -118,6 +124,24 @@ class Source:
     def of_data(self) -> tuple[str, ...]:
         """The option that names the data set, in a study of several."""
         return ("--data", self.data) if len(self.spec.data.names) > 1 else ()
+
+    @property
+    def mending(self) -> str:
+        """What a reader can do about a damaged file of the run folder, a sentence."""
+        if (self.folder / "checkpoints").exists():
+            return "Give the same `run` command again: it sets damaged files aside and computes their content again."
+        return "This copy has no weights to compute the file from: copy it again from where the study was run."
+
+    def damage(self, tables: Sequence[str]) -> list[str]:
+        """A sentence for each of some tables that cannot be read."""
+        found = self._read and self.damaged
+        return [f"The table {one} is damaged: {found[one]}" for one in tables if one in found]
+
+    def _with_mending(self, error: Exception) -> str:
+        """What an error says, as a sentence, and what to do; a file of another program brings its own advice."""
+        is_foreign = isinstance(error, TableError) and "cannot be read" not in str(error)
+        said = f"{str(error).rstrip('.')}."
+        return said if is_foreign else f"{said} {self.mending}"
 
     @property
     def has_weights(self) -> bool:

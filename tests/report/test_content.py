@@ -102,15 +102,43 @@ def test_a_front_without_the_rest_of_the_study(finished_study: Path, tmp_path: P
     report_page(report_content([folder]))
 
 
-def test_a_damaged_part_becomes_a_sentence(finished_study: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "damaged"
-    shutil.copytree(finished_study, folder, ignore=shutil.ignore_patterns("checkpoints", "traces"))
-    part = next((folder / "tables" / "epochs").glob("*.parquet"))
+def damaged_copy(study: Path, folder: Path, table: str, *, weights: bool = False) -> tuple[Path, StudyContent]:
+    """A copy of a study whose table is damaged: the damaged part, and what the page says."""
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("traces", *([] if weights else ["checkpoints"])))
+    part = next((folder / "tables" / table).glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-40])
-    (study,) = report_content([folder]).studies
-    assert study.first is not None
-    assert any(str(part) in line for line in study.missing)
-    assert b"cannot be read as table epochs" in report_page(report_content([folder]))
+    (found,) = report_content([folder]).studies
+    return part, found
+
+
+def test_a_damaged_part_becomes_a_sentence(finished_study: Path, tmp_path: Path) -> None:
+    part, study = damaged_copy(finished_study, tmp_path / "damaged", "epochs")
+    assert study.first is not None and "operating points" in study.state
+    assert any(str(part) in line and "copy it again" in line for line in study.missing)
+    assert b"cannot be read as table epochs" in report_page(report_content([tmp_path / "damaged"]))
+
+
+@pytest.mark.parametrize(
+    ("table", "sections"),
+    [
+        ("front", ("front", "stops", "engine", "optimism")),
+        ("exits", ("front", "exits", "stops", "optimism")),
+        ("operating_points", ("front", "stops", "importances", "progress", "optimism")),
+        ("trials", ("curves", "trials")),
+        ("costs", ("costs",)),
+    ],
+)
+def test_a_damaged_study_is_not_called_unfinished(
+    finished_study: Path, tmp_path: Path, table: str, sections: tuple[str, ...]
+) -> None:
+    part, study = damaged_copy(finished_study, tmp_path / "damaged", table, weights=True)
+    texts = [study.state, *study.missing, *(line for section in study.sections for line in section.lacks)]
+    assert not any(one in text for text in texts for one in ("not finished", " yet", "no smaller network"))
+    assert "damaged" in study.state or study.first is not None
+    for section in study.sections:
+        told = [line for line in section.lacks if f"The table {table} is damaged: {part}" in line]
+        assert bool(told) == (section.name in sections), section.name
+        assert all("Give the same `run` command again" in line for line in told)
 
 
 def test_no_run_folder_is_refused(tmp_path: Path) -> None:
