@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from results.storage.paths import Location
 from search_spaces.spec import parse_change
 from search_spaces.study_files import bundled, load_space
 from study.cli.options import add_image_source, name_or_path, path, run_folder
@@ -55,10 +52,6 @@ def execute(options: argparse.Namespace) -> None:
         changes.append(("backbones.pretrained", str(options.pretrained)))
     spec = load_space(options.space, changes)
     folder = options.storage / safe_name(spec.name if options.name is None else options.name, "the study's name")
-    if not (options.dry_run or options.local or options.address) and _is_new(folder):
-        from study.execution.ray.connection import start_early
-
-        start_early()
     from study.cli.points import print_front
     from study.progress import Reporter
     from study.run.plan import RunContext, dry_run
@@ -85,13 +78,6 @@ def execute(options: argparse.Namespace) -> None:
         from study.cli.report import report_of_run
 
         print(report_of_run(where.folder), file=sys.stderr if options.json else sys.stdout)
-
-
-def _is_new(folder: Location) -> bool:
-    """Whether there is no such folder on this machine: then a study trains surely, on Ray."""
-    with contextlib.suppress(OSError):  # reported where the folder is checked
-        return isinstance(folder, Path) and not folder.exists()
-    return False
 
 
 def _print_dry_run(result: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,25 +28,6 @@ import search_spaces
 import study
 from study.errors import UserError
 from study.execution.ray.scratch import scratch_folder
-
-
-def start_early() -> None:
-    """Start Ray on this machine while a thread imports what a study needs: torch takes as long as Ray.
-
-    The other way round is not possible: Ray changes the working folder and the handlers of signals while it starts, and
-    its processes end with the thread that started them.
-    """
-    threading.Thread(target=_import_study, daemon=True).start()
-    try:
-        start_ray(None)
-    except Exception:  # Ray gives up after half a minute, on a machine that is too busy for both: later once more
-        ray.shutdown()
-
-
-def _import_study() -> None:
-    with contextlib.suppress(Exception):  # the main thread meets the same error
-        for name in ("study.execution.ray.executor", "study.run.run"):
-            import_module(name)
 
 
 def start_ray(address: str | None) -> None:

@@ -119,8 +119,9 @@ class RayExecutor:
     ) -> None:
         """See :meth:`Executor.trace`."""
         self._start()
-        # int8 takes longest, and a worker keeps the network: workers that become free first get their networks back.
-        order = sorted(missing, key=lambda network: (network[1] == "fp32", self._traced.get(network, 0)))
+        # A worker keeps its networks, and Tune gives the first job to the worker that has been free for longest. So a
+        # network that was ready first comes first. Of new networks int8 comes first, because int8 takes longest.
+        order = sorted(missing, key=lambda network: (self._traced.get(network, -1), network[1] == "fp32"))
         networks = {"-".join(network): network for network in order}
         jobs = [
             Job(key, trace_job, (self._threads, self._put(traces), *network, missing[network], self._put(splits)))
