@@ -270,10 +270,9 @@ def lower(converted: Any, sample: tuple[Any, ...]) -> Any:
         converted: a module in the operations of ``quantized_decomposed``, on the CPU.
         sample: the arguments of a call, with at least two images.
 
-    The passes are those of torchao's ``lower_pt2e_quantized_to_x86``, which cannot be used: it fixes the batch size. Two
-    traces give the passes what they look for, single operations without mutation: the first takes composite operations
-    apart, and the second replaces operations that write in place. ``torch.export`` does the same in three times the
-    time.
+    The passes are those of torchao's ``lower_pt2e_quantized_to_x86``, which cannot be used: it fixes the batch size.
+    The passes look for single operations without mutation. Two traces give them: the first takes composite operations
+    apart, the second replaces operations that write in place. ``torch.export`` gives the same graph in more time.
     """
     from torch._inductor.constant_folding import constant_fold
     from torch._inductor.fx_passes.freezing_patterns import freezing_passes
