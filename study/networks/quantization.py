@@ -16,8 +16,9 @@ import inspect
 import logging
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -295,7 +296,6 @@ _VIEWS = (torch.ops.aten.view.default, torch.ops.aten.view_copy.default)
 
 def _traced(function: Callable[..., Any], sample: tuple[Any, ...]) -> torch.fx.GraphModule:
     """A function as a graph for batches of any size."""
-    from torch._decomp import core_aten_decompositions
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -307,8 +307,16 @@ def _traced(function: Callable[..., Any], sample: tuple[Any, ...]) -> torch.fx.G
         sizes = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (tensor.dim() - 1)]
         return mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 
-    trace = make_fx(function, decomposition_table=dict(core_aten_decompositions()), tracing_mode="symbolic")
+    trace = make_fx(function, decomposition_table=_core_operations(), tracing_mode="symbolic")
     return trace(*torch.utils._pytree.tree_map_only(Tensor, described, sample))
+
+
+@cache
+def _core_operations() -> Mapping[Any, Any]:
+    """How composite operations are taken apart: a table of hundreds of entries, which torch makes anew at each call."""
+    from torch._decomp import core_aten_decompositions
+
+    return dict(core_aten_decompositions())
 
 
 def _rounded(x: Tensor, scale: float, zero_point: int, smallest: int, largest: int, dtype: torch.dtype) -> Tensor:

@@ -33,6 +33,11 @@ def import_something() -> None:
     import_module("decimal")
 
 
+def tell_process_after(seconds: float) -> None:
+    time.sleep(seconds)
+    tune.report({"pid": os.getpid()})
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -72,6 +77,16 @@ def test_workers_are_kept_and_errors_belong_to_their_jobs(pool: WorkerPool) -> N
         os.kill(worker, signal.SIGKILL)  # while it waits for work
     time.sleep(1)
     assert processes(pool, "g") != survivors, "its death is no failure of the next job"
+
+
+def test_the_first_job_goes_to_the_worker_that_has_been_free_for_longest(pool: WorkerPool) -> None:
+    """The executor relies on it: a traced network goes back to the worker that keeps the network."""
+    workers: dict[str, int] = {}
+    for _ in range(2):
+        before = dict(workers)
+        jobs = [Job(key, tell_process_after, (seconds,)) for key, seconds in (("quick", 1.0), ("slow", 3.0))]
+        assert pool.run(jobs, on_report=lambda key, report: workers.update({key: report["pid"]})) == {}
+        assert before in ({}, workers) and len(set(workers.values())) == 2
 
 
 def test_a_job_whose_worker_dies_is_tried_again(ray_instance: None, tmp_path: Path) -> None:
