@@ -118,6 +118,11 @@ class DataFields:
         None
     )
     """An absolute path, or a path below the data root."""
+    table: Annotated[
+        str | None,
+        Description("image_folder: a CSV or parquet file of paths and labels in place of folder", searched=False),
+    ] = None
+    """As ``folder``."""
     white_level: Annotated[
         int | None,
         Description("white in greys of 16 bits, as 4095 of 12-bit cameras", least=1, most=65535, searched=False),

@@ -163,5 +163,6 @@ def requested(options: argparse.Namespace, head: HeadSettings) -> tuple[NetworkS
 def data_request(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the data settings that the options name; None where an option was left out."""
     request = {**given(options, DataFields), "seed": options.seed}
-    # A folder on the command line stands below the current folder; one in a study file, below the data root.
-    return {**request, "folder": str(user_path(options.folder).absolute()) if options.folder else None}
+    # A path on the command line stands below the current folder; one in a study file, below the data root.
+    places = {name: request[name] for name in ("folder", "table")}
+    return {**request, **{name: str(user_path(place).absolute()) if place else None for name, place in places.items()}}

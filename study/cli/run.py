@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_image_source(parser)
     parser.add_argument("--folder", type=path, metavar="DIR", help="folder with the images of image_folder")
+    parser.add_argument("--table", type=path, metavar="FILE", help="CSV or parquet file of paths and labels")
     parser.add_argument("--pretrained", type=path, metavar="PATH", help="your own weights; no backbone is trained")
     parser.add_argument("--dry-run", action="store_true", help="print what would run and for how long; start nothing")
     parser.add_argument("--extend", action="store_true", help="extend the smaller study of this run folder")
@@ -46,8 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Run a study, or resume it; with ``--dry-run``, print what would run."""
     changes = [parse_change(text) for text in options.set]
-    if options.folder:
-        changes.append(("data.folder", str(options.folder.absolute())))
+    for name in ("folder", "table"):
+        if place := getattr(options, name):
+            changes.append((f"data.{name}", str(place.absolute())))
     if options.pretrained:
         changes.append(("backbones.pretrained", str(options.pretrained)))
     spec = load_space(options.space, changes)
@@ -82,7 +84,7 @@ def execute(options: argparse.Namespace) -> None:
 
 def _print_dry_run(result: Mapping[str, Any]) -> None:
     from study.cli.printing import PlainTable, console_of
-    from study.run.plan import images_line
+    from study.run.images_line import images_line
     from study.run.status import outline_lines, span
 
     console = console_of()
@@ -94,7 +96,7 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
     if len(rows) > _TRIALS_SHOWN:
         console.print(f"and {len(rows) - _TRIALS_SHOWN} more")
     for name, counts in result["images"].items():
-        console.print(images_line(name, counts))
+        console.print(images_line(name, counts, result["notes"][name]))
     for line in outline_lines(result["phases"]):
         console.print(line)
     searched = result["searched"]

@@ -4,13 +4,16 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from study.data.array_sources import ArrayPart, array_part
+from study.data.file_parts import FilePart, ListedFiles
 from study.data.image_files import UnreadableImagesError
-from study.data.image_folder import FolderPart, folder_part
+from study.data.image_folder import image_folder
 from study.data.image_modes import WHITE_LEVEL
+from study.data.image_table import image_table
 from study.data.pixels import mean_and_std
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
 from study.data.splits import Indices, cut, limited_test_part
@@ -18,6 +21,8 @@ from study.errors import UserError
 from study.storage.home import user_path
 
 _DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indices give other pixels
+_UNEVEN = 5
+"""Classes are called uneven where the largest has so many times the images of the smallest."""
 
 
 def load_dataset(
@@ -37,17 +42,21 @@ def load_dataset(
     settings = resolve(settings)
     image_size, channels = settings.image_size, settings.channels
     assert image_size is not None and channels is not None
-    part = _open_part("train", settings, data_root, download=download)
+    files = _listed(settings, data_root)
+    part = _open_part("train", settings, data_root, files, download=download)
+    own_validation = files.parts.get("validation") if files else None
     indices = cut(
         part.labels,
         part.class_names,
         calibration=settings.calibration,
-        validation=settings.validation,
+        validation=None if own_validation else settings.validation,
         certification=settings.certification or 0.0,
         limit=settings.limit,
         seed=settings.seed,
         test_sizes=part.test_sizes,
     )
+    if own_validation:
+        indices["validation"] = np.arange(len(own_validation.labels))
     digest = hashlib.sha256(
         json.dumps([_DIGEST_FORMAT, settings.name, image_size, channels, part.class_names]).encode()
     )
@@ -55,18 +64,19 @@ def load_dataset(
     unreadable: list[str] = []
     deepest = 0
     for split, chosen in indices.items():
+        source = own_validation if own_validation and split == "validation" else part
         try:
-            read = part.read(chosen, settings)
+            read = source.read(chosen, settings)
         except UnreadableImagesError as error:
             unreadable += error.problems
             continue
-        splits[split] = ImageSet(images=read.images, labels=part.labels[chosen])
+        splits[split] = ImageSet(images=read.images, labels=source.labels[chosen])
         deepest = max(deepest, read.deepest)
         digest.update(f"{split} {len(chosen)} {read.source}".encode())
         digest.update(np.ascontiguousarray(chosen, dtype="<i8").data)
     if check_test:
         try:
-            load_test_set(settings, data_root, download=download)
+            _read_test_part(settings, data_root, files, download=download)
         except UnreadableImagesError as error:
             unreadable += error.problems
     if unreadable:
@@ -85,31 +95,83 @@ def load_dataset(
         digest=digest.hexdigest(),
         settings=asdict(settings),
     )
-    return Dataset(info=info, **splits)
+    test = files.parts["test"].labels if files else None
+    return Dataset(
+        info=info,
+        notes=(*(files.notes if files else ()), *_notes(settings, part, test)),
+        test_images=None if test is None else len(limited_test_part(test, len(part.class_names), settings.test_limit)),
+        **splits,
+    )
 
 
 def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = False) -> ImageSet:
     """Load the test part, with the class order of :func:`load_dataset`. The seed does not change the test part.
 
-    The test part is the official test split; of digits, a fixed fifth of each class; of flat image folders, about a
-    fifth, as :mod:`study.data.image_folder` says.
+    The test part is the official test split; of digits, a fixed fifth of each class; of own images without a test part,
+    about a fifth (:func:`study.data.file_parts.divide`).
 
     Raises:
         UserError: as :func:`load_dataset`.
     """
     settings = resolve(settings)
-    part, chosen = _test_part(settings, data_root, download=download)
-    return ImageSet(images=part.read(chosen, settings).images, labels=part.labels[chosen])
+    return _read_test_part(settings, data_root, _listed(settings, data_root), download=download)
 
 
 def count_test_images(settings: DataSettings, data_root: Path, *, download: bool = False) -> int:
     """The number of images that :func:`load_test_set` would load. Only labels and names of files are read."""
-    return len(_test_part(resolve(settings), data_root, download=download)[1])
+    settings = resolve(settings)
+    return len(_test_part(settings, data_root, _listed(settings, data_root), download=download)[1])
 
 
-def _test_part(settings: DataSettings, data_root: Path, *, download: bool) -> tuple[ArrayPart | FolderPart, Indices]:
-    part = _open_part("test", settings, data_root, download=download)
+def _read_test_part(settings: DataSettings, data_root: Path, files: ListedFiles | None, *, download: bool) -> ImageSet:
+    part, chosen = _test_part(settings, data_root, files, download=download)
+    return ImageSet(images=part.read(chosen, settings).images, labels=part.labels[chosen])
+
+
+def _test_part(
+    settings: DataSettings, data_root: Path, files: ListedFiles | None, *, download: bool
+) -> tuple[ArrayPart | FilePart, Indices]:
+    part = _open_part("test", settings, data_root, files, download=download)
     return part, limited_test_part(part.labels, len(part.class_names), settings.test_limit)
+
+
+def _open_part(
+    name: Literal["train", "test"],
+    settings: DataSettings,
+    data_root: Path,
+    files: ListedFiles | None,
+    *,
+    download: bool,
+) -> ArrayPart | FilePart:
+    return files.parts[name] if files else array_part(settings.name, name, user_path(data_root), download=download)
+
+
+def _listed(settings: DataSettings, data_root: Path) -> ListedFiles | None:
+    """The files of the user's own images; None for a data set of arrays."""
+    if settings.table is not None:
+        return image_table(user_path(data_root) / user_path(settings.table))
+    if settings.folder is not None:
+        return image_folder(user_path(data_root) / user_path(settings.folder))
+    return None
+
+
+def _notes(settings: DataSettings, part: ArrayPart | FilePart, test: Indices | None) -> list[str]:
+    """Limits that leave images out, and classes of very different sizes."""
+    notes = []
+    if settings.limit is not None and settings.limit < len(part.labels):
+        notes.append(f"limit: {settings.limit} of {len(part.labels)} images of the training part are used")
+    if settings.test_limit is not None and test is not None and settings.test_limit < len(test):
+        notes.append(f"test_limit: {settings.test_limit} of {len(test)} images of the test part are used")
+    sizes = np.bincount(part.labels, minlength=len(part.class_names))
+    if sizes.max() >= _UNEVEN * sizes.min():
+        large, small = int(sizes.argmax()), int(sizes.argmin())
+        share = sizes[large] / sizes.sum()
+        notes.append(
+            f"classes are uneven: {part.class_names[large]!r} has {sizes[large]} images of the training part, "
+            f"{part.class_names[small]!r} has {sizes[small]}: the answer {part.class_names[large]!r} alone "
+            f"is right for {share:.1%} of them"
+        )
+    return notes
 
 
 def _refuse_dark_greys(settings: DataSettings, deepest: int) -> None:
@@ -120,10 +182,3 @@ def _refuse_dark_greys(settings: DataSettings, deepest: int) -> None:
             f"data set {settings.name!r}: its greys of 16 bits reach {deepest} of {WHITE_LEVEL} only, and would be "
             f"nearly black: set white_level to {2**bits - 1} ({bits} bits), or to {WHITE_LEVEL} if images are so dark"
         )
-
-
-def _open_part(part: str, settings: DataSettings, data_root: Path, *, download: bool) -> ArrayPart | FolderPart:
-    if settings.name == "image_folder":
-        assert settings.folder is not None  # resolve() refuses it
-        return folder_part(part, user_path(data_root) / user_path(settings.folder))
-    return array_part(settings.name, part, user_path(data_root), download=download)

@@ -124,6 +124,20 @@ class Dataset:
     validation: ImageSet
     certification: ImageSet | None = None
     """None where the settings give it no share."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the images: passed over, limits, uneven classes."""
+    test_images: int | None = None
+    """The number of test images; None where it is not known from the listing of the training images."""
+
+    @property
+    def image_counts(self) -> dict[str, int]:
+        """The number of classes, and of images of each split."""
+        names = ("train", "calibration", "validation", "certification")
+        splits = {name: getattr(self, name) for name in names}
+        return {
+            "classes": len(self.info.class_names),
+            **{name: len(images) for name, images in splits.items() if images is not None},
+        }
 
 
 def resolve(settings: DataSettings) -> DataSettings:
@@ -150,8 +164,14 @@ def resolve(settings: DataSettings) -> DataSettings:
             f"{where}: calibration {resolved.calibration} and validation {resolved.validation}{certified} leave "
             "nothing to train on: their sum must be below 1"
         )
-    if resolved.name == "image_folder" and not resolved.folder:
-        raise UserError(f"{where}: name the folder of the images with --folder, or as data.folder in the study file")
-    if resolved.name != "image_folder" and resolved.folder is not None:
-        raise UserError(f"{where}: folder is for the data set image_folder only; leave it out here")
+    places = [name for name in ("folder", "table") if getattr(resolved, name)]
+    if resolved.name != "image_folder" and places:
+        raise UserError(f"{where}: {places[0]} is for the data set image_folder only; leave it out here")
+    if resolved.name == "image_folder" and not places:
+        raise UserError(
+            f"{where}: name the folder of the images with --folder, or as data.folder in the study file; "
+            "or a table of them with --table, or as data.table"
+        )
+    if len(places) == 2:
+        raise UserError(f"{where}: give folder or table, not both: the table names the images")
     return resolved

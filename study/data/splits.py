@@ -23,6 +23,7 @@ Indices = npt.NDArray[np.int64]
 # The purpose of random numbers is the first word of their seed, so that no two purposes share a stream.
 _LIMIT, _HOLD_OUT, _CALIBRATE, _TEST_LIMIT, _TEST_PART, _CERTIFY = range(6)
 
+_VERBS = {"calibration": "calibrate", "validation": "validate", "certification": "certify"}
 TEST_SHARE = 0.2  # of the images, in data sets without a test part of their own
 
 
@@ -31,7 +32,7 @@ def cut(
     class_names: Sequence[str],
     *,
     calibration: float,
-    validation: float,
+    validation: float | None,
     certification: float = 0.0,
     limit: int | None,
     seed: int,
@@ -41,7 +42,8 @@ def cut(
 
     Args:
         labels: ``[N]``, each in 0..len(class_names)-1.
-        calibration, validation, certification: shares of the images that ``limit`` leaves.
+        calibration, validation, certification: shares of the images that ``limit`` leaves. ``validation`` is None where
+            the user has a validation split: none is cut then.
         limit: the most images that are used.
         test_sizes: ``[C]``, images of each class that the test part took from the same files, for messages.
 
@@ -58,23 +60,21 @@ def cut(
             raise UserError(f"limit {limit} is too small for {len(class_names)} classes: each needs an image")
         kept = _sample(labels, len(class_names), limit, (_LIMIT, seed))
     used = labels[kept]
-    shares = {"calibration": calibration, "validation": validation}
+    shares = {"calibration": calibration}
+    if validation is not None:
+        shares["validation"] = validation
     if certification:
         shares["certification"] = certification
-    calibration_counts, validation_counts, *others = _split_counts(
-        np.bincount(used, minlength=len(class_names)), class_names, shares, test_sizes
-    )
-    held_out = _draw(used, calibration_counts + validation_counts, (_HOLD_OUT, seed))
+    counts = _split_counts(np.bincount(used, minlength=len(class_names)), class_names, shares, test_sizes)
+    held_out = _draw(used, counts["calibration"] + counts.get("validation", 0), (_HOLD_OUT, seed))
     # The second draw divides the images of the first one, so that the two splits cannot overlap.
-    of_held_out = _draw(used[held_out], calibration_counts, (_CALIBRATE, seed))
-    splits = {
-        "train": np.delete(kept, held_out),
-        "calibration": kept[held_out[of_held_out]],
-        "validation": kept[np.delete(held_out, of_held_out)],
-    }
-    for certification_counts in others:
+    of_held_out = _draw(used[held_out], counts["calibration"], (_CALIBRATE, seed))
+    splits = {"train": np.delete(kept, held_out), "calibration": kept[held_out[of_held_out]]}
+    if validation is not None:
+        splits["validation"] = kept[np.delete(held_out, of_held_out)]
+    if certification:
         rest = splits["train"]
-        certifying = _draw(labels[rest], certification_counts, (_CERTIFY, seed))
+        certifying = _draw(labels[rest], counts["certification"], (_CERTIFY, seed))
         splits |= {"train": np.delete(rest, certifying), "certification": rest[certifying]}
     return splits
 
@@ -113,8 +113,8 @@ def apportion(sizes: Indices, total: int) -> Indices:
 
 def _split_counts(
     sizes: Indices, class_names: Sequence[str], shares: Mapping[str, float], test_sizes: Indices | None
-) -> list[Indices]:
-    """Images per class ``[C]`` of each split but train, by the rule of this module."""
+) -> dict[str, Indices]:
+    """Images per class ``[C]`` of each split that has a share, by the rule of this module."""
     images = int(sizes.sum())
     totals = [_rounded(share * images) for share in shares.values()]
     for (name, share), total in zip(shares.items(), totals, strict=True):
@@ -126,23 +126,22 @@ def _split_counts(
     at_least = [[1 if total >= len(sizes) else 0] for total in totals]
     counts = np.maximum(np.floor(quotas).astype(np.int64), at_least)
     room = sizes - counts.sum(axis=0) - 1  # one image of each class stays in the train split
-    *verbs, last = ("train", "calibrate", "validate", "certify")[: len(shares) + 1]
+    *verbs, last = ("train", *(_VERBS[name] for name in shares))
     uses = f"{', '.join(verbs)} and {last} on"
     if (room < 0).any():
         smallest = int(np.argmin(room))
         has = "1 image" if sizes[smallest] == 1 else f"{sizes[smallest]} images"
         rest = "" if test_sizes is None else f" ({test_sizes[smallest]} more in the test part)"
-        *others, final = shares
         raise UserError(
             f"class {class_names[smallest]!r} has {has} to {uses}{rest} "
             f"but needs {counts[:, smallest].sum() + 1}: add images, drop the class, "
-            f"raise limit, or make {', '.join(others)} and {final} smaller"
+            f"raise limit, or make {' and '.join(', '.join(shares).rsplit(', ', 1))} smaller"
         )
-    found = []
-    for count, quota, total in zip(counts, quotas, totals, strict=True):
-        found.append(_hand_out(count, quota, total, room=room))
-        room = room - (found[-1] - count)
-    if not all(split.any() for split in found):
+    found = {}
+    for name, count, quota, total in zip(shares, counts, quotas, totals, strict=True):
+        found[name] = _hand_out(count, quota, total, room=room)
+        room = room - (found[name] - count)
+    if not all(split.any() for split in found.values()):
         raise UserError(
             f"{images} images in {len(sizes)} classes are too few to {uses}: "
             "each class needs an image to train on, and the other splits need images too"

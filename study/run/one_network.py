@@ -31,6 +31,7 @@ from study.networks.quantization import check_precision, prepare
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
 from study.run.folder import differences_of
+from study.run.images_line import images_line
 from study.storage.publish import check_writable, content_hash, safe_name
 from study.traces.collect import ready
 from study.training.learning_curves import Epoch, best_epoch
@@ -203,6 +204,7 @@ def train_one(
     plan = TrialPlan(phase="train", network=network, training=training, data_digest=dataset.info.digest, parent=parent)
     if folder:
         _refuse_other_run(folder, plan)
+    reporter.line(images_line(data.name, dataset.image_counts, dataset.notes))
     with reporter.task(f"train {training.mode}", epochs) as task:
         history = train_in_folder(
             plan,

@@ -90,13 +90,7 @@ class DatasetPlan:
     @property
     def image_counts(self) -> dict[str, int]:
         """The number of classes, and of images of each split."""
-        names = ("train", "calibration", "validation", "certification")
-        splits = {name: getattr(self.dataset, name) for name in names}
-        return {
-            "classes": len(self.dataset.info.class_names),
-            **{name: len(images) for name, images in splits.items() if images is not None},
-            "test": self.test_images,
-        }
+        return {**self.dataset.image_counts, "test": self.test_images}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +134,7 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     grown = refuse_other_study(spec.plain(), where.folder, extend=extend)
     # A damaged test image is reported now, not after the training. A later start need not read the test images again.
     new = extend or not (where.folder / STUDY_FILE).is_file()
-    datasets = {
-        one.name: DatasetPlan(
-            settings=one,
-            dataset=load_dataset(one, where.data_root, download=where.download, check_test=new),
-            test_images=count_test_images(one, where.data_root, download=where.download),
-        )
-        for one in all_settings
-    }
+    datasets = {one.name: _dataset_plan(one, where, check_test=new) for one in all_settings}
     points = spec.operating_points
     networks = {plan.network for plan in trials.exits_on_each(trials.backbones.plans)}
     for planned in datasets.values():
@@ -159,6 +146,14 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     return StudyPlan(
         spec=spec, trials=trials, datasets=datasets, cost_table=table, own_weights=own_weights, grown=tuple(grown)
     )
+
+
+def _dataset_plan(settings: DataSettings, where: RunContext, *, check_test: bool) -> DatasetPlan:
+    dataset = load_dataset(settings, where.data_root, download=where.download, check_test=check_test)
+    test_images = dataset.test_images
+    if test_images is None:
+        test_images = count_test_images(settings, where.data_root, download=where.download)
+    return DatasetPlan(settings=settings, dataset=dataset, test_images=test_images)
 
 
 def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials, Device]:
@@ -199,7 +194,7 @@ def data_settings(spec: StudySpec, name: str) -> DataSettings:
     """
     asked = {**spec.data.model_dump(), "name": name, "certification": spec.certification}
     if len(spec.data.names) > 1 and name != "image_folder":
-        asked["folder"] = None  # the folder is that of image_folder
+        asked |= {"folder": None, "table": None}  # they are those of image_folder
     return resolve(DataSettings(seed=spec.seed, **asked))
 
 
@@ -248,12 +243,6 @@ def _check_search(points: OperatingPointsSpec, resources: ResourcesSpec) -> Devi
     return table
 
 
-def images_line(name: str, counts: Mapping[str, int]) -> str:
-    """The classes and images of a data set, in one line."""
-    splits = ", ".join(f"{count} {split}" for split, count in counts.items() if split != "classes")
-    return f"{name}: {counts['classes']} classes; images: {splits}"
-
-
 def dry_run(plan: StudyPlan, where: RunContext) -> dict[str, Any]:
     """What ``run`` would train by a plan, and about how long the training takes.
 
@@ -298,6 +287,7 @@ def dry_run(plan: StudyPlan, where: RunContext) -> dict[str, Any]:
         "folder": str(where.folder),
         "new": stored is None,
         "images": {name: one.image_counts for name, one in plan.datasets.items()},
+        "notes": {name: list(one.dataset.notes) for name, one in plan.datasets.items()},
         "grows": [str(one) for one in plan.grown],
         "trials_at_once": slots,
         "phases": [phase.plain() for phase in phases],

@@ -37,8 +37,9 @@ from study.networks.precisions import Precision
 from study.progress import Reporter
 from study.run.backbones import write_backbone_costs
 from study.run.folder import Provenance, claim_folder, refuse_other_study
+from study.run.images_line import images_line
 from study.run.phase_1 import adopt_pretrained, run_phase, write_trials
-from study.run.plan import DatasetPlan, RunContext, StudyPlan, images_line, make_plan
+from study.run.plan import DatasetPlan, RunContext, StudyPlan, make_plan
 from study.run.trials import PhaseTrials
 from study.search.cost_source import price, with_frequencies
 from study.search.guarantee import Certification, certified_points
@@ -102,7 +103,7 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
         claim_folder(plan.spec.plain(), where.folder, plan.digests, grown)
         mend(where.folder)
         for name, data in plan.datasets.items():
-            where.reporter.line(images_line(name, data.image_counts))
+            where.reporter.line(images_line(name, data.image_counts, data.dataset.notes))
         with closing(_trial_log(plan.spec, where)) as log:
             runs = [_dataset_run(plan, where, executor, data, log) for data in plan.datasets.values()]
             trained = [(run, _train(run)) for run in runs]

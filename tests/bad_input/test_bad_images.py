@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support.corpus import CODE, TRAIN, Case, Workplace, each
 
-from study.data.image_folder import folder_part
+from study.data.image_folder import image_folder
 
 ONE = f"{TRAIN} --data image_folder --image-size 32 --no-save --folder pets"
 STUDY = (
@@ -90,9 +90,42 @@ def keep(count: int) -> Callable[[Workplace], None]:
     return change
 
 
+def wrap(place: Workplace) -> None:
+    (place / "pets" / "all").mkdir()
+    for name in ("cat", "dog"):
+        (place / "pets" / name).rename(place / "pets" / "all" / name)
+
+
+def part(place: Workplace) -> None:
+    """The classes in train."""
+    (place / "pets").rename(place / "train")
+    (place / "pets").mkdir()
+    (place / "train").rename(place / "pets" / "train")
+
+
+def two_vals(place: Workplace) -> None:
+    part(place)
+    place.images("pets/val/cat", "pets/valid/cat")
+
+
+def val_with(name: str, *, keep: bool = True) -> Callable[[Workplace], None]:
+    def change(place: Workplace) -> None:
+        part(place)
+        place.images(f"pets/val/{name}", *(["pets/val/cat", "pets/val/dog"] if keep else []))
+
+    return change
+
+
+def val_empty(place: Workplace) -> None:
+    part(place)
+    place.images("pets/val/dog")
+    (place / "pets/val/cat").mkdir()
+
+
 def link(name: str, target: str) -> Callable[[Workplace], None]:
     def change(place: Workplace) -> None:
         place.images("secret")
+        (place / "bare").mkdir()
         (place / "pets" / name).symlink_to(place / target)
 
     return change
@@ -101,12 +134,12 @@ def link(name: str, target: str) -> Callable[[Workplace], None]:
 def one_of_each_part(place: Workplace) -> None:
     """Damage one image for training and one of the test part."""
     for part in ("train", "test"):
-        file = folder_part(part, place / "pets").files[0]
+        file = image_folder(place / "pets").parts[part].files[0]
         (place / "pets" / file).write_bytes(b"no image")
 
 
 def one_test_image(place: Workplace) -> None:
-    (place / "pets" / folder_part("test", place / "pets").files[0]).write_bytes(b"no image")
+    (place / "pets" / image_folder(place / "pets").parts["test"].files[0]).write_bytes(b"no image")
 
 
 def odd_name(place: Workplace) -> None:
@@ -130,8 +163,13 @@ FOLDERS = [
     parted("class-only-train", "a class without a test", lambda p: p.images("pets/train/eel"), "eel only in train/"),
     parted("no-test", "train without test", remove("test"), "pets", "lacks test/"),
     parted("no-train", "test without train", remove("train"), "pets", "lacks train/"),
-    bad("link-out", "an image elsewhere", link("cat/x.png", "secret/00.png"), "pets/cat/x.png", "link that leads out"),
-    bad("link-class", "a class elsewhere", link("eel", "secret"), "pets/eel", "link that leads out"),
+    bad("link-empty", "a class elsewhere without images", link("eel", "bare"), "pets/eel", "holds no image"),
+    bad("wrapped", "a folder around the classes", wrap, "one class only", "pets/all", "give"),
+    bad("two-vals", "val and valid", two_vals, "both", "val/", "valid/"),
+    bad("val-classes", "another class in val", val_with("eel"), "train/ and val/", "eel only in val/"),
+    bad("val-one-class", "one class in val", val_with("eel", keep=False), "pets/val", "one class only"),
+    bad("val-empty-class", "a class of val without images", val_empty, "pets/val/cat", "holds no image"),
+    bad("unlabelled", "images without classes", lambda p: p.images("pets"), "no class folders", command=f"{ONE}/cat"),
     bad("link-loop", "a link to itself", link("cat/x.png", "pets/cat/x.png"), "pets"),
     bad("link-class-loop", "a class that links to itself", link("eel", "pets/eel"), "pets/eel", "leads nowhere"),
     bad("link-class-broken", "a class that is not there", link("eel", "gone"), "pets/eel", "leads nowhere"),

@@ -17,9 +17,9 @@ from support.image_files import read_image
 from support.refusals import one_line
 
 from study.data.image_files import UnreadableImagesError
-from study.data.image_folder import folder_part
+from study.data.image_folder import image_folder
 from study.data.loading import load_dataset, load_test_set
-from study.data.settings import DataSettings
+from study.data.settings import Dataset, DataSettings
 from study.errors import UserError
 
 NOWHERE = Path("nowhere")  # digits need no files
@@ -75,7 +75,7 @@ def test_image_folder_pixels_equal_a_plain_decode(split_folder: Path) -> None:
 
 def parts_of(folder: Path) -> dict[str, set[str]]:
     """Part of a folder -> its files."""
-    return {part: set(folder_part(part, folder).files) for part in ("train", "test")}
+    return {part: set(image_folder(folder).parts[part].files) for part in ("train", "test")}
 
 
 def test_flat_folder_has_a_test_part_that_no_seed_moves(flat_folder: Path) -> None:
@@ -148,6 +148,11 @@ def test_folder_digest_moves_with_content_not_with_place(split_folder: Path, tmp
 def test_limit_decodes_only_what_it_keeps(split_folder: Path) -> None:
     data = load_dataset(folder_settings(split_folder, limit=8), NOWHERE)
     assert [len(split) for split in (data.train, data.calibration, data.validation)] == [6, 1, 1]
+
+
+def count_of(data: Dataset) -> dict[str, int]:
+    """Split -> its images, the test part included."""
+    return {**{name: n for name, n in data.image_counts.items() if name != "classes"}, "test": data.test_images or 0}
 
 
 def refusal(folder: Path, **changes: Any) -> str:
@@ -264,12 +269,26 @@ def test_classes_of_train_and_test_must_agree(split_folder: Path) -> None:
     assert "lacks test/" in refusal(split_folder)
 
 
-@pytest.mark.parametrize("place_of_link", ["cat/link.png", "eel"])
-def test_links_out_of_the_folder_are_refused(flat_folder: Path, tmp_path: Path, place_of_link: str) -> None:
-    fill(tmp_path / "secret", 10)
-    target = tmp_path / "secret" / ("000.png" if place_of_link.endswith("png") else "")
-    (flat_folder / place_of_link).symlink_to(target)
-    assert f"{flat_folder / place_of_link} is a link that leads out" in refusal(flat_folder)
+def test_links_into_a_store_are_read(flat_folder: Path, tmp_path: Path) -> None:
+    """Data tools keep images in a store and link files or class folders to them."""
+    fill(tmp_path / "store", 10)
+    before = load_dataset(folder_settings(flat_folder), NOWHERE)
+    (flat_folder / "cat" / "link.png").symlink_to(tmp_path / "store" / "000.png")
+    (flat_folder / "eel").symlink_to(tmp_path / "store")
+    after = load_dataset(folder_settings(flat_folder), NOWHERE)
+    assert after.info.class_names == ("cat", "dog", "eel")
+    assert sum(count_of(after).values()) == sum(count_of(before).values()) + 11
+    for name in ("cat", "dog"):  # a copy without links is the same data set
+        shutil.copytree(flat_folder / name, tmp_path / "copy" / name)
+    shutil.copytree(tmp_path / "store", tmp_path / "copy" / "eel")
+    assert load_dataset(folder_settings(tmp_path / "copy"), NOWHERE).info.digest == after.info.digest
+
+
+def test_a_link_to_a_folder_above_it_is_passed_over(flat_folder: Path) -> None:
+    (flat_folder / "cat" / "again").symlink_to(flat_folder / "cat")
+    data = load_dataset(folder_settings(flat_folder), NOWHERE)
+    assert sum(count_of(data).values()) == 20
+    assert data.notes == ("passed over: 1 links to a folder above them",)
 
 
 def test_links_within_the_folder_are_followed_and_broken_ones_named(flat_folder: Path) -> None:

@@ -7,7 +7,8 @@ from support.studies import run_context, tiny_settings, tiny_study
 
 from study.cli.main import main
 from study.execution.local import LocalExecutor
-from study.run.plan import images_line, make_plan
+from study.run.images_line import images_line
+from study.run.plan import make_plan
 
 
 def test_a_plan_holds_the_resolved_study_and_writes_nothing(tmp_path):
@@ -19,8 +20,8 @@ def test_a_plan_holds_the_resolved_study_and_writes_nothing(tmp_path):
     counts = plan.datasets["digits"].image_counts
     assert counts == {"classes": 10, "train": 144, "calibration": 48, "validation": 48, "test": 100}
     assert (
-        images_line("digits", counts)
-        == "digits: 10 classes; images: 144 train, 48 calibration, 48 validation, 100 test"
+        images_line("digits", counts, ["limit: a"])
+        == "digits: 10 classes; images: 144 train, 48 calibration, 48 validation, 100 test; limit: a"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -28,5 +29,8 @@ def test_a_plan_holds_the_resolved_study_and_writes_nothing(tmp_path):
 def test_a_dry_run_tells_classes_and_images_in_one_line(tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_settings()))
     assert main(["run", str(tmp_path / "tiny.yaml"), "--local", "--dry-run", "--storage", str(tmp_path / "runs")]) == 0
-    assert "digits: 10 classes; images: 144 train, 48 calibration, 48 validation, 100 test\n" in capsys.readouterr().out
+    assert (
+        "digits: 10 classes; images: 144 train, 48 calibration, 48 validation, 100 test; limit: 240 of 14"
+        in capsys.readouterr().out
+    )
     assert not (tmp_path / "runs").exists()

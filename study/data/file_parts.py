@@ -1,0 +1,157 @@
+"""Image files, listed by class and part. No file has been opened yet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from study.data.image_files import UnreadableImagesError, read_with_digest, strict_decoder
+from study.data.image_modes import WHITE_LEVEL
+from study.data.settings import DataSettings, ReadPart
+from study.data.splits import TEST_SHARE, Indices
+from study.errors import UserError
+
+PartName: TypeAlias = Literal["train", "validation", "test"]
+PART_NAMES: Mapping[str, PartName] = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+"""What users call the parts."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FilePart:
+    """The training part, a validation split of the user's own, or the test part."""
+
+    root: Path
+    files: tuple[str, ...]
+    """Paths below ``root``."""
+    labels: Indices
+    """``[N]``."""
+    class_names: tuple[str, ...]
+    test_sizes: Indices | None = None
+    """``[C]``: images of each class that belong to the test part, where the program divided training and test."""
+    named_by_path: bool = True
+    """Whether the path of a file names its class; otherwise the digest covers the class beside the path."""
+
+    def read(self, indices: Indices, settings: DataSettings) -> ReadPart:
+        """Pixels of some of the images, in the size, channels and white level of resolved settings.
+
+        The source is the sha256 over each file's path and bytes, and over the rules of :mod:`study.data.image_modes`
+        that changed its pixels.
+
+        Raises:
+            UnreadableImagesError: it names the files that are damaged or no images.
+        """
+        assert settings.image_size is not None and settings.channels is not None
+        image_size, channels, white_level = settings.image_size, settings.channels, settings.white_level or WHITE_LEVEL
+        images = np.empty((len(indices), channels, image_size, image_size), np.uint8)
+        deepest = np.zeros(len(indices), np.uint16)
+        problems: list[str] = []
+
+        def read_into(row: int) -> bytes:
+            path = self.root / self.files[indices[row]]
+            try:
+                read = read_with_digest(path, image_size=image_size, channels=channels, white_level=white_level)
+            except UnreadableImagesError as error:
+                problems.extend(error.problems)
+                return b""
+            images[row], deepest[row] = read.pixels, read.deepest
+            return read.digest
+
+        source = hashlib.sha256()
+        threads = min(32, os.cpu_count() or 1)
+        with strict_decoder(settings.max_pixels), ThreadPoolExecutor(max_workers=threads) as pool:
+            for index, digest in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
+                source.update(self._name(int(index)) + b"\0" + digest)
+        if problems:
+            raise UnreadableImagesError(sorted(problems))
+        return ReadPart(images, source.hexdigest(), int(deepest.max(initial=0)))
+
+    def _name(self, index: int) -> bytes:
+        file = self.files[index].encode(errors="surrogateescape")
+        if self.named_by_path:
+            return file
+        name: str = self.class_names[self.labels[index]]
+        return name.encode() + b"\0" + file
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListedFiles:
+    """All parts of a data set of files."""
+
+    parts: Mapping[PartName, FilePart]
+    """``train`` and ``test``; ``validation`` where the user has divided the images so."""
+    notes: tuple[str, ...]
+    """What a user should know: which folder is which part, and what was passed over."""
+
+
+def listed_files(
+    root: Path,
+    by_class: Mapping[PartName, Mapping[str, Sequence[str]]],
+    notes: Sequence[str],
+    *,
+    divided: bool = False,
+    named_by_path: bool = True,
+) -> ListedFiles:
+    """The parts of a data set.
+
+    Args:
+        root: all paths are below it.
+        by_class: part -> class -> paths; the classes of all parts are the same, in the same order.
+        notes: of :class:`ListedFiles`.
+        divided: whether :func:`divide` made training and test part.
+        named_by_path: of :class:`FilePart`.
+    """
+    test_sizes = np.array([len(of_class) for of_class in by_class["test"].values()], dtype=np.int64)
+    return ListedFiles(
+        parts={
+            part: FilePart(
+                root=root,
+                files=tuple(file for of_class in classes.values() for file in of_class),
+                labels=np.repeat(np.arange(len(classes)), [len(one) for one in classes.values()]).astype(np.int64),
+                class_names=tuple(classes),
+                test_sizes=test_sizes if divided else None,
+                named_by_path=named_by_path,
+            )
+            for part, classes in by_class.items()
+        },
+        notes=tuple(notes),
+    )
+
+
+def divide(by_class: Mapping[str, Sequence[str]]) -> dict[PartName, dict[str, list[str]]]:
+    """Divide files that have no test part into ``train`` and ``test``, sorted.
+
+    A file belongs to the test part if its hash, as a number from 0 to 1, is below 1/5. Each part has an image of each
+    class: the test part at least the one with the lowest hash, the training part the one with the highest. The test
+    part is the same for every seed and on every machine, and no image changes its part when another one is added.
+
+    Raises:
+        UserError: a class has one image only.
+    """
+    divided: dict[PartName, dict[str, list[str]]] = {"train": {}, "test": {}}
+    for name, files in by_class.items():
+        if len(files) < 2:
+            raise UserError(f"class {name!r} has 1 image, too few for a training and a test part: add some")
+        by_hash = sorted((_hash(file), file) for file in files)
+        below = sum(number < TEST_SHARE for number, _ in by_hash)
+        count = min(max(1, below), len(files) - 1)
+        divided["test"][name] = sorted(file for _, file in by_hash[:count])
+        divided["train"][name] = sorted(file for _, file in by_hash[count:])
+    return divided
+
+
+def _hash(file: str) -> float:
+    """The sha256 of a path below the root, as a number from 0 to 1."""
+    return int.from_bytes(hashlib.sha256(file.encode(errors="surrogateescape")).digest()[:8]) / 2**64
