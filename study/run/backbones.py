@@ -39,7 +39,9 @@ def stored_backbones(folder: Location, points: OperatingPointsSpec, data: str | 
             if not classes:
                 return []
             costs = _counted(folder, study.data, points, row["trial_id"], classes)
-        found.append(Backbone(row["trial_id"], names[row["trial_id"]], row["classifier_accuracy"], costs))
+        stopped = f", stopped after {row['epochs_done']} epochs" if row["status"].startswith("stopped") else ""
+        name = names[row["trial_id"]] + stopped
+        found.append(Backbone(row["trial_id"], name, row["classifier_accuracy"], costs))
     return found
 
 

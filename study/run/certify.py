@@ -57,7 +57,8 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
     networks = stored_networks(folder, spec.operating_points, data)
     front = of_data(read_table(folder / "tables", "front"), data)
     reporting = stored_logits(folder, networks, "test")
-    if spec.guarantee is not None:
+    own_split = spec.certification > 0
+    if own_split:
         certifying = stored_logits(folder, networks, "certification")
     else:
         halves = {key: random_halves(split) for key, split in reporting.items()}
@@ -90,4 +91,4 @@ def certify_stored(folder: Location, guarantee: GuaranteeSpec, data: str | None 
         )
     used_before = None if spec.guarantee == guarantee else spec.guarantee
     points = pd.DataFrame(rows, index=np.arange(len(rows)))
-    return StoredCertification(found, spec.guarantee is not None, len(classic), used_before, points)
+    return StoredCertification(found, own_split, len(classic), used_before, points)

@@ -333,15 +333,18 @@ def finish(run: DatasetRun, traced: Sequence[TracedNetwork], points: pd.DataFram
 
 
 def _certify(run: DatasetRun, traced: Sequence[TracedNetwork], front: pd.DataFrame) -> Certification | None:
-    """Certify points of a front where the study asks for a guarantee. The images are traced only now, after the
-    choices of both phases."""
+    """Trace the certification split, if there is one, and certify points of a front if the study asks for a guarantee.
+
+    The images are traced only now, after the choices of both phases.
+    """
     spec, images = run.plan.spec, run.data.dataset.certification
-    if spec.guarantee is None:
+    if images is None:
         return None
-    assert images is not None, "a study with a guarantee has a certification split"
     splits = {"certification": NamedImages(images=images, digest=run.data.dataset.info.digest)}
     networks: list[Network] = [(one.weights, one.precision) for one in traced]
     logits = trace_networks(networks, splits, run.traces, run.executor, run.where.reporter)
+    if spec.guarantee is None:  # ``front --guarantee`` reads the traces
+        return None
     found = certified_points(
         front, traced, spec.guarantee, lambda one: logits[(one.weights, one.precision), "certification"]
     )

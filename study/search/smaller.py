@@ -32,7 +32,7 @@ class Backbone:
 
     trial_id: str
     name: str
-    """What it is, as ``vgg19 x 0.25``."""
+    """What it is, as ``vgg19 x 0.25``; and after how many epochs a scheduler stopped it, if one did."""
     accuracy: float
     """On validation."""
     costs: Costs

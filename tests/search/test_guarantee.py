@@ -301,13 +301,25 @@ def test_a_high_confidence_is_told_as_it_is() -> None:
     )
 
 
-def test_a_study_without_one_certifies_on_a_half_of_its_test_images(
+def test_a_split_that_the_study_file_asks_for_certifies_without_a_guarantee_too(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = asking(0.3)
+    folder = copied(certified, tmp_path / "tiny", "checkpoints")
+    assert run(asked.model_copy(update={"guarantee": None}), folder) == []
+    printed = shown(folder, capsys, "--guarantee", "0.3", "--confidence", "0.6")
+    assert "the certification split certifies (48 images), the test split reports (100 images)" in printed
+    assert "warning" not in printed and read_table(folder / "tables", "front")[CERTIFIED].isna().all().all()
+
+
+def test_a_study_without_a_split_certifies_on_a_half_of_its_test_images(
     certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same study, as if it had not asked."""
     folder = copied(certified, tmp_path / "tiny", "traces", "tables", "profiles")
     stored = yaml.safe_load((certified / "study.yaml").read_text())
     stored["study"]["guarantee"] = None
+    stored["study"]["data"]["certification"] = None
     (folder / "study.yaml").write_text(yaml.safe_dump(stored))
     printed = shown(folder, capsys, "--guarantee", "0.3", "--confidence", "0.6")
     assert (

@@ -52,13 +52,15 @@ def test_the_backbones_of_a_run_are_counted_by_their_settings(tmp_path: Path) ->
     def trial(name: str, width: float, accuracy: float | None) -> dict[str, object]:
         network = asdict(NetworkSettings(backbone="vgg19", width=width))
         row = {"trial_id": name, "phase": "backbones", "data": "digits", "backbone": "vgg19", "width": width}
-        return {**row, "settings": json.dumps({"network": network}), "classifier_accuracy": accuracy}
+        ended = {"status": "stopped_by_halving", "epochs_done": 4} if name == "narrow-2" else {"status": "finished"}
+        return {**row, **ended, "settings": json.dumps({"network": network}), "classifier_accuracy": accuracy}
 
     exits = {"trial_id": "one", "phase": "exits", "data": "digits", "backbone": "vgg19", "width": 0.25}
     rows = [trial("wide", 0.25, 0.8), trial("narrow", 0.125, 0.6), trial("narrow-2", 0.125, 0.7), exits]
     write_part(folder / "tables", "trials", [*rows, trial("failed", 0.5, None)])
     found = {one.trial_id: one for one in stored_backbones(folder, points)}
-    assert {name: one.name for name, one in found.items()} == {"wide": "vgg19 x 0.25", "narrow-2": "vgg19 x 0.125"}
+    stopped = "vgg19 x 0.125, stopped after 4 epochs"
+    assert {name: one.name for name, one in found.items()} == {"wide": "vgg19 x 0.25", "narrow-2": stopped}
     assert 3 < found["wide"].costs.classic("flops") / found["narrow-2"].costs.classic("flops") < 4
     assert found["wide"].costs.holds("energy")
 
@@ -69,7 +71,7 @@ def test_costs_that_the_run_wrote_are_read_instead_of_counted(tmp_path: Path, mo
     for name, width in {"wide": 0.25, "narrow": 0.125}.items():
         settings = json.dumps({"network": asdict(NetworkSettings(backbone="vgg19", width=width))})
         row = {"trial_id": name, "phase": "backbones", "data": "digits", "backbone": "vgg19", "width": width}
-        rows.append(row | {"settings": settings, "classifier_accuracy": 0.5})
+        rows.append(row | {"status": "finished", "settings": settings, "classifier_accuracy": 0.5})
     exits = {"trial_id": "one", "phase": "exits", "data": "digits", "backbone": "vgg19", "width": 0.25}
     write_part(folder / "tables", "trials", [*rows, exits])
     study = stored_study(folder)
