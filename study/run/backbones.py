@@ -39,7 +39,7 @@ def stored_backbones(folder: Location, points: OperatingPointsSpec, data: str | 
             if not classes:
                 return []
             costs = _counted(folder, study.data, points, row["trial_id"], classes)
-        stopped = f", stopped after {row['epochs_done']} epochs" if row["status"].startswith("stopped") else ""
+        stopped = f", stopped after {row['epochs_done']:.0f} epochs" if row["status"].startswith("stopped") else ""
         name = names[row["trial_id"]] + stopped
         found.append(Backbone(row["trial_id"], name, row["classifier_accuracy"], costs))
     return found
