@@ -256,7 +256,8 @@ def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     if device.type == "cuda":
         fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = torch.cpu.get_capabilities().get("amx_bf16", False)
+        known = torch.cpu.get_capabilities()
+        fast = any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
     return "bf16" if fast else "fp32"
 
 

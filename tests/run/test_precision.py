@@ -116,7 +116,22 @@ def test_a_single_training_keeps_the_precision_of_its_first_start(tmp_path, monk
     assert [machine["device"] for _, machine in found.made_by] == [device_name(torch.device("cpu"))]
 
 
-def test_auto_is_one_of_the_two_precisions():
-    assert fast_precision(torch.device("cpu")) in ("fp32", "bf16")
+@pytest.mark.parametrize(
+    ("instructions", "precision"),
+    [({}, "fp32"), ({"avx512_vnni": True, "amx_bf16": False}, "fp32")]
+    + [({name: True}, "bf16") for name in ("amx_bf16", "avx512_bf16")],
+)
+def test_auto_is_bf16_on_processors_with_instructions_for_it(
+    instructions: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert fast_precision(torch.device("cpu")) == precision
+
+
+def test_the_precision_is_part_of_the_name_of_a_trial():
     plan: dict[str, Any] = {"phase": "train", "network": NetworkSettings(), "data_digest": "d"}
-    assert TrialPlan(**plan, training=TrainingSettings(mode="normal", precision="fp32")).trial_id
+    one, other = (
+        TrialPlan(**plan, training=TrainingSettings(mode="normal", precision=precision)).trial_id
+        for precision in ("fp32", "bf16")
+    )
+    assert one != other
