@@ -28,6 +28,7 @@ Schedule = Literal["constant", "cosine"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 HeadKind = Literal["bof", "linear", "conv", "separable"]
 Sharing = Literal["paper", "none"]
+Tokens = Literal["class", "mean"]
 
 SMALLEST_IMAGE = 8
 """Pixels a side. Below this size, a crop padding of an eighth of the side would be 0."""
@@ -140,6 +141,10 @@ class BackboneFields:
 
     backbone: Annotated[str, Description("the backbone, as vgg19 or resnet34")] = "vgg19"
     width: Annotated[float, Description("factor on channel counts", above=0)] = 1.0
+    exits_at: Annotated[
+        tuple[str, ...] | None,
+        Description("places of the exits, else all usual ones of the backbone", searched=False, added=True),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +166,10 @@ class HeadFields:
         int, Description("maps larger than this are averaged down to it before the convolutions", least=1, most=2**16)
     ] = 8
     conv_layers: Annotated[int, Description("convolutions of a conv or separable head", least=1, most=16)] = 2
+    tokens: Annotated[
+        Tokens | None,
+        Description("what heads of token models read, else the class token if there is one", searched=False),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +226,7 @@ class Setting:
     option: str
     """The name in study files and on the command line."""
     kind: type
-    """``int``, ``float`` or ``str``."""
+    """``int``, ``float`` or ``str``; of a list of texts ``tuple``."""
     choices: tuple[Any, ...]
     """All values that the setting may have; empty where there are others."""
     optional: bool
@@ -234,6 +243,8 @@ class Setting:
             return f"{', '.join(some)} or {last}"
         if self.kind is str:
             return "a text"
+        if self.kind is tuple:
+            return "a list of texts"
         return f"a {'whole ' if self.kind is int else ''}number {self.description.words()}".rstrip()
 
     def allows(self, value: object) -> bool:
@@ -244,6 +255,8 @@ class Setting:
             return any(value == choice and type(value) is type(choice) for choice in self.choices)
         if self.kind is str:
             return isinstance(value, str)
+        if self.kind is tuple:
+            return isinstance(value, tuple) and bool(value) and all(isinstance(one, str) and one for one in value)
         kinds = (int,) if self.kind is int else (int, float)
         return isinstance(value, kinds) and not isinstance(value, bool) and self.description.hold(value)
 
@@ -264,7 +277,7 @@ def settings_of(kind: type) -> dict[str, Setting]:
         found[field.name] = Setting(
             name=field.name,
             option=description.option or field.name,
-            kind=type(choices[0]) if choices else main,
+            kind=type(choices[0]) if choices else get_origin(main) or main,
             choices=choices,
             optional=NoneType in parts,
             default=None if field.default is MISSING else field.default,

@@ -144,6 +144,10 @@ def _key_of(setting: Setting) -> Any:
                 raise ValueError(f"must be {setting.expected()}, got {repr(one)[:60]}")
         return value
 
+    if setting.kind is tuple:
+        as_list = PlainSerializer(lambda value: None if value is None else list(value))
+        good = _expect(setting.expected(), lambda raw: raw is None or isinstance(raw, list | tuple))
+        return Annotated[setting.hint, good, AfterValidator(check), as_list], setting.default
     if not setting.description.searched:
         return Annotated[setting.hint, AfterValidator(check)], setting.default
     return Annotated[Choice, AfterValidator(check), _parse(_KINDS[setting.kind]), _plain], _one(setting.default)

@@ -102,7 +102,7 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, *, known_to: s
 def _parser_of(setting: Setting) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
-            value = setting.kind(text)
+            value = tuple(text.split(",")) if setting.kind is tuple else setting.kind(text)
         except ValueError:
             value = text
         if not setting.choices and not setting.allows(value):
@@ -152,8 +152,7 @@ def requested(options: argparse.Namespace, head: HeadSettings) -> tuple[NetworkS
 
     network, data = resolve_request(
         options.pretrained,
-        backbone=options.backbone,
-        width=options.width,
+        asked=given(options, BackboneFields),
         head=head,
         data=data_request(options),
     )

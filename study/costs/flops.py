@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
     """
     segments, heads = [], []
     state: tuple[Tensor, ...] = (torch.zeros(1, *network.input_shape, device=network.device),)
-    with eval_mode(network), torch.no_grad():
+    with eval_mode(network), torch.no_grad(), _separate_attention():
         for exit, segment in enumerate(network.segments, start=1):
             work, state = _measure(segment, state, state)
             segments.append(work)
@@ -94,6 +94,17 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
         segments.append(work)
     step = Work(flops=2.0 * network.classes, weight_elements=0.0, activation_elements=2.0 * network.classes)
     return NetworkWork(tuple(segments), tuple(heads), step)
+
+
+@contextmanager
+def _separate_attention() -> Iterator[None]:
+    """Attention as single operations, which the counter knows, in place of torch's fused one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _measure(

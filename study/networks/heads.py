@@ -12,12 +12,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_spaces.settings import Tokens
+from study.errors import UserError
 from study.networks.bof import Codebook
 from study.networks.registry import ExitPoint
 from study.networks.settings import HeadSettings
 
 Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of a feature map."""
+
+
+class ReadFeature:
+    """How the heads of a network read their features: each as a map ``[B, C, H, W]``.
+
+    Tokens become a map of one pixel: the class token, or the mean of the other tokens.
+
+    Raises:
+        UserError: the class token is asked for where an exit has none.
+    """
+
+    def __init__(self, exits: Sequence[ExitPoint], tokens: Tokens | None) -> None:
+        self._forms, self._tokens = tuple(point.form for point in exits), tokens
+        if tokens == "class" and (lacking := [e.name for e in exits if e.form != "tokens_behind_class"]):
+            raise UserError(f"setting of the exit heads: tokens is class, but exit {lacking[0]} has no class token")
+
+    def __call__(self, feature: Tensor, exit: int) -> Tensor:
+        """The map ``[B, C, H, W]`` of exit ``exit`` (from 1)."""
+        form = self._forms[exit - 1]
+        if form == "map":
+            return feature if feature.dim() == 4 else feature[:, :, None, None]
+        if form == "map_channels_last":
+            return feature.permute(0, 3, 1, 2)
+        if form == "tokens":
+            return feature.mean(dim=1)[:, :, None, None]
+        chosen = feature[:, 1:].mean(dim=1) if self._tokens == "mean" else feature[:, 0]
+        return chosen[:, :, None, None]
 
 
 class BofHeads(nn.Module):
@@ -30,8 +59,17 @@ class BofHeads(nn.Module):
         ValueError: exits with maps of different channel counts name the same codebook.
     """
 
-    def __init__(self, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int, codewords: int) -> None:
+    def __init__(
+        self,
+        exits: Sequence[ExitPoint],
+        *,
+        shapes: Sequence[Shape],
+        classes: int,
+        codewords: int,
+        read: ReadFeature,
+    ) -> None:
         super().__init__()
+        self._read = read
         self.codebooks = nn.ModuleDict()
         self.hidden = nn.ModuleDict()
         self.outputs = nn.ModuleDict()
@@ -53,9 +91,9 @@ class BofHeads(nn.Module):
         self.window_scales = nn.Parameter(torch.tensor(sides))
 
     def forward(self, feature: Tensor, exit: int) -> Tensor:
-        """Logits [B, C] of exit ``exit`` (from 1) for its feature map [B, channels, H, W]."""
+        """Logits [B, C] of exit ``exit`` (from 1) for its feature."""
         point = self._exits[exit - 1]
-        histogram = self.codebooks[point.codebook](feature, point.grid)
+        histogram = self.codebooks[point.codebook](self._read(feature, exit), point.grid)
         values = (self.window_scales[exit - 1] * histogram).flatten(1)
         if point.grid > 1:
             values = functional.relu(self.hidden[_hidden_key(point)](values))
@@ -70,13 +108,14 @@ def _hidden_key(point: ExitPoint) -> str:
 class SeparateHeads(nn.Module):
     """Heads that share nothing: one module for each exit, from feature map to logits."""
 
-    def __init__(self, heads: Sequence[nn.Module]) -> None:
+    def __init__(self, heads: Sequence[nn.Module], read: ReadFeature) -> None:
         super().__init__()
         self.exits = nn.ModuleList(heads)
+        self._read = read
 
     def forward(self, feature: Tensor, exit: int) -> Tensor:
-        """Logits [B, C] of exit ``exit`` (from 1) for its feature map [B, channels, H, W]."""
-        logits: Tensor = self.exits[exit - 1](feature)
+        """Logits [B, C] of exit ``exit`` (from 1) for its feature."""
+        logits: Tensor = self.exits[exit - 1](self._read(feature, exit))
         return logits
 
 
@@ -111,15 +150,21 @@ def conv_head(
 def build_heads(
     settings: HeadSettings, exits: Sequence[ExitPoint], *, shapes: Sequence[Shape], classes: int
 ) -> nn.Module:
-    """Build the heads of all ``exits``. ``shapes`` are those of the feature maps, in the order of the exits."""
+    """Build the heads of all ``exits``; ``shapes`` are those of the maps that the heads read.
+
+    Raises:
+        UserError: the class token is asked for where an exit has none.
+    """
+    read = ReadFeature(exits, settings.tokens)
     if settings.kind == "linear":
         pooled = [(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)) for shape in shapes]
-        return SeparateHeads([nn.Sequential(*layers) for layers in pooled])
+        return SeparateHeads([nn.Sequential(*layers) for layers in pooled], read)
     if settings.kind in ("conv", "separable"):
         size = {"channels": settings.conv_channels, "side": settings.conv_side, "count": settings.conv_layers}
         separable = settings.kind == "separable"
-        return SeparateHeads([conv_head(shape, classes=classes, separable=separable, **size) for shape in shapes])
+        heads = [conv_head(shape, classes=classes, separable=separable, **size) for shape in shapes]
+        return SeparateHeads(heads, read)
     if settings.sharing == "none":
         own_keys = [f"exit{number}" for number in range(1, len(exits) + 1)]
         exits = [replace(e, codebook=key, linear=key) for e, key in zip(exits, own_keys, strict=True)]
-    return BofHeads(exits, shapes=shapes, classes=classes, codewords=settings.codewords)
+    return BofHeads(exits, shapes=shapes, classes=classes, codewords=settings.codewords, read=read)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from study.errors import UserError
 from study.networks.heads import Shape, build_heads
 from study.networks.inference_network import all_logits, eval_mode
-from study.networks.registry import Segmented, State, build_backbone
+from study.networks.registry import Segmented, State, build_backbone, feature_shape
 from study.networks.settings import HeadSettings, NetworkSettings
 
 
@@ -23,7 +23,7 @@ class MultiExitNetwork(nn.Module):
         exits: place and sharing keys of each exit.
         classes: C.
         input_shape: (channels, height, width) of an image.
-        exit_shapes: (channels, height, width) of the feature map at each exit.
+        exit_shapes: (channels, height, width) of the map that the head of each exit reads.
 
     Segments and classifier are views of ``backbone``, not submodules: they hold the layers of ``backbone`` (also in a
     deep copy, and after ``.to()``), and ``state_dict()`` has each tensor once. ``backbone.train()`` and
@@ -35,7 +35,7 @@ class MultiExitNetwork(nn.Module):
         self._segmented = segmented  # a dataclass, so that the classifier is not registered a second time
         self.segments, self.exits, self.backbone = segmented.segments, segmented.exits, segmented.model
         self.classes, self.input_shape = classes, input_shape
-        self.exit_shapes = _measure(segmented, input_shape)
+        self.exit_shapes = segmented.map_shapes or _measure(segmented, input_shape)
         self.heads = build_heads(head, segmented.exits, shapes=self.exit_shapes, classes=classes)
 
     @property
@@ -73,7 +73,12 @@ def build_network(settings: NetworkSettings, *, classes: int, image_size: int, c
         UserError: the backbone is unknown or a size is impossible (see ``build_backbone``).
     """
     segmented = build_backbone(
-        settings.backbone, classes=classes, image_size=image_size, channels=channels, width=settings.width
+        settings.backbone,
+        classes=classes,
+        image_size=image_size,
+        channels=channels,
+        width=settings.width,
+        exits_at=settings.exits_at,
     )
     input_shape = (channels, image_size, image_size)
     return MultiExitNetwork(segmented, settings.head, classes=classes, input_shape=input_shape)
@@ -130,8 +135,7 @@ def _measure(segmented: Segmented, input_shape: Shape) -> tuple[Shape, ...]:
     state: State = (torch.zeros(1, *input_shape),)
     shapes: list[Shape] = []
     with eval_mode(segmented.model), torch.no_grad():
-        for segment in segmented.segments:
+        for segment, point in zip(segmented.segments, segmented.exits, strict=True):
             state = segment(state)
-            channels, height, width = state[0].shape[1:]
-            shapes.append((channels, height, width))
+            shapes.append(feature_shape(state[0], point.form))
     return tuple(shapes)

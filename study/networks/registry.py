@@ -4,10 +4,10 @@ A backbone is an ordinary torch model and a view of the model as *segments* and 
 searches work on the view. A new backbone is one function: see ``register_backbone``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,6 +19,10 @@ ENTRY_POINT_GROUP = "predictive_exit.backbones"
 State: TypeAlias = tuple[Tensor, ...]
 """``(feature, *carried)``: the map that an exit reads, then the tensors that later segments need (a ResNet's skip)."""
 
+Form: TypeAlias = Literal["map", "map_channels_last", "tokens", "tokens_behind_class"]
+"""What the feature at an exit is: a map ``[B, C, H, W]`` (or values ``[B, C]``), a map ``[B, H, W, C]``, tokens
+``[B, T, C]``, or tokens of which the first one stands for the image (a class token)."""
+
 
 @dataclass(frozen=True)
 class ExitPoint:
@@ -29,6 +33,7 @@ class ExitPoint:
         codebook: exits with the same key share their codewords, and must have the same number of channels.
         linear: exits with the same key share their linear layers.
         grid: side g of the g x g grid onto which Bag-of-Features pooling averages.
+        form: what the feature is; heads read any form as a map.
 
     Both keys become part of parameter names: they must be identifiers.
     """
@@ -37,6 +42,7 @@ class ExitPoint:
     codebook: str
     linear: str
     grid: int
+    form: Form = "map"
 
     def __post_init__(self) -> None:
         for key in (self.codebook, self.linear):
@@ -54,6 +60,7 @@ class Segmented:
             that segment l returns. A segment must not change a tensor of its input.
         classifier: the rest of the network, ``classifier(state) -> logits [B, C]``.
         exits: one ``ExitPoint`` behind each segment.
+        map_shapes: (channels, height, width) of the map that each head reads, where they are known already.
 
     Segments and classifier hold the layers of ``model``, all of them and no others.
 
@@ -65,6 +72,7 @@ class Segmented:
     segments: tuple[nn.Module, ...]
     classifier: nn.Module
     exits: tuple[ExitPoint, ...]
+    map_shapes: tuple[tuple[int, int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.exits or len(self.segments) != len(self.exits):
@@ -79,6 +87,16 @@ class Segmented:
         if apart := whole.keys() ^ walked.keys():
             place = next(place for key, place in {**whole, **walked}.items() if key in apart)
             raise ValueError(f"segments and classifier must hold the layers of model, all of them: {place}")
+
+
+def feature_shape(feature: Tensor, form: Form) -> tuple[int, int, int]:
+    """(channels, height, width) of the map that a head reads from a feature."""
+    if form.startswith("tokens"):
+        return feature.shape[2], 1, 1
+    if feature.dim() == 2:
+        return feature.shape[1], 1, 1
+    one, two, three = feature.shape[1:]
+    return (three, one, two) if form == "map_channels_last" else (one, two, three)
 
 
 class FeatureSegment(nn.Sequential):
@@ -140,18 +158,98 @@ def backbone_names() -> list[str]:
     return sorted(_builders.keys() | entry_points(group=ENTRY_POINT_GROUP).names)
 
 
-def build_backbone(name: str, *, classes: int, image_size: int, channels: int, width: float) -> Segmented:
-    """Build the untrained backbone ``name``.
+def build_backbone(
+    name: str,
+    *,
+    classes: int,
+    image_size: int,
+    channels: int,
+    width: float,
+    exits_at: Sequence[str] | None = None,
+) -> Segmented:
+    """Build the untrained backbone ``name``, with its usual exits or with those at the places ``exits_at``.
 
     Raises:
-        UserError: the name is unknown, a size is impossible, or the backbone refuses the image size.
+        UserError: the name or a place is unknown, a size is impossible, or the backbone refuses the image size.
     """
     if min(classes, image_size, channels) < 1 or not 0 < width <= WIDEST:
         raise UserError(
             f"a backbone needs classes, image_size, channels and width above 0, and width at most {WIDEST}, "
             f"got {classes}, {image_size}, {channels} and {width}"
         )
-    return _find(name)(classes=classes, image_size=image_size, channels=channels, width=width)
+    library, colon, model = name.partition(":")
+    if colon and library == "torchvision":
+        from study.networks.torchvision_models import build_torchvision
+
+        if width != 1:
+            raise UserError(f"backbone {name} has one width: leave width out, or 1, not {width:g}")
+        return build_torchvision(
+            name, model, classes=classes, image_size=image_size, channels=channels, exits_at=exits_at
+        )
+    segmented = _find(name)(classes=classes, image_size=image_size, channels=channels, width=width)
+    return segmented if exits_at is None else keep_exits(segmented, exits_at, name)
+
+
+def native_image_size(name: str) -> int | None:
+    """Pixels a side of the images that a backbone is made for; None where any size will do.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    library, colon, model = name.partition(":")
+    if colon and library == "torchvision":
+        from study.networks.torchvision_models import native_size
+
+        return native_size(name, model)
+    return None
+
+
+def usual_image_size(names: Sequence[str]) -> int | None:
+    """The size that all backbones of a study are made for; None where any size will do.
+
+    Raises:
+        UserError: a name is unknown, or the backbones are made for several sizes.
+    """
+    sizes = {name: native_image_size(name) for name in names}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {size or 'any'}" for name, size in sizes.items())
+        raise UserError(f"the backbones are made for images of different sizes ({told}): set data.image_size")
+    return next(iter(sizes.values()))
+
+
+def keep_exits(segmented: Segmented, places: Sequence[str], name: str) -> Segmented:
+    """A backbone with some of its exits: segments between two of them become one segment.
+
+    Raises:
+        UserError: a place is unknown, named twice, or not in the order of the network.
+    """
+    known = [point.name for point in segmented.exits]
+    for place in places:
+        if place not in known:
+            raise UserError(f"backbone {name} has no exit at {place!r}: known are {', '.join(known)}")
+    numbers = [known.index(place) for place in places]
+    if numbers != sorted(set(numbers)) or not numbers:
+        raise UserError(f"backbone {name}: name one or more exits, each once, in the order of the network")
+    starts = [0, *(number + 1 for number in numbers)]
+    segments = tuple(
+        _Row(segmented.segments[start : number + 1]) for start, number in zip(starts[:-1], numbers, strict=True)
+    )
+    classifier = _Row((*segmented.segments[starts[-1] :], segmented.classifier))
+    return Segmented(segmented.model, segments, classifier, tuple(segmented.exits[number] for number in numbers))
+
+
+class _Row(nn.Module):
+    """Parts one after the other, each from the state of the one before."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, state: State) -> State | Tensor:
+        """The state, or the logits, behind the last part."""
+        for part in self.parts:
+            state = part(state)
+        return state
 
 
 def scale_channels(channels: int, width: float) -> int:
@@ -167,4 +265,5 @@ def _find(name: str) -> BackboneBuilder:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         builder: BackboneBuilder = entry_point.load()
         return _builders.setdefault(name, builder)  # the import may have run the decorator
-    raise UserError(f"unknown backbone {name!r}; known are {', '.join(backbone_names())}")
+    known = f"{', '.join(backbone_names())}; torchvision:NAME, as torchvision:resnet50"
+    raise UserError(f"unknown backbone {name!r}; known are {known}")

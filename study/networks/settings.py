@@ -43,4 +43,5 @@ class NetworkSettings(BackboneFields):
         Raises:
             ValueError, TypeError: a field is missing or unknown, or has a value that it does not allow.
         """
-        return from_fields(cls, {**raw, "head": from_fields(HeadSettings, raw["head"])})
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+        return from_fields(cls, {**tuples, "head": from_fields(HeadSettings, raw["head"])})

@@ -11,6 +11,7 @@ from study.costs.flops import NetworkWork, count_work
 from study.data.settings import DATASETS
 from study.errors import UserError
 from study.networks.multi_exit import build_network
+from study.networks.registry import native_image_size
 from study.networks.settings import NetworkSettings
 from study.storage.strict_json import parse_json
 
@@ -34,7 +35,7 @@ def stored_work(folder: Location, data: DataSpec, trial_id: str, classes: int) -
             network = build_network(
                 settings,
                 classes=classes,
-                image_size=asked["image_size"] or usual.image_size,
+                image_size=asked["image_size"] or native_image_size(settings.backbone) or usual.image_size,
                 channels=asked["channels"] or usual.channels,
             )
     except (ValueError, KeyError, TypeError) as error:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from results.storage.atomic import write_atomic
+from search_spaces.settings import BackboneFields, identity, settings_of
 from study.checkpoints.description import WeightsId, read_description
 from study.checkpoints.pretrained import build_pretrained, check_fit, load_pretrained
 from study.checkpoints.tensors import weights_fingerprint
@@ -28,6 +29,7 @@ from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network, load_backbone_weights
 from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import check_precision, prepare
+from study.networks.registry import native_image_size
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.progress import Reporter
 from study.run.folder import differences_of
@@ -48,15 +50,15 @@ Split = Literal["calibration", "validation", "test"]
 def resolve_request(
     pretrained: Path | None,
     *,
-    backbone: str | None,
-    width: float | None,
+    asked: dict[str, Any],
     head: HeadSettings,
     data: dict[str, Any],
 ) -> tuple[NetworkSettings, DataSettings]:
     """The settings of network and data that a command asks for.
 
     A setting that the command leaves open (None) comes from the checkpoint folder ``pretrained``, or else from the
-    defaults. ``data`` has the fields of :class:`DataSettings`.
+    defaults. ``asked`` has the fields of :class:`BackboneFields`, ``data`` those of :class:`DataSettings`. Images have
+    the size that the backbone is made for, unless the command or the checkpoint says another one.
     """
     known_network, known_data = NetworkSettings(backbone="vgg19"), dict[str, Any](name="digits")
     if pretrained is not None and pretrained.is_dir():
@@ -65,13 +67,18 @@ def resolve_request(
             known_network = checkpoint.network
             if data["name"] in (None, checkpoint.data.name):
                 known_data = dict(checkpoint.data.settings)
-    network = NetworkSettings(
-        backbone=known_network.backbone if backbone is None else backbone,
-        width=known_network.width if width is None else width,
-        head=head,
-    )
-    asked = {name: value for name, value in data.items() if value is not None}
-    return network, resolve(DataSettings(**{**known_data, **asked}))
+    known = {name: getattr(known_network, name) for name in settings_of(BackboneFields)}
+    if asked["backbone"] not in (None, known_network.backbone):
+        known = {name: setting.default for name, setting in settings_of(BackboneFields).items()}
+    network = NetworkSettings(**_filled(known, asked), head=head)
+    values = _filled(known_data, data)
+    if values.get("image_size") is None:
+        values["image_size"] = native_image_size(network.backbone)
+    return network, resolve(DataSettings(**values))
+
+
+def _filled(known: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    return {**known, **{name: value for name, value in asked.items() if value is not None}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +144,7 @@ def load_network(
 
 def refuse_other_network(pretrained: Path, stored: NetworkSettings, asked: NetworkSettings) -> None:
     """Refuse (``UserError``) a checkpoint of another backbone or width than the command names."""
-    for name in ("backbone", "width"):
+    for name in settings_of(BackboneFields):
         if getattr(stored, name) != getattr(asked, name):
             raise UserError(
                 f"{pretrained} holds a network of {name} {getattr(stored, name)}, not {getattr(asked, name)}"
@@ -291,7 +298,7 @@ def profile_network(
         settings, network, make = _trained(pretrained, data, source, device)
         refuse_other_network(pretrained, settings, asked)
     # The name holds a hash of network and device, so that a profile of another network cannot replace the file.
-    identity = content_hash([asdict(settings), network.classes, network.input_shape, device_name(device)])[:6]
+    identity = content_hash([identity(settings), network.classes, network.input_shape, device_name(device)])[:6]
     name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
     profiles: dict[Path, Profile] = {}
     for precision in known:

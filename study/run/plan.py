@@ -30,8 +30,9 @@ from study.execution.executor import Executor, device_of, threads_of
 from study.execution.jobs import prepared
 from study.execution.trial_log import check_loggers
 from study.execution.trial_plan import TrialPlan
-from study.networks.construction import check_network, new_network
+from study.networks.construction import check_network, meta_network, new_network
 from study.networks.quantization import check_precision
+from study.networks.registry import usual_image_size
 from study.progress import Reporter
 from study.run.folder import (
     STUDY_FILE,
@@ -140,7 +141,7 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     for planned in datasets.values():
         info = planned.dataset.info
         with _named(spec.name):  # the costs of a network are known before the network is trained
-            check_slack(points, table, (count_work(new_network(one, info, spec.seed)) for one in networks))
+            check_slack(points, table, (count_work(meta_network(one, info)) for one in networks))
         if own_path and own_weights is not None:
             check_fit(own_path, own_weights, trials.backbones.plans[0].network, info)
     return StudyPlan(
@@ -193,6 +194,10 @@ def data_settings(spec: StudySpec, name: str) -> DataSettings:
         UserError: the data set is unknown, or a value is not allowed.
     """
     asked = {**spec.data.model_dump(), "name": name, "certification": spec.certification}
+    if asked["image_size"] is None:
+        backbones = spec.choices("backbones")["backbone"]
+        with _named(spec.name):
+            asked["image_size"] = usual_image_size([str(one) for one in backbones.values])
     if len(spec.data.names) > 1 and name != "image_folder":
         asked |= {"folder": None, "table": None}  # they are those of image_folder
     return resolve(DataSettings(seed=spec.seed, **asked))
@@ -308,8 +313,7 @@ def _varies(key: str, plans: Sequence[TrialPlan]) -> bool:
 def _seconds_per_epoch(plans: Sequence[TrialPlan], dataset: Dataset, resources: ResourcesSpec) -> float:
     """Seconds of an epoch of the mean trial: the largest network of each mode is timed, the others follow by FLOPs."""
     flops = {
-        plan.network: float(count_work(new_network(plan.network, dataset.info, 0)).segment_flops.sum())
-        for plan in plans
+        plan.network: float(count_work(meta_network(plan.network, dataset.info)).segment_flops.sum()) for plan in plans
     }
     largest: dict[Mode, TrialPlan] = {}
     for plan in sorted(plans, key=lambda plan: flops[plan.network]):

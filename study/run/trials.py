@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from search_spaces.choices import draw
-from search_spaces.settings import HEAD_MODES, HeadFields, TrainingFields, settings_of
+from search_spaces.settings import HEAD_MODES, BackboneFields, HeadFields, TrainingFields, settings_of
 from search_spaces.spec import StudySpec, TrainingSpec
 from study.checkpoints.description import WeightsId
 from study.errors import UserError
@@ -99,9 +99,9 @@ def _plan(phase: Phase, section: TrainingSpec, settings: Mapping[str, Any], seed
         **{name: values[name] for name in settings_of(TrainingFields)},
     )
     if phase == "backbones":
-        network = NetworkSettings(backbone=settings["backbone"], width=settings["width"])
+        network = NetworkSettings(**{name: values[name] for name in settings_of(BackboneFields)})
     else:
-        head = HeadSettings(**{name: settings[setting.option] for name, setting in settings_of(HeadFields).items()})
+        head = HeadSettings(**{name: values[setting.option] for name, setting in settings_of(HeadFields).items()})
         network = NetworkSettings(head=head)
     return TrialPlan(phase=phase, network=network, training=training, data_digest="", settings=settings)
 

@@ -209,6 +209,15 @@ def drawn(phase: str, mode: str) -> list[TrialPlan]:
     return planned(phase, SEARCH.replace("MODE", mode), "d1ge5t", "mother@1234")
 
 
+def test_a_later_setting_enters_the_name_only_where_it_is_set():
+    training = TrainingSettings(mode="original", precision="fp32")
+    assert trial_id(NetworkSettings(), training, "images", None) == "9d4791151c48", "as before the setting was there"
+    for later in ({"exits_at": ("pool1",)}, {"head": HeadSettings(tokens="mean")}):
+        assert trial_id(NetworkSettings(**later), training, "images", None) != "9d4791151c48"
+    again = NetworkSettings.from_plain(json.loads(json.dumps(asdict(NetworkSettings(exits_at=("pool1", "conv2_1"))))))
+    assert again == NetworkSettings(exits_at=("pool1", "conv2_1"))
+
+
 def test_the_names_of_trials_are_known():
     """A run folder is found again only by what is drawn and by its name: a new setting must change neither."""
     assert trial_id(NETWORK, TRAINING, "d1ge5t", "mother@1234") == "29bb6bf4a382"
