@@ -168,7 +168,7 @@ class HeadFields:
     conv_layers: Annotated[int, Description("convolutions of a conv or separable head", least=1, most=16)] = 2
     tokens: Annotated[
         Tokens | None,
-        Description("what heads of token models read, else the class token if there is one", searched=False),
+        Description("what token models give heads, else their class token", searched=False, added=True),
     ] = None
 
 

@@ -298,8 +298,8 @@ def profile_network(
         settings, network, make = _trained(pretrained, data, source, device)
         refuse_other_network(pretrained, settings, asked)
     # The name holds a hash of network and device, so that a profile of another network cannot replace the file.
-    identity = content_hash([identity(settings), network.classes, network.input_shape, device_name(device)])[:6]
-    name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{identity}"
+    digest = content_hash([identity(settings), network.classes, network.input_shape, device_name(device)])[:6]
+    name = f"{settings.backbone}-x{settings.width:g}-{settings.head.kind}-{network.input_shape[1]}px-{digest}"
     profiles: dict[Path, Profile] = {}
     for precision in known:
         counted = {size: table.costs(network, precision=precision, batch_size=size) for size in batch_sizes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 from search_spaces.settings import Description, identity
@@ -19,6 +19,6 @@ class Grown:
 
 
 def test_an_added_setting_names_a_trial_only_where_it_differs_from_its_default() -> None:
-    part = asdict(PART)
+    part = identity(PART)
     assert identity(Grown()) == {"old": 1, "part": part}
     assert identity(Grown(new=3)) == {"old": 1, "new": 3, "part": part}
