@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from results.schemas import SCHEMAS, TableError
+from results.schemas import ADDED, SCHEMAS, TableError
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location, is_no_file
 
@@ -140,9 +140,11 @@ def _read_part(part: Location, name: str) -> pd.DataFrame:
         raise TableError(f"{part} cannot be read as table {name}: it is no file")
     try:
         stored = pq.ParquetFile(BytesIO(part.read_bytes()), page_checksum_verification=True).read()
+        for column in (name for name in SCHEMAS[name].names if name in ADDED and name not in stored.column_names):
+            stored = stored.append_column(column, pa.nulls(len(stored), pa.float64()))
         if other := sorted(set(stored.column_names) ^ set(SCHEMAS[name].names)):
             raise ValueError(f"the file or the table lacks {', '.join(other)}")
-        frame: pd.DataFrame = stored.cast(SCHEMAS[name]).to_pandas()
+        frame: pd.DataFrame = stored.select(SCHEMAS[name].names).cast(SCHEMAS[name]).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
     return frame

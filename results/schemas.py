@@ -50,7 +50,8 @@ _FIELDS = {
         pa.float64(),
         None,
         """score accuracy classifier_accuracy mean_exit_accuracy classic_accuracy share_stopped accuracy_stopped
-        accuracy_all test_accuracy test_accuracy_low test_accuracy_high test_classic_accuracy optimism hypervolume
+        accuracy_all classifier_balanced_accuracy balanced_accuracy_all test_balanced_accuracy test_accuracy
+        test_accuracy_low test_accuracy_high test_classic_accuracy optimism hypervolume
         hypervolume_ratio test_hypervolume certified_drop certified_confidence""",
     ),
     **_fields(pa.float64(), "share of the classic network's time", "dvfs_slack dvfs_smallest_slack"),
@@ -101,6 +102,9 @@ def _schema(names: str, seconds: Mapping[str, Any] = _OF_TRIALS) -> Any:
     return pa.schema([{**_FIELDS, **seconds}[name] for name in names.split()])
 
 
+ADDED = frozenset({"classifier_balanced_accuracy", "balanced_accuracy_all", "test_balanced_accuracy"})
+"""Columns that older parts lack: they are read as null."""
+
 SCHEMAS: Mapping[str, Any] = {
     # What computed the rows of the other tables, whose column provenance holds the key of a row here: one row for each
     # set of settings, images and versions.
@@ -108,19 +112,21 @@ SCHEMAS: Mapping[str, Any] = {
     # Phase 1: one row a trial.
     "trials": _schema(
         """trial_id phase data parent status error backbone width head mode settings seed device threads epochs_done
-        best_epoch split score classifier_accuracy mean_exit_accuracy seconds weights_hash data_digest code_version
+        best_epoch split score classifier_accuracy classifier_balanced_accuracy
+        mean_exit_accuracy seconds weights_hash data_digest code_version
         checkpoint provenance"""
     ),
     # Phase 1: learning curves, one row an epoch.
     "epochs": _schema(
-        """trial_id phase epoch learning_rate train_loss split validation_loss classifier_accuracy exit_accuracies score
+        """trial_id phase epoch learning_rate train_loss split validation_loss classifier_accuracy
+        classifier_balanced_accuracy exit_accuracies score
         seconds provenance"""
     ),
     # Statistics of each layer: of a network as such (point is null), and under each point of the front.
     "exits": _schema(
         """trial_id data point precision int8_execution split statistic exit threshold share_stopped accuracy_stopped
-        accuracy_all cumulative_flops cumulative_flops_published cumulative_bitops cumulative_energy_joules
-        cumulative_seconds parameters peak_activation_bytes memory_bytes provenance"""
+        accuracy_all balanced_accuracy_all cumulative_flops cumulative_flops_published cumulative_bitops
+        cumulative_energy_joules cumulative_seconds parameters peak_activation_bytes memory_bytes provenance"""
     ),
     # Cost of every part of a network: part is segment (number E + 1: the classifier), head or engine_step.
     "costs": _schema(
@@ -136,7 +142,8 @@ SCHEMAS: Mapping[str, Any] = {
     # The non-dominated operating points: chosen on the validation split, reported on the test split.
     "front": _schema(
         f"""number search trial_id data {_SETTINGS} {_METRICS} {_CONSTRAINTS} recommended test_samples test_accuracy
-        test_accuracy_low test_accuracy_high optimism test_flops test_flops_low test_flops_high test_bitops
+        test_accuracy_low test_accuracy_high test_balanced_accuracy optimism
+        test_flops test_flops_low test_flops_high test_bitops
         test_energy_joules test_energy_joules_low test_energy_joules_high test_latency_mean_seconds
         test_latency_p50_seconds test_latency_p99_seconds test_classic_accuracy certified_drop certified_confidence
         certified_samples hypervolume test_hypervolume test_digest provenance"""

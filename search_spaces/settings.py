@@ -25,6 +25,8 @@ HeadMode = Literal["exits", "joint"]
 HEAD_MODES: tuple[HeadMode, ...] = get_args(HeadMode)
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
+ClassWeights = Literal["none", "balanced"]
+"""``balanced``: an image of a class with n_c of the N training images in C classes weighs N / (C n_c)."""
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 HeadKind = Literal["bof", "linear", "conv", "separable"]
 Sharing = Literal["paper", "none"]
@@ -191,6 +193,9 @@ class TrainingFields:
         0.0
     )
     """The averaged weights are those that are validated and kept."""
+    class_weights: Annotated[
+        ClassWeights, Description("weights of classes in the loss; balanced: N / (C n_c)", added=True)
+    ] = "none"
     exit_loss_base: Annotated[
         float, Description("exit l of E weighs base + slope * l / E in the loss: the base", least=0)
     ] = 1.0

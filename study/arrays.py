@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,18 @@ _Result = TypeVar("_Result")
 def batches(count: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most ``size`` items that cover ``count`` items."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def balanced(right: NDArray[Any], labels: Integers) -> Floats:
+    """Mean over the classes of the share of right answers in each class; ``right`` ``[N, ...]`` -> ``[...]``.
+
+    A class without images does not count.
+    """
+    flat = np.asarray(right, dtype=np.float64).reshape(len(labels), -1)
+    sizes = np.bincount(labels)
+    there = sizes > 0
+    shares = [(np.bincount(labels, weights=column) / np.maximum(sizes, 1))[there].mean() for column in flat.T]
+    return np.array(shares).reshape(right.shape[1:])
 
 
 def core_count() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from study import arrays
@@ -21,3 +22,10 @@ def test_slices_cover_the_samples_once() -> None:
     for samples in (1, 2047, 2048, 100_001):
         parts = arrays.slices(samples)
         assert [index for part in parts for index in range(part.start, part.stop)] == list(range(samples))
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_are_there() -> None:
+    labels = np.array([0, 0, 0, 0, 2, 2])
+    right = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 1, 1]]).T
+    assert arrays.balanced(right, labels).tolist() == [0.5, 0.75]
+    assert float(arrays.balanced(right[:, 0] > 0, labels)) == 0.5

@@ -55,6 +55,7 @@ def execute(options: argparse.Namespace) -> None:
         "best_epoch": best.epoch,
         "split": "validation",
         "classifier_accuracy": best.classifier_accuracy,
+        "classifier_balanced_accuracy": best.classifier_balanced_accuracy,
         "exit_accuracies": list(best.exit_accuracies),
     }
     print_result(result, options.json)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from results.intervals import wilson_interval
-from study.arrays import Integers
+from study.arrays import Integers, balanced
 from study.data.settings import ImageSet
 from study.deploy.early_exit import EarlyExit
 from study.deploy.folder import Preprocessing
@@ -118,7 +118,13 @@ def accuracy_of(labels: Integers, answers: Integers) -> dict[str, Any]:
     """Number of images, and accuracy with its 95 % interval."""
     accuracy = float((labels == answers).mean())
     low, high = wilson_interval(accuracy, len(labels))
-    return {"samples": len(labels), "accuracy": accuracy, "accuracy_low": low, "accuracy_high": high}
+    return {
+        "samples": len(labels),
+        "accuracy": accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": float(balanced(labels == answers, labels)),
+    }
 
 
 def class_scores(labels: Integers, answers: Integers, class_names: Sequence[str]) -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ def exit_statistics(trace: Trace, walk: Walk, costs: Costs) -> pd.DataFrame:
 
     Returns:
         Columns exit, share_stopped, accuracy_stopped (of the samples that stop at the exit; NaN if no sample stops),
-        accuracy_all (of the exit on all samples), threshold (NaN for the classifier) and cumulative_flops (of the
-        network cut at the exit: all segments up to the exit, and the exit's head).
+        accuracy_all (of the exit on all samples), balanced_accuracy_all (the same as mean over the classes), threshold
+        (NaN for the classifier) and cumulative_flops (of the network cut at the exit: all segments up to the exit, and
+        the exit's head).
     """
     return pd.DataFrame(exit_columns(trace, walk, costs))
 
@@ -37,6 +38,7 @@ def exit_columns(trace: Trace, walk: Walk, costs: Costs) -> dict[str, NDArray[An
         "share_stopped": stopped / len(trace.labels),
         "accuracy_stopped": accuracy_stopped,
         "accuracy_all": trace.exit_accuracies,
+        "balanced_accuracy_all": trace.balanced_accuracies,
         "threshold": np.append(trace.thresholds, np.nan),
         "cumulative_flops": segments.cumsum() + np.append(heads, 0.0),
     }

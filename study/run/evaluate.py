@@ -15,7 +15,7 @@ import pandas as pd
 from results.intervals import wilson_interval
 from results.parts import rows_of
 from search_spaces.settings import MEASURED
-from study.arrays import Floats, batches
+from study.arrays import Floats, balanced, batches
 from study.costs.costs import Costs, Measure
 from study.costs.measure.profile import Profile, read_profile
 from study.costs.model.devices import Device, LevelDevice, load_device
@@ -66,6 +66,7 @@ class Evaluation:
             "accuracy": accuracy,
             "accuracy_low": low,
             "accuracy_high": high,
+            "balanced_accuracy": float(balanced(self.walk.predictions == self.labels, self.labels)),
             "precision": self.precision,
             "int8_execution": self.int8_execution,
         }

@@ -247,6 +247,7 @@ def adopt_pretrained(tensors: Mapping[str, Tensor], plan: TrialPlan, context: Tr
             train_loss=math.nan,
             validation_loss=result.loss,
             classifier_accuracy=result.accuracies[-1],
+            classifier_balanced_accuracy=result.balanced_accuracy,
             exit_accuracies=(),
             score=result.accuracies[-1],
             seconds=0.0,
@@ -305,6 +306,7 @@ def _trial_row(record: TrialRecord, provenance: Provenance, data: str) -> dict[s
             "split": "validation",
             "score": best.score,
             "classifier_accuracy": best.classifier_accuracy,
+            "classifier_balanced_accuracy": best.classifier_balanced_accuracy,
             "mean_exit_accuracy": sum(best.exit_accuracies) / len(best.exit_accuracies)
             if best.exit_accuracies
             else None,

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from study.arrays import Floats, batches
+from study.arrays import Floats, balanced, batches
 from study.errors import UserError
 from study.networks.precisions import Int8Execution
 
@@ -72,6 +72,11 @@ class Trace:
     def exit_accuracies(self) -> Floats:
         """``[E+1]``, share of right answers of each exit and of the classifier on all samples."""
         return np.asarray(self.right.mean(axis=0))
+
+    @cached_property
+    def balanced_accuracies(self) -> Floats:
+        """``[E+1]``, mean over the classes of the share of right answers in each class."""
+        return balanced(self.right, self.labels)
 
     @cached_property
     def classic_accuracy(self) -> float:

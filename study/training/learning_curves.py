@@ -23,6 +23,8 @@ class Epoch:
     """``[E]`` on the validation split; empty in modes without heads."""
     score: float
     seconds: float
+    classifier_balanced_accuracy: float = math.nan
+    """Mean over the classes; NaN in checkpoints of before there was the number."""
 
     @property
     def diverged(self) -> bool:

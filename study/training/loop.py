@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces.settings import Mode, TrainingPrecision
-from study.arrays import batches
+from study.arrays import balanced, batches
 from study.data.batches import augment, normalize, place, to_device
 from study.data.settings import DataInfo, Dataset, ImageSet
 from study.errors import UserError, is_lack_of_memory
 from study.networks.multi_exit import MultiExitNetwork
 from study.training.cuda_graphs import GraphedBackward
 from study.training.learning_curves import Epoch, best_epoch, outcome
-from study.training.loss import training_loss
+from study.training.loss import balanced_weights, training_loss
 from study.training.optimizer import (
     load_optimizer,
     make_optimizer,
@@ -91,6 +91,7 @@ def train(
             train_loss=train_loss,
             validation_loss=validation.loss,
             classifier_accuracy=validation.accuracies[-1],
+            classifier_balanced_accuracy=validation.balanced_accuracy,
             exit_accuracies=validation.accuracies[:-1],
             score=_score(validation, train_loss, settings.mode),
             seconds=time.perf_counter() - started,
@@ -124,6 +125,8 @@ class Trainer:
         self.captures = self.device.type == "cuda"
         """Whether full batches run as a CUDA graph."""
         self._graph: GraphedBackward | None = None
+        self.class_weights: Tensor | None = None
+        """``[C]``, from the labels of the first epoch where the settings ask for weights."""
         self.average = WeightAverage(
             moving_tensors(network, settings.mode) if settings.ema_decay else {}, settings.ema_decay
         )
@@ -155,6 +158,8 @@ class Trainer:
             The mean loss per image.
         """
         self.set_mode()
+        if self.settings.class_weights == "balanced" and self.class_weights is None:
+            self.class_weights = balanced_weights(labels, self.network.classes)
         seed = epoch_seed(self.settings.seed, epoch)
         cuda = self.device.type == "cuda"
         # Streams and graphs belong to a device.
@@ -207,7 +212,7 @@ class Trainer:
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with autocast(self.device, self.settings.precision):
-            return training_loss(self.network, images, labels, self.settings)
+            return training_loss(self.network, images, labels, self.settings, self.class_weights)
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,8 @@ class SplitResult:
     over exits and classifier."""
     accuracies: tuple[float, ...]
     """``[E+1]``, or ``[1]`` for the classifier alone."""
+    balanced_accuracy: float
+    """Of the classifier: mean over the classes of the share of right answers in each class."""
 
 
 def evaluate_split(
@@ -229,6 +236,7 @@ def evaluate_split(
     images, labels = place(split.images, device), torch.from_numpy(split.labels).to(device)
     network.eval()
     right = torch.zeros(network.exit_count + 1 if heads else 1, dtype=torch.float64)
+    classified = []
     loss = 0.0
     with torch.no_grad():
         for batch in batches(len(labels), 512):
@@ -237,11 +245,17 @@ def evaluate_split(
                 pixels = normalize(to_device(images[batch], device), info)
                 logits = network(pixels) if heads else network.classify(pixels)[:, None]
             logits = logits.float()
-            right += (logits.argmax(dim=2) == target[:, None]).sum(dim=0).cpu()
+            hits = (logits.argmax(dim=2) == target[:, None]).cpu()
+            right += hits.sum(dim=0)
+            classified.append(hits[:, -1].numpy())
             watched = logits[:, :-1] if settings.mode == "exits" else logits
             targets = target.repeat_interleave(watched.shape[1])
             loss += float(F.cross_entropy(watched.flatten(0, 1), targets, reduction="sum"))
-    return SplitResult(loss / len(split.labels), tuple((right / len(split.labels)).tolist()))
+    return SplitResult(
+        loss / len(split.labels),
+        tuple((right / len(split.labels)).tolist()),
+        float(balanced(np.concatenate(classified), split.labels)),
+    )
 
 
 def autocast(device: torch.device, precision: TrainingPrecision) -> torch.autocast:

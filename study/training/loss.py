@@ -10,7 +10,13 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.training.settings import TrainingSettings
 
 
-def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
+def training_loss(
+    network: MultiExitNetwork,
+    images: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    class_weights: Tensor | None = None,
+) -> Tensor:
     """Compute the loss of a batch, with gradients for the parts that the mode trains.
 
     In the mode ``exits``, the backbone runs without recording operations: no gradient flows through it.
@@ -18,13 +24,16 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
     Args:
         network: each part in train or eval mode, according to the mode of training.
         images: ``[B, channels, H, W]`` float.
+        labels: ``[B]`` classes, or ``[B, C]`` shares of classes.
+        settings: of the training.
+        class_weights: ``[C]``; None: every image weighs 1.
         labels: ``[B]`` int64.
 
     Returns:
         ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, or in ``joint`` both.
     """
     if not settings.trains_heads:
-        return _cross_entropies(network.classify(images)[None], labels, settings)[0]
+        return _cross_entropies(network.classify(images)[None], labels, settings, class_weights)[0]
     joint = settings.mode == "joint"
     state: tuple[Tensor, ...] = (images,)
     features: list[Tensor] = []
@@ -39,7 +48,7 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
     if joint and settings.exit_gradient != 1:
         features = [_with_scaled_gradient(feature, settings.exit_gradient) for feature in features]
     logits = torch.stack([network.heads(feature, exit) for exit, feature in enumerate(features, start=1)])
-    losses = _cross_entropies(logits, labels, settings)
+    losses = _cross_entropies(logits, labels, settings, class_weights)
     if teacher is not None:
         # KL(teacher || exit) times the square of the temperature: gradients have the scale of those from labels.
         apart = F.kl_div(_softened(logits, settings), teacher.expand_as(logits), reduction="none", log_target=True)
@@ -49,15 +58,26 @@ def training_loss(network: MultiExitNetwork, images: Tensor, labels: Tensor, set
     loss = ((settings.exit_loss_base + settings.exit_loss_slope * places) * losses).sum()
     if joint:
         assert classified is not None
-        loss = loss + _cross_entropies(classified[None], labels, settings)[0]
+        loss = loss + _cross_entropies(classified[None], labels, settings, class_weights)[0]
     return loss
 
 
-def _cross_entropies(logits: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """``[C]``: N / (C n_c) for a class with n_c of the N labels, so that the mean weight of the images is 1."""
+    return len(labels) / (classes * torch.bincount(labels, minlength=classes).clamp(min=1).float())
+
+
+def _cross_entropies(
+    logits: Tensor, labels: Tensor, settings: TrainingSettings, class_weights: Tensor | None
+) -> Tensor:
     """``[E]`` of logits ``[E, B, C]``, in one call for all exits: a GPU computes it in few kernels."""
     exits, images, _ = logits.shape
     each = F.cross_entropy(
-        logits.float().flatten(0, 1), labels.repeat(exits), label_smoothing=settings.label_smoothing, reduction="none"
+        logits.float().flatten(0, 1),
+        labels.repeat(exits, *(1 for _ in labels.shape[1:])),
+        weight=class_weights,
+        label_smoothing=settings.label_smoothing,
+        reduction="none",
     )
     return each.reshape(exits, images).mean(dim=1)
 

@@ -204,3 +204,11 @@ def test_a_part_without_some_columns_is_told_by_their_names(tmp_path):
     pq.write_table(pq.read_table(path).drop_columns(["dvfs", "bitops"]), path)
     with pytest.raises(TableError, match=r"cannot be read as table front: the file or the table lacks bitops, dvfs"):
         read_table(tmp_path, "front")
+
+
+def test_parts_of_before_a_column_was_added_are_read_with_null(tmp_path):
+    row = full_row("front")
+    write_part(tmp_path, "front", [row])
+    path = tmp_path / "front" / "part-00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["test_balanced_accuracy"]), path)
+    assert stored(tmp_path, "front") == [{**row, "test_balanced_accuracy": None}]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.tiny_network import TINY, image_set
 
+from study.data.batches import normalize
 from study.data.settings import DataInfo, Dataset
 from study.errors import UserError
 from study.networks.construction import new_network
@@ -284,3 +285,25 @@ def test_settings_that_cannot_be_are_refused(name, value):
     with pytest.raises(UserError, match=rf"{name}.* must be ") as error:
         TrainingSettings(**{"mode": "normal", name: value})
     assert "\n" not in str(error.value)
+
+
+def test_balanced_class_weights_come_from_the_training_labels():
+    trainer = Trainer(network("linear"), settings("joint", class_weights="balanced"), INFO)
+    images, labels = torch.from_numpy(DATASET.train.images), torch.zeros(46, dtype=torch.int64)
+    labels[:12] = 1
+    trainer.run_epoch(images, labels, 1)
+    assert trainer.class_weights is not None
+    assert trainer.class_weights.tolist() == pytest.approx([46 / (3 * 34), 46 / (3 * 12), 46 / 3])
+    plain = Trainer(network("linear"), settings("joint"), INFO)
+    plain.run_epoch(images, labels, 1)
+    assert not same(tensors(trainer.network, ""), tensors(plain.network, ""))
+
+
+def test_the_balanced_accuracy_of_a_split_is_the_mean_over_classes():
+    net = network("linear").eval()
+    result = evaluate_split(net, DATASET.validation, INFO, settings("joint"))
+    with torch.no_grad():
+        pixels = normalize(torch.from_numpy(DATASET.validation.images), INFO)
+        right = net(pixels)[:, -1].argmax(dim=1).numpy() == DATASET.validation.labels
+    expected = np.mean([right[DATASET.validation.labels == one].mean() for one in range(3)])
+    assert result.balanced_accuracy == pytest.approx(expected)

@@ -13,7 +13,7 @@ from support.tiny_network import TINY
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.training.loss import training_loss
+from study.training.loss import balanced_weights, training_loss
 from study.training.settings import TrainingSettings
 
 JOINT = TrainingSettings(mode="joint", exit_loss_base=0.3, exit_loss_slope=0.5)
@@ -93,3 +93,23 @@ def test_heads_alone_leave_the_backbone_without_gradients(network: MultiExitNetw
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(UserError, match=name):
         replace(JOINT, **{name: value})  # type: ignore[arg-type]
+
+
+def test_balanced_weights_give_each_class_the_same_weight(network: MultiExitNetwork) -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1, 2])
+    weights = balanced_weights(labels, 3)
+    assert weights.tolist() == pytest.approx([0.5, 2, 2]) and weights[labels].mean().item() == pytest.approx(1)
+    logits = log_softmax(logits_of(network), axis=2)[:, -1]
+    expected = np.mean([-logits[labels.numpy() == one, one].mean() for one in range(3)])
+    original = TrainingSettings(mode="original", class_weights="balanced")
+    assert training_loss(network, IMAGES, labels, original, weights).item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_shares_of_classes_are_the_mean_of_their_losses(network: MultiExitNetwork) -> None:
+    """What mixed images have in place of a label."""
+    other = LABELS.flip(0)
+    shares = 0.3 * torch.nn.functional.one_hot(LABELS, 3) + 0.7 * torch.nn.functional.one_hot(other, 3)
+    for weights in (None, torch.tensor([0.5, 1.0, 2.0])):
+        apart = [training_loss(network, IMAGES, labels, JOINT, weights).item() for labels in (LABELS, other)]
+        mixed = training_loss(network, IMAGES, shares, JOINT, weights).item()
+        assert mixed == pytest.approx(0.3 * apart[0] + 0.7 * apart[1], rel=1e-5)
