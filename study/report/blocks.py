@@ -89,6 +89,8 @@ class FirstScreen:
     network: str
     facts: Sequence[tuple[str, str, str]]
     """Name, value and explanation of each key figure."""
+    why: str
+    """Why the point is recommended, and what comes near it."""
     certified: bool
     certainty: str
     beside: Table

@@ -90,7 +90,8 @@ def tip(field: str, title: str, form: str = "") -> Spec:
 
 def exit_axis(field: str = "exit", title: str = "exit") -> Spec:
     """An axis with a place for each exit."""
-    return {"field": field, "type": "ordinal", "axis": {"title": title, "labelAngle": 0, "labelOverlap": True}}
+    axis = {"title": title, "labelAngle": 0, "labelOverlap": True, "labelSeparation": 5}
+    return {"field": field, "type": "ordinal", "axis": axis}
 
 
 def series(field: str, names: Sequence[str] | None = None, *, dashes: bool = False) -> dict[str, Spec]:

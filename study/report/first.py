@@ -16,7 +16,17 @@ from results.point_text import policy_text
 from results.summary import FrontSummary
 from study.report.blocks import Column, Command, FirstScreen, Table
 from study.report.source import EXPECTED, Source
-from study.report.wording import COSTS, GLOSSARY, POLICIES, SETTINGS, interval_text, number_text, share_text, unit_of
+from study.report.wording import (
+    COSTS,
+    GLOSSARY,
+    POLICIES,
+    SETTINGS,
+    four_digits,
+    interval_text,
+    number_text,
+    share_text,
+    unit_of,
+)
 from study.run.folder import STUDY_FILE
 from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
 
@@ -42,8 +52,9 @@ def first_screen(source: Source, summary: FrontSummary) -> FirstScreen:
         setting=[(words, text) for name, words in SETTINGS.items() if (text := _value(row.get(name)))],
         network=f"{source.names.get(row['trial_id'], 'network')} (trial {row['trial_id']}), {row['precision']}",
         facts=_facts(summary, row),
+        why=" ".join([f"It is {summary.reason.partition(';')[0]}.", *_rival_cuts(source, summary, row)]),
         certified=row["certified_drop"] is not None,
-        certainty=f"It is {summary.reason.partition(';')[0]}. {_certainty(source, row)}",
+        certainty=_certainty(source, row),
         beside=_beside(source, summary, row, smaller),
         commands=_commands(source, row),
         notes=notes,
@@ -55,7 +66,7 @@ def _value(value: object) -> str:
     if value is None or (isinstance(value, str) and value == "none"):
         return ""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return four_digits(value)
     return " ".join(str(int(one)) for one in value) if isinstance(value, np.ndarray | list) else str(value)
 
 
@@ -78,13 +89,45 @@ def _facts(summary: FrontSummary, row: dict[str, Any]) -> list[tuple[str, str, s
             (
                 f"{name} per image",
                 share_text(row[f"{cost}_share"]),
-                f"{unit.text(row[column])} instead of {unit.text(getattr(summary.reference, _REFERENCE[cost]))}; "
+                f"of the classic network: {unit.text(row[column])} instead of "
+                f"{unit.text(getattr(summary.reference, _REFERENCE[cost]))}, mean over the validation images; "
                 + _source_words(sources[cost], summary.device),
             )
         )
     if "latency" not in known_costs(summary):
         facts.append(("Latency", "not known", "the costs of this study hold no times: its device table has none"))
     return facts
+
+
+_IN = {"flops": "FLOPs", "energy": "energy", "latency": "time"}
+_NEARLY = 1.25
+"""A plain cut that costs at most so many times as much as the recommended point is named on the first screen."""
+
+
+def _rival_cuts(source: Source, summary: FrontSummary, row: dict[str, Any]) -> list[str]:
+    """Sentences on plain cuts that are nearly as cheap as the recommended point, and as accurate as is asked for."""
+    exits = source.table("exits")
+    cuts = exits[exits["point"].isna() & (exits["split"] == "validation")]
+    cuts = cuts[cuts["exit"] < cuts["exit"].max()]
+    cuts = cuts[cuts["accuracy_all"] >= summary.reference.accuracy - summary.tolerance - 1e-12]
+    named: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    for cost in known_costs(summary):
+        own = cuts.dropna(subset=_CUT[cost])
+        if row["policy"] == "static" or own.empty:
+            continue
+        best = own.loc[own[_CUT[cost]].idxmin()]
+        whole = getattr(summary.reference, _REFERENCE[cost])
+        share = float(best[_CUT[cost]]) / whole
+        if share <= _NEARLY * row[f"{cost}_share"]:
+            unit, cut = unit_of(cost, whole), f"a plain cut at exit {best['exit']} ({best['precision']}), right on "
+            cut += f"{share_text(best['accuracy_all'])} of the validation images"
+            needs = f"{unit.text(share * whole)} instead of {unit.text(row[COSTS[cost][1]])}"
+            named.setdefault((cut, int(share <= row[f"{cost}_share"])), []).append((_IN[cost], needs))
+    return [
+        f"{'At least' if cheaper else 'Nearly'} as cheap in {' and '.join(one for one, _ in needs)} is {cut}: it needs "
+        f"{' and '.join(one for _, one in needs)}."
+        for (cut, cheaper), needs in named.items()
+    ]
 
 
 def _source_words(source: str | None, device: str | None) -> str:
@@ -223,7 +266,9 @@ def _commands(source: Source, row: dict[str, Any]) -> list[Command]:
         text = source.command("export", folder, "--point", number, *source.of_data())
         found.append(Command(does="Export it as a model", text=text))
     if isinstance(source.folder, Path):  # `run` reads a study file on this machine
-        found.append(Command(does="Reproduce the study", text=reproducing(source)))
+        own_images = "image_folder" in source.spec.data.names
+        does = "Reproduce the study; my_images is the folder of your images" if own_images else "Reproduce the study"
+        found.append(Command(does=does, text=reproducing(source)))
     if row["certified_drop"] is None:
         text = source.command("front", folder, "--guarantee", "0.01", *source.of_data())
         found.append(Command(does="Certify a loss of 1 point at most", text=text))

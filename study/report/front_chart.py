@@ -9,11 +9,12 @@ from study.report import point_charts
 from study.report.blocks import Figure, Section
 from study.report.phase_2 import front_lines, is_objective
 from study.report.source import Source
-from study.report.wording import COSTS, Unit, number_text, share_text, unit_of
+from study.report.wording import CONSTRAINTS, COSTS, Unit, number_text, share_text, unit_of
 
 _CLASSIC = {"flops": "classic_flops", "energy": "classic_energy_joules", "latency": "classic_latency_seconds"}
 _CUT = {"flops": "cumulative_flops", "energy": "cumulative_energy_joules", "latency": "cumulative_seconds"}
 _LIMIT = {"energy": "energy", "latency": "latency_mean"}
+"""Constraints that are a line across an axis of costs. The others have no axis."""
 TOLERANCE = 0.01
 _BELOW = 0.05
 """Accuracy below the classic network, as a share, down to which the axis goes at first."""
@@ -51,6 +52,7 @@ def front_section(source: Source, columns: dict[str, Any] | None) -> Section:
             "bounds": _bounds(source, cost, unit, reference),
         }
     columns |= {"axes": axes, "reference": reference, "low": max(0.0, reference - _BELOW)}
+    columns["limits"] = _limits(source)
     hidden = columns["all"] - columns["shown"]
     notes = [sentence] if sentence else []
     notes += [
@@ -59,10 +61,11 @@ def front_section(source: Source, columns: dict[str, Any] | None) -> Section:
         if not is_objective(source, cost)
     ]
     if hidden:
+        every = source.command("front", str(source.folder), "--output", "front.csv", *source.of_data())
         notes.append(
             f"{number_text(columns['shown'], 'count')} of {number_text(columns['all'], 'count')} points are in this "
-            "page; the others lie so close to them that a plot would not show the difference. The command "
-            "`front --output` writes all points of the front."
+            "page. Of points that a plot could not tell apart one is drawn, and a long front is thinned evenly; lines "
+            f"and recommendation use all points. `{every}` writes the whole front."
         )
     return Section(
         name="front",
@@ -117,6 +120,20 @@ def _marks(source: Source, cost: str, unit: Unit, reference: float) -> list[dict
             }
         )
     return marks
+
+
+def _limits(source: Source) -> list[str]:
+    """The constraints of the study in words, one each."""
+    texts = []
+    for name, limit in source.spec.operating_points.constraints.limits.items():
+        if name == "accuracy_drop":
+            text = f"at most {limit * 100:g} point{'' if limit == 0.01 else 's'}"
+        elif name == "memory":
+            text = f"at most {limit / 1e6:.4g} MB"
+        else:
+            text = f"at most {unit_of(name.partition('_')[0], limit).text(limit)}"
+        texts.append(f"{CONSTRAINTS[name]} {text}")
+    return texts
 
 
 def _bounds(source: Source, cost: str, unit: Unit, reference: float) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -14,7 +15,7 @@ from study.report.bundle import vega_bundle
 from study.report.wording import GLOSSARY, POLICIES, number_text
 from study.storage.strict_json import dumps
 
-_SCRIPTS = ("theme.js", "tables.js", "charts.js", "point_table.js", "points.js", "main.js")
+_SCRIPTS = ("theme.js", "tables.js", "charts.js", "point_table.js", "point_panel.js", "points.js", "main.js")
 
 
 def report_page(content: ReportContent, *, version: str | None = None) -> bytes:
@@ -33,6 +34,14 @@ def report_page(content: ReportContent, *, version: str | None = None) -> bytes:
     )
     policy += "; connect-src 'self'" if live else ""
     several = len(content.studies) > 1
+    data = _inert(_data(content))
+    body = [
+        _header(content),
+        _LIVE if live else "",
+        '<main id="main">',
+        _section(content.together, "together") if content.together else "",
+        *(_study(study, place, hidden=several and place > 0) for place, study in enumerate(content.studies)),
+    ]
     parts = [
         "<!doctype html>",
         f'<html lang="en" data-version="{escape(version or "")}"><head><meta charset="utf-8">',
@@ -43,16 +52,12 @@ def report_page(content: ReportContent, *, version: str | None = None) -> bytes:
         '<link rel="icon" href="data:,">',
         f"<style>{_asset('page.css')}</style></head><body>",
         '<a class="skip" href="#main">Skip to the content</a>',
-        _header(content),
-        _LIVE if live else "",
-        '<main id="main">',
-        _section(content.together, "together") if content.together else "",
-        *(_study(study, place, hidden=several and place > 0) for place, study in enumerate(content.studies)),
-        _words(),
+        *body,
+        _words("".join([*body, data])),
         "</main>",
         f"<footer>{escape(content.made)}. {_LIVE_END if live else 'This file needs no network and sends nothing.'}"
         "</footer>",
-        f'<script type="application/json" id="report-data">{_inert(_data(content))}</script>',
+        f'<script type="application/json" id="report-data">{data}</script>',
         *(f"<script>{script}</script>" for script in scripts),
         "</body></html>",
     ]
@@ -77,11 +82,17 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _words() -> str:
+def _words(page: str) -> str:
     """What the words of the page mean: a hint that needs a mouse reaches neither phones nor keyboards."""
-    meanings = {**GLOSSARY, **POLICIES}
+    used = set(re.findall(r"[a-z0-9_%]+", page.lower()))
+    meanings = {word: meaning for word, meaning in {**GLOSSARY, **POLICIES}.items() if _is_used(word, used)}
     shown = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in meanings.items())
     return f'<details class="words" id="words"><summary>Words of this page</summary><dl>{shown}</dl></details>'
+
+
+def _is_used(word: str, used: set[str]) -> bool:
+    """Whether all parts of a word are among the words of a page, in the singular or the plural."""
+    return all(part in used or f"{part}s" in used for part in re.findall(r"[a-z0-9_%]+", word.lower()))
 
 
 def _inert(values: object) -> str:
@@ -136,8 +147,7 @@ def _study(study: StudyContent, place: int, *, hidden: bool) -> str:
     links += '<li><a href="#words">Words of this page</a></li>'
     parts = [
         f'<article class="study" id="study-{place}" data-study="{place}" {"hidden" if hidden else ""}>',
-        f'<p class="lead">{escape(study.data)} <span class="dot">·</span> {escape(study.state)} '
-        f'<span class="dot">·</span> <code>{escape(study.folder)}</code></p>',
+        f'<p class="lead">Data set {escape(study.data)}: {escape(study.state)}</p>',
         *(f'<p class="missing" role="note">{escape(line)}</p>' for line in study.missing),
         "" if study.first is None else _first(study.first, prefix),
         f'<nav class="contents" aria-label="Sections"><ul>{links}</ul></nav>',
@@ -145,7 +155,7 @@ def _study(study: StudyContent, place: int, *, hidden: bool) -> str:
     for section in study.sections:
         extra = ""
         if section.name == "front" and study.points is not None:
-            extra = _explorer(prefix)
+            extra = _explorer(prefix, study.points.get("limits", ()))
         elif section.name == "gallery":
             extra = _gallery(study)
         parts.append(_section(section, prefix, extra))
@@ -157,8 +167,8 @@ def _first(first: FirstScreen, prefix: str) -> str:
         f"<div><dt>{_explained(name)}</dt><dd><b>{escape(value)}</b><span>{escape(more)}</span></dd></div>"
         for name, value, more in first.facts
     )
-    named = [f"{escape(name)} <b>{escape(value)}</b>" for name, value in first.setting]
-    setting = [escape(first.policy), ' <span class="dot">·</span> '.join(named)]
+    named = [f'<span class="pair">{escape(name)} <b>{escape(value)}</b></span>' for name, value in first.setting]
+    setting = [escape(first.policy), " ".join(named)]
     setting.append(f'<span class="soft">{escape(first.network)}</span>')
     badge = "certified" if first.certified else "not certified"
     kind = "good" if first.certified else "open"
@@ -168,7 +178,8 @@ def _first(first: FirstScreen, prefix: str) -> str:
         f' <span class="badge {kind}" title="{escape(GLOSSARY["certified"])}">{badge}</span></h2>'
         f'<p class="setting">{"<br>".join(filter(None, setting))}</p>'
         f'<dl class="facts">{facts}</dl>'
-        f'<p class="certainty">{escape(first.certainty)}</p>'
+        f'<p class="certainty"><b>Why this one:</b> {escape(first.why)}</p>'
+        f'<p class="certainty"><b>How sure:</b> {escape(first.certainty)}</p>'
         f'<div class="commands">{"".join(map(_command, first.commands))}</div>'
         f"{_table(first.beside)}"
         + "".join(f'<p class="note">{escape(line)}</p>' for line in first.notes)
@@ -192,6 +203,10 @@ def _section(section: Section, prefix: str, extra: str = "") -> str:
         parts.append(extra)
         parts.append(_lacks(section.lacks))
         return "\n".join([*parts, "</section>"])
+    if section.name == "together" and section.figures:
+        parts.append(
+            '<div class="controls"><label><input type="checkbox" class="everything"> Show all points</label></div>'
+        )
     if section.figures:
         wide = " one" if len(section.figures) == 1 else ""
         parts.append(f'<div class="figures{wide}">{"".join(_figure(one, prefix) for one in section.figures)}</div>')
@@ -205,11 +220,21 @@ def _lacks(lines: Iterable[str]) -> str:
 
 
 def _figure(figure: Figure, prefix: str) -> str:
-    table = "" if figure.table is None else _folded(figure.table)
+    table = _linked_table(figure) if figure.linked else "" if figure.table is None else _folded(figure.table)
     return (
         f'<figure data-figure="{escape(figure.name)}"><figcaption id="{prefix}-{figure.name}-title">'
         f"{escape(figure.title)}</figcaption>"
         f'<div class="chart" role="img" aria-labelledby="{prefix}-{figure.name}-title"></div>{table}</figure>'
+    )
+
+
+def _linked_table(figure: Figure) -> str:
+    """The table beside a chart that the page fills with operating points; the page fills the table too."""
+    title = escape(figure.title)
+    return (
+        f'<details class="beside" data-table="{escape(figure.name)}"><summary>Table: {title}</summary>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table><caption>{title}</caption>'
+        '<thead></thead><tbody></tbody></table></div><p class="note"></p></details>'
     )
 
 
@@ -259,14 +284,25 @@ def _gallery(study: StudyContent) -> str:
     return f'<div class="gallery">{shown}</div>'
 
 
-def _explorer(prefix: str) -> str:
-    """The front chart with its controls, the fixed point beside it, and the table of points below."""
+def _explorer(prefix: str, limits: Sequence[str]) -> str:
+    """The front chart with its controls, the fixed point beside it, and the table of points below.
+
+    ``limits``: the constraints of the study in words.
+    """
+    shade = "Shade what breaks a constraint" if limits else "Shade a loss of more than 1 point"
+    said = ""
+    if limits:
+        asked = f"The study asks for: {'; '.join(limits)}. While shaded, points that break a constraint are pale."
+        said = f'<p class="note asks">{escape(asked)}</p>'
     return (
         '<div class="controls"><fieldset class="costs"><legend>Cost</legend></fieldset>'
-        '<label><input type="checkbox" class="limits" checked> Shade what breaks a constraint</label>'
+        f'<label><input type="checkbox" class="limits" checked> {shade}</label>'
         '<label><input type="checkbox" class="everything"> Show all points</label>'
-        '<button type="button" class="clear" disabled>Clear the selection</button>'
+        '<label>Filter <input type="search" class="words-filter" placeholder="policy, network, point" '
+        'title="Words of a point: its policy, setting, network, state or number; all words must be there"></label>'
+        '<button type="button" class="clear" disabled>Clear</button>'
         '<span class="count" role="status" aria-live="polite"></span></div>'
+        f"{said}"
         '<div class="explorer"><figure data-figure="front"><figcaption class="hint">Drag over points to filter all '
         "plots and tables. Click a point to fix it; arrow keys step along the front; Escape clears.</figcaption>"
         f'<div class="chart" tabindex="0" role="application" aria-label="Accuracy against cost. Arrow keys fix the '

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from study.report.blocks import Spec
 from study.report.chart_style import ACCENT, COLORS, DASHES, INK, PAPER, Row, chart, exit_axis, number, series, tip
 
-_STAR = (
+STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
 _X = "M-1,-1L1,1M-1,1L1,-1"
@@ -68,6 +68,8 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                 {"name": "y0", "value": 0},
                 {"name": "y1", "value": 1},
                 {"name": "limits", "value": True},
+                {"name": "labelLeft", "value": False},
+                {"name": "labelDy", "value": -14},
                 {"name": "dot", "value": 46},
             ],
             "datasets": {"points": [], "fixed": [], "bounds": []},
@@ -140,7 +142,13 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                         "x": x,
                         "y": y,
                         **series("series", policies),
-                        "opacity": {"condition": {"test": "datum.shown", "value": 0.85}, "value": 0.08},
+                        "opacity": {
+                            "condition": [
+                                {"test": "datum.shown && !(limits && datum.broken && !datum.front)", "value": 0.85},
+                                {"test": "datum.shown", "value": 0.3},
+                            ],
+                            "value": 0.08,
+                        },
                         "size": {"condition": {"test": "datum.front", "value": {"expr": "dot"}}, "value": 20},
                         "tooltip": tips,
                     },
@@ -157,7 +165,7 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                             "type": "nominal",
                             "scale": {
                                 "domain": names,
-                                "range": [_STAR, "M-1,-1L1,1M-1,1L1,-1", "stroke"][: len(names)],
+                                "range": [STAR, "M-1,-1L1,1M-1,1L1,-1", "stroke"][: len(names)],
                             },
                         },
                         "tooltip": [
@@ -173,14 +181,14 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                         "transform": [{"filter": "datum.axis === 'classic'"}],
                         "mark": {
                             "type": "text",
-                            "align": "right",
-                            "baseline": "bottom",
-                            "dy": -12,
-                            "dx": -4,
+                            "align": {"expr": "labelLeft ? 'left' : 'right'"},
+                            "baseline": "middle",
+                            "dy": {"expr": "labelDy"},
+                            "dx": {"expr": "labelLeft ? 6 : -4"},
                             "clip": True,
                         },
                         "encoding": {
-                            "x": {"datum": {"expr": "x1"}, "type": "quantitative"},
+                            "x": {"datum": {"expr": "labelLeft ? x0 : x1"}, "type": "quantitative"},
                             "y": {"field": "value", "type": "quantitative"},
                             "text": {"field": "label"},
                         },
@@ -298,38 +306,6 @@ def optimism(policies: Sequence[str]) -> Spec:
                             tip("policy", "policy"),
                             tip("lost", "points lost on validation", ".2f"),
                             tip("test_lost", "points lost on test", ".2f"),
-                        ],
-                    },
-                },
-            ],
-        },
-    )
-
-
-def overlay(rows: Sequence[Row], names: Sequence[str], cost_title: str) -> Spec:
-    """The fronts of several studies: test accuracy against a cost."""
-    x = number("x", cost_title, axis={"tickCount": 8})
-    y = number("accuracy", "accuracy on test images", ".2~%", axis={"tickCount": 8})
-    return chart(
-        380,
-        {
-            "data": {"values": list(rows)},
-            "encoding": {"x": x, "y": y, "color": series("study", names)["color"]},
-            "layer": [
-                {
-                    "mark": {"type": "line", "strokeWidth": 1.4, "opacity": 0.7},
-                    "encoding": {"strokeDash": series("study", names, dashes=True)["strokeDash"]},
-                },
-                {
-                    "mark": {"type": "point", "filled": True, "size": 40},
-                    "encoding": {
-                        "shape": series("study", names)["shape"],
-                        "tooltip": [
-                            tip("study", "study"),
-                            tip("number", "point", "d"),
-                            tip("setting", "setting"),
-                            tip("accuracy", "test accuracy", ".2%"),
-                            tip("x", cost_title, ".4~g"),
                         ],
                     },
                 },

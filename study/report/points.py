@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from results.parts import rows_of
 from results.point_text import policy_text, setting_text
+from study.report.rules import rules_of
 from study.report.source import Source
-from study.report.wording import COSTS, POLICIES
+from study.report.wording import CONSTRAINTS, COSTS, POLICIES
 
 MOST = 2500
 """Points that a page shows at most."""
@@ -62,6 +63,7 @@ def point_columns(source: Source) -> dict[str, Any] | None:
     columns["broken"] = _words(shown["constraints"].map(_broken))
     columns |= {"shown": len(shown), "all": len(joined), "front": int(joined["on_front"].sum())}
     columns |= _exits_of(source, shown)
+    columns |= rules_of(shown)
     return columns
 
 
@@ -101,7 +103,7 @@ def _cells(values: NDArray[np.float64]) -> NDArray[np.int64]:
 def _broken(constraints: object) -> str | None:
     """The constraints that a point breaks."""
     exceeded: Mapping[str, float] = json.loads(constraints) if isinstance(constraints, str) else {}
-    return ", ".join(name for name, value in exceeded.items() if value > 0) or None
+    return ", ".join(CONSTRAINTS.get(name, name) for name, value in exceeded.items() if value > 0) or None
 
 
 def _numbers(column: pd.Series) -> list[float | int | None]:

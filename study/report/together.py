@@ -10,10 +10,12 @@ import pandas as pd
 
 from results.parts import rows_of
 from results.point_text import policy_text, setting_text
-from study.report import point_charts
-from study.report.blocks import Column, Figure, Section, Table
+from results.summary import FrontSummary, Reference
+from study.report.blocks import Column, Figure, Section, Table, table_of
+from study.report.first import classic_on_test
+from study.report.overlay_chart import overlay
 from study.report.source import Source
-from study.report.wording import interval_text, unit_of
+from study.report.wording import four_digits, interval_text, unit_of
 
 _LOSSES = (0.0, 0.005, 0.01, 0.02)
 """Accuracies at which studies are compared: that of the weakest classic network minus these shares."""
@@ -28,7 +30,8 @@ def together_section(sources: Sequence[Source]) -> Section:
     if len(with_front) < 2:
         return Section(name=name, title=title, lacks=[*lacks, "There are fewer than two fronts to compare."])
     labels = [label_of(one, sources) for one in with_front]
-    fronts = [one.summary.points for one in with_front if one.summary is not None]
+    summaries = [one.summary for one in with_front if one.summary is not None]
+    fronts = [one.points for one in summaries]
     unit = unit_of("flops", max(float(front["classic_flops"].max()) for front in fronts))
     rows = [
         {
@@ -39,19 +42,29 @@ def together_section(sources: Sequence[Source]) -> Section:
             "accuracy": round(row["test_accuracy"], 5),
         }
         for label, front in zip(labels, fronts, strict=True)
-        for row in rows_of(_useful(front))
+        for row in rows_of(_thinned(front))
     ]
+    classics = [
+        {"study": label, "x": float(f"{one.flops / unit.size:.6g}"), "accuracy": round(accuracy, 5)}
+        for label, summary in zip(labels, summaries, strict=True)
+        for one, accuracy in [_classic(summary)]
+    ]
+    kinds = {"study": Column(heading="Study"), "number": Column(heading="Point", kind="count")}
+    kinds |= {"setting": Column(heading="Setting"), "accuracy": Column(heading="Test accuracy", kind="accuracy")}
+    kinds |= {"x": Column(heading=f"FLOPs on test, {unit.name}", kind="number")}
     if len({one.data for one in with_front}) > 1:
         lacks.append("The studies have different data sets: their accuracies are not those of one task.")
     return Section(
         name=name,
         title=title,
-        see="Where the curve of one study lies above another, that study is more accurate at the same cost.",
+        see="Where the curve of one study lies above another, that study is more accurate at the same cost. A curve "
+        "joins the points of a study that no other one of its points beats on test; stars are the classic networks.",
         figures=[
             Figure(
                 name="together",
                 title="The fronts of the studies on their test images",
-                spec=point_charts.overlay(rows, labels, f"FLOPs per image on test images, {unit.name}"),
+                spec=overlay(rows, classics, labels, f"FLOPs per image on test images, {unit.name}"),
+                table=table_of("The points of the fronts", pd.DataFrame(rows), kinds),
             )
         ],
         tables=[_equal_accuracy(labels, fronts, unit.size, unit.name)],
@@ -68,12 +81,20 @@ def label_of(source: Source, sources: Sequence[Source]) -> str:
     return name if len(same) < 2 else f"{name} ({source.folder})"
 
 
-def _useful(front: pd.DataFrame) -> pd.DataFrame:
-    """The points of a front that lose at most 5 points, at most :data:`_MOST`, cheapest first."""
-    useful = front[front["accuracy_drop"] <= 0.05]
-    useful = (useful if len(useful) else front).sort_values("test_flops")
-    places = np.unique(np.linspace(0, len(useful) - 1, min(_MOST, len(useful))).astype(np.int64))
-    return useful.iloc[places]
+def _classic(summary: FrontSummary) -> tuple[Reference, float]:
+    """The classic network, and its accuracy on test; on validation where test images saw none of its points."""
+    on_test = classic_on_test(summary)
+    return summary.reference, summary.reference.accuracy if on_test is None else on_test
+
+
+def _thinned(front: pd.DataFrame) -> pd.DataFrame:
+    """At most :data:`_MOST` points of a front, cheapest first; most of those that lose at most 5 points."""
+    ranked = front.sort_values("test_flops")
+    useful = ranked["accuracy_drop"] <= 0.05
+    parts = [(ranked[useful], _MOST * 3 // 4), (ranked[~useful], _MOST // 4)]
+    kept = [part.iloc[np.unique(np.linspace(0, len(part) - 1, min(most, len(part))).astype(np.int64))]
+            for part, most in parts if len(part)]  # fmt: skip
+    return pd.concat(kept).sort_values("test_flops")
 
 
 def _equal_accuracy(labels: Sequence[str], fronts: Sequence[pd.DataFrame], size: float, unit: str) -> Table:
@@ -126,4 +147,4 @@ def _difference(base: dict[str, Any] | None, point: dict[str, Any], is_base: boo
     gap = (point["test_flops"] - base["test_flops"]) / size
     halves = [(one["test_flops_high"] - one["test_flops_low"]) / 2 / size for one in (base, point)]
     half = float(np.hypot(*halves))
-    return [gap, f"{gap - half:.4g} to {gap + half:.4g}"]
+    return [gap, f"{four_digits(gap - half)} to {four_digits(gap + half)}"]

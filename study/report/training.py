@@ -13,6 +13,7 @@ from results.parts import rows_of
 from study.report import charts
 from study.report.blocks import Column, Figure, Section, table_of
 from study.report.source import Source
+from study.report.wording import four_digits
 
 _PHASES = {"backbones": "backbones", "exits": "exit heads"}
 _MOST_CURVES = 200
@@ -58,7 +59,8 @@ def curve_section(source: Source) -> Section:
         name="curves",
         title=title,
         see="A curve that still rises at its end would gain from more epochs. The score of backbones is the accuracy "
-        "of the classifier; that of exit heads is the mean accuracy over the exits.",
+        "of the classifier; that of exit heads is the mean accuracy over the exits. Selected points do not "
+        "filter the plots of training: those show networks, which all points share.",
         figures=figures,
         lacks=lacks,
     )
@@ -161,7 +163,7 @@ def _axes(wide: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         values = np.asarray(values, dtype=np.float64)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         places = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
-        texts = [f"{one:.4g}" if numbers else str(one) for one in column]
+        texts = [four_digits(float(one)) if numbers else str(one) for one in column]
         for trial, place, text, score in zip(wide["trial_id"], places, texts, wide["score"], strict=True):
             row = {"trial": trial, "axis": label, "place": round(float(place), 4), "value": text}
             rows.append({**row, "score": round(float(score), 5)})

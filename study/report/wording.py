@@ -29,11 +29,33 @@ _SCALES: Mapping[str, tuple[tuple[float, str], ...]] = {
     "latency": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
 }
 
+CRITERIA: Mapping[str, str] = {
+    "logit": "largest absolute logit, divided by the exit's threshold \u03b8,",
+    "max_softmax": "largest probability",
+    "entropy": "certainty (1 \u2212 entropy / ln C)",
+    "margin": "margin of probabilities (first \u2212 second class)",
+    "log_margin": "log margin (\u2212ln(1 \u2212 margin))",
+    "patience": "number of equal answers in a row",
+    "oracle": "oracle (whether the answer is right)",
+}
+"""Confidence -> what it is."""
+CONSTRAINTS: Mapping[str, str] = {
+    "accuracy_drop": "lost accuracy",
+    "latency_mean": "mean latency",
+    "latency_p50": "median latency",
+    "latency_p99": "p99 latency",
+    "energy": "energy",
+    "memory": "memory",
+}
+"""Constraint of a study -> what it limits."""
+
 GLOSSARY: Mapping[str, str] = {
     "AUROC": "Area under the ROC curve: the chance that an image that should stop at this exit has a higher confidence "
     "there than another image. 50 % is guessing, 100 % is perfect.",
     "FLOPs": "Arithmetic operations per image: 2 x multiply-accumulates, counted, the mean over the images.",
     "Energy": "Joules per image, the mean over the images. The source says whether they were measured or modelled.",
+    "p99 latency": "99 of 100 images have their answer within this time.",
+    "memory": "Bytes of weights, and of the largest feature maps that are alive at once.",
     "Mean latency": "Seconds from an image to its answer, the mean over the images.",
     "exit": "A small classifier inside the network. An image that an exit is sure of stops there.",
     "classic network": "The network without exits: every image runs through all layers.",
@@ -94,13 +116,18 @@ def number_text(value: object, kind: str, unit: str = "") -> str:
         "points": f"{value * 100:+.2f}",
         "number": f"{value:.4g}",
     }[kind]
-    text = text.replace(",", "\u202f").replace("-", "\u2212") if kind != "number" else text
+    text = text.replace(",", "\u202f").replace("-", "\u2212")
     return f"{text} {unit}" if unit else text
 
 
 def share_text(value: float) -> str:
     """A share as per cent."""
     return f"{value * 100:.1f} %"
+
+
+def four_digits(value: float) -> str:
+    """A number with four digits."""
+    return number_text(value, "number")
 
 
 def interval_text(low: float, high: float) -> str:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from support.fabricated_study import fabricate
 
 from results.parts import read_table, rows_of, write_part
 from results.summary import summarize_front
 from study.errors import UserError
-from study.report.blocks import StudyContent
+from study.report.blocks import Kind, StudyContent
 from study.report.content import report_content
 from study.report.page import report_page
+from study.report.wording import number_text
 
 PACK = Path("results/reference/vgg19-cifar10")
 SECTIONS = [
@@ -187,7 +189,7 @@ def test_differences_are_against_the_first_study() -> None:
         if None not in (first[5], second[6]):
             assert first[6] is None
             assert second[6] == pytest.approx(second[5] - first[5])
-            low, high = map(float, second[7].split(" to "))
+            low, high = (float(one.replace("\u2212", "-")) for one in second[7].split(" to "))
             assert low < second[6] < high
             assert np.isclose(second[6] - low, high - second[6], rtol=0.05)
 
@@ -206,3 +208,70 @@ def test_a_report_imports_nothing_that_trains(finished_study: Path, tmp_path: Pa
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
     assert (tmp_path / "page.html").is_file()
+
+
+def test_constraints_that_are_no_axis_are_named(tmp_path: Path) -> None:
+    limits = {"accuracy_drop": 0.01, "latency_p99": 0.002, "memory": 3e6}
+    folder = fabricate(tmp_path / "limited", 40, 20, seconds=True)
+    stored = yaml.safe_load((folder / "study.yaml").read_text())
+    stored["study"]["operating_points"] |= {"constraints": limits, "costs": "jetson-tx2"}
+    (folder / "study.yaml").write_text(yaml.safe_dump(stored))
+    points = list(rows_of(read_table(folder / "tables", "operating_points")))
+    broken = json.dumps({"accuracy_drop": -0.1, "latency_p99": 1e-4, "memory": 5.0})
+    rows = [row | {"constraints": broken, "feasible": False} if place > 30 else row for place, row in enumerate(points)]
+    write_part(folder / "tables", "operating_points", rows)
+    content = report_content([folder])
+    (study,) = content.studies
+    assert study.points is not None
+    assert study.points["limits"] == [
+        "lost accuracy at most 1 point",
+        "p99 latency at most 2 ms",
+        "memory at most 3 MB",
+    ]
+    assert "p99 latency, memory" in study.points["broken"]["values"]
+    page = report_page(content).decode()
+    assert "The study asks for: lost accuracy at most 1 point; p99 latency at most 2 ms; memory at most 3 MB." in page
+    assert "Shade what breaks a constraint" in page
+
+
+def test_a_study_without_constraint_shades_a_loss(study: StudyContent) -> None:
+    assert study.points is not None
+    assert study.points["limits"] == []
+    page = report_page(report_content([PACK])).decode()
+    assert "Shade what breaks a constraint" not in page and "Shade a loss of more than 1 point" in page
+
+
+def test_a_cut_that_is_nearly_as_cheap_is_named_first() -> None:
+    (study,) = report_content([PACK]).studies
+    assert study.first is not None
+    assert "Nearly as cheap in energy is a plain cut at exit 8 (int8)" in study.first.why
+    facts = {name: more for name, _, more in study.first.facts}
+    assert "mean over the validation images" in facts["FLOPs per image"]
+
+
+def test_each_kind_of_policy_has_its_rule(study: StudyContent) -> None:
+    for points in (study.points, report_content([PACK]).studies[0].points):
+        assert points is not None
+        says, policy = points["says"], points["policy"]
+        for place, on_front in enumerate(points["on_front"]):
+            code = says["codes"][place]
+            assert (code >= 0) == bool(on_front)
+            name = policy["values"][policy["codes"][place]]
+            if on_front and name in ("head_thresholds", "hierarchical", "predictive"):
+                assert "under From" in says["values"][code]
+                assert {"from", "beta"} & set(points["rule"][place])
+            if on_front and name == "optimal_stopping":
+                assert "stop" in "".join(points["rule"][place]["tables"].values())
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (-0.5, "number", "\u22120.5"),
+        (-1e-5, "number", "\u22121e\u221205"),
+        (-0.012, "points", "\u22121.20"),
+        (-2, "count", "\u22122"),
+    ],
+)
+def test_numbers_have_a_true_minus(value: float, kind: Kind, text: str) -> None:
+    assert number_text(value, kind) == text

@@ -62,7 +62,7 @@ def test_a_report_draws_all_its_plots_and_asks_no_host(browser: Any, files: dict
             assert sheet.text("#together-together h2") == "The studies side by side"
             sheet.page.get_by_role("tab", name="made-up").click()
             sheet.wait(f"document.querySelector('{FRONT}').querySelector('canvas')")
-            assert sheet.text("article:not([hidden]) .lead").startswith("digits")
+            assert sheet.text("article:not([hidden]) .lead").startswith("Data set digits")
             assert sheet.complaints == []
 
 
@@ -189,7 +189,9 @@ def test_copying_a_command(made: Sheet) -> None:
 def test_the_words_open_from_the_list_of_sections(made: Sheet) -> None:
     made.page.locator('a[href="#words"]').first.click()
     assert made.page.locator("#words dd").first.is_visible()
-    assert "AUROC" in made.text("#words dl")
+    words = made.text("#words dl")
+    assert "hypervolume" in words and "predictive" in words
+    assert "AUROC" not in words and "head_thresholds" not in words, "the page does not use these words"
     made.page.locator("#words summary").click()
 
 
@@ -256,8 +258,84 @@ def test_each_plot_has_a_name_and_a_table_beside_it(made: Sheet) -> None:
         ])"""
     )
     assert all(named for _, named, _ in figures)
-    told = {"front", "stops", "stop_map", "optimism"}  # by the table of points and by the fixed point
-    assert {name for name, _, table in figures if not table} <= told
+    assert {name for name, _, table in figures if not table} == {"front"}  # the table of points tells it
+
+
+def test_words_filter_all_plots_and_tables_by_keyboard(made: Sheet) -> None:
+    every, count = made.rows(), made.text(".count")
+    made.page.locator(".words-filter").focus()
+    made.page.keyboard.type("Hierarchical front")
+    made.wait(f"document.querySelector('.count').textContent !== '{count}'")
+    left = set(made.rows())
+    points = made.points()
+    policies = [points["policy"]["values"][code] for code in points["policy"]["codes"]]
+    assert 0 < len(left) < len(every)
+    assert all(policies[index] == "hierarchical" and points["on_front"][index] for index in left)
+    for name in ("front", "optimism"):
+        rows = made.ask(f"views.get(document.querySelector('[data-figure={name}] .chart')).data('points')")
+        shown = {row["i"] for row in rows if row["shown"]}
+        assert shown == left & {row["i"] for row in rows} and shown
+    numbers = {points["number"][index] for index in left}
+    cells = made.ask("views.get(document.querySelector('[data-figure=stop_map] .chart')).data('cells')")
+    assert {cell["number"] for cell in cells} == numbers
+    for name in ("stop_map", "optimism"):
+        rows = (
+            f"[...document.querySelectorAll('[data-table={name}] tbody tr')].map(r => Number(r.cells[0].textContent))"
+        )
+        found = set(made.ask(rows))
+        assert found == numbers if name == "stop_map" else found and found <= numbers
+    made.page.keyboard.press("Escape")
+    made.wait(f"document.querySelector('.count').textContent === '{count}'")
+    assert made.rows() == every and made.ask("document.querySelector('.words-filter').value") == ""
+
+
+def test_arrow_keys_follow_the_axis_that_is_shown(browser: Any, tmp_path: Path) -> None:
+    folder = fabricate(tmp_path / "turned", 60, 12)
+    for name in ("operating_points", "front"):  # what needs more FLOPs needs less energy here
+        rows = list(rows_of(read_table(folder / "tables", name)))
+        write_part(folder / "tables", name, [row | {"energy_joules": 1e7 / row["flops"]} for row in rows])
+    assert main(["report", str(folder)]) == 0
+    with opened(browser, folder / "report.html") as sheet:
+        for cost in ("flops", "energy"):
+            sheet.page.locator(f'input[value="{cost}"]').check()
+            points = sheet.points()
+            seen = []
+            sheet.page.locator(FRONT).focus()
+            for key in ["ArrowLeft"] * 14 + ["ArrowRight"] * 14:
+                sheet.page.keyboard.press(key)
+                place = points["number"].index(int(sheet.fixed().removeprefix("Point ")))
+                seen.append(points[cost][place])
+            assert seen[:14] == sorted(seen[:14], reverse=True) and seen[14:] == sorted(seen[14:])
+            assert len(set(seen[14:])) >= 11
+
+
+def test_the_fronts_of_several_studies_are_seen_near_the_classic_networks_first(
+    browser: Any, files: dict[str, Path]
+) -> None:
+    with opened(browser, files["two"]) as sheet:
+        view = "views.get(document.querySelector('#together-together .chart'))"
+        near = sheet.ask(f"{view}.scale('y').domain()[0]")
+        sheet.page.locator("#together-together .everything").check()
+        sheet.wait(f"{view}.scale('y').domain()[0] < {near}")
+        sheet.page.locator("#together-together .everything").uncheck()
+        sheet.wait(f"{view}.scale('y').domain()[0] === {near}")
+        assert sheet.ask("document.querySelectorAll('#together-together figure details tbody tr').length") > 40
+
+
+def test_the_rule_of_a_point_with_fitted_thresholds_is_shown(browser: Any, files: dict[str, Path]) -> None:
+    with opened(browser, files["pack"]) as sheet:
+        sheet.page.locator(".words-filter").fill("head_thresholds")
+        sheet.page.locator(".points tbody tr").first.click()
+        assert "has its own value under From" in sheet.text(".fixed .rule")
+        points = sheet.points()
+        place = points["number"].index(int(sheet.fixed().removeprefix("Point ")))
+        heads = sheet.ask("[...document.querySelectorAll('.fixed .layers th')].map(h => h.textContent)")
+        cell = f"cells[{heads.index('From')}].textContent"
+        told = sheet.ask(f"[...document.querySelectorAll('.fixed .layers tbody tr')].map(row => row.{cell})")
+        assert [one is not None for one in points["rule"][place]["from"]] == [one != "" for one in told[:-1]]
+        sheet.page.locator(".words-filter").fill("optimal_stopping")
+        sheet.page.locator(".points tbody tr").first.click()
+        assert "else stop" in sheet.text(".fixed .layers")
 
 
 def test_names_made_of_markup_are_inert(browser: Any, tmp_path: Path) -> None:

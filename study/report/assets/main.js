@@ -48,7 +48,16 @@ function showReport() {
   }
   for (const figure of document.querySelectorAll("#together-together figure[data-figure]")) {
     const place = figure.querySelector(".chart");
-    painter.add(place, () => drawChart(place, report.together[figure.dataset.figure]));
+    const spec = report.together[figure.dataset.figure];
+    const box = document.querySelector("#together-together .everything");
+    const seen = () => spec.usermeta[box.checked ? "all" : "near"];
+    painter.add(place, () => drawChart(place, spec, () => ({ parameters: seen() })));
+    box.addEventListener("change", () => {
+      const view = views.get(place);
+      if (!view) return;
+      for (const [name, value] of Object.entries(seen())) view.signal(name, value);
+      view.runAsync();
+    });
   }
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   startTabs(() => painter.rest());

@@ -17,7 +17,8 @@ class PointTable {
     this.count = this.points.shown;
     this.recommended = this.points.recommended.indexOf(1);
     this.fixed = this.recommended >= 0 ? this.recommended : 0;
-    this.selected = null; // a set of points, or null for all
+    this.selected = null; // the points in the brush as a set, or null for all
+    this.matching = null; // the points that the words of the filter match, or null for all
     this.sort = { key: "accuracy", rising: false };
     this.rows = PAGE;
   }
@@ -55,7 +56,7 @@ class PointTable {
   }
 
   isShown(index) {
-    return this.selected === null || this.selected.has(index);
+    return (this.selected === null || this.selected.has(index)) && (this.matching === null || this.matching.has(index));
   }
 
   // The table of points.
@@ -118,8 +119,21 @@ class PointTable {
       head.setAttribute("aria-sort", own ? (this.sort.rising ? "ascending" : "descending") : "none");
     }
     this.article.querySelector(".more").hidden = indices.length <= this.rows;
-    const all = this.selected === null ? "" : ` of ${this.count}`;
-    this.article.querySelector(".count").textContent = `${indices.length}${all} points`;
+    this.showCount();
+  }
+
+  showCount() {
+    const { x0, x1, y0, y1 } = this.window();
+    let [shown, outside] = [0, 0];
+    for (let index = 0; index < this.count; index++) {
+      if (!this.isShown(index)) continue;
+      const [x, y] = [this.x(index), this.value("accuracy", index)];
+      shown += 1;
+      if (!(x >= x0 && x <= x1 && y >= y0 && y <= y1)) outside += 1;
+    }
+    const all = shown === this.count ? "" : ` of ${this.count}`;
+    const beyond = outside ? `, ${outside} outside the axes` : "";
+    this.article.querySelector(".count").textContent = `${shown}${all} points${beyond}`;
   }
 
   row(columns, index, place) {

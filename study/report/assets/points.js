@@ -1,6 +1,6 @@
 // The operating points of a study in plots: the front chart, what is filtered, and the fixed point.
 
-class Explorer extends PointTable {
+class Explorer extends PointPanel {
   constructor(article, study, painter) {
     super(article, study);
     this.painter = painter;
@@ -16,6 +16,7 @@ class Explorer extends PointTable {
       if (place) painter.add(place, () => this.drawLinked(name, place));
     }
     this.showFixed();
+    this.showTables();
   }
 
   // The front chart.
@@ -40,6 +41,7 @@ class Explorer extends PointTable {
         test: this.testText(index),
         state: this.state(index),
         front: this.points.on_front[index] === 1,
+        broken: this.value("broken", index) !== null,
       });
     }
     [this.made, this.madeFor] = [rows, this.cost];
@@ -69,10 +71,39 @@ class Explorer extends PointTable {
     return { x0: Math.max(0, x0 - wide * 0.04), x1: x1 + wide * 0.04, y0: y0 - high * 0.05, y1: y1 + high * 0.09 };
   }
 
+  labelPlace() {
+    // Where the label of the classic network hides the fewest points, marks and parts of lines.
+    const { x0, x1, y0, y1 } = this.window();
+    const high = 400, wide = Math.max(200, this.place.offsetWidth - 70); // of the plot, in pixels, about
+    const place = (x, y) => [((x - x0) / (x1 - x0)) * wide, ((y1 - y) / (y1 - y0)) * high];
+    const seen = this.frontRows().filter((row) => row.front).map((row) => place(row.x, row.accuracy));
+    const { bounds } = this.axis();
+    for (const layer of this.study.figures[`front_${this.cost}`].layer) {
+      const corners = (layer.data.values || []).map((one) => [...place(one.x, one.accuracy), one.line]);
+      corners.forEach(([x, y, line], index) => {
+        seen.push([x, y]);
+        const next = line && corners[index + 1];
+        if (!next || next[2] !== line) return;
+        for (let part = 0; part <= 1; part += 0.05) seen.push([x + (next[0] - x) * part, y], [next[0], y + (next[1] - y) * part]);
+      });
+    }
+    const length = (axis) => bounds.find((one) => one.axis === axis).label.length * 6.6 + 10;
+    const lost = place(x1, bounds.find((one) => one.axis === "accuracy").value)[1] + 11;
+    for (let part = 0; part < length("accuracy"); part += 10) seen.push([wide - part, lost]);
+    const line = place(x1, bounds.find((one) => one.axis === "classic").value)[1];
+    const free = [-14, 14, -32, 32].flatMap((dy) => [false, true].map((left) => {
+      const [first, last] = left ? [0, length("classic")] : [wide - length("classic"), wide];
+      const hidden = seen.filter(([x, y]) => x >= first && x <= last && Math.abs(y - line - dy) <= 11).length;
+      return { labelLeft: left, labelDy: dy, hidden: line + dy < 8 || line + dy > high - 8 ? Infinity : hidden };
+    }));
+    const { labelLeft, labelDy } = free.reduce((one, other) => (other.hidden < one.hidden ? other : one));
+    return { labelLeft, labelDy };
+  }
+
   async drawFront() {
     const view = await drawChart(this.place, this.study.figures[`front_${this.cost}`], () => ({
       datasets: { points: this.shownOf(this.frontRows()), bounds: this.axis().bounds, fixed: this.fixedRow() },
-      parameters: { ...this.window(), limits: this.article.querySelector(".limits").checked, dot: this.points.front > 300 ? 26 : 46 },
+      parameters: { ...this.window(), ...this.labelPlace(), limits: this.article.querySelector(".limits").checked, dot: this.points.front > 300 ? 26 : 46 },
     }));
     this.listen(view, "front", (index) => ({ x: this.x(index), accuracy: this.value("accuracy", index) }));
     view.addEventListener("click", (event, item) => {
@@ -119,8 +150,24 @@ class Explorer extends PointTable {
     this.viewOf("stop_map")?.data("cells", this.cells()).runAsync();
     this.rows = PAGE;
     this.showRows();
+    this.showTables();
     const clear = this.article.querySelector(".clear");
-    clear.disabled = this.selected === null;
+    clear.disabled = this.selected === null && this.matching === null;
+  }
+
+  match(text) {
+    // The points whose words hold all words of a text.
+    const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
+    this.matching = null;
+    if (wanted.length) {
+      this.matching = new Set();
+      for (let index = 0; index < this.count; index++) {
+        const parts = [`point ${this.value("number", index)}`, this.value("policy_text", index), this.value("setting", index), this.network(index), this.state(index)];
+        const words = parts.join(" ").toLowerCase();
+        if (wanted.every((word) => words.includes(word))) this.matching.add(index);
+      }
+    }
+    this.filter();
   }
 
   viewOf(name) {
@@ -136,7 +183,8 @@ class Explorer extends PointTable {
     const brushed = this.brushed;
     this.brushed = null;
     this.selected = null;
-    this.filter();
+    this.article.querySelector(".words-filter").value = "";
+    this.match("");
     if (brushed) this.redraw(brushed);
   }
 
@@ -170,18 +218,45 @@ class Explorer extends PointTable {
     }));
   }
 
-  cells() {
+  mapped() {
+    // The points of the map, from cheap to dear.
     const own = [];
     for (let index = 0; index < this.count; index++) if (this.points.stops[index] && this.isShown(index)) own.push(index);
     const step = Math.max(1, own.length / 60);
+    return Array.from({ length: Math.ceil(own.length / step) }, (_, rank) => own[Math.floor(rank * step)]);
+  }
+
+  cells() {
     const rows = [];
-    for (let rank = 0; rank * step < own.length; rank++) {
-      const index = own[Math.floor(rank * step)];
+    for (const [rank, index] of this.mapped().entries()) {
       this.points.stops[index].forEach((share, place) => {
         if (share) rows.push({ rank, exit: place + 1, share: share / 10000, number: this.value("number", index) });
       });
     }
     return rows;
+  }
+
+  // The tables beside the plots that follow the points.
+
+  showTables() {
+    const first = this.points.stops.find(Boolean) || [];
+    const exits = first.map((_, place) => (place + 1 === first.length ? "End" : `Exit ${place + 1}`));
+    const shares = (index) => this.points.stops[index].map((share) => percent(share / 10000, 1));
+    const points = (digits) => (value) => value.toFixed(digits).replace("-", "\u2212");
+    this.fill("stops", ["Exit", "Images that stop", "Right", "Right of all images"], this.stops().map((row) => [String(row.exit), percent(row.share, 1), row.right, row.all]));
+    this.fill("stop_map", ["Point", ...exits], this.mapped().map((index) => [String(this.value("number", index)), ...shares(index)]));
+    const losses = this.lossRows().filter((row) => this.isShown(row.i));
+    this.fill("optimism", ["Point", "Policy and setting", "Points lost on validation", "Points lost on test"],
+      losses.map((row) => [String(row.number), row.policy, points(2)(row.lost), points(2)(row.test_lost)]));
+  }
+
+  fill(name, heads, rows) {
+    const box = this.article.querySelector(`[data-table="${name}"]`);
+    if (!box) return;
+    box.querySelector("thead").replaceChildren(element("tr", {}, ...heads.map((head, place) => element("th", { scope: "col", class: place ? "num" : null }, head))));
+    const shown = rows.slice(0, PAGE * 2).map((row) => element("tr", {}, ...row.map((text, place) => element("td", { class: place ? "num" : null }, text))));
+    box.querySelector("tbody").replaceChildren(...shown);
+    box.querySelector(".note").textContent = rows.length > shown.length ? `The first ${shown.length} of ${rows.length} rows.` : "";
   }
 
   losses(index) {
@@ -223,6 +298,7 @@ class Explorer extends PointTable {
     this.showFixed();
     this.viewOf("front")?.data("fixed", this.fixedRow()).runAsync();
     this.viewOf("stops")?.data("stops", this.stops()).runAsync();
+    this.showTables();
     for (const row of this.article.querySelectorAll(".points tbody tr")) {
       row.setAttribute("aria-selected", String(Number(row.dataset.index) === index));
     }
@@ -233,81 +309,16 @@ class Explorer extends PointTable {
     const way = ways[event.key];
     if (!way) return;
     event.preventDefault();
-    for (let index = this.fixed + way; index >= 0 && index < this.count; index += way) {
-      if (this.points.on_front[index] && this.isShown(index)) return this.fix(index);
-    }
-  }
-
-  facts(index) {
-    const facts = [["Policy", this.value("policy_text", index)], ["Network", this.network(index)]];
-    const named = { beta: "beta", start_layer: "first exit tried", max_jump: "longest jump", overshoot: "beyond the last exit",
-      statistic: "threshold statistic", price: "price", criterion: "confidence", dvfs: "frequency rule" };
-    const [low, high] = [this.value("beta_low", index), this.value("beta_high", index)];
-    for (const [name, words] of Object.entries(named)) {
-      const value = this.value(name, index);
-      if (value !== null && value !== "none" && value !== "logit") facts.push([words, isNumber(value) ? fourDigits(value) : value]);
-    }
-    if (isNumber(low) && isNumber(high) && fourDigits(low) !== fourDigits(high)) facts.push(["same for beta", `${fourDigits(low)} to ${fourDigits(high)}`]);
-    const lost = (this.points.reference - this.value("accuracy", index)) * 100;
-    facts.push(["Test accuracy", this.testText(index)]);
-    facts.push(["Validation accuracy", `${percent(this.value("accuracy", index), 2)} (${lost.toFixed(2)} points lost)`]);
-    for (const [cost, axis] of Object.entries(this.points.axes)) {
-      const value = this.x(index, cost);
-      const names = { flops: "FLOPs", energy: "Energy", latency: "Mean latency" };
-      if (value !== null) facts.push([names[cost], `${fourDigits(value)} ${axis.unit} (${percent(value / axis.classic, 1)})`]);
-    }
-    return facts;
-  }
-
-  showFixed() {
-    const index = this.fixed;
-    const panel = this.article.querySelector(".fixed");
-    const list = element("dl");
-    for (const [name, value] of this.facts(index)) list.append(element("dt", {}, name), element("dd", {}, String(value)));
-    const parts = [
-      element("h3", {}, `Point ${this.value("number", index)}`),
-      element("div", { class: "soft" }, this.state(index)),
-      list,
-    ];
-    if (this.points.on_front[index]) {
-      const [before, behind] = this.study.evaluate;
-      const text = `${before} ${this.value("number", index)}${behind}`;
-      const command = element("div", { class: "command" }, element("code", {}, text), copyButton());
-      if (this.study.lacks_weights) parts.push(element("p", { class: "note" }, this.study.lacks_weights));
-      parts.push(command, this.layers(index));
-    } else {
-      parts.push(element("p", { class: "note" }, "Only points of the front have a command and statistics of each layer."));
-    }
-    panel.replaceChildren(...parts);
-  }
-
-  layers(index) {
-    const stops = this.points.stops[index];
-    if (!stops) return element("p", { class: "note" }, "The statistics of each layer of this point are not in this page.");
-    const right = this.points.right[index];
-    const network = this.points.networks[this.network(index)] || {};
-    const thresholds = this.points.thresholds[`${this.network(index)} ${this.value("statistic", index)}`] || [];
-    const heads = [
-      ["Exit", "The exit; the last one is the classifier"],
-      ["Stop", "Share of the test images that stop here"],
-      ["Right", "Accuracy of the images that stop here"],
-      ["All", "Accuracy of the exit on all test images"],
-    ];
-    if (thresholds.length) heads.push(["\u03b8", "Threshold of the exit"]);
-    const head = element("tr", {}, ...heads.map(([name, help]) => element("th", { scope: "col", class: "num" }, element("abbr", { title: help }, name))));
-    const rows = stops.map((share, place) => element("tr", {}, ...[
-      place + 1 === stops.length ? "end" : place + 1,
-      percent(share / 10000, 1),
-      right[place] === null ? "" : percent(right[place] / 10000, 1),
-      percent(network.accuracy_all?.[place], 1),
-      ...(thresholds.length ? [fourDigits(thresholds[place])] : []),
-    ].map((text) => element("td", { class: "num" }, String(text)))));
-    const table = element("table", {}, element("caption", {}, "Statistics of each layer on the test images"),
-      element("thead", {}, head), element("tbody", {}, ...rows));
-    const fold = element("details", { class: "beside" }, element("summary", {}, "Statistics of each layer"),
-      element("div", { class: "scroll layers", tabindex: "0", role: "region", "aria-label": "Statistics of each layer" }, table));
-    fold.open = true;
-    return fold;
+    // Along the axis that is shown: a point that is dearer in FLOPs may need less energy.
+    const place = (index) => [this.x(index), this.value("accuracy", index), index];
+    const before = (one, other) => one.map((value, key) => value - other[key]).find((gap) => gap !== 0) || 0;
+    const here = place(this.fixed);
+    const ahead = [...Array(this.count).keys()]
+      .filter((index) => this.points.on_front[index] && this.isShown(index) && this.x(index) !== null)
+      .map(place)
+      .filter((one) => before(one, here) * way > 0)
+      .sort((one, other) => before(one, other) * way);
+    if (ahead.length) this.fix(ahead[0][2]);
   }
 
   controls() {
@@ -331,9 +342,11 @@ class Explorer extends PointTable {
     this.article.querySelector(".everything").addEventListener("change", () => {
       const view = this.viewOf("front");
       if (!view) return;
-      for (const [name, value] of Object.entries(this.window())) view.signal(name, value);
+      for (const [name, value] of Object.entries({ ...this.window(), ...this.labelPlace() })) view.signal(name, value);
       view.runAsync();
+      this.showCount();
     });
+    this.article.querySelector(".words-filter").addEventListener("input", (event) => this.match(event.target.value));
     this.article.querySelector(".clear").addEventListener("click", () => this.clear());
   }
 }

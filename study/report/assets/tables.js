@@ -12,12 +12,12 @@ function element(tag, attributes, ...children) {
 }
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const percent = (value, digits) => (isNumber(value) ? `${(value * 100).toFixed(digits)} %` : "");
+const percent = (value, digits) => (isNumber(value) ? `${(value * 100).toFixed(digits).replace("-", "\u2212")} %` : "");
 
 function fourDigits(value) {
   if (!isNumber(value)) return "";
   const text = Math.abs(value) >= 1000 ? Math.round(value).toString() : Number(value.toPrecision(4)).toString();
-  return text.replace("-", "\u2212");
+  return text.replaceAll("-", "\u2212");
 }
 
 function compareValues(one, other) {

@@ -41,6 +41,7 @@ function keepView() {
     charts,
     scroll: [scrollX, scrollY],
     tab: document.querySelector('[role="tab"][aria-selected="true"]')?.id,
+    together: main.querySelector("#together-together .everything")?.checked,
     focus: main.contains(document.activeElement) ? pathOf(document.activeElement) : null,
     open: [...main.querySelectorAll("details")].map((one) => [pathOf(one), one.open]),
     sorted: [...main.querySelectorAll('table.sortable th:not([aria-sort="none"])')].map((one) => [pathOf(one), one.getAttribute("aria-sort")]),
@@ -50,6 +51,7 @@ function keepView() {
       cost: one.cost,
       sort: one.sort,
       rows: one.rows,
+      filter: article.querySelector(".words-filter").value,
       boxes: [".limits", ".everything"].map((name) => [name, article.querySelector(name).checked]),
     })),
   };
@@ -57,7 +59,7 @@ function keepView() {
 
 function restoreView(kept) {
   document.getElementById(kept.tab)?.click();
-  for (const { id, number, cost, sort, rows, boxes } of kept.explorers) {
+  for (const { id, number, cost, sort, rows, filter, boxes } of kept.explorers) {
     const article = document.getElementById(id);
     const explorer = shown.explorers.get(article);
     if (!explorer) continue;
@@ -67,12 +69,16 @@ function restoreView(kept) {
       radio.checked = true;
       explorer.cost = cost;
     }
+    article.querySelector(".words-filter").value = filter;
+    explorer.match(filter);
     Object.assign(explorer, { sort, rows });
     explorer.showRows();
     for (let index = 0; number !== null && index < explorer.count; index++) {
       if (explorer.value("number", index) === number) explorer.fix(index);
     }
   }
+  const together = document.querySelector("#together-together .everything");
+  if (together) together.checked = kept.together;
   for (const [path, open] of kept.open) {
     const fold = atPath(path);
     if (fold?.tagName === "DETAILS") fold.open = open;
