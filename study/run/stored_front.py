@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
-
 from results.parts import part_count, read_or_empty
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
@@ -15,7 +13,6 @@ from study.errors import UserError
 from study.policies.criteria import CRITERIA
 from study.run.folder import STUDY_FILE, no_run_folder
 from study.run.reader import stored_networks, stored_study
-from study.search.cost_source import check_costs
 from study.search.exact_report import ExactReport, exact_report
 from study.search.exact_search import uncovered
 from study.search.space import check_depth, check_names
@@ -50,6 +47,10 @@ def stored_space(folder: Location, changes: Sequence[tuple[str, object]]) -> Ope
     check_names(space, criteria=CRITERIA)
     own = stored_study(folder).operating_points if changes else space  # what is stored was checked before it ran
     if (space.costs, space.dvfs, space.quantization) != (own.costs, own.dvfs, own.quantization):
+        import torch  # here, because most readers of a front need no torch, whose import takes seconds
+
+        from study.search.cost_source import check_costs
+
         check_costs(space, cast(Any, space.quantization.values), torch.device("cpu"), stored_will_do=True)
     return space
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from support.shelf import STUDY
 
+import results
 from search_spaces.spec import validate_space
 from study.run.folder import STUDY_FILE, claim_folder
 
@@ -58,3 +59,9 @@ def test_status_imports_nothing_slow(extended: bool, tmp_path: Path) -> None:
         stored["provenance"]["extended"] = [{"on": stored["provenance"]["created"], "changes": []}]
         (folder / STUDY_FILE).write_text(yaml.safe_dump(stored))
     assert imported_by(["status", str(folder)]) == "imported:"
+
+
+@pytest.mark.parametrize(("command", "imported"), [("front", "imported:"), ("compare", "imported: numba")])
+def test_questions_about_stored_fronts_import_no_torch(command: str, imported: str) -> None:
+    pack = Path(results.__file__).parent / "reference" / "vgg19-cifar10-published"
+    assert imported_by([command, str(pack)]) == imported
