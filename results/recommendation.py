@@ -22,35 +22,47 @@ class Recommendation:
     """A clause that goes on behind the name of the point."""
 
 
-def recommend(front: pd.DataFrame, reference_accuracy: float, tolerance: float = TOLERANCE) -> Recommendation:
+COST_COLUMNS = {"flops": "flops", "energy": "energy_joules", "seconds": "latency_mean_seconds"}
+"""A cost that :func:`recommend` makes small -> its column."""
+_BY = {"flops": "", "energy": " by energy", "seconds": " by seconds"}
+
+
+def recommend(
+    front: pd.DataFrame, reference_accuracy: float, tolerance: float = TOLERANCE, *, cost: str = "flops"
+) -> Recommendation:
     """The point that a user should take.
 
-    The certified point with the fewest FLOPs, where a point of the front is certified. Else the point with the fewest
-    FLOPs that loses at most ``tolerance`` on validation. Else the most accurate point.
+    The certified point with the least cost, where a point of the front is certified. Else the point with the least
+    cost that loses at most ``tolerance`` on validation. Else the most accurate point.
 
     Args:
         front: rows of the table ``front``, at least one.
         reference_accuracy: accuracy on validation that a loss counts from.
         tolerance: as a share of the images.
+        cost: of :data:`COST_COLUMNS`. A point whose cost is not known counts as the most expensive one.
     """
-    accuracy, flops = (front[name].to_numpy(dtype=np.float64) for name in ("accuracy", "flops"))
+    accuracy = front["accuracy"].to_numpy(dtype=np.float64)
+    costs = front[COST_COLUMNS[cost]].to_numpy(dtype=np.float64, na_value=np.inf)
+    costs = np.where(np.isnan(costs), np.inf, costs)
     points = in_points(tolerance)
     drops = front.get("certified_drop", pd.Series(np.nan, index=front.index)).to_numpy(dtype=np.float64)
     if np.isfinite(drops).any():
-        best = int(np.where(np.isfinite(drops), flops, np.inf).argmin())
+        best = int(np.lexsort((costs, ~np.isfinite(drops)))[0])
         row = front.iloc[best]
         reason = (
-            f"the cheapest certified point: with {row['certified_confidence'] * 100:g} % confidence it loses at most "
-            f"{in_points(row['certified_drop'])} on new images, tested on {row['certified_samples']:.0f} images "
-            "that no choice has seen"
+            f"the cheapest certified point{_BY[cost]}: with {row['certified_confidence'] * 100:g} % confidence it "
+            f"loses at most {in_points(row['certified_drop'])} on new images, tested on "
+            f"{row['certified_samples']:.0f} images that no choice has seen"
         )
         return Recommendation(best, reason)
     near = accuracy >= reference_accuracy - tolerance - 1e-12
     if near.any():
-        reason = f"the cheapest point within {points} of the classic network on validation; it is not certified"
-        return Recommendation(int(np.where(near, flops, np.inf).argmin()), reason)
+        reason = (
+            f"the cheapest point{_BY[cost]} within {points} of the classic network on validation; it is not certified"
+        )
+        return Recommendation(int(np.lexsort((costs, ~near))[0]), reason)
     reason = f"the most accurate point: no point is within {points} of the classic network on validation"
-    return Recommendation(int(np.lexsort((flops, -accuracy))[0]), reason)
+    return Recommendation(int(np.lexsort((costs, -accuracy))[0]), reason)
 
 
 def recommend_within(front: pd.DataFrame, reference_accuracy: float, limits: Mapping[str, float]) -> Recommendation:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from results.parts import data_names, of_data, read_table, rows_of
-from results.recommendation import TOLERANCE, recommend
+from results.recommendation import COST_COLUMNS, TOLERANCE, recommend
 from results.schemas import TableError
 from results.storage.paths import Location
 
@@ -133,6 +133,19 @@ def summarize_front(tables: Location, tolerance: float = TOLERANCE, *, data: str
         mean_optimism=float((front["accuracy"] - front["test_accuracy"]).mean()),
         classic_optimism=float((front["classic_accuracy"] - front["test_classic_accuracy"]).mean()),
     )
+
+
+def recommended_by(summary: FrontSummary, cost: str) -> FrontSummary:
+    """The summary with the point that costs least by ``flops``, ``energy`` or ``seconds`` as the recommended one.
+
+    Raises:
+        TableError: no point's cost is known.
+    """
+    points = summary.points
+    if not points[COST_COLUMNS[cost]].notna().any():
+        raise TableError(f"--cost {cost}: the points of this study have no {cost}")
+    chosen = recommend(points, summary.reference.accuracy, summary.tolerance, cost=cost)
+    return replace(summary, recommended=points.iloc[chosen.position], reason=chosen.reason)
 
 
 def reference_position(precisions: Sequence[str], accuracies: Sequence[float], flops: Sequence[float]) -> int:

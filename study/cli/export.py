@@ -6,13 +6,15 @@ import argparse
 import shlex
 from pathlib import Path
 
-from study.cli.options import add_image_source, path, run_folder
+from study.cli.options import add_cost, add_image_source, path, run_folder
+from study.errors import UserError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``export``."""
     parser.add_argument("folder", type=run_folder, help="run folder of a finished study")
     parser.add_argument("--point", metavar="NUMBER", help="a point of the front (default: the recommended one)")
+    add_cost(parser)
     parser.add_argument("--data", metavar="NAME", help="the data set, in a study of several data sets")
     parser.add_argument(
         "--output",
@@ -35,10 +37,10 @@ def execute(options: argparse.Namespace) -> None:
     from study.export.point import choose_point
     from study.progress import Reporter
     from study.run.one_network import ImageSource
-    from study.run.stored_front import require_front
 
-    require_front(options.folder)
-    point = choose_point(options.folder, options.point, options.data)
+    if options.point is not None and options.cost != "flops":
+        raise UserError("export: --cost chooses the point: leave out --point or --cost")
+    point = choose_point(options.folder, options.point, options.data, cost=options.cost)
     output = options.output or Path("exported") / f"{options.folder.name}-{point.row['number']}"
     check_output(output)
     reporter = Reporter()
@@ -57,5 +59,6 @@ def execute(options: argparse.Namespace) -> None:
 def _command(options: argparse.Namespace, output: Path) -> str:
     parts = ["predictive-exit", "export", str(options.folder)]
     parts += ["--point", options.point] if options.point is not None else []
+    parts += ["--cost", options.cost] if options.cost != "flops" else []
     parts += ["--data", options.data] if options.data is not None else []
     return shlex.join([*parts, "--output", str(output), "--format", options.format])

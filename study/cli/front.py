@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from study.cli.options import add_stored_space, path, run_folder
+from study.cli.options import add_cost, add_stored_space, path, run_folder
 from study.errors import UserError
 
 
@@ -25,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "without certification split certifies on one half of its test images and reports on the other",
     )
     parser.add_argument("--confidence", type=_confidence, help="of --guarantee (default: 0.9)")
+    add_cost(parser)
     parser.add_argument("--output", type=path, metavar="FILE", help="write the front as .csv or .parquet")
     parser.add_argument("--figure", type=path, metavar="FILE", help="draw the front as .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print the front as JSON")
@@ -55,6 +56,10 @@ def _check_together(options: argparse.Namespace) -> None:
         raise UserError("front: --guarantee certifies the stored front: leave out --exact and --figure")
     if options.confidence is not None and options.guarantee is None:
         raise UserError("front: --confidence belongs to --guarantee")
+    if options.cost != "flops" and (options.exact or options.guarantee is not None or options.figure or options.output):
+        raise UserError(
+            "front: --cost chooses a point of the printed front: leave out --exact, --guarantee, --figure and --output"
+        )
     if options.set and not options.exact:
         raise UserError("front: --set belongs to --exact: the front of a study is that of its own space")
 
@@ -72,7 +77,7 @@ def _show_stored_front(options: argparse.Namespace) -> None:
         from results.figures.front import front_figure
 
         front_figure(tables, options.figure, data=options.data)
-    print_front(options.folder, as_json=options.json, data=options.data)
+    print_front(options.folder, as_json=options.json, data=options.data, cost=options.cost)
 
 
 def _drop(text: str) -> float:

@@ -146,6 +146,16 @@ def add_stored_space(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--data", metavar="NAME", help="the data set, in a study of several data sets")
 
 
+def add_cost(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says which cost the recommended point keeps small."""
+    parser.add_argument(
+        "--cost",
+        default="flops",
+        choices=("flops", "energy", "seconds"),
+        help="of which the recommended point needs least (default: %(default)s); seconds are measured on this machine",
+    )
+
+
 def requested(options: argparse.Namespace, head: HeadSettings) -> tuple[NetworkSettings, DataSettings, ImageSource]:
     """The settings of network and images that the options name, and the place of the images."""
     from study.run.one_network import ImageSource, resolve_request

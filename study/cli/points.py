@@ -15,12 +15,12 @@ from results.parts import data_names, rows_of
 from results.point_text import policy_text, setting_text
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
-from results.summary import FrontSummary, summarize_front, summary_json
+from results.summary import FrontSummary, summary_json
 from search_spaces.spec import parse_change
 from study.cli.printing import PlainTable, console_of
 from study.run.backbones import stored_backbones
 from study.run.reader import stored_study
-from study.run.stored_front import evaluate_command, exact_stored, require_front
+from study.run.stored_front import evaluate_command, exact_stored, require_front, stored_summary
 from study.search.exact_report import ExactReport
 from study.search.guarantee import guarantee_words
 from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
@@ -74,11 +74,14 @@ def thinned(points: pd.DataFrame, named: Sequence[int] = ()) -> pd.DataFrame:
     return points.iloc[np.unique(places)]
 
 
-def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> None:
-    """Print the front of each data set of a run folder, or of one of them."""
-    tables = require_front(folder)
-    several = data_names(tables, "front") if data is None else []
-    fronts = {name: summarize_front(tables, data=name) for name in (several if len(several) > 1 else [data])}
+def print_front(folder: Location, *, as_json: bool, data: str | None = None, cost: str = "flops") -> None:
+    """Print the front of each data set of a run folder, or of one of them.
+
+    ``cost`` chooses the recommended point (:func:`study.run.stored_front.stored_summary`).
+    """
+    several = data_names(require_front(folder), "front") if data is None else []
+    names = several if len(several) > 1 else [data]
+    fronts = {name: stored_summary(folder, data=name, cost=cost) for name in names}
     if as_json:
         printed = {name: summary_json(summary) for name, summary in fronts.items()}
         print(dumps(printed if len(fronts) > 1 else printed[data], indent=1))
@@ -93,7 +96,7 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None) -> 
         smaller = smaller_lines(summary, folder, name)
         for line in [*front_lines(summary), *_uncertified_lines(folder, summary), *smaller]:
             console.print(line, soft_wrap=True)
-    console.print(f"tables: {tables}")
+    console.print(f"tables: {folder / 'tables'}")
 
 
 def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:

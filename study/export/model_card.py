@@ -42,6 +42,7 @@ def model_card(point: ChosenPoint, facts: Mapping[str, Any], files: Sequence[str
         f"{row['test_flops_low'] / 1e6:.4g} to {row['test_flops_high'] / 1e6:.4g}; the study's classic network needs "
         f"{reference['flops'] / 1e6:.4g} |",
         *_energy(row),
+        *_seconds(row, reference),
         f"| guarantee | {_guarantee(row)} |",
         "| licence | fill in: the licence of these weights, and of the images that trained them |",
         "",
@@ -131,6 +132,17 @@ def _energy(row: Mapping[str, Any]) -> list[str]:
     return [
         f"| energy an image on test | {row['test_energy_joules'] * 1e3:.4g} mJ, 95 % interval {low * 1e3:.4g} to "
         f"{high * 1e3:.4g} ({_cell(row['energy_source'])}) |"
+    ]
+
+
+def _seconds(row: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+    if row.get("latency_mean_seconds") is None or reference["latency_seconds"] is None:
+        return []
+    where = "" if row["device"] is None or row["latency_source"] != "measured" else f" on {_cell(row['device'])}"
+    return [
+        f"| time an image on validation | {row['latency_mean_seconds'] * 1e3:.4g} ms in the mean; the study's classic "
+        f"network needs {reference['latency_seconds'] * 1e3:.4g} ms ({_cell(row['latency_source'])}{where}, "
+        f"{_count(row['batch_size'])} images a batch) |"
     ]
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
 
 from results.parts import of_data, read_table, rows_of
 from results.storage.paths import Location
-from results.summary import summarize_front
 from study.arrays import Floats
 from study.checkpoints.description import Checkpoint
 from study.checkpoints.pretrained import build_pretrained, load_pretrained
@@ -22,6 +22,7 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.networks.precisions import Precision
 from study.policies.base import Policy
 from study.run.reader import stored_networks, stored_study
+from study.run.stored_front import stored_summary
 from study.search.operating_point import point_of
 from study.search.traced_network import reference_network
 from study.storage.publish import MANIFEST, safe_name
@@ -42,7 +43,8 @@ class ChosenPoint:
     costs: Costs
     """Of the network's parts, each head with the operations of the policy's decision."""
     reference: Mapping[str, Any]
-    """``trial_id``, ``precision``, ``accuracy`` on validation and ``flops`` of the classic network of the study."""
+    """Of the study's classic network: ``trial_id``, ``precision``, ``accuracy`` on validation, ``flops`` and
+    ``latency_seconds``, which is None where it is not known."""
     checkpoint: Checkpoint
     network: MultiExitNetwork
     """In fp32, on the CPU."""
@@ -84,14 +86,14 @@ def checkpoint_folder(folder: Location, trial_id: str) -> Path:
     return best
 
 
-def choose_point(folder: Location, number: str | None, data: str | None) -> ChosenPoint:
-    """A point of the front of a finished study: the recommended one, or the one of a number.
+def choose_point(folder: Location, number: str | None, data: str | None, *, cost: str = "flops") -> ChosenPoint:
+    """A point of the front of a finished study: the one of a number, or else the one that is recommended by a cost.
 
     Raises:
         UserError: there is no such point, or no checkpoint of its network.
         TableError: the study has no front.
     """
-    summary = summarize_front(folder / "tables", data=data)
+    summary = stored_summary(folder, data=data, cost=cost)
     recommended = next(iter(rows_of(pd.DataFrame([summary.recommended]))))
     row = recommended if number is None else front_row(folder, number, data)
     best = checkpoint_folder(folder, row["trial_id"])
@@ -101,7 +103,7 @@ def choose_point(folder: Location, number: str | None, data: str | None) -> Chos
     assert checkpoint is not None, "a folder gives a checkpoint"
     if checkpoint.weights_hash != point.network.weights.digest:
         raise UserError(f"{best} holds other weights than the traces of the front: give `run` again")
-    reference = reference_network(networks)
+    reference, seconds = reference_network(networks), summary.reference.latency_seconds
     return ChosenPoint(
         folder=cast(Path, folder),
         row=row,
@@ -114,6 +116,7 @@ def choose_point(folder: Location, number: str | None, data: str | None) -> Chos
             "precision": reference.precision,
             "accuracy": reference.classic_accuracy,
             "flops": reference.costs.classic("flops"),
+            "latency_seconds": None if np.isnan(seconds) else seconds,
         },
         checkpoint=checkpoint,
         network=build_pretrained(best, checkpoint, tensors, torch.device("cpu")),

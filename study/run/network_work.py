@@ -1,4 +1,4 @@
-"""What a network of a run folder consists of, counted on a network of its settings without weights."""
+"""Networks of a run folder built anew from their settings, without their weights, and what they consist of."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from search_spaces.spec import DataSpec
 from study.costs.flops import NetworkWork, count_work
 from study.data.settings import DATASETS
 from study.errors import UserError
-from study.networks.multi_exit import build_network
+from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.registry import native_image_size
 from study.networks.settings import NetworkSettings
 from study.storage.strict_json import parse_json
 
 
 def stored_work(folder: Location, data: DataSpec, trial_id: str, classes: int) -> NetworkWork:
-    """What the network of a trial consists of, from the settings in the table ``trials``.
+    """What the network of a trial consists of, as :func:`untrained_network`."""
+    return count_work(untrained_network(folder, data, trial_id, classes, device="meta"))  # shapes suffice
+
+
+def untrained_network(
+    folder: Location, data: DataSpec, trial_id: str, classes: int, *, device: str
+) -> MultiExitNetwork:
+    """The network of a trial with random weights, from the settings in the table ``trials``.
 
     Raises:
         UserError: they are not there, or are of no network that this program builds.
@@ -31,8 +38,8 @@ def stored_work(folder: Location, data: DataSpec, trial_id: str, classes: int) -
         # A copy to share does not know the folder of its images.
         asked, usual = data.model_dump(), DATASETS[rows["data"].iloc[0]]
         settings = NetworkSettings.from_plain(parse_json(rows["settings"].iloc[0])["network"])
-        with torch.device("meta"):  # shapes suffice
-            network = build_network(
+        with torch.device(device):
+            return build_network(
                 settings,
                 classes=classes,
                 image_size=asked["image_size"] or native_image_size(settings.backbone) or usual.image_size,
@@ -40,4 +47,3 @@ def stored_work(folder: Location, data: DataSpec, trial_id: str, classes: int) -
             )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: the settings of {trial_id} are of no network known here: {error}") from None
-    return count_work(network)

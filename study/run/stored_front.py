@@ -8,9 +8,11 @@ from typing import Any, cast
 
 from results.parts import part_count, read_or_empty
 from results.storage.paths import Location
+from results.summary import FrontSummary, recommended_by, summarize_front
 from search_spaces.spec import OperatingPointsSpec
 from study.errors import UserError
 from study.policies.criteria import CRITERIA
+from study.progress import Reporter
 from study.run.folder import STUDY_FILE, no_run_folder
 from study.run.reader import stored_networks, stored_study
 from study.search.exact_report import ExactReport, exact_report
@@ -35,6 +37,26 @@ def require_front(folder: Location) -> Location:
         if not points["feasible"].eq(True).any():
             raise UserError(f"{folder}: {why_no_front(points)}")
     return tables
+
+
+def stored_summary(folder: Location, *, data: str | None = None, cost: str = "flops") -> FrontSummary:
+    """The summary of the front of a run folder, whose recommended point costs least.
+
+    Args:
+        folder: run folder, or a pack.
+        data: the data set; may be left out where the study has one.
+        cost: ``flops``, ``energy`` or ``seconds``; seconds are those of this machine, which is measured.
+
+    Raises:
+        UserError: the folder is no run folder, or its points run at frequencies that are only simulated.
+        TableError: the study has no front, or no such costs.
+    """
+    summary = summarize_front(require_front(folder), data=data)
+    if cost == "seconds":
+        from study.run.machine_seconds import with_machine_seconds
+
+        summary = with_machine_seconds(folder, summary, data=data, reporter=Reporter())
+    return recommended_by(summary, cost)
 
 
 def stored_space(folder: Location, changes: Sequence[tuple[str, object]]) -> OperatingPointsSpec:
