@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from study.deploy.folder import Export
+from study.deploy.int8_kernels import integer_calls, rounded
 from study.deploy.torch_parts import OPERATIONS, Part, Reference
 from study.networks.precisions import FORMATS, INT8, Int8Execution
-from study.networks.quantization import compile_part, int8_execution, lower
+from study.networks.quantization import compile_part, int8_execution
 
 Run: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
@@ -38,7 +39,6 @@ def runnable_parts(
     kernels = execution_of(export, device) in ("x86_kernels", "x86_kernels_7_bit")
     formats = FORMATS[export.precision]
     how = export.preprocessing
-    # Two images: a batch of one is a constant for torch.export.
     state: tuple[Tensor, ...] = (torch.zeros(2, how.channels, how.image_size, how.image_size),)
     tensors = {name: _laid_out(tensor) for name, tensor in export.tensors.items()}
     parts: list[Run] = []
@@ -46,17 +46,17 @@ def runnable_parts(
     ends = [*export.tried, None]
     with torch.no_grad():
         for number, graph in enumerate(export.parts):
-            plain, sample = Part(graph, tensors), state
-            state = plain(*state)
+            plain = Part(graph, tensors)
+            state = plain(*state)  # parts that do not fit together are told here, not by the first image
             own_kernels = kernels and formats.backbone is INT8
             # Images of one plane have two memory layouts at once, of which oneDNN and the compiler each take one.
             leave = compiled and number == 0 and how.channels == 1
-            parts.append(_ready(plain, sample, device, kernels=own_kernels, compiled=compiled and not leave))
+            parts.append(_ready(plain, device, kernels=own_kernels, compiled=compiled and not leave))
             exit = ends[number] if number < len(ends) else None
             if exit is not None:
                 head = Part(export.heads[exit], tensors)
                 own_kernels = kernels and formats.heads is INT8
-                ready = _ready(head, (state[0],), device, kernels=own_kernels, compiled=compiled)
+                ready = _ready(head, device, kernels=own_kernels, compiled=compiled)
                 heads[exit] = _Only(ready)
     return parts, heads
 
@@ -71,38 +71,31 @@ class _Only:
         return self._run(feature)[0]
 
 
-def _ready(plain: Part, sample: tuple[Tensor, ...], device: torch.device, *, kernels: bool, compiled: bool) -> Run:
-    module: Any = graph_module(plain, quantized=kernels)
-    if kernels and not compiled:
-        return _as_tuple(lower(module, sample))
-    module = module.to(device)
+def _ready(plain: Part, device: torch.device, *, kernels: bool, compiled: bool) -> Run:
+    module: Any = graph_module(plain, kernels=kernels).to(device)
     return compile_part(module) if compiled else module
 
 
-def _as_tuple(run: Callable[..., Any]) -> Run:
-    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        result = run(*inputs)
-        return tuple(result) if isinstance(result, list | tuple) else (result,)
-
-    return call
-
-
-def graph_module(plain: Part, *, quantized: bool) -> fx.GraphModule:
+def graph_module(plain: Part, *, kernels: bool) -> fx.GraphModule:
     """A described part as one generated function, faster than the steps one by one.
 
-    ``quantized``: by torch's own operations of quantization, which the lowering to integer kernels knows.
+    ``kernels``: int8 by oneDNN's integer kernels.
     """
-    operations = dict(OPERATIONS)
-    if quantized:
-        from torch.ao.quantization.fx import _decomposed  # noqa: F401  # it registers the operations
-
-        library = torch.ops.quantized_decomposed
-        operations |= {name: _overload(library, name) for name in OPERATIONS if "quantize" in name}
+    operations: dict[str, Callable[..., Any]] = dict(OPERATIONS)
+    integer = integer_calls(plain) if kernels else {}
+    if kernels:
+        operations["quantize_per_tensor.default"] = rounded
+        operations["view.default"] = torch.ops.aten.reshape.default  # oneDNN's results have the layout channels_last
     graph, root, values = fx.Graph(), nn.Module(), dict[str, fx.Node]()
     uses = _use_counts(plain)
     for name in plain.inputs:
         values[name] = graph.placeholder(f"input_{len(values)}")
     for step in plain.steps:
+        call = integer.get(step.result)
+        if call is not None:
+            arguments = _filled(call.arguments, values, graph, root)
+            values[step.result] = graph.call_function(call.function, tuple(arguments))
+            continue
         function = operations[step.operation]
         arguments, options = (_filled(one, values, graph, root) for one in (step.arguments, step.options))
         source = step.arguments[0] if step.arguments else None
@@ -110,13 +103,8 @@ def graph_module(plain: Part, *, quantized: bool) -> fx.GraphModule:
             function = torch.ops.aten.relu_.default  # its input is read by nothing else
         values[step.result] = graph.call_function(function, tuple(arguments), options)
     graph.output(tuple(values[name] for name in plain.outputs))
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return fx.GraphModule(root, graph)
-
-
-def _overload(library: Any, name: str) -> Callable[..., Any]:
-    packet, _, overload = name.partition(".")
-    found: Callable[..., Any] = getattr(getattr(library, packet), overload)
-    return found
 
 
 def _use_counts(plain: Part) -> dict[Any, int]:

@@ -14,6 +14,7 @@ from support.tiny_network import TINY
 from study import Classic, EarlyExit, OptimalStopping, Placed, Predictive, Static, UserError
 from study.deploy.folder import Export
 from study.networks.multi_exit import MultiExitNetwork
+from study.networks.precisions import Precision
 from study.networks.quantization import check_precision, int8_execution, prepare
 from study.policies.base import Policy
 from study.policies.criteria import confidence
@@ -143,18 +144,20 @@ def test_bf16_answers_as_the_study() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_model_answers_the_same() -> None:
-    network = small_network("vgg11", "linear", channels=3)
+@pytest.mark.parametrize(("backbone", "precision", "tried"), [("vgg11", "fp32", [2]), (TINY, "int8_all", [1])])
+def test_a_compiled_model_answers_the_same(backbone: str, precision: Precision, tried: list[int]) -> None:
+    network = small_network(backbone, "linear", channels=3)
     torch.manual_seed(1)
     images = torch.randn(IMAGES, 3, 32, 32)
     thresholds = np.ones(network.exit_count)
-    policy = Placed(between(network, images, 2, "max_softmax"), [2], "max_softmax")
-    export = export_of(prepare(network, "fp32"), policy, thresholds)
+    policy = Placed(between(network, images, tried[0], "max_softmax"), tried, "max_softmax")
+    export = export_of(prepare(network, precision, calibration=images, lowered=False), policy, thresholds)
     eager, compiled = (EarlyExit(export, CPU, compile=one, compact_below=1.0) for one in (False, True))
     for size in (IMAGES, 5, 1):
         batch = images[:size]
         np.testing.assert_array_equal(eager.run(batch).exits, compiled.run(batch).exits)
         np.testing.assert_allclose(eager.run(batch).confidences, compiled.run(batch).confidences, rtol=1e-4)
+    assert len(set(eager.run(images).exits.tolist())) > 1
 
 
 def test_confidences_and_names_are_those_of_the_stopping_exit(images: torch.Tensor) -> None:

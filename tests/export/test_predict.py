@@ -219,5 +219,5 @@ def test_a_part_may_hold_a_tensor_twice() -> None:
     part = Part({"inputs": ["x"], "steps": steps, "outputs": ["scaled"]}, tensors)
     x = torch.zeros(3, 2)
     expected = torch.tensor([[20.0, 400.0]]).expand(3, 2)
-    for run in (part, graph_module(part, quantized=False)):
+    for run in (part, graph_module(part, kernels=False)):
         torch.testing.assert_close(run(x)[0], expected)
