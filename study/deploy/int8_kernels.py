@@ -74,7 +74,7 @@ class _Chains:
             return None
         integers, scale, zero, *_, kind = source.arguments
         numbers, scales, zeros, axis = weight.arguments[:4]
-        if kind is not torch.uint8 or axis != 0 or not isinstance(numbers, Tensor) or numbers.dtype != torch.int8:
+        if kind is not torch.uint8 or axis != 0 or not _of_channels(numbers, scales, zeros):
             return None
         bias, *geometry = [*step.arguments[2:], *[None] * 5][:5]
         convolves = step.operation == "conv2d.default"
@@ -123,6 +123,14 @@ class _Chains:
 
     def _giver(self, argument: Any) -> Step | None:
         return self.givers.get(argument) if isinstance(argument, Reference) else None
+
+
+def _of_channels(numbers: Any, scales: Any, zeros: Any) -> bool:
+    """Whether weights are int8 with a scale for each channel and without offsets; the kernels do not check it."""
+    if not all(isinstance(one, Tensor) for one in (numbers, scales, zeros)):
+        return False
+    kinds = (numbers.dtype, scales.dtype) == (torch.int8, torch.float32)
+    return kinds and scales.shape == zeros.shape == numbers.shape[:1] and not bool(zeros.any())
 
 
 def _references(arguments: list[Any]) -> list[Reference]:

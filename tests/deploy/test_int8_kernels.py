@@ -114,3 +114,14 @@ def test_what_follows_a_convolution_becomes_part_of_it_where_nothing_else_reads_
     found = graph_module(part, kernels=True)(*inputs)[0]
     assert (found - expected).abs().max() <= (0.0501 if "q2" in str(behind) else 1e-4)
     assert all(torch.equal(one, copy) for one, copy in zip(inputs, copies, strict=True))
+
+
+@pytest.mark.parametrize("scales", [torch.full((1,), 0.01), torch.full((4,), 0.01, dtype=torch.float64)])
+def test_weights_that_a_kernel_would_misread_are_left_to_plain_operations(scales: torch.Tensor) -> None:
+    part = part_with([], "c")
+    weight = next(step for step in part.steps if step.result == "w")
+    weight.arguments[1] = scales
+    assert integer_calls(part) == {}
+    inputs = torch.randn(2, 3, 8, 8), torch.randn(2, 4, 8, 8)
+    if scales.dtype == torch.float32:
+        torch.testing.assert_close(graph_module(part, kernels=True)(*inputs)[0], part(*inputs)[0])
