@@ -199,6 +199,8 @@ class BackbonesSpec(TrainingSpec):
 
     mode: BackboneMode = "original"
     pretrained: str | None = None
+    code: dict[str, str] | None = None
+    """Module -> digest of its file, of the user's own backbones. The program fills it in."""
 
 
 @with_settings(HeadFields)

@@ -16,7 +16,9 @@ from results.schemas import TableError
 from search_spaces.spec import SpecError
 from search_spaces.words import printable
 from study.cli import compare, evaluate, export, front, pack, predict, profile, report, run, serve, status, train, watch
+from study.cli.options import add_own_code
 from study.errors import UserError, is_lack_of_memory
+from study.networks.own_code import trust_only
 from study.storage.versions import version_of
 
 
@@ -45,6 +47,7 @@ def _call(arguments: Sequence[str] | None) -> int:
     try:
         if options.execute is run.execute:
             _end_on_signals()
+        trust_only(*[options.code] if getattr(options, "code", None) else [])
         code: int | None = options.execute(options)
     except (UserError, SpecError, TableError) as error:
         return _refuse(str(error))
@@ -150,6 +153,8 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         command = parsers.add_parser(module.__name__.rpartition(".")[2], help=text)
         module.add_options(command)
+        if module not in (predict, serve, pack, status):
+            add_own_code(command)
         command.set_defaults(execute=module.execute)
     return parser
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from results.storage.paths import Location, expanded, location
 from search_spaces.settings import DEFAULT_DEVICE, MOST, BackboneFields, DataFields, Setting, settings_of
+from study.networks.own_code import is_own, trust
 from study.storage.home import user_path
 
 if TYPE_CHECKING:
@@ -129,6 +130,13 @@ def add_network_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_own_code(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the user's own backbones are."""
+    parser.add_argument(
+        "--code", type=path, metavar="DIR", help="folder of the file of your own backbone, module:function"
+    )
+
+
 def add_costs(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the source of energies."""
     parser.add_argument(
@@ -160,6 +168,8 @@ def requested(options: argparse.Namespace, head: HeadSettings) -> tuple[NetworkS
     """The settings of network and images that the options name, and the place of the images."""
     from study.run.one_network import ImageSource, resolve_request
 
+    if options.code is None and is_own(options.backbone or ""):
+        trust(Path.cwd())
     network, data = resolve_request(
         options.pretrained,
         asked=given(options, BackboneFields),

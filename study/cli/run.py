@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from search_spaces.spec import parse_change
 from search_spaces.study_files import bundled, load_space
 from study.cli.options import add_image_source, name_or_path, path, run_folder
+from study.networks.own_code import trust
 from study.storage.publish import safe_name
 from study.storage.strict_json import dumps
 
@@ -53,6 +55,8 @@ def execute(options: argparse.Namespace) -> None:
     if options.pretrained:
         changes.append(("backbones.pretrained", str(options.pretrained)))
     spec = load_space(options.space, changes)
+    if options.code is None and options.space not in bundled():
+        trust(Path(options.space).parent)
     folder = options.storage / safe_name(spec.name if options.name is None else options.name, "the study's name")
     from study.cli.points import print_front
     from study.progress import Reporter

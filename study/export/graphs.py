@@ -21,7 +21,14 @@ from study.errors import UserError
 Description: TypeAlias = dict[str, Any]
 """``inputs``, ``steps`` and ``outputs`` of a part."""
 
-_SAME = ("dropout.default", "contiguous.default", "detach.default", "alias.default", "lift_fresh_copy.default")
+_SAME = (
+    "dropout.default",
+    "dropout_.default",
+    "contiguous.default",
+    "detach.default",
+    "alias.default",
+    "lift_fresh_copy.default",
+)
 """Operations that change nothing in evaluation."""
 _WITH_INTEGERS = ("dequantize_per_tensor.default", "dequantize_per_channel.default")
 """Operations on weights that are left to the part, because the integers are its weights."""

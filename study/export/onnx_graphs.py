@@ -329,6 +329,7 @@ _FORMS: Mapping[str, _Form] = {
     "dequantize_per_tensor.default": _dequantize,
     "div.Tensor": _binary("Div"),
     "flatten.using_ints": _flatten,
+    "hardsigmoid.default": _simple("HardSigmoid", alpha=1 / 6, beta=0.5),
     "hardswish.default": _simple("HardSwish"),
     "hardtanh.default": _clip(-1.0, 1.0),
     "leaky_relu.default": _leaky,

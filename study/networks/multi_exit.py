@@ -79,6 +79,7 @@ def build_network(settings: NetworkSettings, *, classes: int, image_size: int, c
         channels=channels,
         width=settings.width,
         exits_at=settings.exits_at,
+        code=settings.code,
     )
     input_shape = (channels, image_size, image_size)
     return MultiExitNetwork(segmented, settings.head, classes=classes, input_shape=input_shape)

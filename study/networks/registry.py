@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 from torch import Tensor, nn
 
 from study.errors import UserError
+from study.networks.own_code import is_own
 
 WIDEST = 1000
 ENTRY_POINT_GROUP = "predictive_exit.backbones"
@@ -166,8 +167,11 @@ def build_backbone(
     channels: int,
     width: float,
     exits_at: Sequence[str] | None = None,
+    code: str | None = None,
 ) -> Segmented:
     """Build the untrained backbone ``name``, with its usual exits or with those at the places ``exits_at``.
+
+    ``code`` is the digest that the file of the user's own backbone must have.
 
     Raises:
         UserError: the name or a place is unknown, a size is impossible, or the backbone refuses the image size.
@@ -185,6 +189,12 @@ def build_backbone(
             raise UserError(f"backbone {name} has one width: leave width out, or 1, not {width:g}")
         return build_torchvision(
             name, model, classes=classes, image_size=image_size, channels=channels, exits_at=exits_at
+        )
+    if is_own(name):
+        from study.networks.own_backbone import build_own
+
+        return build_own(
+            name, code, classes=classes, image_size=image_size, channels=channels, width=width, exits_at=exits_at
         )
     segmented = _find(name)(classes=classes, image_size=image_size, channels=channels, width=width)
     return segmented if exits_at is None else keep_exits(segmented, exits_at, name)
@@ -265,5 +275,5 @@ def _find(name: str) -> BackboneBuilder:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         builder: BackboneBuilder = entry_point.load()
         return _builders.setdefault(name, builder)  # the import may have run the decorator
-    known = f"{', '.join(backbone_names())}; torchvision:NAME, as torchvision:resnet50"
+    known = f"{', '.join(backbone_names())}; torchvision:NAME, as torchvision:resnet50; my_module:build"
     raise UserError(f"unknown backbone {name!r}; known are {known}")

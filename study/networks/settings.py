@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from search_spaces.settings import BackboneFields, HeadFields, first_problem
+from search_spaces.settings import BackboneFields, Description, HeadFields, first_problem
 from study.errors import UserError
 from study.storage.strict_json import from_fields
 
@@ -30,6 +30,9 @@ class NetworkSettings(BackboneFields):
         UserError: a value that a field does not allow.
     """
 
+    code: Annotated[
+        str | None, Description("digest of the file of the user's own backbone", searched=False, added=True)
+    ] = None
     head: HeadSettings = field(default_factory=HeadSettings)
 
     def __post_init__(self) -> None:

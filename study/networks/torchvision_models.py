@@ -7,6 +7,7 @@ Stem, classifier and names of the weights are torchvision's. The backbones of :m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -102,7 +103,8 @@ def build_torchvision(
 
 def _check_name(name: str, model: str) -> None:
     if model not in torchvision_names():
-        raise UserError(f"unknown backbone {name!r}; behind torchvision: known are {', '.join(torchvision_names())}")
+        near = get_close_matches(model, torchvision_names(), n=5, cutoff=0.3) or torchvision_names()[:5]
+        raise UserError(f"unknown backbone {name!r}; behind torchvision: known are {', '.join(near)} and others")
 
 
 class _NumbersOnTheHost(TorchFunctionMode):

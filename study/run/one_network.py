@@ -27,6 +27,7 @@ from study.networks.compiler import check_compiler
 from study.networks.construction import check_network, new_network
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network, load_backbone_weights
+from study.networks.own_code import digest_of, is_own
 from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import check_precision, prepare
 from study.networks.registry import native_image_size
@@ -70,7 +71,11 @@ def resolve_request(
     known = {name: getattr(known_network, name) for name in settings_of(BackboneFields)}
     if asked["backbone"] not in (None, known_network.backbone):
         known = {name: setting.default for name, setting in settings_of(BackboneFields).items()}
-    network = NetworkSettings(**_filled(known, asked), head=head)
+    named = _filled(known, asked)
+    code = known_network.code if named["backbone"] == known_network.backbone else None
+    if code is None and is_own(named["backbone"]):
+        code = digest_of(named["backbone"])
+    network = NetworkSettings(**named, head=head, code=code)
     values = _filled(known_data, data)
     if values.get("image_size") is None:
         values["image_size"] = native_image_size(network.backbone)
@@ -144,7 +149,7 @@ def load_network(
 
 def refuse_other_network(pretrained: Path, stored: NetworkSettings, asked: NetworkSettings) -> None:
     """Refuse (``UserError``) a checkpoint of another backbone or width than the command names."""
-    for name in settings_of(BackboneFields):
+    for name in (*settings_of(BackboneFields), "code"):
         if getattr(stored, name) != getattr(asked, name):
             raise UserError(
                 f"{pretrained} holds a network of {name} {getattr(stored, name)}, not {getattr(asked, name)}"
@@ -243,9 +248,9 @@ def _refuse_other_run(folder: Path, plan: TrialPlan) -> None:
 
 
 def default_folder(network: NetworkSettings, mode: str, data: DataSettings, suffix: str | None) -> Path:
-    """``models/<backbone>-<mode>-<data>[-<suffix>]``."""
+    """``models/<backbone>-<mode>-<data>[-<suffix>]``, with ``-`` for a colon."""
     parts = [network.backbone, mode, data.name, *([suffix] if suffix else [])]
-    return Path("models") / safe_name("-".join(parts), "the model's name")
+    return Path("models") / safe_name("-".join(parts).replace(":", "-"), "the model's name")
 
 
 def profile_network(
@@ -308,7 +313,7 @@ def profile_network(
             reporter.line(f"measuring {name} {precision}, {size} images a batch")
             profile = measure_profile(runnable, counted=costs, batch_size=size, meter=meter, settings=measuring)
             kind = f"{name}-{precision}{'-compiled' if compiled else ''}-batch{size}"
-            path = output / f"{safe_name(kind, 'the profile')}.json"
+            path = output / f"{safe_name(kind.replace(':', '-'), 'the profile')}.json"
             write_atomic(path, profile.to_json().encode())
             profiles[path] = profile
     return profiles

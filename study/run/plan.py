@@ -31,6 +31,7 @@ from study.execution.jobs import prepared
 from study.execution.trial_log import check_loggers
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import check_network, meta_network, new_network
+from study.networks.own_code import digest_of, is_own
 from study.networks.quantization import check_precision
 from study.networks.registry import usual_image_size
 from study.progress import Reporter
@@ -126,6 +127,7 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
             that holds another study or cannot be written.
     """
     check_loggers(spec.logging, where.folder, os.environ)
+    spec = with_own_code(spec)
     all_settings, trials, table = resolve_names(spec)
     own_path = user_path(trials.pretrained) if trials.pretrained else None
     own_weights = load_pretrained(own_path)[1] if own_path else None
@@ -155,6 +157,18 @@ def _dataset_plan(settings: DataSettings, where: RunContext, *, check_test: bool
     if test_images is None:
         test_images = count_test_images(settings, where.data_root, download=where.download)
     return DatasetPlan(settings=settings, dataset=dataset, test_images=test_images)
+
+
+def with_own_code(spec: StudySpec) -> StudySpec:
+    """The study with the digests of the files of the user's own backbones.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    own = [str(one) for one in spec.choices("backbones")["backbone"].values if is_own(str(one))]
+    with _named(spec.name):
+        code = {one.partition(":")[0]: digest_of(one) for one in own} or None
+    return spec.model_copy(update={"backbones": spec.backbones.model_copy(update={"code": code})})
 
 
 def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials, Device]:

@@ -99,7 +99,10 @@ def _plan(phase: Phase, section: TrainingSpec, settings: Mapping[str, Any], seed
         **{name: values[name] for name in settings_of(TrainingFields)},
     )
     if phase == "backbones":
-        network = NetworkSettings(**{name: values[name] for name in settings_of(BackboneFields)})
+        network = NetworkSettings(
+            **{name: values[name] for name in settings_of(BackboneFields)},
+            code=(values["code"] or {}).get(str(values["backbone"]).partition(":")[0]),
+        )
     else:
         head = HeadSettings(**{name: values[setting.option] for name, setting in settings_of(HeadFields).items()})
         network = NetworkSettings(head=head)

@@ -96,7 +96,7 @@ def test_images_have_the_size_of_the_model_unless_told_otherwise():
 @pytest.mark.parametrize(
     ("name", "asked", "told"),
     [
-        ("resnet51", {}, "behind torchvision: known are alexnet, "),
+        ("resnet51", {}, "behind torchvision: known are resnet50"),
         ("inception_v3", {}, "unknown backbone"),
         ("resnet50", {"width": 0.5}, "has one width"),
         ("resnet50", {"channels": 1}, "takes colour images: set channels to 3"),

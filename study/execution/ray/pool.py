@@ -13,7 +13,7 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from search_spaces.spec import ResourcesSpec
 from study.errors import UserError
 from study.execution.failures import last_line
 from study.execution.ray.scratch import scratch_folder
+from study.networks.own_code import add_sources, known_sources
 
 _RESTARTS = 3
 """How many times the Tune run of a pool is started anew after an error of Tune itself."""
@@ -49,12 +50,14 @@ class Job:
     """Values, and references to objects in Ray's object store, which the worker resolves."""
     scheduler: TrialScheduler | None = None
     """Decides about the reports of the job, in this process; None: the job runs to its end."""
+    sources: Mapping[str, str] = field(default_factory=known_sources)
+    """The user's own backbones, which no worker has."""
 
     def __deepcopy__(self, memo: object) -> Job:
         return self  # Tune neither copies a job nor takes it apart
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Job, (self.key, self.function, self.arguments)
+        return Job, (self.key, self.function, self.arguments, None, self.sources)
 
     def __repr__(self) -> str:
         return self.function.__name__
@@ -63,6 +66,7 @@ class Job:
 def _work(config: dict[str, Job]) -> None:
     """The function of every trial."""
     job = config["job"]
+    add_sources(job.sources)
     job.function(*(_fetch(one) if isinstance(one, ray.ObjectRef) else one for one in job.arguments))
 
 
