@@ -15,6 +15,8 @@ from results.figures.style import COLUMN, POLICY_COLOURS, SMALL, figure_file, no
 _LINE = 68
 _SEEN = 0.05
 """Percentage of the images: the accuracy of fewer images that stop at an exit says nothing."""
+_FEW = 1.0
+"""Percentage of the images: the accuracy of fewer images is drawn as an open mark."""
 _ALL, _STOPPED = POLICY_COLOURS["predictive"], POLICY_COLOURS["optimal_stopping"]
 
 
@@ -33,9 +35,14 @@ def exits_figure(statistics: pd.DataFrame, title: str, path: Path) -> None:
     with figure_file(path, COLUMN, 3.3) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         above.axhline(accuracy[-1], color="black", linewidth=0.7, linestyle="--", label="classic network", zorder=0)
-        above.plot(exits, accuracy, "o-", color=_ALL, markersize=3, label="this exit on all images")
-        seen = share >= _SEEN
-        above.plot(exits[seen], stopped[seen], "D", color=_STOPPED, markersize=3.5, label="images that stop here")
+        above.plot(exits, accuracy, "o-", color=_ALL, markersize=3, label="exit on all images")
+        many, few = share >= _FEW, (share >= _SEEN) & (share < _FEW)
+        above.plot(exits[many], stopped[many], "D", color=_STOPPED, markersize=3.5, label="images that stop here")
+        if few.any():
+            label = f"under {_FEW:g} % of the images"
+            above.plot(
+                exits[few], stopped[few], "D", color=_STOPPED, markersize=3.5, markerfacecolor="white", label=label
+            )
         above.set_ylabel("accuracy, %")
         below.bar(exits, share, color=_STOPPED, width=0.75)
         below.set_ylabel("images that\nstop here, %")
@@ -51,7 +58,7 @@ def exits_figure(statistics: pd.DataFrame, title: str, path: Path) -> None:
         for axes in (above, below):
             axes.grid(axis="y", alpha=0.25, linewidth=0.5)
             axes.set_axisbelow(True)
-        above.legend(loc="best")
+        figure.legend(loc="outside upper center", ncols=2, columnspacing=1.0)  # inside, it would cover marks
         note(figure, fill(title, _LINE))
 
 

@@ -147,13 +147,13 @@ def _limits(axes: Any, front: pd.DataFrame, share: str, floor: float, classic: f
 
 
 def _recommended(axes: Any, cost: float, accuracy: float) -> None:
-    """A ring around the recommended point."""
+    """A ring around the recommended point, and a label where it hides no point."""
     ring = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 1.2}
     axes.plot(cost, accuracy, "o", **ring, zorder=5)
     axes.annotate(
         "recommended",
         (cost, accuracy),
-        (14, -14),
+        _free_place(axes, cost, accuracy),
         textcoords="offset points",
         va="center",
         fontsize=7,
@@ -161,6 +161,32 @@ def _recommended(axes: Any, cost: float, accuracy: float) -> None:
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
         arrowprops={"arrowstyle": "-", "color": "black", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
     )
+
+
+_LABEL = 44, 10
+"""Width and height of the label of the recommended point, in points."""
+
+
+def _free_place(axes: Any, cost: float, accuracy: float) -> tuple[float, float]:
+    """Where the label of the recommended point begins, in points from it: where it covers the fewest other points.
+
+    The limits of the axes are set. Their size is about that of the figure: the layout follows at the end.
+    """
+    wide, high = np.array(axes.figure.get_size_inches()) * 72 * (0.85 / len(axes.figure.axes), 0.6)
+    to_axes = axes.transScale + axes.transLimits
+    drawn = [np.column_stack(np.broadcast_arrays(*map(np.atleast_1d, line.get_data()))) for line in axes.lines]
+    others = to_axes.transform(np.concatenate(drawn).astype(np.float64)) * (wide, high)
+    at = to_axes.transform((cost, accuracy)) * (wide, high)
+    best, fewest = (14.0, -14.0), np.inf
+    for x in (14.0, 30.0, 60.0, -14.0 - _LABEL[0], -60.0 - _LABEL[0]):
+        for y in (-14.0, 14.0, -30.0, -48.0, 30.0):
+            left, middle = at[0] + x, at[1] + y
+            inside = left >= 0 and left + _LABEL[0] <= wide and 6 <= middle <= high - 6
+            hit = (others >= (left - 4, middle - _LABEL[1])) & (others <= (left + _LABEL[0] + 4, middle + _LABEL[1]))
+            covered = int(hit.all(axis=1).sum())
+            if inside and covered < fewest:
+                best, fewest = (x, y), covered
+    return best
 
 
 def _settings(recommended: pd.Series) -> str:

@@ -148,7 +148,8 @@ def _bounds(source: Source, cost: str, unit: Unit, reference: float) -> list[dic
         bounds = [{"axis": "accuracy", "value": reference - drop, "label": label}]
     classic = _classic_cost(source, cost)
     label = f"classic network: {share_text(reference)}, {unit.text(classic)}"
-    bounds.append({"axis": "classic", "value": reference, "label": label})
+    short = f"classic network: {share_text(reference)}"
+    bounds.append({"axis": "classic", "value": reference, "label": label, "short": short})
     limit = limits.get(_LIMIT.get(cost, ""))
     if limit is not None:
         label = f"constraint of the study: above {unit.text(limit)}"

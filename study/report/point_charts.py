@@ -70,6 +70,7 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                 {"name": "limits", "value": True},
                 {"name": "labelLeft", "value": False},
                 {"name": "labelDy", "value": -14},
+                {"name": "labelShort", "value": False},
                 {"name": "dot", "value": 46},
             ],
             "datasets": {"points": [], "fixed": [], "bounds": []},
@@ -190,7 +191,7 @@ def front(cost_title: str, unit: float, policies: Sequence[str], marks: Sequence
                         "encoding": {
                             "x": {"datum": {"expr": "labelLeft ? x0 : x1"}, "type": "quantitative"},
                             "y": {"field": "value", "type": "quantitative"},
-                            "text": {"field": "label"},
+                            "text": {"value": {"expr": "labelShort ? datum.short : datum.label"}},
                         },
                     }
                 ),

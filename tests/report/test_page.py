@@ -240,6 +240,14 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(browser: Any, files: 
             assert sheet.complaints == []
 
 
+def test_the_label_of_the_classic_network_gives_way_to_the_front(browser: Any, files: dict[str, Path]) -> None:
+    for width, is_short in ((1280, False), (390, True)):
+        with opened(browser, files["pack"], viewport={"width": width, "height": 844}) as sheet:
+            signal = f"((name) => views.get(document.querySelector('{FRONT}')).signal(name))"
+            assert sheet.ask(f"{signal}('labelShort')") == is_short
+            assert not sheet.ask(f"{signal}('labelLeft')"), "the front rises on the left"
+
+
 def test_paper_has_dark_text_and_no_controls(browser: Any, files: dict[str, Path]) -> None:
     with opened(browser, files["made"], color_scheme="dark") as sheet:
         sheet.ask("dispatchEvent(new Event('beforeprint'))")

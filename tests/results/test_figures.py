@@ -16,8 +16,8 @@ from PIL import Image
 
 from results.figures.comparison import comparison_figure
 from results.figures.exits import confusion_figure, exits_figure
-from results.figures.front import exact_figure, front_figure
-from results.figures.style import COLUMN, PAGE
+from results.figures.front import _free_place, exact_figure, front_figure
+from results.figures.style import COLUMN, PAGE, figure_file
 from results.parts import read_table
 from results.summary import summarize_front
 
@@ -76,6 +76,17 @@ def test_the_front_says_what_is_recommended_and_what_is_cut_off(tmp_path: Path) 
     assert inches(tmp_path / "front.svg") == pytest.approx(PAGE)
 
 
+def test_the_label_of_the_recommended_point_hides_no_point(tmp_path: Path) -> None:
+    with figure_file(tmp_path / "crowd.png", COLUMN, 2.9) as figure:
+        axes = figure.subplots()
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        axes.plot(50, 50, "o")
+        x, y = _free_place(axes, 50, 50)
+        axes.plot([50 + x / 2.0 + place for place in range(20)], [50 + y / 1.25] * 20, "o")
+        assert _free_place(axes, 50, 50) != (x, y)
+
+
 def test_a_front_of_one_cost_has_the_width_of_a_column(tmp_path: Path) -> None:
     points = pd.DataFrame({"policy": "hierarchical", "accuracy": [0.88, 0.9], "flops_share": [0.5, 0.9]})
     exact_figure(points, 0.9, tmp_path / "exact.svg")
@@ -117,6 +128,7 @@ def test_exits_show_accuracies_and_where_images_stop(tmp_path: Path) -> None:
     exits_figure(own, "a network, a policy", tmp_path / "exits.svg")
     said = texts(tmp_path / "exits.svg")
     assert f"{own['share_stopped'].max() * 100:.0f}" in said.split() and "a network, a policy" in said
+    assert "under 1 % of the images" in said, "few images stop at some exits: their accuracy is drawn as an open mark"
     none = own.assign(share_stopped=0.0, accuracy_stopped=np.nan).head(2)
     exits_figure(none, "two exits, no image", tmp_path / "none.png")
     assert (tmp_path / "none.png").stat().st_size

@@ -78,7 +78,7 @@ class PointPanel extends PointTable {
       [rule.tables ? "Rule" : "From", "The score from which an image stops here; none where the exit is not tried", (place) => (place + 1 < count ? this.from(index, place) : "")],
       ["\u03b8", "Threshold of the exit, which the score is divided by", (place) => fourDigits(thresholds[place])],
     ].filter(([, , text]) => places.some((place) => text(place)));
-    const head = element("tr", {}, ...columns.map(([name, help]) => element("th", { scope: "col", class: "num" }, element("abbr", { title: help }, name))));
+    const head = element("tr", {}, ...columns.map(([name, help]) => element("th", { scope: "col", class: name === "Rule" ? "steps" : "num" }, element("abbr", { title: help }, name))));
     const rows = places.map((place) => element("tr", {}, ...columns.map(([name, , text]) => element("td", { class: name === "Rule" ? "steps" : "num" }, text(place)))));
     const table = element("table", {}, element("caption", {}, "Statistics of each layer on the test images"),
       element("thead", {}, head), element("tbody", {}, ...rows));

@@ -87,7 +87,8 @@ class Explorer extends PointPanel {
         for (let part = 0; part <= 1; part += 0.05) seen.push([x + (next[0] - x) * part, y], [next[0], y + (next[1] - y) * part]);
       });
     }
-    const length = (axis) => bounds.find((one) => one.axis === axis).label.length * 6.6 + 10;
+    const short = wide < 420; // a phone: the cost of the classic network stands on the first screen
+    const length = (axis) => bounds.find((one) => one.axis === axis)[short && axis === "classic" ? "short" : "label"].length * 6.6 + 10;
     const lost = place(x1, bounds.find((one) => one.axis === "accuracy").value)[1] + 11;
     for (let part = 0; part < length("accuracy"); part += 10) seen.push([wide - part, lost]);
     const line = place(x1, bounds.find((one) => one.axis === "classic").value)[1];
@@ -97,7 +98,7 @@ class Explorer extends PointPanel {
       return { labelLeft: left, labelDy: dy, hidden: line + dy < 8 || line + dy > high - 8 ? Infinity : hidden };
     }));
     const { labelLeft, labelDy } = free.reduce((one, other) => (other.hidden < one.hidden ? other : one));
-    return { labelLeft, labelDy };
+    return { labelLeft, labelDy, labelShort: short };
   }
 
   async drawFront() {
