@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exports import point_of_most_exits
 from support.studies import run_context
 
-from results.parts import read_table
 from search_spaces.spec import validate_space
 from study.cli.main import main
 from study.run.run import run_study
@@ -35,11 +36,22 @@ def study_of_exits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def point_of_most_exits(folder: Path) -> str:
-    """The number of the point of the front at which the test images stop at most exits."""
-    exits = read_table(folder / "tables", "exits").dropna(subset="point")
-    stopped = exits[(exits["split"] == "test") & (exits["share_stopped"] > 0)].groupby("point").size()
-    return str(int(stopped.idxmax()))
+@pytest.fixture(scope="session")
+def study_of_precisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a study on the digits in fp32 and int8; tests must not change it.
+
+    CI names the run folder of the quickstart, which it has just run.
+    """
+    if quickstart := os.environ.get("PREDICTIVE_EXIT_QUICKSTART"):
+        return Path(quickstart)
+    folder = tmp_path_factory.mktemp("precisions") / "small"
+    points = {
+        **STUDY["operating_points"],
+        "quantization": ["fp32", "int8"],
+        "objectives": ["accuracy", "flops", "energy"],
+    }
+    run_study(validate_space({**STUDY, "operating_points": points}, "small"), run_context(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.exports import point_of_most_exits
 
 from results.parts import read_table
 from study import EarlyExit, OptimalStopping, replay
@@ -17,10 +18,12 @@ from study.policies.decision_table import table_for
 from study.policies.replay import Walk
 from study.run.reader import stored_logits, stored_networks, stored_study
 from study.search.operating_point import OperatingPoint, point_of
+from study.storage.strict_json import from_fields
 
 
 def images_of(folder: Path) -> ImageSet:
-    return load_test_set(DataSettings(name="digits", limit=400, test_limit=120), folder / "data")
+    settings = choose_point(folder, None, None).checkpoint.data.settings
+    return load_test_set(from_fields(DataSettings, settings), folder / "data")
 
 
 def replayed(folder: Path, number: str) -> tuple[OperatingPoint, Walk, np.ndarray]:
@@ -51,12 +54,33 @@ def test_a_point_stops_and_answers_as_the_study_says(study_of_exits: Path, expor
 
 def test_points_of_each_criterion_do(study_of_exits: Path, tmp_path: Path) -> None:
     front = read_table(study_of_exits / "tables", "front").drop_duplicates(["policy", "criterion"], keep="last")
-    assert len(front) >= 2
     for _, row in front.iterrows():
         folder = tmp_path / str(row["number"])
         command = ["export", str(study_of_exits), "--point", str(row["number"]), "--output", str(folder)]
         assert main(command) == 0
         hold_against_the_study(study_of_exits, str(row["number"]), folder)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_test_image_of_the_digits_gets_the_exit_and_the_answer_of_the_study(
+    precision: str, study_of_precisions: Path, tmp_path: Path
+) -> None:
+    front = read_table(study_of_precisions / "tables", "front")
+    if precision not in set(front["precision"]):
+        pytest.skip(f"no point at {precision} on the front")
+    number = point_of_most_exits(study_of_precisions, precision)
+    command = ["export", str(study_of_precisions), "--point", number, "--output", str(tmp_path / "model")]
+    assert main(command) == 0
+    if precision == "fp32":
+        hold_against_the_study(study_of_precisions, number, tmp_path / "model")
+        return
+    point, walk, _ = replayed(study_of_precisions, number)
+    model, images = EarlyExit.load(tmp_path / "model", device="cpu"), images_of(study_of_precisions).images
+    prediction = model.predict(images)
+    assert len(prediction.exits) == len(walk.exit_index) == len(images)
+    assert (prediction.exits == walk.exit_index).mean() >= 0.95
+    assert (prediction.classes == walk.predictions).mean() >= 0.95
+    assert model.int8_execution == point.network.validation.int8_execution
 
 
 def hold_against_the_study(folder: Path, number: str, exported: Path) -> list[int]:

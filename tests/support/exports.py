@@ -1,10 +1,13 @@
-"""Small exported models without a study: untrained networks under any policy."""
+"""Small exported models without a study: untrained networks under any policy; and which point of a study to export."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from results.parts import read_table
 from study.arrays import Floats
 from study.deploy.folder import Export, parsed
 from study.deploy.rule import Rule
@@ -56,3 +59,12 @@ def export_of(
     }
     graphs = {"parts": described.parts, "heads": {str(exit): one for exit, one in described.heads.items()}}
     return parsed(facts, graphs, described.tensors)
+
+
+def point_of_most_exits(folder: Path, precision: str | None = None) -> str:
+    """The number of the point of the front, at a precision, at which the test images stop at most exits."""
+    exits = read_table(folder / "tables", "exits").dropna(subset="point")
+    if precision is not None:
+        exits = exits[exits["precision"] == precision]
+    stopped = exits[(exits["split"] == "test") & (exits["share_stopped"] > 0)].groupby("point").size()
+    return str(int(stopped.idxmax()))
