@@ -17,14 +17,18 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from report import (
     LAYOUTS,
+    SMALL_HEADS,
     add_common_options,
+    answers_of,
     circumstances,
+    interleaved,
     lay_out,
     print_circumstances,
     print_table,
@@ -32,18 +36,21 @@ from report import (
     run_classic,
     start_quietly,
 )
+from support import exports  # report adds the folder of support to the path
 from torch import Tensor
 
-from study.arrays import Booleans, Integers
+from study.arrays import Booleans
 from study.costs.model.devices import modelled_costs
 from study.deploy.early_exit import EarlyExit, Prediction
-from study.deploy.folder import Export, Preprocessing
+from study.deploy.folder import Export
 from study.deploy.rule import Rule, confidence
-from study.export.parts import describe_parts
+from study.export.rule import rule_of
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import Precision
 from study.networks.quantization import prepare
-from study.networks.settings import HeadSettings, NetworkSettings
+from study.networks.settings import NetworkSettings
+from study.policies.base import Policy
+from study.policies.policies import Classic, HeadThresholds
 
 NETWORKS = ("vgg19:1", "vgg19:0.25", "resnet34:1", "resnet34:0.25")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -57,39 +64,23 @@ COMPACTION = (1.0, 0.5, 0.0)
 SIZE, CLASSES = 32, 10
 
 
-def rule_with(exits: Sequence[int], exit_count: int, bounds: Sequence[float]) -> dict[str, Any]:
-    """The rule that stops at an exit from a confidence on, and else tries the next one."""
-    following = [*exits, exit_count + 1][1:]
-    entries = {
-        str(exit): {"threshold": 1.0, "bounds": [bound], "actions": [then, 0], "engine": None}
-        for exit, bound, then in zip(exits, bounds, following, strict=True)
-    }
-    first = exits[0] if exits else exit_count + 1
-    return {"policy": "placed", "criterion": "max_softmax", "exit_count": exit_count, "first": first, "exits": entries}
+def policy_with(exits: Sequence[int], exit_count: int, bounds: Sequence[float]) -> Policy:
+    """The policy that stops at an exit from a confidence on, and else tries the next one."""
+    if not exits:
+        return Classic()
+    thresholds = np.full(exit_count, np.inf)
+    thresholds[np.array(exits) - 1] = bounds
+    return HeadThresholds(tuple(thresholds.tolist()), exits, "max_softmax")
 
 
 def export_of(network: MultiExitNetwork, precision: Precision, exits: Sequence[int]) -> Export:
     """An exported model in memory, whose bounds are still to be chosen."""
     noise = torch.randn(64, *network.input_shape, generator=torch.Generator().manual_seed(1))
     runnable = prepare(network, precision, calibration=noise, lowered=False)
-    rule = Rule.from_json(rule_with(exits, network.exit_count, [0.5] * len(exits)))
-    described = describe_parts(runnable, rule, lambda what: None)
+    policy, thresholds = policy_with(exits, network.exit_count, [0.5] * len(exits)), np.ones(network.exit_count)
+    export = exports.export_of(runnable, policy, thresholds, class_names=tuple(map(str, range(CLASSES))))
     segments, heads, step = modelled_costs(network).parts("flops")
-    return Export(
-        class_names=tuple(map(str, range(CLASSES))),
-        preprocessing=Preprocessing(
-            image_size=SIZE, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3, enlarge="bilinear", pad_from=None
-        ),
-        precision=precision,
-        int8_execution=described.execution,
-        rule=rule,
-        tried=tuple(exits),
-        costs={"segments": segments, "heads": heads, "engine_step": step},
-        parts=tuple(described.parts),
-        heads=described.heads,
-        tensors=described.tensors,
-        facts={},
-    )
+    return replace(export, costs={"segments": segments, "heads": heads, "engine_step": step})
 
 
 def with_stops(export: Export, model: EarlyExit, images: Tensor) -> Export:
@@ -102,7 +93,9 @@ def with_stops(export: Export, model: EarlyExit, images: Tensor) -> Export:
             scores = confidence(model._heads[exit](state[0]), "max_softmax").numpy()
             bounds.append(float(np.quantile(scores[going], 1 - stops)))
             going &= scores < bounds[-1]
-    return replace(export, rule=Rule.from_json(rule_with(export.tried, export.rule.exit_count, bounds)))
+    exit_count = export.rule.exit_count
+    rule = rule_of(policy_with(export.tried, exit_count, bounds), np.ones(exit_count))
+    return replace(export, rule=Rule.from_json(rule))
 
 
 @dataclass(frozen=True)
@@ -118,9 +111,7 @@ class Case:
 def case_of(name: str, precision: Precision, count: int, *, compiled: bool) -> Case:
     """Build a network, its exported model, and thresholds that give the stops."""
     backbone, _, width = name.partition(":")
-    settings = NetworkSettings(
-        backbone=backbone, width=float(width), head=HeadSettings(kind="conv", conv_channels=32, conv_side=4)
-    )
+    settings = NetworkSettings(backbone=backbone, width=float(width), head=SMALL_HEADS)
     torch.manual_seed(0)
     network = build_network(settings, classes=CLASSES, image_size=SIZE, channels=3).eval()
     exits = sorted({max(1, round(place * network.exit_count)) for place in PLACES})
@@ -146,13 +137,6 @@ def case_of(name: str, precision: Precision, count: int, *, compiled: bool) -> C
             ready = prepare(lay_out(own, layout), precision, calibration=noise, compiled=way)
             whole[f"segments, {layout}{suffix}"] = partial(run_classic, ready)
     return Case(f"{name} {precision}", whole, live, images)
-
-
-def answers_of(run: Callable[[Tensor], Any], batches: Sequence[Tensor]) -> list[Integers]:
-    """The answers of the whole network, on the host."""
-    with torch.inference_mode():
-        found = [run(batch) for batch in batches]
-        return [(one[0] if isinstance(one, tuple) else one).argmax(dim=1).numpy() for one in found]
 
 
 def parts_of(model: EarlyExit, batches: Sequence[Tensor]) -> tuple[list[float], list[float]]:
@@ -189,28 +173,30 @@ def measure(case: Case, batch_size: int, *, images: int, repeats: int) -> list[d
     """A row for each compaction and way; the columns are explained in the README of the benchmarks."""
     used = case.images[: max(batch_size, images if batch_size > 1 else images // 4)]
     batches = list(used.split(batch_size))
-    seconds: dict[str, list[float]] = defaultdict(list)
     profiles: dict[str, list[Any]] = defaultdict(list)
     walks: dict[str, list[Prediction]] = {}
-    for repeat in range(repeats + 1):  # the first round warms up
-        for name, run in case.whole.items():
-            start = time.perf_counter()
-            answers_of(run, batches)
-            seconds[name].append(time.perf_counter() - start)
-        for name, model in case.live.items():
-            start = time.perf_counter()
-            walks[name] = [model.run(batch) for batch in batches]
-            seconds[name].append(time.perf_counter() - start)
-            if repeat and "below 1" in name:
-                parts, heads = parts_of(model, batches)
-                profiles[name].append([*parts, *heads])
-    median = {name: float(np.median(values[1:])) for name, values in seconds.items()}
+    runs: dict[str, Callable[[], object]] = {
+        name: partial(answers_of, run, batches) for name, run in case.whole.items()
+    }
+
+    def classify(name: str) -> None:
+        walks[name] = [case.live[name].run(batch) for batch in batches]
+
+    def take_apart(name: str) -> None:
+        profiles[name].append([*chain(*parts_of(case.live[name], batches))])
+
+    for name in case.live:
+        runs[name] = partial(classify, name)
+        if "below 1" in name:
+            runs[f"parts of {name}"] = partial(take_apart, name)
+    median = {name: spread.median for name, spread in interleaved(runs, repeats=repeats).items()}
     best = min(case.whole, key=lambda name: median[name])
     rows: list[dict[str, object]] = []
     for name, model in case.live.items():
         found = walks[name]
         joined = model._joined(found)
-        profile = np.median(profiles[name.replace("below 0.5", "below 1").replace("below 0", "below 1")], axis=0)
+        taken = profiles[name.replace("below 0.5", "below 1").replace("below 0", "below 1")]
+        profile = np.median(taken[1:], axis=0)  # the first round warms up
         cut = len(model._parts)
         promise = promised_seconds(joined, model.tried, profile[:cut].tolist(), profile[cut:].tolist())
         by_flops = model.classic_flops / float(model.flops(joined).mean())

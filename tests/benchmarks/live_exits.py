@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from report import (
     LAYOUTS,
+    SMALL_HEADS,
     add_common_options,
+    answers_of,
     circumstances,
     interleaved,
     lay_out,
@@ -90,11 +92,10 @@ class Contestant:
 
 def train_on_digits(*, quick: bool) -> Subject:
     """A quarter of VGG-19 on the digits that come with scikit-learn: the backbone first, then its exits."""
-    data = resolve_request(None, backbone=None, width=None, head=HeadSettings(), data={"name": "digits"})[1]
+    data = resolve_request(None, asked={"backbone": None}, head=HeadSettings(), data={"name": "digits"})[1]
     data = replace(data, calibration=0.15, validation=0.2)
     dataset = load_dataset(data, Path("data"))
-    head = HeadSettings(kind="conv", conv_channels=32, conv_side=4)
-    settings = NetworkSettings(backbone=register_tiny() if quick else "vgg19", width=0.25, head=head)
+    settings = NetworkSettings(backbone=register_tiny() if quick else "vgg19", width=0.25, head=SMALL_HEADS)
     torch.manual_seed(0)
     info = dataset.info
     network = build_network(settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels)
@@ -128,7 +129,7 @@ def train_on_digits(*, quick: bool) -> Subject:
 def load(pretrained: Path, data_root: Path) -> Subject:
     """A network from a checkpoint, with the images that it was trained on."""
     settings, data = resolve_request(
-        pretrained, backbone=None, width=None, head=HeadSettings(), data={"name": None, "seed": None}
+        pretrained, asked={"backbone": None}, head=HeadSettings(), data={"name": None, "seed": None}
     )
     loaded = load_network(pretrained, ImageSource(data_root=data_root), torch.device("cpu"), settings, data)
     if not loaded.heads_trained:
@@ -177,12 +178,6 @@ def run_live(contestant: Contestant, policy: Policy, inputs: Sequence[Tensor]) -
     return join_walks([run_policy(contestant.network, batch, policy, contestant.thresholds) for batch in inputs])
 
 
-def answer_classic(network: RunnableNetwork, inputs: Sequence[Tensor]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Answers [N] of the network without exits."""
-    with torch.inference_mode():
-        return np.concatenate([run_classic(network, batch).float().numpy().argmax(axis=1) for batch in inputs])
-
-
 def split_up(images: Tensor, batch_size: int) -> list[Tensor]:
     """Consecutive batches."""
     return [images[batch] for batch in batches(len(images), batch_size)]
@@ -196,7 +191,7 @@ def measure(
     runs: dict[str, Callable[[], object]] = {}
     walks: dict[str, Walk] = {}
     for contestant in contestants:
-        runs[f"{contestant.name} classic"] = partial(answer_classic, contestant.network, inputs)
+        runs[f"{contestant.name} classic"] = partial(answers_of, partial(run_classic, contestant.network), inputs)
         for name, policy in contestant.policies.items():
             runs[f"{contestant.name} {name}"] = partial(run_live, contestant, policy, inputs)
             walks[f"{contestant.name} {name}"] = run_live(contestant, policy, inputs)
@@ -209,7 +204,7 @@ def measure(
             spread, walk = seconds[key], walks.get(key)
             flops = costs.classic("flops") if walk is None else float(costs.per_sample(walk, "flops").mean())
             if walk is None:
-                accuracy = float((answer_classic(contestant.network, inputs) == labels).mean())
+                accuracy = float((answers_of(partial(run_classic, contestant.network), inputs) == labels).mean())
             else:
                 accuracy = walk.accuracy(labels)
             rows.append(
@@ -316,7 +311,7 @@ def breakdown(
                 classic, live = Stopwatch(), Stopwatch()
                 with watched(contestant, classic) as taken_apart:
                     start = time.perf_counter()
-                    answer_classic(taken_apart.network, inputs)
+                    answers_of(partial(run_classic, taken_apart.network), inputs)
                     columns["classic"].append(time.perf_counter() - start)
                 with watched(contestant, live) as taken_apart:
                     start = time.perf_counter()

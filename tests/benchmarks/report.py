@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from math import ceil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from study.data.settings import DataInfo
 from study.networks.inference_network import InferenceNetwork
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.registry import State
+from study.networks.settings import HeadSettings
 from study.storage.versions import versions
 
 sys.path.append(str(Path(__file__).parents[1]))  # the folder of support
@@ -31,6 +34,10 @@ LAYOUTS: dict[str, torch.memory_format] = {
     "channels last": torch.channels_last,
 }
 """Where the channels of a map lie in memory: each in one piece, or those of a pixel side by side."""
+
+
+SMALL_HEADS = HeadSettings(kind="conv", conv_channels=32, conv_side=4)
+"""Exit heads that cost little beside a quarter of a VGG-19."""
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, quick: str, repeats: bool = True) -> None:
@@ -112,6 +119,14 @@ def run_classic(network: InferenceNetwork, images: Tensor) -> Tensor:
     for segment in network.segments:
         state = segment(state)
     return network.classifier(state)
+
+
+def answers_of(run: Callable[[Tensor], Any], batches: Sequence[Tensor]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Answers [N] of a whole network on the host; ``run`` gives logits, alone or as the first of several results."""
+    with torch.inference_mode():
+        found = [run(batch) for batch in batches]
+        logits = [one[0] if isinstance(one, tuple) else one for one in found]
+        return np.concatenate([one.float().numpy().argmax(axis=1) for one in logits])
 
 
 def lay_out(network: MultiExitNetwork, layout: str) -> MultiExitNetwork:
