@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 from torch import Tensor, nn
 
 from study.errors import UserError
-from study.networks.own_code import is_own
+from study.networks.own_code import LIBRARIES, is_own
 
 WIDEST = 1000
 ENTRY_POINT_GROUP = "predictive_exit.backbones"
@@ -181,15 +181,15 @@ def build_backbone(
             f"a backbone needs classes, image_size, channels and width above 0, and width at most {WIDEST}, "
             f"got {classes}, {image_size}, {channels} and {width}"
         )
-    library, colon, model = name.partition(":")
-    if colon and library == "torchvision":
+    library, _, model = name.partition(":")
+    if library in LIBRARIES:
+        from study.networks.timm_models import build_timm
         from study.networks.torchvision_models import build_torchvision
 
         if width != 1:
             raise UserError(f"backbone {name} has one width: leave width out, or 1, not {width:g}")
-        return build_torchvision(
-            name, model, classes=classes, image_size=image_size, channels=channels, exits_at=exits_at
-        )
+        build = build_torchvision if library == "torchvision" else build_timm
+        return build(name, model, classes=classes, image_size=image_size, channels=channels, exits_at=exits_at)
     if is_own(name):
         from study.networks.own_backbone import build_own
 
@@ -206,12 +206,13 @@ def native_image_size(name: str) -> int | None:
     Raises:
         UserError: the name is unknown.
     """
-    library, colon, model = name.partition(":")
-    if colon and library == "torchvision":
-        from study.networks.torchvision_models import native_size
+    library, _, model = name.partition(":")
+    if library not in LIBRARIES:
+        return None
+    from study.networks.timm_models import timm_size
+    from study.networks.torchvision_models import native_size
 
-        return native_size(name, model)
-    return None
+    return native_size(name, model) if library == "torchvision" else timm_size(name, model)
 
 
 def usual_image_size(names: Sequence[str]) -> int | None:
@@ -275,5 +276,5 @@ def _find(name: str) -> BackboneBuilder:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         builder: BackboneBuilder = entry_point.load()
         return _builders.setdefault(name, builder)  # the import may have run the decorator
-    known = f"{', '.join(backbone_names())}; torchvision:NAME, as torchvision:resnet50; my_module:build"
+    known = f"{', '.join(backbone_names())}; torchvision:NAME, as torchvision:resnet50; timm:NAME; my_module:build"
     raise UserError(f"unknown backbone {name!r}; known are {known}")

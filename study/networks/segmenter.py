@@ -7,6 +7,7 @@ names, and its own forward stays as it is.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -216,7 +217,7 @@ def _trace(model: nn.Module, exits: Sequence[str], name: str) -> tuple[fx.Graph,
     try:
         for training in (True, False):
             model.train(training)
-            graphs[training] = _Tracer(opened).trace(model)
+            graphs[training] = _Tracer(opened).trace(model, concrete_args=_defaults(model))
     except Exception as error:  # whatever a forward does with a value that is none yet
         raise UserError(
             f"backbone {name}: its forward cannot be cut there ({short(error, 160)}): return segments, or choose exits "
@@ -230,18 +231,24 @@ def _trace(model: nn.Module, exits: Sequence[str], name: str) -> tuple[fx.Graph,
             f"backbone {name}: its forward computes something else in training outside of a module: use a module, as "
             "nn.Dropout, there"
         )
+    # Assertions about sizes have no users; an operation in place has none either, but must stay.
+    graph.eliminate_dead_code(lambda node: node.op in ("call_module", "placeholder", "output") or _changes_input(node))
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if any(node.users for node in inputs[1:]):
         raise UserError(f"backbone {name}: its forward takes more than the images")
     for node in inputs[1:]:
         graph.erase_node(node)
-    # Assertions about sizes have no users; an operation in place has none either, but must stay.
-    graph.eliminate_dead_code(lambda node: node.op in ("call_module", "placeholder", "output") or _changes_input(node))
     modules = dict(model.named_modules())
     for node in list(graph.nodes):
         if node.op == "get_attr":
             _fetch(graph, node, modules)
     return graph, modules
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """The arguments of a forward behind the images, which keep their defaults."""
+    _, *others = inspect.signature(model.forward).parameters.values()
+    return {one.name: one.default for one in others if one.default is not one.empty}
 
 
 def _changes_input(node: fx.Node) -> bool:
