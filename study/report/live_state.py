@@ -51,9 +51,10 @@ def live_state(folder: Location) -> LiveState:
     tables = {name: read_or_empty(folder / "tables", name) for name in ("trials", "operating_points", "front")}
     ended = set(zip(tables["trials"]["data"], tables["trials"]["phase"], strict=True))
     stage, share = _stage(status, spec, ended, tables)
+    has_epochs = any(one["epochs"] for one in status["trials"])
     return LiveState(
         now=_now(status, stage),
-        coming="" if set(status["tables"]) - {"provenance"} else _COMING,
+        coming="" if has_epochs or set(status["tables"]) - {"provenance"} else _COMING,
         facts=[
             ("Trials", _trials(status, spec, ended)),
             ("Epochs", _epochs(status["phases"], ended)),
@@ -66,8 +67,9 @@ def live_state(folder: Location) -> LiveState:
 
 
 _COMING = (
-    "There is nothing to plot yet. First come the learning curves and the trials of the backbones, when all backbones "
-    "of a data set are trained; then those of the exit heads; then the operating points; the front comes last."
+    "There is nothing to plot yet. First come the learning curves, with the first epochs; then the trials of the "
+    "backbones, when all backbones of a data set are trained; then those of the exit heads; then the operating points; "
+    "the front comes last."
 )
 
 

@@ -31,6 +31,8 @@ STALE_SECONDS = 10.0
 REST = 5.0
 """After a page that took a second of computing, the next one is made so many seconds later, while the study runs: the
 processor is the study's."""
+CURVES_SECONDS = 10.0
+"""Learning curves of a stage that trains are read anew no more often than this: a page at each epoch would flicker."""
 RETRY_SECONDS = 10.0
 """A page that could not be made is tried again after this time."""
 
@@ -51,6 +53,8 @@ class LiveStudy:
         self._looked = self._read = self._rest_until = -math.inf
         self._marks: Marks = {}
         self._digests: dict[str, tuple[object, str]] = {}
+        self._epochs, self._epochs_at = "", -math.inf
+        """The digest of the checkpoints on which the learning curves rest, and when it was taken."""
         self._state = LiveState(now="")
         self._version = ""
         self._page: tuple[str, bytes] | None = None
@@ -113,13 +117,25 @@ class LiveStudy:
                 whole.update(f"{name} {self._digests[name][1]}\n".encode())
             elif name.startswith("traces/"):
                 whole.update(f"{name}\n".encode())
+        if not any(name.startswith("tables/front/") for name in marks):
+            whole.update(self._epochs_of(marks).encode())
         return whole.hexdigest()[:16]
+
+    def _epochs_of(self, marks: Marks) -> str:
+        """What changes with the epochs of trials that train, at most every :data:`CURVES_SECONDS`."""
+        if time.monotonic() - self._epochs_at >= CURVES_SECONDS:
+            own = [
+                f"{name} {mark}" for name, mark in marks.items() if name.startswith("checkpoints/") and "last" in name
+            ]
+            self._epochs, self._epochs_at = "\n".join(own), time.monotonic()
+        return self._epochs
 
     def _content(self) -> ReportContent | None:
         """What the page says; None where nothing can be read."""
         try:
             tables = self._folder / "tables"
-            if not any(part_count(tables, name) for name in SCHEMAS if name != "provenance"):
+            has_epochs = any(name.startswith("checkpoints/") for name in self._marks)
+            if not has_epochs and not any(part_count(tables, name) for name in SCHEMAS if name != "provenance"):
                 return self._nothing_yet()
             return report_content([self._folder])
         except Exception as error:

@@ -12,6 +12,7 @@ import pandas as pd
 from results.parts import rows_of
 from study.report import charts
 from study.report.blocks import Column, Figure, Section, table_of
+from study.report.running_trials import running_epochs
 from study.report.source import Source
 from study.report.wording import four_digits
 
@@ -25,8 +26,11 @@ def curve_section(source: Source) -> Section:
     epochs, trials = source.table("epochs"), source.table("trials")
     title = "Learning curves"
     epochs = epochs[epochs["trial_id"].isin(trials["trial_id"])]
+    running = running_epochs(source)
+    if len(running):
+        epochs = pd.concat([epochs, running], ignore_index=True) if len(epochs) else running
     if epochs.empty:
-        return Section(name="curves", title=title, lacks=["The study has no finished stage of training yet."])
+        return Section(name="curves", title=title, lacks=["The study has no epoch of training yet."])
     figures, lacks = [], []
     for phase, words in _PHASES.items():
         own = epochs[(epochs["phase"] == phase) & (epochs["epoch"] > 0)]
@@ -34,7 +38,8 @@ def curve_section(source: Source) -> Section:
             lacks.append(f"No {words} were trained here.")
             continue
         best = trials[trials["phase"] == phase].sort_values("score", ascending=False)["trial_id"]
-        shown = own[own["trial_id"].isin(best.head(_MOST_CURVES))]
+        new = running.loc[running["phase"] == phase, "trial_id"].drop_duplicates()
+        shown = own[own["trial_id"].isin([*new, *best][:_MOST_CURVES])]
         if shown["trial_id"].nunique() < own["trial_id"].nunique():
             lacks.append(f"The curves of the best {_MOST_CURVES} {words} are drawn.")
         figures.append(

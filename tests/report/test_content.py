@@ -143,6 +143,31 @@ def test_a_damaged_study_is_not_called_unfinished(
         assert all("Give the same `run` command again" in line for line in told)
 
 
+def test_curves_of_a_stage_that_trains_come_from_checkpoints(finished_study: Path, tmp_path: Path) -> None:
+    folder, tables = tmp_path / "running", finished_study / "tables"
+    shutil.copytree(finished_study, folder, ignore=shutil.ignore_patterns("tables", "traces"))
+
+    def curves() -> dict[str, list[dict[str, float]]]:
+        (study,) = report_content([folder]).studies
+        (section,) = (one for one in study.sections if one.name == "curves")
+        return {one.name: one.spec["data"]["values"] for one in section.figures}
+
+    def ends(name: str) -> list[tuple[object, ...]]:
+        own = [(row["trial_id"], row["epoch"], row["score"]) for row in found[name]]
+        return sorted(own)
+
+    found = curves()
+    epochs = read_table(tables, "epochs").round(5)
+    for phase in ("backbones", "exits"):
+        own = epochs[(epochs["phase"] == phase) & (epochs["epoch"] > 0)]
+        assert ends(f"curves_{phase}") == sorted(own[["trial_id", "epoch", "score"]].itertuples(index=False, name=None))
+    next((folder / "checkpoints").glob("*/last/weights*")).write_bytes(b"")
+    assert sum(map(len, curves().values())) < sum(map(len, found.values())), "a damaged trial is left out"
+    for name in ("trials", "epochs"):
+        shutil.copytree(tables / name, folder / "tables" / name)
+    assert {name: len(rows) for name, rows in curves().items()} == {name: len(rows) for name, rows in found.items()}
+
+
 def test_no_run_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run folder"):
         report_content([tmp_path])

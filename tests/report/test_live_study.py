@@ -99,6 +99,29 @@ def test_the_version_changes_with_the_tables_and_with_nothing_else(growing: Grow
     assert study.state()["version"] == versions[-1]
 
 
+def test_curves_grow_while_a_stage_trains_but_not_at_each_epoch(
+    finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished_study, folder, ignore=shutil.ignore_patterns("tables", "traces", "checkpoints"))
+    first, second = sorted((finished_study / "checkpoints").iterdir())[:2]
+    study = LiveStudy(folder)
+    assert live_state(folder).coming != "" and b"Learning curves" not in study.page()
+    shutil.copytree(first, folder / "checkpoints" / first.name)
+    before = study.state()["version"]
+    assert live_state(folder).coming == ""
+    monkeypatch.setattr(live_study, "CURVES_SECONDS", 0.0)
+    versions = [study.state()["version"]]
+    page = study.page().decode()
+    assert "The last epoch of each trial" in page and first.name in page
+    monkeypatch.setattr(live_study, "CURVES_SECONDS", 1e6)
+    shutil.copytree(second, folder / "checkpoints" / second.name)
+    versions.append(study.state()["version"])
+    monkeypatch.setattr(live_study, "CURVES_SECONDS", 0.0)
+    versions.append(study.state()["version"])
+    assert before != versions[0] == versions[1] != versions[2]
+
+
 def test_the_page_follows_the_tables_and_is_made_once_a_change(
     growing: GrowingStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
