@@ -166,6 +166,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
         "mode": "joint",
         "optimizer": "sgd",
         "schedule": "constant",
+        "class_weights": "balanced",
         "precision": "bf16",
         "patience": 4,
         "batch_size": 64,
