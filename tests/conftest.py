@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def group_of(nodeid: str) -> str:
     """The file or the folder whose tests one process runs."""
     file = nodeid.partition("::")[0]
     return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of decoded images of this test process, in place of the user's."""
+    folder = tmp_path_factory.mktemp("image_cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREDICTIVE_EXIT_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

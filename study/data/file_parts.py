@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from study.data.image_files import UnreadableImagesError, read_with_digest, strict_decoder
+from study.data.decoding import DecodedFiles, DecodingSettings, decode
+from study.data.file_index import FileIndex, Stats, stats_of
+from study.data.image_cache import CachedImages, ImageCache
 from study.data.image_modes import WHITE_LEVEL
 from study.data.settings import DataSettings, ReadPart
 from study.data.splits import TEST_SHARE, Indices
 from study.errors import UserError
 
+_CACHE_FORMAT = 1  # to be raised when the same source gives other pixels
 PartName: TypeAlias = Literal["train", "validation", "test"]
 PART_NAMES: Mapping[str, PartName] = {
     "train": "train",
@@ -54,29 +57,54 @@ class FilePart:
             UnreadableImagesError: it names the files that are damaged or no images.
         """
         assert settings.image_size is not None and settings.channels is not None
-        image_size, channels, white_level = settings.image_size, settings.channels, settings.white_level or WHITE_LEVEL
-        images = np.empty((len(indices), channels, image_size, image_size), np.uint8)
-        deepest = np.zeros(len(indices), np.uint16)
-        problems: list[str] = []
+        how = DecodingSettings(
+            image_size=settings.image_size,
+            channels=settings.channels,
+            white_level=settings.white_level or WHITE_LEVEL,
+            max_pixels=settings.max_pixels,
+        )
+        names = [self.files[index] for index in indices.tolist()]
+        paths = [f"{self.root}/{name}" for name in names]
+        shape = (len(names), how.channels, how.image_size, how.image_size)
+        cache = ImageCache.of_machine()
+        if cache is None:
+            images = np.empty(shape, np.uint8)
+            found = decode(paths, images, how, mapped=None)
+            return ReadPart(images, self._source(indices, found), int(found.deepest.max(initial=0)))
+        stats = stats_of(paths)
+        index = FileIndex.read(cache.folder, self.root, how.white_level)
+        if known := index.find(names, stats):
+            source = self._source(indices, known)
+            if entry := cache.find(_entry_name(source, how), shape):
+                return _read_part(entry, source, known)
+        return self._decoded(cache, index, indices, stats, how)
 
-        def read_into(row: int) -> bytes:
-            path = self.root / self.files[indices[row]]
-            try:
-                read = read_with_digest(path, image_size=image_size, channels=channels, white_level=white_level)
-            except UnreadableImagesError as error:
-                problems.extend(error.problems)
-                return b""
-            images[row], deepest[row] = read.pixels, read.deepest
-            return read.digest
+    def _decoded(
+        self, cache: ImageCache, index: FileIndex, indices: Indices, stats: Stats, how: DecodingSettings
+    ) -> ReadPart:
+        """Decode files into the cache, or into memory where the cache has no room."""
+        names = [self.files[number] for number in indices.tolist()]
+        paths = [f"{self.root}/{name}" for name in names]
+        shape = (len(names), how.channels, how.image_size, how.image_size)
+        draft = cache.draft(shape)
+        images = draft.images if draft else np.empty(shape, np.uint8)
+        try:
+            found = decode(paths, images, how, mapped=draft.file if draft else None)
+        except BaseException:
+            if draft:
+                cache.discard(draft)
+            raise
+        source = self._source(indices, found)
+        with suppress(OSError):  # a cache that cannot be written saves nothing
+            index.write(cache.folder, self.root, how.white_level, names=names, stats=stats, found=found)
+        if draft:
+            with suppress(OSError, ValueError):
+                return _read_part(cache.publish(draft, _entry_name(source, how)), source, found)
+        return ReadPart(images, source, int(found.deepest.max(initial=0)))
 
-        source = hashlib.sha256()
-        threads = min(32, os.cpu_count() or 1)
-        with strict_decoder(settings.max_pixels), ThreadPoolExecutor(max_workers=threads) as pool:
-            for index, digest in zip(indices, pool.map(read_into, range(len(indices))), strict=True):
-                source.update(self._name(int(index)) + b"\0" + digest)
-        if problems:
-            raise UnreadableImagesError(sorted(problems))
-        return ReadPart(images, source.hexdigest(), int(deepest.max(initial=0)))
+    def _source(self, indices: Indices, found: DecodedFiles) -> str:
+        names = map(self._name, indices.tolist())
+        return hashlib.sha256(b"".join(chain.from_iterable(zip(names, repeat(b"\0"), found.digests)))).hexdigest()
 
     def _name(self, index: int) -> bytes:
         file = self.files[index].encode(errors="surrogateescape")
@@ -84,6 +112,17 @@ class FilePart:
             return file
         name: str = self.class_names[self.labels[index]]
         return name.encode() + b"\0" + file
+
+
+def _entry_name(source: str, how: DecodingSettings) -> str:
+    """The name of an entry of the cache: the source covers names, bytes and the rules that changed pixels."""
+    parts = [_CACHE_FORMAT, source, how.image_size, how.channels]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _read_part(entry: CachedImages, source: str, found: DecodedFiles) -> ReadPart:
+    deepest = int(found.deepest.max(initial=0))
+    return ReadPart(entry.images, source, deepest, file=entry.file, mean=entry.mean, std=entry.std)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,5 +1,7 @@
 """Read one image file as training sees it, and say why a file cannot be read."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import itertools
@@ -11,14 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from study.data.image_modes import WHITE_LEVEL, plain_image
-from study.data.pixels import Pixels
 from study.errors import UserError
+
+if TYPE_CHECKING:
+    from study.data.pixels import Pixels  # at run time, torch takes a second to import
 
 
 class UnreadableImagesError(UserError):

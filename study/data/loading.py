@@ -15,7 +15,7 @@ from study.data.image_folder import image_folder
 from study.data.image_modes import WHITE_LEVEL
 from study.data.image_table import image_table
 from study.data.pixels import mean_and_std
-from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, resolve
+from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, Origin, ReadPart, resolve
 from study.data.splits import Indices, cut, limited_test_part
 from study.errors import UserError
 from study.storage.home import user_path
@@ -62,7 +62,7 @@ def load_dataset(
     )
     splits: dict[str, ImageSet] = {}
     unreadable: list[str] = []
-    deepest = 0
+    parts_read: dict[str, ReadPart] = {}
     for split, chosen in indices.items():
         source = own_validation if own_validation and split == "validation" else part
         try:
@@ -70,8 +70,8 @@ def load_dataset(
         except UnreadableImagesError as error:
             unreadable += error.problems
             continue
-        splits[split] = ImageSet(images=read.images, labels=source.labels[chosen])
-        deepest = max(deepest, read.deepest)
+        splits[split] = _image_set(read, source.labels[chosen], settings, data_root, split)
+        parts_read[split] = read
         digest.update(f"{split} {len(chosen)} {read.source}".encode())
         digest.update(np.ascontiguousarray(chosen, dtype="<i8").data)
     if check_test:
@@ -81,8 +81,9 @@ def load_dataset(
             unreadable += error.problems
     if unreadable:
         raise UnreadableImagesError(unreadable)
-    _refuse_dark_greys(settings, deepest)
-    mean, std = mean_and_std(splits["train"].images)
+    _refuse_dark_greys(settings, max(read.deepest for read in parts_read.values()))
+    trained = parts_read["train"]
+    mean, std = (trained.mean, trained.std) if trained.mean else mean_and_std(trained.images)
     info = DataInfo(
         name=settings.name,
         image_size=image_size,
@@ -125,7 +126,22 @@ def count_test_images(settings: DataSettings, data_root: Path, *, download: bool
 
 def _read_test_part(settings: DataSettings, data_root: Path, files: ListedFiles | None, *, download: bool) -> ImageSet:
     part, chosen = _test_part(settings, data_root, files, download=download)
-    return ImageSet(images=part.read(chosen, settings).images, labels=part.labels[chosen])
+    return _image_set(part.read(chosen, settings), part.labels[chosen], settings, data_root, "test")
+
+
+def _image_set(read: ReadPart, labels: Indices, settings: DataSettings, data_root: Path, split: str) -> ImageSet:
+    origin = None
+    if read.file:
+        origin = Origin(file=read.file, settings=settings, data_root=data_root.absolute(), split=split)
+    return ImageSet(images=read.images, labels=labels, origin=origin)
+
+
+def load_split(settings: DataSettings, data_root: Path, split: str) -> ImageSet:
+    """Load one split by its name, ``test`` included; errors as of :func:`load_dataset`."""
+    if split == "test":
+        return load_test_set(settings, data_root)
+    images: ImageSet = getattr(load_dataset(settings, data_root), split)
+    return images
 
 
 def _test_part(

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -83,12 +85,35 @@ class DataInfo:
         return info
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """From where another process of this machine gets the images of a split."""
+
+    file: Path
+    """Of the cache."""
+    settings: DataSettings
+    data_root: Path
+    split: str
+
+
+pickled_by_value: ContextVar[bool] = ContextVar("pickled_by_value", default=False)
+"""Whether images are pickled themselves, for other machines; otherwise mapped images are pickled as their origin."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
     """One split: images ``[N, C, H, W]`` uint8 and labels ``[N]`` int64."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    origin: Origin | None = None
+    """None where the images are in the memory of this process alone."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes of a machine share the pages of a mapped file; a copy of the images would be for each."""
+        if self.origin is not None and not pickled_by_value.get():
+            return _from_origin, (self.origin, self.images.shape, self.labels)
+        return _of_arrays, (self.images, self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,6 +127,21 @@ class ImageSet:
         return content.hexdigest()
 
 
+def _of_arrays(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> ImageSet:
+    return ImageSet(images=images, labels=labels)
+
+
+def _from_origin(origin: Origin, shape: tuple[int, ...], labels: npt.NDArray[np.int64]) -> ImageSet:
+    """The images of a pickled split; the files are decoded anew where the cache was deleted meanwhile."""
+    from study.data.image_cache import mapped
+    from study.data.loading import load_split
+
+    try:
+        return ImageSet(images=mapped(origin.file, shape), labels=labels, origin=origin)
+    except (OSError, ValueError):
+        return load_split(origin.settings, origin.data_root, origin.split)
+
+
 @dataclass(frozen=True, eq=False)
 class ReadPart:
     """Images that were read from their source."""
@@ -112,6 +152,11 @@ class ReadPart:
     """A digest of what the images were made from."""
     deepest: int = 0
     """The largest value of a grey of 16 bits; 0 where there is none."""
+    file: Path | None = None
+    """The file of the cache that ``images`` maps."""
+    mean: tuple[float, ...] = ()
+    """As in :class:`DataInfo`; empty where it is not known yet."""
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, SchedulerSpec
-from study.data.settings import Dataset
+from study.data.settings import Dataset, pickled_by_value
 from study.errors import UserError
 from study.execution.executor import (
     NamedImages,
@@ -77,7 +77,11 @@ class RayExecutor:
         for stored, reference in self._stored:
             if stored is value:
                 return reference
-        self._stored.append((value, ray.put(value)))
+        token = pickled_by_value.set(self._address is not None)  # the machines of a cluster have other caches
+        try:
+            self._stored.append((value, ray.put(value)))
+        finally:
+            pickled_by_value.reset(token)
         return self._stored[-1][1]
 
     def train(
