@@ -20,11 +20,14 @@ from study.networks.multi_exit import MultiExitNetwork, matching_weights
 from study.networks.settings import NetworkSettings
 from study.storage.strict_json import from_fields
 
+_KEYS = ("state_dict", "model_state_dict", "model")
+"""Under which training programs save a state_dict beside other things."""
+
 
 def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
     """Read a checkpoint folder of this program, a ``.safetensors`` file, or a torch state_dict.
 
-    A state_dict is read with ``weights_only=True``: no code in the file is executed.
+    A state_dict, alone or under a usual key, is read with ``weights_only=True``: no code in the file is executed.
 
     Returns:
         The checkpoint (None for a bare file) and the tensors.
@@ -56,12 +59,15 @@ def load_pretrained(path: Path) -> tuple[Checkpoint | None, dict[str, Tensor]]:
         raise UserError(
             f"{path} cannot be read as weights: only tensors are accepted, as a .safetensors file or a torch state_dict"
         ) from None
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for key in _KEYS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+            break
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
-        raise UserError(f"{path} is no state_dict: expected a mapping of names to tensors")
+        keys = f"; it holds {', '.join(str(key)[:40] for key in list(loaded)[:6])}" if isinstance(loaded, dict) else ""
+        raise UserError(f"{path} is no state_dict: expected a mapping of names to tensors{keys}")
     tensors = cast(dict[str, Tensor], loaded)
     _refuse_no_weights(path, tensors)
     return None, tensors

@@ -19,8 +19,9 @@ from study.checkpoints.description import FORMAT_VERSION, Checkpoint, MadeBy, We
 from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.construction import meta_network, new_network
-from study.networks.multi_exit import MultiExitNetwork, refuse_misfit
+from study.networks.multi_exit import MultiExitNetwork
 from study.networks.settings import NetworkSettings
+from study.networks.weight_names import refuse_misfit
 from study.storage.publish import (
     DamagedError,
     publish,

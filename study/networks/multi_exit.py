@@ -1,15 +1,15 @@
 """A backbone with exit heads: the network that is trained, traced, quantized and run exit by exit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from study.errors import UserError
 from study.networks.heads import Shape, build_heads
 from study.networks.inference_network import all_logits, eval_mode
 from study.networks.registry import Segmented, State, build_backbone, feature_shape
 from study.networks.settings import HeadSettings, NetworkSettings
+from study.networks.weight_names import plain_names, refuse_misfit
 
 
 class MultiExitNetwork(nn.Module):
@@ -91,7 +91,7 @@ def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tenso
     Args:
         network: changed in place; unchanged after an error.
         tensors: state_dict of a backbone (torchvision's names, ``features.0.weight``) or of a ``MultiExitNetwork``
-            (``backbone.features.0.weight``), whose heads are ignored.
+            (``backbone.features.0.weight``), whose heads are ignored; usual prefixes are stripped.
 
     Raises:
         UserError: a tensor is missing, unexpected, or has another shape (often: another number of classes).
@@ -102,33 +102,10 @@ def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tenso
 def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a network's backbone by the backbone's names, refused as :func:`load_backbone_weights` says."""
     expected = network.backbone.state_dict()
-    given = dict(tensors)
-    if not given.keys() & expected.keys():
-        own = "backbone."
-        given = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
+    given = plain_names(tensors, expected)
     # Old files of torchvision lack this counter, which evaluation does not read.
     refuse_misfit("backbone", expected, given, may_lack=lambda name: name.endswith(".num_batches_tracked"))
     return given
-
-
-def refuse_misfit(
-    what: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], *, may_lack: Callable[[str], bool]
-) -> None:
-    """Refuse ``given`` tensors, by name, that are not the ``expected`` ones of the network ``what``.
-
-    Raises:
-        UserError: a tensor is unexpected, has another shape, or is missing and not one that the network may lack.
-    """
-    for name, tensor in expected.items():
-        if name in given and given[name].shape != tensor.shape:
-            shapes = f"{list(given[name].shape)}, this network's is {list(tensor.shape)}"
-            raise UserError(f"the weights do not fit the {what}: {name} has shape {shapes}")
-    missing = [name for name in expected if name not in given and not may_lack(name)]
-    unexpected = [name for name in given if name not in expected]
-    for problem, names in (("lack", missing), ("have an unexpected", unexpected)):
-        if names:
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"the weights do not fit the {what}: they {problem} {names[0]}{others}")
 
 
 def _measure(segmented: Segmented, input_shape: Shape) -> tuple[Shape, ...]:

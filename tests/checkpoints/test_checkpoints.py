@@ -299,6 +299,15 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path, network):
     assert all(torch.equal(value, before[name]) for name, value in ten.state_dict().items())
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_a_state_dict_under_a_usual_key_is_opened(tmp_path, key):
+    weights = {"module.features.0.weight": torch.ones(2, 2)}
+    torch.save({key: weights, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, tmp_path / "w.pt")
+    checkpoint, tensors = load_pretrained(tmp_path / "w.pt")
+    assert checkpoint is None
+    assert list(tensors) == list(weights)
+
+
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"garbage" * 99, b"PK\x03\x04 half a zip"])
 def test_what_holds_no_weights_is_refused_in_one_line(tmp_path, name, content):

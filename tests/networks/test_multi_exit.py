@@ -138,6 +138,14 @@ def test_a_state_dict_of_this_project_loads_without_its_heads():
     assert all(torch.equal(heads[name], tensor) for name, tensor in target.heads.state_dict().items())
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "module.backbone."])
+def test_prefixes_that_all_names_share_are_stripped(prefix):
+    source, target = network(), network()
+    load_backbone_weights(target, {f"{prefix}{name}": tensor for name, tensor in source.backbone.state_dict().items()})
+    for name, tensor in source.backbone.state_dict().items():
+        assert torch.equal(tensor, target.backbone.state_dict()[name])
+
+
 @pytest.mark.parametrize("own_names", [True, False])
 def test_weights_that_do_not_fit_are_told_in_one_line(own_names):
     def weights(net: MultiExitNetwork) -> dict[str, torch.Tensor]:
@@ -160,4 +168,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(own_names):
     extra = weights(network()) | {f"{prefix}stem.a": torch.ones(1), f"{prefix}stem.b": torch.ones(1)}
     assert refused(extra) == "they have an unexpected stem.a and 1 more"
     assert refused({"unknown": torch.ones(1)}).startswith("they lack features.0.weight and ")
+    assert refused({"unknown": torch.ones(1)}).endswith(" more; they hold unknown")
+    many = {f"{name}.weight": torch.ones(1) for name in "abcde"}
+    assert refused(many).endswith(" more; they hold a.weight, b.weight, c.weight and 2 more")
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
