@@ -58,27 +58,31 @@ def _falling(values: Floats) -> Floats:
 
 
 def resamples(samples: int, count: int = RESAMPLES) -> Floats:
-    """``[R, N]``: how often each image is drawn in each of R bootstrap samples, as shares of N. Always the same."""
+    """``[R, N]``: how often each of N images is drawn in each of R bootstrap samples of N images. Always the same."""
     rng = np.random.default_rng(0)
     drawn = np.empty((count, samples))
     for row in drawn:
         row[:] = np.bincount(rng.integers(samples, size=samples), minlength=samples)
-    drawn /= samples
     return drawn
 
 
-def bootstrapped_costs(costs: Floats, losses: Floats, at: Sequence[float], weights: Floats) -> Floats:
+def bootstrapped_costs(costs: Floats, losses: Floats, at: Sequence[float], drawn: Floats) -> Floats:
     """``[R, L]``: :func:`matched_costs` of R bootstrap samples of the images.
+
+    Losses are compared as numbers of images, which are exact: many equal the loss that is asked for, and a last bit,
+    which differs from processor to processor, would decide.
 
     Args:
         costs: ``[S, N]``, of each setting and image.
-        losses: ``[S, N]``.
-        at: L losses.
-        weights: ``[R, N]``, of :func:`resamples`.
+        losses: ``[S, N]``, whole or half numbers.
+        at: L losses, as shares of the images.
+        drawn: ``[R, N]``, of :func:`resamples`.
     """
-    mean_costs, mean_losses = weights @ costs.T, weights @ losses.T
+    samples = drawn.shape[1]
+    mean_costs, lost_images = drawn @ costs.T / samples, drawn @ losses.T
+    asked = [loss * samples for loss in at]
     chunk = max(1, _AT_ONCE // (len(costs) + 1) ** 2)
-    parts = (matched_costs(mean_costs[part], mean_losses[part], at) for part in batches(len(weights), chunk))
+    parts = (matched_costs(mean_costs[part], lost_images[part], asked) for part in batches(len(drawn), chunk))
     return np.concatenate(list(parts))
 
 

@@ -19,7 +19,7 @@ from study.arrays import Floats
 from study.costs.costs import Costs, Measure
 from study.errors import UserError
 from study.fronts.head_thresholds import head_thresholds
-from study.fronts.matched_cost import matched_costs, resamples
+from study.fronts.matched_cost import bootstrapped_costs, resamples
 from study.fronts.priced_paths import PRICES, PathShares
 from study.fronts.stopping_regression import Basis, fit_by_regression
 from study.policies.decision_table import table_for
@@ -75,13 +75,12 @@ def chosen_form(trace: Trace, costs: Costs, measure: Measure = "flops") -> Form:
     order = np.random.default_rng(0)
     folds = [order.permutation(len(trace.labels)) % _FOLDS for _ in range(_REPEATS)]
     samples = len(trace.labels)
-    weights = np.concatenate([np.full((1, samples), 1 / samples), resamples(samples, _RESAMPLES)])
-    classic = weights @ trace.right[:, -1]
+    drawn = np.concatenate([np.ones((1, samples)), resamples(samples, _RESAMPLES)])
     logarithms: dict[Form, Floats] = {}
     for form in get_args(Form):
-        right, cost = (weights @ values for values in _out_of_fold(trace, costs, measure, form, folds))
-        curves = zip(cost, classic[:, None] - right, strict=True)
-        logarithms[form] = np.array([np.log(matched_costs(*curve, _LOSSES)).mean() for curve in curves])
+        right, cost = _out_of_fold(trace, costs, measure, form, folds)
+        found = bootstrapped_costs(cost.T, trace.right[:, -1] - right.T, _LOSSES, drawn)
+        logarithms[form] = np.log(found).mean(axis=1)
     gain = logarithms["regression"] - logarithms["head_thresholds"]
     return "head_thresholds" if gain[0] > gain[1:].std() else "regression"
 

@@ -195,12 +195,12 @@ def _matched(
     outcomes: Mapping[tuple[PolicyFamily, float], Outcome], drops: Sequence[float]
 ) -> dict[PolicyFamily, MatchedCosts]:
     """The costs of each family at each loss; the network without exits belongs to every family's curve."""
-    weights = resamples(len(next(iter(outcomes.values())).loss)) if outcomes else np.empty((0, 0))
+    drawn = resamples(len(next(iter(outcomes.values())).loss)) if outcomes else np.empty((0, 0))
     found = {}
     for family in {family: None for family, _ in outcomes}:
         curve = [one for (whose, _), one in outcomes.items() if whose == family]
         classic = [one for (whose, _), one in outcomes.items() if whose == _CLASSIC != family][:1]
-        found[family] = MatchedCosts.of([*curve, *classic], drops, weights)
+        found[family] = MatchedCosts.of([*curve, *classic], drops, drawn)
     return found
 
 

@@ -97,17 +97,17 @@ class MatchedCosts:
     """``[R, L]``."""
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome], losses: Sequence[float], weights: Floats) -> MatchedCosts:
+    def of(cls, outcomes: Sequence[Outcome], losses: Sequence[float], drawn: Floats) -> MatchedCosts:
         """The costs of the curve through some outcomes, which have N images each (:mod:`study.fronts.matched_cost`).
 
         Args:
             outcomes: of the settings of a family.
             losses: L losses.
-            weights: ``[R, N]``, of :func:`study.fronts.matched_cost.resamples`.
+            drawn: ``[R, N]``, of :func:`study.fronts.matched_cost.resamples`.
         """
         loss, cost = (np.stack([getattr(one, name) for one in outcomes]) for name in ("loss", "cost"))
         mean = matched_costs(cost.mean(axis=1), loss.mean(axis=1), losses)
-        return cls(mean, bootstrapped_costs(cost, loss, losses, weights))
+        return cls(mean, bootstrapped_costs(cost, loss, losses, drawn))
 
 
 def _halves(samples: int) -> tuple[Integers, Integers]:

@@ -45,11 +45,21 @@ def test_costs_fall_with_the_loss_and_stay_within_those_of_the_settings(losses, 
 def test_bootstrapped_costs_are_those_of_each_resample():
     rng = np.random.default_rng(1)
     costs, losses = rng.uniform(0.1, 0.9, (4, 50)), rng.integers(-1, 2, (4, 50)).astype(float)
-    weights = resamples(50, 7)
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    found = bootstrapped_costs(costs, losses, LOSSES, weights)
-    for row, own in zip(weights, found, strict=True):
+    drawn = resamples(50, 7)
+    assert (drawn.sum(axis=1) == 50).all()
+    found = bootstrapped_costs(costs, losses, LOSSES, drawn)
+    for row, own in zip(drawn / 50, found, strict=True):
         np.testing.assert_allclose(matched_costs(costs @ row, losses @ row, LOSSES), own)
+
+
+def test_the_order_of_the_images_decides_nothing():
+    """Sums in another order differ in their last bits, and many losses equal the loss that is asked for."""
+    rng = np.random.default_rng(4)
+    costs, losses = np.sort(rng.uniform(0.1, 0.9, (20, 500)), axis=0), rng.integers(-1, 2, (20, 500)).astype(float)
+    drawn, order = resamples(500, 50), rng.permutation(500)
+    found = bootstrapped_costs(costs, losses, [0.0, 0.002, 0.01], drawn)
+    other = bootstrapped_costs(costs[:, order], losses[:, order], [0.0, 0.002, 0.01], drawn[:, order])
+    np.testing.assert_allclose(found, other, rtol=1e-9)
 
 
 def test_the_ranking_counts_pairs_of_images():
