@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -257,6 +257,12 @@ def rivals(*studies: str) -> str:
     return markdown(rows)
 
 
+def _listed(words: Sequence[str]) -> str:
+    """Words as ``a, b and c``."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def verdict(*studies: str) -> str:
     """Where optimal stopping wins at equal loss on test, and where it does not, in sentences."""
     found = list(at_equal_test_loss(*studies))
@@ -271,7 +277,7 @@ def verdict(*studies: str) -> str:
         kinds[kind].setdefault(study, []).append(f"{drop * 100:g}")
         nearest += rival.startswith(EACH_HEAD)
     text = {
-        kind: "; ".join(f"{study} at {' and '.join(drops)}" for study, drops in of.items()) or "none"
+        kind: "; ".join(f"{study} at {_listed(drops)}" for study, drops in of.items()) or "none"
         for kind, of in kinds.items()
     }
     sentences = [
