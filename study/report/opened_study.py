@@ -21,6 +21,7 @@ from search_spaces.spec import StudySpec
 from search_spaces.words import printable
 from study.errors import UserError
 from study.policies.thresholds import Statistic
+from study.progress import Reporter
 from study.report.first import classic_on_test
 from study.report.recommended_point import RecommendedPoint, recommend_point
 from study.run.reader import stored_logits, stored_networks, stored_study
@@ -140,6 +141,8 @@ class Study:
         confidence: float | None = None,
         budget: Mapping[str, float] | None = None,
         data: str | None = None,
+        *,
+        cost: str = "flops",
     ) -> RecommendedPoint:
         """The point of the front that a user should take. Test images choose nothing.
 
@@ -149,9 +152,9 @@ class Study:
 
         - With a budget, the most accurate candidate on validation is recommended; of equally accurate candidates, the
           one with the fewest FLOPs. Where it loses more than ``max_accuracy_drop``, the reason says so.
-        - Without a budget, the certified candidate with the fewest FLOPs is recommended. Where no candidate is
-          certified, the one with the fewest FLOPs that loses at most ``max_accuracy_drop`` on validation. Where there
-          is none, the most accurate one.
+        - Without a budget, the certified candidate with the least ``cost`` is recommended. Where no candidate is
+          certified, the one with the least cost that loses at most ``max_accuracy_drop`` on validation. Where there is
+          none, the most accurate one.
 
         Args:
             max_accuracy_drop: the accuracy that may be lost against the classic network, as a share of the images:
@@ -161,18 +164,25 @@ class Study:
             budget: limits of the mean costs of an image: ``energy`` (joules), ``flops``, ``bitops``, ``latency``
                 (seconds; also ``latency_p50`` and ``latency_p99``), and ``memory`` (bytes).
             data: the data set; may be left out where the study has one.
+            cost: ``flops``, ``energy`` or ``seconds``; seconds are measured on this machine, in some seconds.
 
         Raises:
             UserError: no point is certified, no point keeps the budget, a cost is not known, or a value cannot be.
             TableError: the study has no front yet.
         """
+        summary = self._summary(data)
+        if cost == "seconds" and budget is None:
+            from study.run.machine_seconds import with_machine_seconds  # here: torch takes seconds to import
+
+            summary = with_machine_seconds(self.folder, summary, data=data, reporter=Reporter(quiet=True))
         return recommend_point(
             self.folder,
-            self._summary(data),
+            summary,
             max_accuracy_drop=max_accuracy_drop,
             confidence=confidence,
             budget=budget,
             data=data,
+            cost=cost,
         )
 
     def compare(

@@ -10,10 +10,11 @@ import pandas as pd
 
 from results.parts import rows_of
 from results.point_text import policy_text, setting_text
-from results.recommendation import TOLERANCE, Recommendation, in_points, recommend, recommend_within
+from results.recommendation import COST_COLUMNS, TOLERANCE, Recommendation, in_points, recommend, recommend_within
 from results.storage.paths import Location
 from results.summary import FrontSummary
 from search_spaces.spec import GuaranteeSpec
+from search_spaces.words import short
 from study.errors import UserError
 from study.policies.base import Policy
 from study.policies.policies import policy_from_row
@@ -64,25 +65,27 @@ def recommend_point(
     confidence: float | None = None,
     budget: Mapping[str, float] | None = None,
     data: str | None = None,
+    cost: str = "flops",
 ) -> RecommendedPoint:
     """The point of a front that a user should take; the rule is that of :meth:`study.Study.recommend`.
 
     Args:
         folder: run folder, or a pack.
         summary: of the front.
-        max_accuracy_drop, confidence, budget, data: as of :meth:`study.Study.recommend`.
+        max_accuracy_drop, confidence, budget, data, cost: as of :meth:`study.Study.recommend`.
 
     Raises:
         UserError: a value cannot be, a cost is not known, no point is certified, or no point keeps the budget.
     """
     if max_accuracy_drop is not None and not 0 <= max_accuracy_drop < 1:
         raise UserError(f"recommend: max_accuracy_drop is {max_accuracy_drop}, but must be a share from 0 to below 1")
+    _check_cost(summary.points, cost, budget)
     limits = _limits(summary.points, budget or {})
     points, stored = _stored_certificates(summary.points, max_accuracy_drop), None
     if confidence is not None:
         stored = _certify(folder, max_accuracy_drop, confidence, data)
         points = _certified(points, stored)
-    found = _choose(points, summary.reference.accuracy, max_accuracy_drop, limits)
+    found = _choose(points, summary.reference.accuracy, max_accuracy_drop, limits, cost)
     row = points.iloc[found.position]
     number = int(row["number"])
     reason = found.reason if stored is None else f"{found.reason}; {_reported(stored, found.position)}"
@@ -91,10 +94,15 @@ def recommend_point(
 
 
 def _choose(
-    points: pd.DataFrame, reference_accuracy: float, max_accuracy_drop: float | None, limits: Mapping[str, float]
+    points: pd.DataFrame,
+    reference_accuracy: float,
+    max_accuracy_drop: float | None,
+    limits: Mapping[str, float],
+    cost: str,
 ) -> Recommendation:
     if not limits:
-        return recommend(points, reference_accuracy, TOLERANCE if max_accuracy_drop is None else max_accuracy_drop)
+        drop = TOLERANCE if max_accuracy_drop is None else max_accuracy_drop
+        return recommend(points, reference_accuracy, drop, cost=cost)
     try:
         found = recommend_within(points, reference_accuracy, limits)
     except ValueError as error:
@@ -112,6 +120,16 @@ def _choose(
     if max_accuracy_drop is not None and lost > max_accuracy_drop + 1e-12:
         sure += f"; no point within the budget loses at most {in_points(max_accuracy_drop)}"
     return Recommendation(found.position, f"{found.reason}; {sure}")
+
+
+def _check_cost(points: pd.DataFrame, cost: str, budget: Mapping[str, float] | None) -> None:
+    """Refuse (``UserError``) a cost that is unknown here, or that a budget leaves nothing to choose."""
+    if cost not in COST_COLUMNS:
+        raise UserError(f"recommend: cost {short(cost)!r} is unknown: use one of {', '.join(COST_COLUMNS)}")
+    if budget and cost != "flops":
+        raise UserError("recommend: with a budget the most accurate point is taken: leave out cost or budget")
+    if not points[COST_COLUMNS[cost]].notna().any():
+        raise UserError(f"recommend: this study does not know the {cost} of its points")
 
 
 def _limits(points: pd.DataFrame, budget: Mapping[str, float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from support.cli import result_of
 
 from results.schemas import TableError
 from results.summary import recommended_by, summarize_front
-from study import UserError
+from study import Study, UserError
 from study.cli.main import main
 from study.progress import Reporter
 from study.run import machine_seconds
@@ -45,6 +45,17 @@ def test_the_front_with_seconds_recommends_the_fastest_point(
     assert plain["latency_source"] is None and all(row["latency_mean_seconds"] is None for row in plain["front"])
     least = result_of(f"front {study_of_exits} --cost energy", capsys)["recommended"]["point"]
     assert least == min(near, key=lambda row: row["energy_joules"])["number"]
+
+
+def test_the_same_in_python(study_of_exits: Path) -> None:
+    opened = Study.open(study_of_exits)
+    found = opened.recommend(cost="seconds")
+    assert "by seconds within" in found.reason and found.row["latency_source"] == "measured"
+    near = opened.front()[lambda rows: rows["accuracy_drop"] <= 0.01 + 1e-12]
+    assert opened.recommend(cost="energy").row["energy_joules"] == near["energy_joules"].min()
+    for ask, told in (({"cost": "watts"}, "watts"), ({"cost": "seconds", "budget": {"flops": 1e12}}, "leave out cost")):
+        with pytest.raises(UserError, match=told):
+            opened.recommend(**ask)  # type: ignore[arg-type]
 
 
 def test_what_has_no_seconds_here(study_of_exits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
