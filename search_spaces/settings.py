@@ -31,6 +31,7 @@ TrainingPrecision = Literal["auto", "fp32", "bf16"]
 HeadKind = Literal["bof", "linear", "conv", "separable"]
 Sharing = Literal["paper", "none"]
 Tokens = Literal["class", "mean"]
+Normalization = Literal["images", "imagenet"]
 
 SMALLEST_IMAGE = 8
 """Pixels a side. Below this size, a crop padding of an eighth of the side would be 0."""
@@ -98,6 +99,10 @@ class DataFields:
         Literal[1, 3] | None,
         Description("3: colour; 1: grey (ITU-R 601 luma); else what is usual for the data set", searched=False),
     ] = None
+    normalization: Annotated[
+        Normalization,
+        Description("mean and deviation of the train images, or those of ImageNet", searched=False, added=True),
+    ] = "images"
     calibration: Annotated[
         float, Description("share of the training part that calibrates", above=0, below=1, searched=False)
     ] = 0.1
@@ -196,6 +201,13 @@ class TrainingFields:
     class_weights: Annotated[
         ClassWeights, Description("weights of classes in the loss; balanced: N / (C n_c)", added=True)
     ] = "none"
+    backbone_rate: Annotated[
+        float, Description("factor on the learning rate of all but heads and output layer", above=0, added=True)
+    ] = 1.0
+    frozen_to: Annotated[
+        str | None,
+        Description("place of the last exit up to which the backbone stays frozen", searched=False, added=True),
+    ] = None
     exit_loss_base: Annotated[
         float, Description("exit l of E weighs base + slope * l / E in the loss: the base", least=0)
     ] = 1.0

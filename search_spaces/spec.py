@@ -199,6 +199,9 @@ class BackbonesSpec(TrainingSpec):
 
     mode: BackboneMode = "original"
     pretrained: str | None = None
+    initial: str | None = None
+    initial_digest: str | None = None
+    """Of the initial weights. The program fills it in."""
     code: dict[str, str] | None = None
     """Module -> digest of its file, of the user's own backbones. The program fills it in."""
 

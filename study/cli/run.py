@@ -38,6 +38,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=path, metavar="DIR", help="folder with the images of image_folder")
     parser.add_argument("--table", type=path, metavar="FILE", help="CSV or parquet file of paths and labels")
     parser.add_argument("--pretrained", type=path, metavar="PATH", help="your own weights; no backbone is trained")
+    parser.add_argument(
+        "--initial", metavar="PATH", help="weights that backbones start from, or as torchvision:IMAGENET1K_V1"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would run and for how long; start nothing")
     parser.add_argument("--extend", action="store_true", help="extend the smaller study of this run folder")
     parser.add_argument("--address", metavar="RAY", help="address of a running Ray cluster (default: this machine)")
@@ -54,6 +57,8 @@ def execute(options: argparse.Namespace) -> None:
             changes.append((f"data.{name}", str(place.absolute())))
     if options.pretrained:
         changes.append(("backbones.pretrained", str(options.pretrained)))
+    if options.initial:
+        changes.append(("backbones.initial", options.initial))
     spec = load_space(options.space, changes)
     if options.code is None and options.space not in bundled():
         trust(Path(options.space).parent)

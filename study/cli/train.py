@@ -16,6 +16,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=whole(), default=30)
     add_settings(parser, TrainingFields)
     add_settings(parser, HeadFields)
+    parser.add_argument(
+        "--initial", metavar="PATH", help="weights to fine-tune: as --pretrained, or as torchvision:IMAGENET1K_V1"
+    )
     parser.add_argument("--seed", type=int, help="seed of weights and splits (default: as --pretrained, or 0)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--output", type=path, metavar="DIR", help="default: models/BACKBONE-MODE-DATA[-SUFFIX]")
@@ -48,6 +51,7 @@ def execute(options: argparse.Namespace) -> None:
         device=options.device,
         folder=folder,
         pretrained=options.pretrained,
+        initial=options.initial,
         reporter=Reporter(),
     )
     result = {

@@ -20,6 +20,8 @@ from study.data.splits import Indices, cut, limited_test_part
 from study.errors import UserError
 from study.storage.home import user_path
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of most weights that are published, torchvision's among them."""
 _DIGEST_FORMAT = 1  # to be raised when the same settings, bytes and split indices give other pixels
 _UNEVEN = 5
 """Classes are called uneven where the largest has so many times the images of the smallest."""
@@ -83,7 +85,13 @@ def load_dataset(
         raise UnreadableImagesError(unreadable)
     _refuse_dark_greys(settings, max(read.deepest for read in parts_read.values()))
     trained = parts_read["train"]
-    mean, std = (trained.mean, trained.std) if trained.mean else mean_and_std(trained.images)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    if settings.normalization == "imagenet":
+        digest.update(b"normalization imagenet")
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    else:
+        mean, std = (trained.mean, trained.std) if trained.mean else mean_and_std(trained.images)
     info = DataInfo(
         name=settings.name,
         image_size=image_size,

@@ -203,6 +203,8 @@ def resolve(settings: DataSettings) -> DataSettings:
     where = f"data set {resolved.name!r}"
     if problem := first_problem(resolved):
         raise UserError(f"{where}: {problem}")
+    if resolved.normalization == "imagenet" and resolved.channels != 3:
+        raise UserError(f"{where}: normalization imagenet is for images of 3 channels: set channels to 3")
     if resolved.calibration + resolved.validation + (resolved.certification or 0.0) >= 1:
         certified = f", certification {resolved.certification}" if resolved.certification else ""
         raise UserError(

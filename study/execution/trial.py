@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 import torch
 
 from results.storage.paths import Location
-from study.checkpoints.description import Checkpoint, MadeBy, made_by_now, read_description
+from study.checkpoints.description import Checkpoint, MadeBy, WeightsId, made_by_now, read_description
+from study.checkpoints.initial import TRIAL, load_initial_weights, read_initial
 from study.checkpoints.tensors import load_weights, read, read_best, save
 from study.costs.measure.meters import device_name
 from study.data.settings import Dataset
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
-from study.networks.multi_exit import MultiExitNetwork, load_backbone_weights
+from study.networks.multi_exit import MultiExitNetwork
 from study.storage.locks import exclusive
 from study.storage.publish import DamagedError, read_or_set_aside, sweep
 from study.training.learning_curves import Epoch
@@ -62,9 +63,15 @@ def run_trial(
             folder,
             epochs=epochs,
             device=device,
-            backbone_weights=None if parent is None else lambda: read_best(checkpoints, parent)[1],
+            backbone_weights=None if parent is None else lambda: _weights_of(checkpoints, parent),
             on_epoch=on_epoch,
         )
+
+
+def _weights_of(checkpoints: Location, parent: WeightsId) -> Mapping[str, torch.Tensor]:
+    if parent.trial_id == TRIAL:
+        return read_initial(checkpoints.parent, parent)
+    return read_best(checkpoints, parent)[1]
 
 
 def trial_lock(checkpoints: Location, trial_id: str) -> Location:
@@ -85,7 +92,8 @@ def train_in_folder(
     """Like :func:`run_trial`, with a folder of any name (None: nothing is saved) and the backbone's weights given.
 
     Args:
-        backbone_weights: called for a new start only; None: the backbone starts from the seed.
+        backbone_weights: called for a new start only; None: the backbone starts from the seed. An output layer of other
+            classes starts from the seed too.
     """
     assert plan.data_digest == dataset.info.digest, "the plan was made for other images"
     network = new_network(plan.network, dataset.info, plan.training.seed)
@@ -94,7 +102,7 @@ def train_in_folder(
     first = len(resume.history) + 1 if resume else 1
     made_by = made_by_now(earlier, first, device=device_name(device), threads=str(torch.get_num_threads()))
     if resume is None and backbone_weights is not None:
-        load_backbone_weights(network, backbone_weights())
+        load_initial_weights(network, backbone_weights())
     network.to(device)
 
     def save_then_report(state: TrainingState) -> None:

@@ -28,8 +28,13 @@ def check_network(settings: NetworkSettings, data: DataSettings) -> int:
     Raises:
         UserError: the backbone is unknown or refuses the image size, or the network has more than ``MOST_PARAMETERS``.
     """
+    return described_network(settings, data).exit_count
+
+
+def described_network(settings: NetworkSettings, data: DataSettings) -> MultiExitNetwork:
+    """A network of two classes for data of resolved settings, in shapes alone. Refused as by :func:`check_network`."""
     assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
-    return _meta_network(settings, classes=2, image_size=data.image_size, channels=data.channels).exit_count
+    return _meta_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
 
 
 def meta_network(settings: NetworkSettings, info: DataInfo) -> MultiExitNetwork:

@@ -99,6 +99,13 @@ def load_backbone_weights(network: MultiExitNetwork, tensors: Mapping[str, Tenso
     network.backbone.load_state_dict(matching_weights(network, tensors), strict=False)
 
 
+def output_layer(network: MultiExitNetwork) -> list[str]:
+    """Names, in the backbone, of the parameters of the last linear layer or convolution: what gives the classes."""
+    layers = [layer for layer in network.classifier.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    own = {id(parameter) for layer in layers[-1:] for parameter in layer.parameters()}
+    return [name for name, parameter in network.backbone.named_parameters() if id(parameter) in own]
+
+
 def matching_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a network's backbone by the backbone's names, refused as :func:`load_backbone_weights` says."""
     expected = network.backbone.state_dict()

@@ -26,7 +26,15 @@ from study.storage.strict_json import dumps
 from study.storage.versions import versions
 
 STUDY_FILE = "study.yaml"
-_FREE = ("resources", "data.folder", "data.table", "data.max_pixels", "backbones.pretrained", "logging")
+_FREE = (
+    "resources",
+    "data.folder",
+    "data.table",
+    "data.max_pixels",
+    "backbones.pretrained",
+    "backbones.initial",
+    "logging",
+)
 """Keys that may change between two starts. The place of the images, the resources of a trial and logs do not change
 results, and the user's own weights are known by the values of their tensors."""
 _GROWING = (

@@ -11,9 +11,9 @@ import torch
 
 from results.storage.atomic import write_atomic
 from search_spaces.settings import BackboneFields, identity, settings_of
-from study.checkpoints.description import WeightsId, read_description
+from study.checkpoints.description import read_description
+from study.checkpoints.initial import initial_id, load_initial, replaced_line
 from study.checkpoints.pretrained import build_pretrained, check_fit, load_pretrained
-from study.checkpoints.tensors import weights_fingerprint
 from study.costs.measure.bench import measure_profile
 from study.costs.measure.meters import device_name, find_meter
 from study.costs.measure.profile import MeasureSettings, Profile
@@ -24,7 +24,7 @@ from study.errors import UserError
 from study.execution.trial import train_in_folder
 from study.execution.trial_plan import TrialPlan
 from study.networks.compiler import check_compiler
-from study.networks.construction import check_network, new_network
+from study.networks.construction import check_network, described_network, meta_network, new_network
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network, load_backbone_weights
 from study.networks.own_code import digest_of, is_own
@@ -39,6 +39,7 @@ from study.storage.publish import check_writable, content_hash, safe_name
 from study.traces.collect import ready
 from study.training.learning_curves import Epoch, best_epoch
 from study.training.loop import fast_precision, forbid_tf32, pick_device
+from study.training.optimizer import frozen_segments
 from study.training.settings import TrainingSettings
 
 NOISE_IMAGES = 128
@@ -174,6 +175,7 @@ def train_one(
     device: str,
     folder: Path | None,
     pretrained: Path | None,
+    initial: str | None,
     reporter: Reporter,
 ) -> Epoch:
     """Train one network, or resume the unfinished run of the same settings in ``folder``.
@@ -185,6 +187,7 @@ def train_one(
         device: ``auto``, ``cpu``, ``cuda``.
         folder: receives the checkpoints ``last`` and ``best``; None: nothing is saved.
         pretrained: backbone weights to start from; required by mode ``exits``.
+        initial: weights to fine-tune, as of :func:`load_initial`; the output layer may be of other classes.
         reporter: receives a line for each epoch.
 
     Returns:
@@ -195,13 +198,17 @@ def train_one(
     """
     if training.mode == "exits" and pretrained is None:
         raise UserError("train: mode exits trains heads on a trained backbone: name one with --pretrained")
+    if pretrained is not None and initial is not None:
+        raise UserError("train: --initial and --pretrained both name weights to start from: give one")
     where = pick_device(device)
     forbid_tf32()
-    check_network(network, data)
+    frozen_segments(described_network(network, data), training)
     if folder:
         check_writable(folder)
     checkpoint, tensors = load_pretrained(pretrained) if pretrained else (None, None)
-    parent = None if tensors is None else WeightsId("weights", weights_fingerprint(tensors))
+    if initial is not None:
+        tensors = load_initial(initial, [network.backbone], download=source.download)
+    parent = None if tensors is None else initial_id(tensors)
     dataset = load_dataset(data, source.data_root, download=source.download)
     if checkpoint and checkpoint.data.name == data.name and checkpoint.data.digest != dataset.info.digest:
         raise UserError(
@@ -210,6 +217,10 @@ def train_one(
         )
     if pretrained and tensors is not None:
         check_fit(pretrained, tensors, network, dataset.info)
+    if initial is not None and tensors is not None:
+        line = replaced_line(initial, meta_network(network, dataset.info), tensors)
+        if line:
+            reporter.line(line)
     if training.precision == "auto":
         found = read_description(folder / "last") if folder else None
         training = replace(training, precision=found.training.precision if found else fast_precision(where))

@@ -20,6 +20,7 @@ from torch import Tensor
 from results.storage.paths import Location
 from search_spaces.settings import Mode
 from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, StudySpec
+from study.checkpoints.initial import initial_id, load_initial, replaced_line
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.costs.flops import count_work
 from study.costs.model.devices import Device
@@ -30,7 +31,7 @@ from study.execution.executor import Executor, device_of, threads_of
 from study.execution.jobs import prepared
 from study.execution.trial_log import check_loggers
 from study.execution.trial_plan import TrialPlan
-from study.networks.construction import check_network, meta_network, new_network
+from study.networks.construction import check_network, described_network, meta_network, new_network
 from study.networks.own_code import digest_of, is_own
 from study.networks.quantization import check_precision
 from study.networks.registry import usual_image_size
@@ -51,6 +52,7 @@ from study.search.space import check_depth, check_names
 from study.storage.home import user_path
 from study.storage.publish import check_writable
 from study.training.loop import train
+from study.training.optimizer import frozen_segments
 
 _PROBED_BATCHES = 3
 
@@ -108,6 +110,8 @@ class StudyPlan:
     """The device table that models the costs of phase 2, or counts the operations where costs are measured."""
     own_weights: Mapping[str, Tensor] | None
     """The user's own weights, which take the place of the backbones."""
+    initial: Mapping[str, Tensor] | None
+    """The weights that the backbones start from."""
     grown: tuple[Difference, ...]
     """In what the study is larger than the study that the run folder holds."""
 
@@ -129,6 +133,10 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     check_loggers(spec.logging, where.folder, os.environ)
     spec = with_own_code(spec)
     all_settings, trials, table = resolve_names(spec)
+    initial = _initial_weights(spec, download=where.download)
+    if initial is not None:
+        changes = {"initial_digest": initial_id(initial).digest}
+        spec = spec.model_copy(update={"backbones": spec.backbones.model_copy(update=changes)})
     own_path = user_path(trials.pretrained) if trials.pretrained else None
     own_weights = load_pretrained(own_path)[1] if own_path else None
     check_writable(where.folder)
@@ -146,9 +154,31 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
             check_slack(points, table, (count_work(meta_network(one, info)) for one in networks))
         if own_path and own_weights is not None:
             check_fit(own_path, own_weights, trials.backbones.plans[0].network, info)
+        if initial is not None:
+            name = str(spec.backbones.initial)
+            shapes = [meta_network(one, info) for one in {plan.network for plan in trials.backbones.plans}]
+            for line in dict.fromkeys(replaced_line(name, one, initial) for one in shapes):
+                if line:
+                    where.reporter.line(line)
     return StudyPlan(
-        spec=spec, trials=trials, datasets=datasets, cost_table=table, own_weights=own_weights, grown=tuple(grown)
+        spec=spec,
+        trials=trials,
+        datasets=datasets,
+        cost_table=table,
+        own_weights=own_weights,
+        initial=initial,
+        grown=tuple(grown),
     )
+
+
+def _initial_weights(spec: StudySpec, *, download: bool) -> Mapping[str, Tensor] | None:
+    if spec.backbones.initial is None:
+        return None
+    with _named(spec.name):
+        if spec.backbones.pretrained is not None:
+            raise UserError("backbones.initial starts a training, which backbones.pretrained leaves out: give one")
+        backbones = [str(one) for one in spec.choices("backbones")["backbone"].values]
+        return load_initial(spec.backbones.initial, backbones, download=download)
 
 
 def _dataset_plan(settings: DataSettings, where: RunContext, *, check_test: bool) -> DatasetPlan:
@@ -188,6 +218,10 @@ def resolve_names(spec: StudySpec) -> tuple[list[DataSettings], StudyTrials, Dev
     backbones = trials.backbones.plans
     networks = {plan.network for plan in (*backbones, *trials.exits_on_each(backbones))}
     depth = min(check_network(network, settings) for network in networks for settings in all_settings)
+    for plan in (*backbones, *trials.exits_on_each(backbones)):
+        if plan.training.frozen_to is not None:
+            for settings in all_settings:
+                frozen_segments(described_network(plan.network, settings), plan.training)
     with _named(spec.name):
         check_depth(points, depth)
         if trials.pretrained:

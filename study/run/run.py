@@ -21,6 +21,7 @@ from results.schemas import SCHEMAS
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, StudySpec
 from study.checkpoints.description import read_description
+from study.checkpoints.initial import initial_id, publish_initial
 from study.costs.flops import count_work
 from study.costs.published_program import published_program_flops
 from study.data.loading import load_test_set
@@ -102,6 +103,8 @@ def execute(plan: StudyPlan, where: RunContext, executor: Executor, *, extend: b
         grown = refuse_other_study(plan.spec.plain(), where.folder, extend=extend)
         claim_folder(plan.spec.plain(), where.folder, plan.digests, grown)
         mend(where.folder)
+        if plan.initial is not None:
+            publish_initial(where.folder, initial_id(plan.initial), plan.initial)
         for name, data in plan.datasets.items():
             where.reporter.line(images_line(name, data.image_counts, data.dataset.notes))
         with closing(_trial_log(plan.spec, where)) as log:

@@ -43,10 +43,12 @@ class StudyTrials:
     exits: PhaseTrials
     pretrained: str | None
     """The user's own weights, which take the place of the backbones."""
+    initial: WeightsId | None
+    """The weights that the backbones start from."""
 
     def backbones_on(self, data_digest: str) -> list[TrialPlan]:
         """The backbones, trained on some images."""
-        return [replace(plan, data_digest=data_digest) for plan in self.backbones.plans]
+        return [replace(plan, data_digest=data_digest, parent=self.initial) for plan in self.backbones.plans]
 
     def exits_on(self, backbone: TrialPlan, parent: WeightsId | None = None) -> list[TrialPlan]:
         """The exit heads on a backbone; without ``parent``, the weights of the backbone, the trials have no names."""
@@ -72,11 +74,12 @@ def draw_trials(spec: StudySpec) -> StudyTrials:
     Raises:
         UserError: a grid over a range, or a setting that no network or training run accepts.
     """
-    points = spec.operating_points
+    points, digest = spec.operating_points, spec.backbones.initial_digest
     return StudyTrials(
         backbones=PhaseTrials(section=spec.backbones, keep=spec.exits.parents, plans=_plans(spec, "backbones")),
         exits=PhaseTrials(section=spec.exits, keep=points.networks, plans=_plans(spec, "exits")),
         pretrained=spec.backbones.pretrained,
+        initial=None if digest is None else WeightsId("weights", digest),
     )
 
 

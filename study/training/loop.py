@@ -30,11 +30,11 @@ from study.training.cuda_graphs import GraphedBackward
 from study.training.learning_curves import Epoch, best_epoch, outcome
 from study.training.loss import balanced_weights, training_loss
 from study.training.optimizer import (
+    frozen_segments,
     load_optimizer,
     make_optimizer,
     moving_tensors,
     optimizer_tensors,
-    trainable_parameters,
 )
 from study.training.settings import TrainingSettings, epoch_seed, schedule_factor
 from study.training.weight_average import LIVE, WeightAverage
@@ -121,14 +121,14 @@ class Trainer:
         self.device = network.device
         # The faster layout also on CPUs: in the other layout, oneDNN reorders each map before and after a convolution.
         network.to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(trainable_parameters(network, settings.mode), settings)
+        self.optimizer = make_optimizer(network, settings)
         self.captures = self.device.type == "cuda"
         """Whether full batches run as a CUDA graph."""
         self._graph: GraphedBackward | None = None
         self.class_weights: Tensor | None = None
         """``[C]``, from the labels of the first epoch where the settings ask for weights."""
         self.average = WeightAverage(
-            moving_tensors(network, settings.mode) if settings.ema_decay else {}, settings.ema_decay
+            moving_tensors(network, settings) if settings.ema_decay else {}, settings.ema_decay
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -145,6 +145,8 @@ class Trainer:
         self.network.train()
         if self.settings.mode == "exits":
             self.network.backbone.eval()
+        for segment in frozen_segments(self.network, self.settings):
+            segment.eval()
 
     def run_epoch(self, images: Tensor, labels: Tensor, epoch: int) -> float:
         """One pass over the training images.
@@ -179,7 +181,7 @@ class Trainer:
                 continue
             rate = self.settings.learning_rate * schedule_factor(self.settings, epoch - 1 + number / len(starts))
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["scale"]
             pixels = augment(to_device(images[chosen], self.device), self.info, generator)
             loss = self._backward(normalize(pixels, self.info), labels[chosen.to(labels.device)])
             self.optimizer.step()

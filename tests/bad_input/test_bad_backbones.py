@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from safetensors import torch as safetensors
 from support.corpus import Case, Workplace, each
 from support.own_backbone import SOURCE
+from torch import Tensor
+
+from study.storage.publish import read_published
 
 OWN = "train --device cpu --precision fp32 --data digits --limit 240 --epochs 1 --no-save --backbone"
 
@@ -125,6 +129,83 @@ CODE = [
 ]
 
 
-@each([*TORCHVISION, *PLACES, *CODE])
+GREY = "channels: 1"
+VGG = "backbone: vgg11, width: 0.125"
+
+
+def weights(id: str, why: str, change: Callable[[dict[str, Tensor]], object], *told: str, keys: str = VGG) -> Case:
+    """A study that starts from the weights of a trained network, but for a change."""
+
+    def arrange(place: Workplace) -> None:
+        published = read_published(place.shelf / "models" / "original" / "best")
+        assert published is not None
+        tensors = safetensors.load(published.files["weights.safetensors"])
+        change(tensors)
+        place.write("w.safetensors", safetensors.save(tensors))
+        text = f"name: fine\ndata: {{name: digits, limit: 240}}\nbackbones: {{{keys}, initial: w.safetensors}}\n"
+        place.write("study.yaml", text)
+
+    return Case(id, why, arrange, "run study.yaml", told)
+
+
+def nothing_changes(tensors: dict[str, Tensor]) -> None:
+    """The weights are good."""
+
+
+INITIAL = [
+    study("initial-missing", "no file", f"{VGG}, initial: no.pt", "no.pt does not exist", data=GREY),
+    study("initial-number", "a number", f"{VGG}, initial: 3", "backbones.initial", data=GREY),
+    study("initial-and-pretrained", "both", f"{VGG}, initial: a.pt, pretrained: study.yaml", "pretrained", data=GREY),
+    study(
+        "initial-library",
+        "ImageNet for an own variant",
+        f"{VGG}, initial: 'torchvision:IMAGENET1K_V1'",
+        "needs one",
+        data=GREY,
+    ),
+    study(
+        "initial-unknown",
+        "no such published weights",
+        "backbone: 'torchvision:resnet18', initial: 'torchvision:IMAGENET7'",
+        "has no weights torchvision:IMAGENET7",
+    ),
+    study(
+        "initial-not-fetched",
+        "published weights that are not here",
+        "backbone: 'torchvision:resnet18', initial: 'torchvision:IMAGENET1K_V1'",
+        "--download",
+    ),
+    weights("initial-other", "of another backbone", nothing_changes, "they lack", keys="backbone: resnet18"),
+    weights("initial-width", "of another width", nothing_changes, "has shape", keys="backbone: vgg11, width: 0.25"),
+    weights("initial-nan", "NaN", lambda w: w["backbone.features.0.weight"].fill_(float("nan")), "not finite"),
+    weights("initial-lacking", "a tensor too few", lambda w: w.pop("backbone.features.0.bias"), "lack features.0.bias"),
+    weights(
+        "initial-renamed",
+        "other names",
+        lambda w: [w.update({f"net/{name}": w.pop(name)}) for name in list(w)],
+        "they lack features.0.weight",
+        "they hold net/backbone.",
+    ),
+    study("rate-zero", "no rate", f"{VGG}, backbone_rate: 0", "backbones.backbone_rate", "above 0", data=GREY),
+    study("rate-text", "a word", f"{VGG}, backbone_rate: low", "backbones.backbone_rate", data=GREY),
+    study("frozen", "no such place", f"{VGG}, frozen_to: pool9", "frozen_to", "no exit at 'pool9'", data=GREY),
+    study("frozen-number", "a number", f"{VGG}, frozen_to: 3", "backbones.frozen_to", data=GREY),
+    study(
+        "norm-grey", "ImageNet's colours for grey", VGG, "normalization", data="channels: 1, normalization: imagenet"
+    ),
+    study("norm-unknown", "no such normalisation", VGG, "data.normalization", data="normalization: mnist"),
+    Case("train-initial", "no file", lambda place: None, f"{OWN} vgg11 --initial no.pt", ("no.pt does not exist",)),
+    Case("train-frozen", "no place", lambda place: None, f"{OWN} vgg11 --frozen-to x", ("no exit at 'x'",)),
+    Case(
+        "train-both",
+        "two weights",
+        lambda place: place.write("b.pt", b""),
+        f"{OWN} vgg11 --initial a.pt --pretrained b.pt",
+        ("give one",),
+    ),
+]
+
+
+@each([*TORCHVISION, *PLACES, *CODE, *INITIAL])
 def test_bad_backbones_are_refused(case: Case, workplace: Workplace, capfd: pytest.CaptureFixture[str]) -> None:
     workplace.refuse(case, capfd)

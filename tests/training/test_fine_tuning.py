@@ -1,0 +1,159 @@
+"""Starting from weights: what is taken, what starts anew, which layers learn at which rate, and what stays frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.studies import run_context, tiny_study
+from support.tiny_network import TINY, image_set
+from torch import Tensor
+
+from results.parts import read_table
+from study.checkpoints import initial
+from study.checkpoints.initial import fit_initial, load_initial, replaced_line
+from study.cli.main import main
+from study.data.settings import DataInfo
+from study.errors import UserError
+from study.networks.multi_exit import MultiExitNetwork, build_network, output_layer
+from study.networks.settings import HeadSettings, NetworkSettings
+from study.run.run import run_study
+from study.training.loop import Trainer
+from study.training.settings import TrainingSettings
+
+INFO = DataInfo(
+    name="digits",
+    image_size=8,
+    channels=1,
+    class_names=("a", "b", "c"),
+    mean=(0.5,),
+    std=(0.5,),
+    flip=False,
+    crop_padding=0,
+    digest="d",
+    settings={},
+)
+
+
+def tiny(classes: int = 3, channels: int = 1, seed: int = 0) -> MultiExitNetwork:
+    torch.manual_seed(seed)
+    settings = NetworkSettings(backbone=TINY, head=HeadSettings(kind="linear"))
+    return build_network(settings, classes=classes, image_size=8, channels=channels)
+
+
+def moved(mode: str = "original", **settings: object) -> dict[str, Tensor]:
+    """How far one step of SGD moves each tensor."""
+    network = tiny()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    split = image_set(32, 0)
+    training = TrainingSettings(
+        mode=mode, batch_size=32, optimizer="sgd", momentum=0.0, schedule="constant", precision="fp32", **settings
+    )
+    Trainer(network, training, INFO).run_epoch(torch.from_numpy(split.images), torch.from_numpy(split.labels), 1)
+    return {name: (tensor - before[name]).float() for name, tensor in network.state_dict().items()}
+
+
+def test_all_but_heads_and_output_layer_learn_at_a_share_of_the_rate() -> None:
+    full, slow = moved("joint"), moved("joint", backbone_rate=0.25)
+    for name, step in full.items():
+        if "running" in name or "num_batches" in name:
+            continue
+        new = name.startswith(("heads.", "backbone.8."))
+        torch.testing.assert_close(slow[name], step * (1.0 if new else 0.25), atol=1e-6, rtol=1e-3)
+    assert all(full[f"backbone.{name}"].abs().max() > 0 for name in ("0.weight", "3.weight", "8.weight"))
+
+
+def test_the_backbone_up_to_a_place_stays_as_it_is() -> None:
+    steps = moved("joint", frozen_to="one")
+    still = {name for name, step in steps.items() if not step.any()}
+    assert still == {name for name in steps if name.startswith(("backbone.0.", "backbone.1."))}
+    with pytest.raises(UserError, match="frozen_to: there is no exit at 'three': known are one, two"):
+        moved(frozen_to="three")
+
+
+def test_the_output_layer_of_other_classes_starts_anew() -> None:
+    source, target = tiny(classes=7, seed=1), tiny(classes=3)
+    assert output_layer(target) == ["8.weight", "8.bias"]
+    weights = {f"module.{name}": tensor for name, tensor in source.backbone.state_dict().items()}
+    kept, anew = fit_initial("w.pt", target, weights)
+    assert anew == ["8.weight", "8.bias"]
+    assert set(kept) == set(target.backbone.state_dict()) - set(anew)
+    line = replaced_line("w.pt", target, weights)
+    assert line == "w.pt: 8 is for 7 classes, these images have 3: this layer starts anew"
+    assert replaced_line("w.pt", tiny(classes=7), weights) is None
+    with pytest.raises(UserError, match=r"w\.pt: .* set data\.channels to 1"):
+        fit_initial("w.pt", tiny(channels=3), weights)
+    with pytest.raises(UserError, match=r"they lack 0\.weight and 2 more; they hold stem\.weight"):
+        fit_initial("w.pt", target, {**{name: t for name, t in kept.items() if name != "0.weight"}, "stem.weight": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "backbones", "told"),
+    [
+        ("torchvision:IMAGENET1K_V1", ["vgg19"], "needs one backbone torchvision:NAME, not vgg19"),
+        (
+            "torchvision:IMAGENET9",
+            ["torchvision:resnet18"],
+            "has no weights torchvision:IMAGENET9: known are IMAGENET1K",
+        ),
+        ("torchvision:IMAGENET1K_V1", ["torchvision:resnet18"], "fetch it with --download"),
+        ("nowhere.pt", ["torchvision:resnet18"], "nowhere.pt does not exist"),
+    ],
+)
+def test_weights_that_are_not_here_are_told(
+    name: str, backbones: list[str], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(initial.torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError) as error:
+        load_initial(name, backbones, download=False)
+    assert told in str(error.value)
+
+
+def test_published_weights_are_fetched_only_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fetch(url: str, **options: object) -> None:
+        assert options["check_hash"] and options["weights_only"]
+        (tmp_path / "checkpoints").mkdir()
+        torch.save({"fc.weight": torch.ones(2, 2)}, tmp_path / "checkpoints" / url.rpartition("/")[2])
+
+    monkeypatch.setattr(initial.torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(initial.torch.hub, "load_state_dict_from_url", fetch)
+    for _ in range(2):  # the second time from the cache
+        found = load_initial("torchvision:IMAGENET1K_V1", ["torchvision:resnet18"], download=True)
+        assert list(found) == ["fc.weight"]
+
+
+def vgg_of_seven(folder: Path) -> Path:
+    torch.manual_seed(3)
+    settings = NetworkSettings(backbone="vgg11", width=0.125)
+    network = build_network(settings, classes=7, image_size=32, channels=1)
+    save_file(network.backbone.state_dict(), folder / "w.safetensors")
+    return folder / "w.safetensors"
+
+
+def test_a_study_starts_from_weights_of_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = vgg_of_seven(tmp_path)
+    changes = {"initial": str(file), "trials": 1, "epochs": 1, "scheduler": {"kind": "none"}, "backbone_rate": 0.1}
+    spec = tiny_study(backbones=changes, exits={"trials": 1, "head": "linear"}, operating_points={"trials": 2})
+    where = run_context(tmp_path / "runs" / "tiny")
+    run_study(spec, where)
+    trials = read_table(where.tables, "trials").set_index("phase")
+    assert trials.loc["backbones", "parent"].startswith("weights@")
+    assert set(trials["status"]) == {"finished"}
+    (stored,) = (where.folder / "initial").iterdir()
+    assert trials.loc["backbones", "parent"] == f"weights@{stored.name}"
+    before = {path: path.stat().st_mtime_ns for path in where.checkpoints.rglob("*.safetensors")}
+    run_study(spec, where)
+    assert before == {path: path.stat().st_mtime_ns for path in where.checkpoints.rglob("*.safetensors")}
+
+
+def test_train_fine_tunes_and_says_what_starts_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = vgg_of_seven(tmp_path)
+    command = (
+        f"train --backbone vgg11 --width 0.125 --limit 240 --epochs 1 --device cpu --precision fp32 --initial {file}"
+    )
+    assert main([*command.split(), "--frozen-to", "conv2_1", "--output", str(tmp_path / "model")]) == 0
+    assert (
+        f"{file}: classifier is for 7 classes, these images have 10: this layer starts anew" in capfd.readouterr().err
+    )
