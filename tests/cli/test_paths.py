@@ -33,6 +33,7 @@ PATH_LIKE = (
 )
 """Words in the name or the help of an option that takes a path."""
 NO_PATHS = {"--download", "--dry-run", "--extend", "--name", "--suffix", "--window", "--no-save", "--other-device"}
+NO_PATHS |= {"--queue", "--max-images"}
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -53,7 +54,7 @@ def options_that_name_a_path() -> list[tuple[str, str]]:
 
 
 NEEDED = {"run": ["quickstart"], "front": ["r"], "compare": ["r"], "status": ["r"], "pack": ["r", "d"]}
-NEEDED |= {"report": ["r"], "export": ["r"], "predict": ["m", "i"]}
+NEEDED |= {"report": ["r"], "export": ["r"], "predict": ["m", "i"], "watch": ["r"]}
 """The arguments without which a command does not parse."""
 
 
