@@ -15,6 +15,7 @@ from study.data.image_folder import image_folder
 from study.data.image_modes import WHITE_LEVEL
 from study.data.image_table import image_table
 from study.data.pixels import mean_and_std
+from study.data.published_files import PUBLISHED_FILES, published_files
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, Origin, ReadPart, resolve
 from study.data.splits import Indices, cut, limited_test_part
 from study.errors import UserError
@@ -44,7 +45,7 @@ def load_dataset(
     settings = resolve(settings)
     image_size, channels = settings.image_size, settings.channels
     assert image_size is not None and channels is not None
-    files = _listed(settings, data_root)
+    files = _listed(settings, data_root, download=download)
     part = _open_part("train", settings, data_root, files, download=download)
     own_validation = files.parts.get("validation") if files else None
     indices = cut(
@@ -123,13 +124,13 @@ def load_test_set(settings: DataSettings, data_root: Path, *, download: bool = F
         UserError: as :func:`load_dataset`.
     """
     settings = resolve(settings)
-    return _read_test_part(settings, data_root, _listed(settings, data_root), download=download)
+    return _read_test_part(settings, data_root, _listed(settings, data_root, download=download), download=download)
 
 
 def count_test_images(settings: DataSettings, data_root: Path, *, download: bool = False) -> int:
     """The number of images that :func:`load_test_set` would load. Only labels and names of files are read."""
     settings = resolve(settings)
-    return len(_test_part(settings, data_root, _listed(settings, data_root), download=download)[1])
+    return len(_test_part(settings, data_root, _listed(settings, data_root, download=download), download=download)[1])
 
 
 def _read_test_part(settings: DataSettings, data_root: Path, files: ListedFiles | None, *, download: bool) -> ImageSet:
@@ -170,8 +171,10 @@ def _open_part(
     return files.parts[name] if files else array_part(settings.name, name, user_path(data_root), download=download)
 
 
-def _listed(settings: DataSettings, data_root: Path) -> ListedFiles | None:
-    """The files of the user's own images; None for a data set of arrays."""
+def _listed(settings: DataSettings, data_root: Path, *, download: bool) -> ListedFiles | None:
+    """The files of a data set; None for a data set of arrays."""
+    if settings.name in PUBLISHED_FILES:
+        return published_files(settings.name, user_path(data_root), download=download)
     if settings.table is not None:
         return image_table(user_path(data_root) / user_path(settings.table))
     if settings.folder is not None:

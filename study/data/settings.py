@@ -35,6 +35,11 @@ DATASETS: Mapping[str, DatasetFacts] = {
     "svhn": DatasetFacts(image_size=32, channels=3, flip=False),
     "stl10": DatasetFacts(image_size=96, channels=3, flip=True),
     "fashion_mnist": DatasetFacts(image_size=32, channels=1, flip=True),
+    "flowers102": DatasetFacts(image_size=224, channels=3, flip=True),
+    "food101": DatasetFacts(image_size=224, channels=3, flip=True),
+    "oxford_pets": DatasetFacts(image_size=224, channels=3, flip=True),
+    "eurosat": DatasetFacts(image_size=64, channels=3, flip=True),
+    "gtsrb": DatasetFacts(image_size=32, channels=3, flip=False),
     "image_folder": DatasetFacts(image_size=32, channels=3, flip=True),
 }
 

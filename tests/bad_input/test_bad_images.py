@@ -251,6 +251,46 @@ PUBLISHED = [
 ]
 
 
-@each([*FOLDERS, *FILES, *PUBLISHED])
+def published(id: str, why: str, name: str, files: dict[str, str], *told: str) -> Case:
+    """Files of a published data set of image files."""
+
+    def arrange(place: Workplace) -> None:
+        for file, content in files.items():
+            place.write(f"data/{file}", content)
+
+    return Case(id, why, arrange, f"{TRAIN} --data {name} --image-size 32 --no-save", (f"'{name}'", *told))
+
+
+NO_IMAGE = {"food-101/images/readme": "x"}
+PUBLISHED_FILES = [
+    published("flowers-missing", "nothing is there", "flowers102", {}, "flowers-102", "not complete", "--download"),
+    published("food-missing", "lists are missing", "food101", NO_IMAGE, "food-101", "not complete"),
+    published("food-no-json", "lists are no JSON", "food101", {**NO_IMAGE, "food-101/meta/train.json": "{"}, "anew"),
+    published(
+        "food-outside",
+        "a list that leads elsewhere",
+        "food101",
+        {
+            **NO_IMAGE,
+            **{f"food-101/meta/{one}.json": '{"a": ["../../../x"], "b": ["b/1"]}' for one in ("train", "test")},
+        },
+        "food-101",
+    ),
+    published("pets-missing", "nothing is there", "oxford_pets", {}, "oxford-iiit-pet", "not complete"),
+    published(
+        "pets-words",
+        "lists of another form",
+        "oxford_pets",
+        {"oxford-iiit-pet/images/x": "x", "oxford-iiit-pet/annotations/trainval.txt": "words and words\n"},
+        "oxford-iiit-pet",
+        "anew",
+    ),
+    published("eurosat-missing", "nothing is there", "eurosat", {}, "eurosat", "not complete"),
+    published("eurosat-empty", "no class", "eurosat", {"eurosat/2750/x": "x"}, "eurosat", "anew"),
+    published("gtsrb-missing", "nothing is there", "gtsrb", {}, "gtsrb", "not complete"),
+]
+
+
+@each([*FOLDERS, *FILES, *PUBLISHED, *PUBLISHED_FILES])
 def test_bad_images_are_refused(case: Case, workplace: Workplace, capfd: pytest.CaptureFixture[str]) -> None:
     workplace.refuse(case, capfd)
