@@ -148,7 +148,7 @@ def _certainty(source: Source, row: dict[str, Any]) -> str:
             "images that no choice has seen."
         )
     asked = source.spec.guarantee
-    why = "no point passed the test that the study asked for" if asked else "the study asked for no test"
+    why = "no point passed the test of the guarantee that the study asked for" if asked else "the study asked for no guarantee"
     tested = number_text(row["test_samples"], "count")
     return (
         f"Not certified ({why}). Validation images chose this setting; {tested} test images measured "
