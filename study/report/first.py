@@ -147,8 +147,7 @@ def _certainty(source: Source, row: dict[str, Any]) -> str:
             f"point{'' if lost == 1 else 's'} on new images of the same kind, tested on {row['certified_samples']:.0f} "
             "images that no choice has seen."
         )
-    asked = source.spec.guarantee
-    why = "no point passed the test of the guarantee that the study asked for" if asked else "the study asked for no guarantee"
+    why = "no point passed the test of the guarantee" if source.spec.guarantee else "the study asked for no guarantee"
     tested = number_text(row["test_samples"], "count")
     return (
         f"Not certified ({why}). Validation images chose this setting; {tested} test images measured "
