@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -248,3 +249,25 @@ def test_a_busy_server_answers_503_and_goes_on(model: EarlyExit) -> None:
         assert busy.json() == {"error": "the server is busy: try again later"}
         slow.go.release(10)
         assert running.result(timeout=60).status_code == waiting.result(timeout=60).status_code == 200
+
+
+def test_damaged_images_and_forms_never_fail_the_server(client: TestClient, capfd: pytest.CaptureFixture[str]) -> None:
+    random, statuses = Random(1), set[int]()
+    kinds = ["multipart/form-data; boundary=b", "multipart/form-data; boundary=", "multipart/x; boundary=b"]
+    for number in range(200):
+        image = bytearray(picture(number, form=random.choice(["PNG", "GIF", "BMP", "TIFF"])))
+        for _ in range(random.choice([1, 3, 20])):
+            image[random.randrange(len(image))] = random.randrange(256)
+        body, headers = bytes(image[: random.randrange(1, 2 * len(image))]), {}
+        if number % 2:
+            form = bytearray(
+                b'--b\r\nContent-Disposition: form-data; name="x"; filename="y"\r\n\r\n' + body + b"\r\n--b--\r\n"
+            )
+            form[random.randrange(60)] = random.randrange(256)
+            body, headers = bytes(form), {"content-type": random.choice(kinds)}
+        answer = client.post("/classify", content=body, headers=headers)
+        statuses.add(answer.status_code)
+        if answer.status_code != 200:
+            assert answer.json()["error"].isprintable()
+    assert statuses <= {200, 400, 413, 415} and {200, 400, 415} <= statuses
+    assert "Traceback" not in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +19,8 @@ from study.data.pixels import Pixels
 from study.deploy.folder import Preprocessing
 from study.deploy.images import square_of
 from study.deploy.serving.limits import BODIES_AT_ONCE, Limits, RefusedError
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a malformed form is told to its client alone
 
 
 @dataclass(frozen=True)
