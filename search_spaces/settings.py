@@ -208,6 +208,18 @@ class TrainingFields:
         str | None,
         Description("place of the last exit up to which the backbone stays frozen", searched=False, added=True),
     ] = None
+    crop_scale: Annotated[
+        float, Description("smallest area of random resized crops; 0: padded crops", least=0, most=1, added=True)
+    ] = 0.0
+    """Of images in training; their ratios of sides are torchvision's."""
+    color_jitter: Annotated[
+        float, Description("strength of random brightness, contrast and saturation", least=0, most=1, added=True)
+    ] = 0.0
+    rand_augment: Annotated[int, Description("magnitude of RandAugment; 0: none", least=0, most=30, added=True)] = 0
+    cutout: Annotated[
+        float, Description("side of a black square, as a share of the image's", least=0, below=1, added=True)
+    ] = 0.0
+    mixup: Annotated[float, Description("alpha of mixup; 0: none", least=0, added=True)] = 0.0
     exit_loss_base: Annotated[
         float, Description("exit l of E weighs base + slope * l / E in the loss: the base", least=0)
     ] = 1.0

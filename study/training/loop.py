@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from search_spaces.settings import Mode, TrainingPrecision
 from study.arrays import balanced, batches
-from study.data.batches import augment, normalize, place, to_device
+from study.data.augmentation import Augmentation
+from study.data.batches import normalize, place, to_device
 from study.data.settings import DataInfo, Dataset, ImageSet
 from study.errors import UserError, is_lack_of_memory
 from study.networks.multi_exit import MultiExitNetwork
@@ -124,6 +125,7 @@ class Trainer:
         self.optimizer = make_optimizer(network, settings)
         self.captures = self.device.type == "cuda"
         """Whether full batches run as a CUDA graph."""
+        self.augmentation = Augmentation(settings, info)
         self._graph: GraphedBackward | None = None
         self.class_weights: Tensor | None = None
         """``[C]``, from the labels of the first epoch where the settings ask for weights."""
@@ -182,8 +184,9 @@ class Trainer:
             rate = self.settings.learning_rate * schedule_factor(self.settings, epoch - 1 + number / len(starts))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            pixels = augment(to_device(images[chosen], self.device), self.info, generator)
-            loss = self._backward(normalize(pixels, self.info), labels[chosen.to(labels.device)])
+            pixels = self.augmentation.pixels(to_device(images[chosen], self.device), generator)
+            target = labels[chosen.to(labels.device)]
+            loss = self._backward(*self.augmentation.mixed(normalize(pixels, self.info), target))
             self.optimizer.step()
             self.average.update((epoch - 1) * len(starts) + number + 1)
             total += loss.detach() * len(chosen)

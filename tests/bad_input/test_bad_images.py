@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.corpus import CODE, TRAIN, Case, Workplace, each
@@ -291,6 +292,41 @@ PUBLISHED_FILES = [
 ]
 
 
-@each([*FOLDERS, *FILES, *PUBLISHED, *PUBLISHED_FILES])
+def setting(id: str, why: str, value: str, *told: str) -> Case:
+    """A setting of images or of their augmentation."""
+    return Case(id, why, lambda place: place.images("pets/cat", "pets/dog"), f"{ONE} {value}", told)
+
+
+SETTINGS = [
+    setting("crop-scale", "crops larger than the image", "--crop-scale 2", "--crop-scale", "from 0 to 1", "'2'"),
+    setting("jitter", "a negative strength", "--color-jitter=-1", "--color-jitter", "from 0 to 1"),
+    setting("rand-augment", "a magnitude that there is not", "--rand-augment 99", "--rand-augment", "from 0 to 30"),
+    setting("cutout", "all of the image", "--cutout 1", "--cutout", "below 1"),
+    setting("mixup", "no number", "--mixup nan", "--mixup", "nan"),
+    setting("class-weights", "no such weights", "--class-weights inverse", "--class-weights", "balanced"),
+    setting("white-level", "more than 16 bits", "--white-level 70000", "--white-level", "65535"),
+    setting("max-pixels", "no pixels", "--max-pixels 0", "--max-pixels", "from 1"),
+    setting("too-large", "images above the limit", "--max-pixels 100", "20 images", "120 pixels", "shrink it"),
+    Case(
+        "twelve-bits",
+        "greys of 12 bits in 16",
+        lambda place: [
+            Image.fromarray(np.full((12, 10), 900, np.uint16)).save(path)
+            for path in (place.images("pets/cat", "pets/dog"), sorted((place / "pets").rglob("*.png")))[1]
+        ],
+        ONE,
+        ("reach 900 of 65535", "white_level to 1023"),
+    ),
+    Case(
+        "study-mixup",
+        "a negative alpha, in a study",
+        lambda place: place.images("pets/cat", "pets/dog"),
+        f"{STUDY} --set backbones.mixup=-0.5",
+        ("backbones.mixup", "from 0"),
+    ),
+]
+
+
+@each([*FOLDERS, *FILES, *PUBLISHED, *PUBLISHED_FILES, *SETTINGS])
 def test_bad_images_are_refused(case: Case, workplace: Workplace, capfd: pytest.CaptureFixture[str]) -> None:
     workplace.refuse(case, capfd)

@@ -167,6 +167,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
         "optimizer": "sgd",
         "schedule": "constant",
         "class_weights": "balanced",
+        "rand_augment": 5,
         "frozen_to": "conv1_1",
         "precision": "bf16",
         "patience": 4,

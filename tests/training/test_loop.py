@@ -307,3 +307,16 @@ def test_the_balanced_accuracy_of_a_split_is_the_mean_over_classes():
         right = net(pixels)[:, -1].argmax(dim=1).numpy() == DATASET.validation.labels
     expected = np.mean([right[DATASET.validation.labels == one].mean() for one in range(3)])
     assert result.balanced_accuracy == pytest.approx(expected)
+
+
+def test_a_run_with_all_augmentations_goes_on_as_if_never_stopped():
+    asked = {"crop_scale": 0.5, "color_jitter": 0.3, "rand_augment": 5, "cutout": 0.3, "mixup": 0.2}
+    chosen = settings("joint", class_weights="balanced", **asked)
+    states: list[TrainingState] = []
+    whole = network("linear")
+    full = train(whole, DATASET, chosen, epochs=2, on_epoch=states.append)
+    first = network("linear")
+    kept: list[TrainingState] = []
+    train(first, DATASET, chosen, epochs=1, on_epoch=kept.append)
+    resumed = train(first, DATASET, chosen, epochs=2, resume=kept[-1])
+    assert rows(resumed) == rows(full) and same(tensors(first, ""), tensors(whole, ""))
