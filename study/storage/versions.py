@@ -15,6 +15,12 @@ def versions() -> dict[str, str]:
 
     ``code`` is a hash of the sources of this program: between two releases the version does not change.
     """
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Found once: each checkpoint that is written tells its versions."""
     names = ("predictive-exit", "torch", "torchvision", "torchao", "numpy", "numba", "optuna", "ray")
     return {
         **{name: version_of(name) for name in names},
