@@ -17,8 +17,8 @@ from study.run.run import run_study
 
 
 @pytest.fixture(scope="module")
-def fitted_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study whose front holds fitted policies."""
+def fitted_study(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose front holds fitted policies, on the networks of the finished one."""
     settings = tiny_settings()
     settings["operating_points"] = {
         "search": "exact",
@@ -27,6 +27,8 @@ def fitted_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "criterion": "margin",
     }
     folder = tmp_path_factory.mktemp("fitted") / "tiny"
+    for part in ("checkpoints", "traces"):
+        shutil.copytree(finished_study / part, folder / part)
     run_study(validate_space(settings, "tiny"), run_context(folder))
     return folder
 

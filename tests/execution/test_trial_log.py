@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,21 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow without a run: MLflow takes a second to make one."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    client_of(file).search_experiments()
+    return file
+
+
+@pytest.fixture
+def database(empty_database: Path, tmp_path: Path) -> Path:
+    """A copy where a log in ``tmp_path`` looks for its database."""
+    (tmp_path / "logs").mkdir()
+    return shutil.copy(empty_database, tmp_path / "logs" / "mlflow.db")
+
+
 def scalars(folder: Path, trial: str) -> dict[str, dict[int, float]]:
     """Name -> step -> value, of a trial in the logs of TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -45,10 +61,14 @@ def scalars(folder: Path, trial: str) -> dict[str, dict[int, float]]:
     return {tag: {one.step: one.value for one in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
-def mlflow_client(folder: Path) -> Any:
+def client_of(database: Path) -> Any:
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=f"sqlite:///{folder / 'logs' / 'mlflow.db'}")
+    return MlflowClient(tracking_uri=f"sqlite:///{database}")
+
+
+def mlflow_client(folder: Path) -> Any:
+    return client_of(folder / "logs" / "mlflow.db")
 
 
 def runs_of(folder: Path) -> dict[str, Any]:
@@ -164,7 +184,9 @@ class Lines(Reporter):
         self.lines.append(text)
 
 
-def test_a_logger_that_fails_is_given_up_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_fails_is_given_up_and_the_others_go_on(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reporter, plan = Lines(), plan_of({"learning_rate": 0.1})
     log = TrialLoggers(BOTH, tmp_path, "study", reporter)
     log.report(plan, epoch_of(1))
@@ -180,7 +202,7 @@ def test_a_logger_that_fails_is_given_up_and_the_others_go_on(tmp_path: Path, mo
     assert list(scalars(tmp_path, plan.trial_id)["ray/tune/score"]) == [1, 2], "a score that is not finite is left out"
 
 
-def test_a_later_start_goes_on_in_the_same_logs(tmp_path: Path) -> None:
+def test_a_later_start_goes_on_in_the_same_logs(tmp_path: Path, database: Path) -> None:
     plan = plan_of({"learning_rate": 0.1})
     for numbers in ((1, 2), (3,)):
         log = TrialLoggers(BOTH, tmp_path, "tiny", Lines())
@@ -194,7 +216,7 @@ def test_a_later_start_goes_on_in_the_same_logs(tmp_path: Path) -> None:
     assert history == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3}) and run.info.status == "FINISHED"
 
 
-def test_a_trial_that_failed_is_marked(tmp_path: Path) -> None:
+def test_a_trial_that_failed_is_marked(tmp_path: Path, database: Path) -> None:
     plan = plan_of({})
     log = TrialLoggers(["mlflow"], tmp_path, "tiny", Lines())
     log.fail(plan)  # failed before its first epoch: there is nothing to mark
@@ -206,9 +228,8 @@ def test_a_trial_that_failed_is_marked(tmp_path: Path) -> None:
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-def test_a_tracking_server_of_the_user_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'logs' / 'mlflow.db'}")
-    (tmp_path / "logs").mkdir()
+def test_a_tracking_server_of_the_user_is_used(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     log = TrialLoggers(["mlflow"], tmp_path / "run", "tiny", Lines())
     log.report(plan_of({}), epoch_of(1))
     log.close()
