@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 # There is a test process for each core: each of them computes on one thread. Libraries read the variable when they are
 # loaded, and child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+# By itself Ray lets its workers wait for any other process: here they are what a test waits for.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 import pytest
 from hypothesis import settings
@@ -21,6 +24,14 @@ settings.load_profile("default")
 RAY = "tests/integration"
 TOGETHER = (RAY, "tests/bad_input", "tests/cli")
 """Folders whose tests run in one process, because they share session fixtures that take long."""
+
+MEMORY = Path("/dev/shm")
+
+
+def pytest_configure() -> None:
+    """Let ``tmp_path`` lie in memory, where there is room: studies flush each of their files to the disk."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -34,6 +34,7 @@ class Command:
     def __init__(self, arguments: tuple[str | Path, ...], folder: Path, temporary: Path, **environment: str) -> None:
         self.temporary = temporary
         kept = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}  # of ray_instance
+        kept["RAY_worker_niceness"] = "0"
         self._out, self._err = folder / f"{temporary.name}.out", folder / f"{temporary.name}.err"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
