@@ -1,4 +1,4 @@
-"""One small Ray instance for all tests with Ray, and one small study to compare with."""
+"""One small Ray instance and one cluster for all tests with Ray, and one small study to compare with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from support.faults import STUDY, comparable_tables
+from support.ray_nodes import Cluster, cluster
 from support.studies import run_context
 
 from search_spaces.spec import validate_space
@@ -25,6 +26,13 @@ def ray_instance() -> Iterator[None]:
     start_ray(None)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Cluster]:
+    """A cluster of one node with one CPU and what Ray takes for a GPU; it asks for a token."""
+    with cluster("--num-cpus=1", "--num-gpus=1") as made:
+        yield made
 
 
 @pytest.fixture

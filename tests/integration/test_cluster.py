@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,20 +15,13 @@ import yaml
 from support.commands import checkpointed, started
 from support.faults import ROOT, STUDY, different_tables
 from support.own_backbone import OWN_MODULE, write_own_backbone
-from support.ray_nodes import CREDENTIALS, Cluster, cluster
+from support.ray_nodes import CREDENTIALS, Cluster
 from support.studies import tiny_settings
 
 from results.parts import part_count, read_table
 from study.checkpoints.description import read_description
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs many loopback addresses and /proc")
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Cluster]:
-    """A cluster of one node with one CPU and what Ray takes for a GPU."""
-    with cluster("--num-cpus=1", "--num-gpus=1") as made:
-        yield made
 
 
 def test_trials_spread_over_the_nodes_and_outlive_one_of_them(
@@ -46,7 +38,7 @@ def test_trials_spread_over_the_nodes_and_outlive_one_of_them(
                     frozen[node.host] = trial, worker
         return len(frozen) == 2
 
-    run = ("run", study_file, "--storage", "runs", "--address", head.address)
+    run = ("run", study_file, "--storage", "runs", "--address", head.address, "--no-report")
     with head.node("--num-cpus=1") as doomed, started(tmp_path, *run, **CREDENTIALS) as command:
         command.wait_until(both_nodes_are_at_work)
         orphan, _ = frozen[doomed.host]

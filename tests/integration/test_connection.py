@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.ray_nodes import TOKEN, free_port
+from support.ray_nodes import TOKEN, Cluster, free_port
 
 import results
 from study.errors import UserError
@@ -59,53 +55,14 @@ def connect(address: str, folder: Path, **changes: str) -> subprocess.CompletedP
     )
 
 
-@pytest.fixture(scope="module")
-def guarded_head() -> Iterator[str]:
-    """Address of a cluster that asks for a token."""
-    address = f"127.0.0.1:{free_port()}"
-    options = {
-        "port": address.partition(":")[2],
-        "dashboard-agent-listen-port": 0,
-        "include-dashboard": "false",
-        "num-cpus": 1,
-    }
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    # Ray's sockets go in the folder: its path must be short.
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        head = subprocess.Popen(
-            [*command, *(f"--{name}={value}" for name, value in options.items())],
-            env=environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR=folder),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_for(address, head)
-            yield address
-        finally:
-            head.terminate()
-            head.wait(timeout=60)
-
-
-def wait_for(address: str, head: subprocess.Popen[bytes]) -> None:
-    host, _, port = address.partition(":")
-    end = time.monotonic() + 90
-    while time.monotonic() < end and head.poll() is None:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail("the cluster did not start")
-
-
-def test_the_right_token_lets_in_and_workers_run_the_code_of_the_driver(guarded_head: str, tmp_path: Path) -> None:
+def test_the_right_token_lets_in_and_workers_run_the_code_of_the_driver(head: Cluster, tmp_path: Path) -> None:
     """A folder of the working directory must not take the place of the packages that were sent."""
     here = tmp_path / "here" / "results"
     here.mkdir(parents=True)
     (here / "__init__.py").write_text("raise SystemExit('code of the working directory was run')\n")
     token = tmp_path / "token"
     token.write_text(TOKEN)
-    done = connect(guarded_head, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+    done = connect(head.address, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
     assert done.returncode == 0, done.stderr
     assert "py_modules" in done.stdout, "sent along, not what is installed there"
 
@@ -120,14 +77,14 @@ def test_the_right_token_lets_in_and_workers_run_the_code_of_the_driver(guarded_
     ],
     ids=["no token mode", "no token", "wrong token", "no token file"],
 )
-def test_another_token_or_none_is_refused_in_one_line(guarded_head: str, tmp_path: Path, given: dict[str, str]) -> None:
-    done = connect(guarded_head, tmp_path, **given)
+def test_another_token_or_none_is_refused_in_one_line(head: Cluster, tmp_path: Path, given: dict[str, str]) -> None:
+    done = connect(head.address, tmp_path, **given)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"refused: --address {guarded_head}: the cluster wants its token")
+    assert done.stderr.splitlines()[-1].startswith(f"refused: --address {head.address}: the cluster wants its token")
     assert "Traceback" not in done.stderr
 
 
-def test_a_job_of_ray_job_submit_connects_too(guarded_head: str, tmp_path: Path) -> None:
+def test_a_job_of_ray_job_submit_connects_too(head: Cluster, tmp_path: Path) -> None:
     """The job server hands its entrypoint the job's runtime environment, which Ray merges with the driver's."""
     job = '{"runtime_env": {"env_vars": {"A": "b"}}, "metadata": {}}'
     done = connect(
@@ -135,7 +92,7 @@ def test_a_job_of_ray_job_submit_connects_too(guarded_head: str, tmp_path: Path)
         tmp_path,
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=TOKEN,
-        RAY_ADDRESS=guarded_head,
+        RAY_ADDRESS=head.address,
         RAY_JOB_CONFIG_JSON_ENV_VAR=job,
     )
     assert done.returncode == 0, done.stderr

@@ -99,9 +99,9 @@ def test_it_runs_nothing_of_the_working_directory_and_leaves_nothing_behind(tmp_
         "start_ray(None)\n"
         "@ray.remote\n"
         "def place():\n"
-        "    import results, study, torch\n"
-        "    return results.__file__\n"
-        "print(ray.get(place.remote()))\n"
+        "    import importlib.util, results, study\n"
+        "    return results.__file__, importlib.util.find_spec('torch').origin\n"
+        "print(*ray.get(place.remote()))\n"
         "print(ray._private.worker._global_node.get_session_dir_path())\n"
     )
     root = Path(results.__file__).parents[1]
@@ -112,7 +112,7 @@ def test_it_runs_nothing_of_the_working_directory_and_leaves_nothing_behind(tmp_
         [sys.executable, str(script)], cwd=here, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    used, session = done.stdout.split()
-    assert used == results.__file__
+    used, torch, session = done.stdout.split()
+    assert used == results.__file__ and here not in Path(torch).parents
     assert not Path(session).exists()
     assert not (home / ".ray").exists(), "a token that others may be able to read"

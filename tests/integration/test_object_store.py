@@ -6,48 +6,65 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import pytest
+import yaml
 from support.commands import checkpointed, held_locks, lease_of, started
-from support.faults import different_tables
+from support.faults import STUDY, comparable_tables, different_tables
+from support.studies import run_context
 
 from results.parts import part_count
 from results.storage.paths import location
+from search_spaces.spec import validate_space
 from study.cli.main import main
+from study.run.run import run_study
 
 if TYPE_CHECKING:
     from support.s3_server import S3Server
 
 pytest_plugins = ["support.s3_server"]
 
+SHORT = {**STUDY, "backbones": {**STUDY["backbones"], "trials": 3, "epochs": 12}}
+SHORT["backbones"]["scheduler"] = {"kind": "halving", "first_rung": 6, "reduction": 2}
+"""Each epoch is some ten requests."""
 BAD_LINE = {"500": 0.01, "503": 0.02, "lost request": 0.02, "lost answer": 0.02}
+LOOK_SECONDS = 0.25
+"""A look at the store is some requests, which take as long as those of the study."""
+
+
+@pytest.fixture
+def short_file(tmp_path: Path) -> Path:
+    """The study file."""
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(SHORT))
+    return path
 
 
 def test_a_study_outlives_a_bad_line_and_the_death_of_its_driver(
     s3: S3Server,
-    lived: dict[str, pd.DataFrame],
-    study_file: Path,
+    short_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with s3.faulty(BAD_LINE, seed=11) as line:
         storage = line.uri("runs")
-        run, run_folder = ("run", study_file, "--storage", storage), location(storage) / "small"
+        run, run_folder = ("run", short_file, "--storage", storage), location(storage) / "small"
         with started(tmp_path, *run) as command:
-            command.wait_until(lambda: checkpointed(run_folder))
+            command.wait_until(lambda: checkpointed(run_folder), LOOK_SECONDS)
             command.process.kill()
             command.process.wait()
         assert not part_count(run_folder / "tables", "trials"), "it was over with phase 1: nothing was tested"
         left = lease_of(run_folder)
         assert left, "a killed driver leaves its lease"
         with started(tmp_path, *run) as command:
-            command.wait_until(lambda: lease_of(run_folder) not in ("", left))
+            command.wait_until(lambda: lease_of(run_folder) not in ("", left), LOOK_SECONDS)
             with started(tmp_path, *run) as second:
                 assert second.wait() == 2
             assert second.err == (
                 f"predictive-exit: {run_folder}: another process works on it; wait for it, or end it\n"
             )
             assert command.wait() == 0, command.err
+        run_study(validate_space(SHORT, "small"), run_context(tmp_path / "lived"))
+        lived = comparable_tables(tmp_path / "lived")
         assert different_tables(lived, run_folder) == {}
         assert held_locks(run_folder) == [] and not lease_of(run_folder)
         capsys.readouterr()

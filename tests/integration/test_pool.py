@@ -89,14 +89,12 @@ def test_the_first_job_goes_to_the_worker_that_has_been_free_for_longest(pool: W
         assert before in ({}, workers) and len(set(workers.values())) == 2
 
 
-def test_a_job_whose_worker_dies_is_tried_again(ray_instance: None, tmp_path: Path) -> None:
+def test_a_job_whose_worker_dies_is_tried_again_in_a_pool_with_the_cpus_of_a_closed_one(
+    ray_instance: None, tmp_path: Path
+) -> None:
+    pool = WorkerPool(ResourcesSpec())
+    assert pool.run([Job("one", import_something, ())]) == {}
+    pool.close()
     with closing(WorkerPool(ResourcesSpec(max_failures=1))) as pool:
         assert pool.run([Job("a", die_once, (tmp_path / "marker",))]) == {}
         assert (tmp_path / "marker").exists()
-
-
-def test_the_next_pool_gets_the_cpus_of_a_closed_one(ray_instance: None) -> None:
-    for _ in range(2):
-        pool = WorkerPool(ResourcesSpec())
-        assert pool.run([Job("one", import_something, ())]) == {}
-        pool.close()

@@ -9,13 +9,27 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from support.faults import comparable_tables
+from support.faults import comparable_tables, different_tables
 from support.studies import run_context, tiny_settings, tiny_study
 
 from search_spaces.spec import validate_space
 from study.cli.main import main
 from study.errors import UserError
 from study.run.run import run_study
+
+
+@pytest.fixture(scope="module")
+def logged(ray_instance: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a study on Ray that wrote logs."""
+    folder = tmp_path_factory.mktemp("logged") / "tiny"
+    run_study(tiny_study(logging=["tensorboard"]), run_context(folder, local=False))
+    return folder
+
+
+def test_a_study_on_ray_has_the_tables_of_a_local_one(logged: Path, tmp_path: Path) -> None:
+    """Bit for bit: both compute with one thread."""
+    run_study(tiny_study(logging=["tensorboard"]), run_context(tmp_path / "tiny"))
+    assert different_tables(comparable_tables(tmp_path / "tiny"), logged) == {}
 
 
 def test_impossible_resources_are_refused(ray_instance: None, tmp_path: Path) -> None:
@@ -78,16 +92,14 @@ def backbones_of(folder: Path) -> pd.DataFrame:
     return trials.assign(learning_rate=rates)[trials["phase"] == "backbones"].set_index("trial_id")
 
 
-def test_trials_on_ray_write_logs(ray_instance: None, tmp_path: Path) -> None:
+def test_trials_on_ray_write_logs(logged: Path) -> None:
     """One log a trial, whatever Tune runs beside the trials: rungs, traces."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = tmp_path / "tiny"
-    run_study(tiny_study(logging=["tensorboard"]), run_context(folder, local=False))
-    epochs = comparable_tables(folder)["epochs"]
-    assert {one.name for one in (folder / "logs" / "tensorboard").iterdir()} == set(epochs["trial_id"])
+    epochs = comparable_tables(logged)["epochs"]
+    assert {one.name for one in (logged / "logs" / "tensorboard").iterdir()} == set(epochs["trial_id"])
     for trial, own in epochs.groupby("trial_id"):
-        events = EventAccumulator(str(folder / "logs" / "tensorboard" / str(trial)))
+        events = EventAccumulator(str(logged / "logs" / "tensorboard" / str(trial)))
         events.Reload()
-        logged = {one.step: one.value for one in events.Scalars("ray/tune/validation_loss")}
-        assert logged == pytest.approx(own.set_index("epoch")["validation_loss"].to_dict())
+        logs = {one.step: one.value for one in events.Scalars("ray/tune/validation_loss")}
+        assert logs == pytest.approx(own.set_index("epoch")["validation_loss"].to_dict())

@@ -58,9 +58,9 @@ class Command:
         """All that it printed on stderr so far."""
         return self._err.read_text()
 
-    def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait for something that must happen before the command ends."""
-        wait_until(lambda: condition() or self.process.poll() is not None)
+    def wait_until(self, condition: Callable[[], object], every: float = 0.05) -> None:
+        """Wait for something that must happen before the command ends; see :func:`wait_until`."""
+        wait_until(lambda: condition() or self.process.poll() is not None, every=every)
         assert self.process.poll() is None, f"it ended with {self.process.returncode} too soon:\n{self.err[-3000:]}"
 
     def wait(self) -> int:
@@ -91,8 +91,8 @@ def started(folder: Path, *arguments: str | Path, **environment: str) -> Iterato
             command.process.wait()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = LIMIT_SECONDS) -> None:
-    """Look again and again until the condition holds.
+def wait_until(condition: Callable[[], object], seconds: float = LIMIT_SECONDS, every: float = 0.05) -> None:
+    """Look again and again, ``every`` so many seconds, until the condition holds.
 
     Raises:
         TimeoutError: it never did.
@@ -101,7 +101,7 @@ def wait_until(condition: Callable[[], object], seconds: float = LIMIT_SECONDS) 
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"it did not happen within {seconds:g} s")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def checkpointed(run_folder: Location, since: float = 0.0) -> set[str]:

@@ -290,9 +290,8 @@ def count(operations: Sequence[str], stage: Stage) -> int:
     return sum(path.startswith(stage) for path in operations)
 
 
-def campaign(folder: Path, study: dict[str, Any], starts: Sequence[Sequence[Kill]], tell: Any = print) -> MortalStudy:
-    """Run a study through some kills, and then to its end."""
-    mortal = MortalStudy(folder, study)
+def strike(mortal: MortalStudy, starts: Sequence[Sequence[Kill]], tell: Any = print) -> bool:
+    """Run a study through some kills; returns whether the study came to its end all the same."""
     done = False
     for kill, *others in starts:
         worker = others[0] if others else None
@@ -301,9 +300,16 @@ def campaign(folder: Path, study: dict[str, Any], starts: Sequence[Sequence[Kill
             tell(f"  {worker}: {'killed' if mortal.worker_died() else 'came too late'}")
         tell(f"  {kill}: {'killed' if killed else 'came too late'}{', the study ended all the same' if done else ''}")
         if done:  # it cannot be killed any more
-            return mortal
-    done, _ = mortal.run()
-    assert done
+            break
+    return done
+
+
+def campaign(folder: Path, study: dict[str, Any], starts: Sequence[Sequence[Kill]], tell: Any = print) -> MortalStudy:
+    """Run a study through some kills, and then to its end."""
+    mortal = MortalStudy(folder, study)
+    if not strike(mortal, starts, tell):
+        done, _ = mortal.run()
+        assert done
     return mortal
 
 

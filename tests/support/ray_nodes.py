@@ -29,12 +29,13 @@ class Node:
         self.host = host
         kept = {name: text for name, text in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        ray += ["--include-log-monitor=false"]  # nobody reads the logs of workers here
         always = [f"--node-ip-address={host}", "--dashboard-agent-listen-port=0", f"--object-store-memory={80 * 2**20}"]
         log = folder / f"{host}.txt"
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [*map(str, before), *ray, *always, *options],
-                env={**kept, **CREDENTIALS, "RAY_TMPDIR": str(folder)},
+                env={**kept, **CREDENTIALS, "RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0"},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -67,7 +68,7 @@ class Cluster:
     """A head, and nodes that come and go."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.folder, self.hosts = folder, iter(f"127.0.0.{number}" for number in range(2, 255))
+        self.folder, self.hosts = folder, iter(f"127.0.0.{number}" for number in range(1, 255))
         port, host = free_port(), next(self.hosts)
         self.address = f"{host}:{port}"
         self.head = Node(host, folder, ["--head", f"--port={port}", "--include-dashboard=false", *options])
