@@ -306,7 +306,7 @@ SETTINGS = [
     setting("class-weights", "no such weights", "--class-weights inverse", "--class-weights", "balanced"),
     setting("white-level", "more than 16 bits", "--white-level 70000", "--white-level", "65535"),
     setting("max-pixels", "no pixels", "--max-pixels 0", "--max-pixels", "from 1"),
-    setting("too-large", "images above the limit", "--max-pixels 100", "20 images", "120 pixels", "shrink it"),
+    setting("too-large", "images above the limit", "--max-pixels 100", "18 images", "120 pixels", "shrink it"),
     Case(
         "twelve-bits",
         "greys of 12 bits in 16",
