@@ -105,7 +105,7 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
     if len(rows) > _TRIALS_SHOWN:
         console.print(f"and {len(rows) - _TRIALS_SHOWN} more")
     for name, counts in result["images"].items():
-        console.print(images_line(name, counts, result["notes"][name]))
+        console.print(images_line(name, counts, result["notes"][name]), soft_wrap=True, markup=False)
     for line in outline_lines(result["phases"]):
         console.print(line)
     searched = result["searched"]
