@@ -39,7 +39,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=path, metavar="FILE", help="CSV or parquet file of paths and labels")
     parser.add_argument("--pretrained", type=path, metavar="PATH", help="your own weights; no backbone is trained")
     parser.add_argument(
-        "--initial", metavar="PATH", help="weights that backbones start from, or as torchvision:IMAGENET1K_V1"
+        "--initial",
+        type=name_or_path,
+        metavar="PATH",
+        help="weights that backbones start from, or as torchvision:IMAGENET1K_V1",
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would run and for how long; start nothing")
     parser.add_argument("--extend", action="store_true", help="extend the smaller study of this run folder")

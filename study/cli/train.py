@@ -6,7 +6,7 @@ import argparse
 from typing import get_args
 
 from search_spaces.settings import HeadFields, Mode, TrainingFields
-from study.cli.options import add_network_and_data, add_settings, given, path, requested, whole
+from study.cli.options import add_network_and_data, add_settings, given, name_or_path, path, requested, whole
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, TrainingFields)
     add_settings(parser, HeadFields)
     parser.add_argument(
-        "--initial", metavar="PATH", help="weights to fine-tune: as --pretrained, or as torchvision:IMAGENET1K_V1"
+        "--initial",
+        type=name_or_path,
+        metavar="PATH",
+        help="weights to fine-tune: as --pretrained, or as torchvision:IMAGENET1K_V1",
     )
     parser.add_argument("--seed", type=int, help="seed of weights and splits (default: as --pretrained, or 0)")
     where = parser.add_mutually_exclusive_group()

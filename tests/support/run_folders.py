@@ -12,7 +12,7 @@ import pytest
 
 from search_spaces.spec import StudySpec, parse_space
 from study.cli.main import main
-from study.run import reader as stored
+from study.run import network_work
 from study.run.folder import claim_folder
 from study.search.traced_network import TracedNetwork
 from study.traces.files import trace_folder, write_trace
@@ -99,4 +99,4 @@ def refused(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 def know_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reader find the work of networks that have no checkpoints."""
     works = {one.trial_id: with_work(one).work for one in FOUR}
-    monkeypatch.setattr(stored, "_work", lambda folder, study, trial_id, classes: works[trial_id])
+    monkeypatch.setattr(network_work, "stored_work", lambda folder, data, trial_id, classes: works[trial_id])
