@@ -78,7 +78,7 @@ def _facts(summary: FrontSummary, row: dict[str, Any]) -> list[tuple[str, str, s
             "Accuracy on test images",
             f"{row['test_accuracy'] * 100:.2f} %",
             f"95 % interval {interval_text(low, high)}; {abs(lost):.2f} points {'less' if lost >= 0 else 'more'} than "
-            "the same network without exits",
+            f"the same network without exits{_balanced_words(row)}",
         )
     ]
     sources = {"flops": "counted", "energy": summary.energy_source, "latency": summary.latency_source}
@@ -99,6 +99,16 @@ def _facts(summary: FrontSummary, row: dict[str, Any]) -> list[tuple[str, str, s
     return facts
 
 
+def _balanced_words(row: dict[str, Any]) -> str:
+    """The balanced accuracy, where classes are so uneven that it says something else than the accuracy."""
+    found = row.get("test_balanced_accuracy")
+    if found is None or not abs(found - row["test_accuracy"]) >= _UNLIKE:  # NaN in parts of before the column
+        return ""
+    return f"; balanced accuracy, the mean over the classes: {found * 100:.2f} %"
+
+
+_UNLIKE = 0.01
+"""Accuracy and balanced accuracy that differ by less are told by the accuracy alone."""
 _IN = {"flops": "FLOPs", "energy": "energy", "latency": "time"}
 _NEARLY = 1.25
 """A plain cut that costs at most so many times as much as the recommended point is named on the first screen."""

@@ -300,3 +300,19 @@ def test_each_kind_of_policy_has_its_rule(study: StudyContent) -> None:
 )
 def test_numbers_have_a_true_minus(value: float, kind: Kind, text: str) -> None:
     assert number_text(value, kind) == text
+
+
+def test_the_balanced_accuracy_of_uneven_classes_is_told(finished_study: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished_study, tmp_path / "uneven")
+    front = read_table(folder / "tables", "front")
+    for path in (folder / "tables" / "front").iterdir():
+        path.unlink()
+    for balanced, told in (
+        (front["test_accuracy"] - 0.2, True),
+        (front["test_accuracy"] + 0.001, False),
+        (None, False),
+    ):
+        write_part(folder / "tables", "front", list(rows_of(front.assign(test_balanced_accuracy=balanced))))
+        (content,) = report_content([folder]).studies
+        facts = str(content.first)
+        assert ("balanced accuracy, the mean over the classes" in facts) is told
