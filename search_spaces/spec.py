@@ -7,12 +7,11 @@ that the program resolves before any work starts, so that a new backbone needs n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -23,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from search_spaces.choices import MOST_TRIALS, Choice, Kind, Scalar, parse_choice
+from search_spaces.choices import Choice, Kind, Scalar
 from search_spaces.settings import (
     DEFAULT_DEVICE,
     HEAD_MODES,
@@ -36,6 +35,20 @@ from search_spaces.settings import (
     settings_of,
 )
 from search_spaces.strict_yaml import YamlError, parse_yaml
+from search_spaces.value_types import (
+    AutoInteger,
+    AutoNumber,
+    Beta,
+    Count,
+    Integer,
+    Name,
+    Placements,
+    Slack,
+    Trials,
+    expect,
+    parse,
+    plain,
+)
 from search_spaces.words import short, validation_problem
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -43,54 +56,6 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 class SpecError(ValueError):
     """A study file that cannot be used. The message is one line that names the file and the key."""
-
-
-_plain = PlainSerializer(lambda value: value.plain() if isinstance(value, Choice) else value)
-
-
-def _parse(kind: Kind, *words: str) -> BeforeValidator:
-    return BeforeValidator(lambda raw: raw if raw in words else parse_choice(raw, kind))
-
-
-def _expect(what: str, good: Callable[[Any], bool]) -> BeforeValidator:
-    def check(raw: object) -> object:
-        if good(raw):
-            return raw
-        raise ValueError(f"expected {what}, got {short(raw)!r}")
-
-    return BeforeValidator(check)
-
-
-def _is_placement(raw: object) -> bool:
-    if not isinstance(raw, list) or not raw or any(type(exit) is not int for exit in raw):
-        return False
-    return bool(raw[0] >= 1) and raw == sorted(set(raw))
-
-
-def _are_placements(raw: object) -> bool:
-    return raw == "auto" or (isinstance(raw, list) and bool(raw) and all(map(_is_placement, raw)))
-
-
-Integer: TypeAlias = Annotated[Choice, _parse("integer"), _plain]
-Name: TypeAlias = Annotated[Choice, _parse("name"), _plain]
-Beta: TypeAlias = Annotated[Choice | Literal["auto", "per_exit"], _parse("number", "auto", "per_exit"), _plain]
-AutoNumber: TypeAlias = Annotated[Choice | Literal["auto"], _parse("number", "auto"), _plain]
-AutoInteger: TypeAlias = Annotated[Choice | Literal["auto"], _parse("integer", "auto"), _plain]
-Slack: TypeAlias = Annotated[
-    float | Literal["auto"],
-    _expect("auto or a number from 0", lambda raw: raw == "auto" or (isinstance(raw, int | float) and raw >= 0)),
-]
-Placements: TypeAlias = Annotated[
-    list[list[int]] | Literal["auto"], _expect("auto or a list of rising lists of exits from 1", _are_placements)
-]
-Trials: TypeAlias = Annotated[
-    int | Literal["grid"],
-    _expect(
-        f"a number of trials from 1 to {MOST_TRIALS}, or grid",
-        lambda raw: raw == "grid" or (type(raw) is int and 1 <= raw <= MOST_TRIALS),
-    ),
-]
-Count: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class _Section(BaseModel):
@@ -146,11 +111,11 @@ def _key_of(setting: Setting) -> Any:
 
     if setting.kind is tuple:
         as_list = PlainSerializer(lambda value: None if value is None else list(value))
-        good = _expect(setting.expected(), lambda raw: raw is None or isinstance(raw, list | tuple))
+        good = expect(setting.expected(), lambda raw: raw is None or isinstance(raw, list | tuple))
         return Annotated[setting.hint, good, AfterValidator(check), as_list], setting.default
     if not setting.description.searched:
         return Annotated[setting.hint, AfterValidator(check)], setting.default
-    return Annotated[Choice, AfterValidator(check), _parse(_KINDS[setting.kind]), _plain], _one(setting.default)
+    return Annotated[Choice, AfterValidator(check), parse(_KINDS[setting.kind]), plain], _one(setting.default)
 
 
 @with_settings(DataFields)

@@ -8,6 +8,7 @@ do nothing else.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 _ATEN = """adaptive_avg_pool2d.default add.Tensor avg_pool2d.default batch_norm.default bmm.default cat.default
-clamp.default clamp_min.default conv2d.default div.Tensor elu.default flatten.using_ints gelu.default group_norm.default
-hardsigmoid.default hardswish.default hardtanh.default layer_norm.default leaky_relu.default linear.default
-matmul.default max_pool2d.default mean.dim mul.Tensor permute.default relu.default relu6.default reshape.default
-select.int sigmoid.default silu.default softmax.int squeeze.dim sub.Tensor sum.dim_IntList tanh.default to.dtype
-transpose.int unsqueeze.default view.default"""
+clamp.default clamp_min.default conv2d.default div.Tensor elu.default expand.default flatten.using_ints gelu.default
+group_norm.default hardsigmoid.default hardswish.default hardtanh.default layer_norm.default leaky_relu.default
+linear.default matmul.default max_pool2d.default mean.dim mul.Tensor permute.default relu.default relu6.default
+reshape.default scaled_dot_product_attention.default select.int sigmoid.default silu.default slice.Tensor
+softmax.int squeeze.dim sub.Tensor sum.dim_IntList tanh.default to.dtype transpose.int unflatten.int
+unsqueeze.default"""
 _DTYPES = ("float32", "bfloat16", "uint8", "int8")
 
 
@@ -49,6 +51,9 @@ def _aten(name: str) -> Callable[..., Any]:
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     **{name: _aten(name) for name in _ATEN.split()},
+    "view.default": _aten("reshape.default"),  # kernels of two machines leave two memory layouts
+    "sym_size.int": lambda x, axis: x.shape[axis],  # the number of images in a batch
+    "mul.int": operator.mul,
     "quantize_per_tensor.default": quantize,
     "dequantize_per_tensor.default": dequantize,
     "dequantize_per_channel.default": dequantize_channels,

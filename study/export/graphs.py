@@ -7,6 +7,7 @@ here, and a batch normalisation behind a convolution becomes a part of its weigh
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -128,7 +129,7 @@ class _Writer:
         return node
 
     def _operation(self, node: torch.fx.Node) -> None:
-        name = str(node.target).partition(".")[2]
+        name = "mul.int" if node.target is operator.mul else str(node.target).partition(".")[2]
         arguments: list[Any] = list(cast(Any, torch.fx.map_arg(node.args, self._now)))
         options: dict[str, Any] = dict(cast(Any, torch.fx.map_arg(node.kwargs, self._now)))
         if name in _SAME:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.models.vision_transformer import VisionTransformer
 
 from study.deploy.rule import Rule
 from study.deploy.torch_parts import Part
@@ -14,6 +15,7 @@ from study.export.parts import DescribedParts, describe_parts
 from study.export.rule import rule_of
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.quantization import prepare
+from study.networks.segmenter import segment_module
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.policies import Hierarchical
 
@@ -48,3 +50,22 @@ def test_what_no_exported_model_can_say_is_told_in_one_line() -> None:
         UserError, match=r"^export: the part from segment 1 to exit 1 computes aten\.[a-z_.]+, which no"
     ):
         described(network_of("shufflenet_v2_x0_5", ("stage2.1",)))
+
+
+@torch.no_grad()
+def test_a_network_of_tokens_is_described() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(16, 4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=4)
+    torch.nn.init.normal_(model.heads.head.weight)
+    places = ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1"]
+    segmented = segment_module(model, places, image=(3, 16, 16), name="vit", class_token=True)
+    network = MultiExitNetwork(segmented, HeadSettings(kind="linear"), classes=4, input_shape=(3, 16, 16)).eval()
+    parts = described(network)
+    for count in (1, 5):
+        state: tuple[torch.Tensor, ...] = (torch.randn(count, 3, 16, 16),)
+        expected = model(state[0])
+        for part in parts.parts:
+            state = Part(part, parts.tensors)(*state)
+        assert torch.allclose(state[0], expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"--format onnx: .* take --format torch"):
+        onnx_files(parts, precision="fp32", told=lambda what: None)
