@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -98,11 +99,15 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
 
 @contextmanager
 def _separate_attention() -> Iterator[None]:
-    """Attention as single operations, which the counter knows, in place of torch's fused one."""
+    """Attention as single operations, the same on each device, in place of torch's fused ones.
+
+    The map of all pairs of tokens then counts as memory, which fused kernels never hold whole.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

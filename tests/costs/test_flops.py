@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
 
 from study.costs.flops import NetworkWork, count_work
 from study.costs.memory import Memory
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.registry import ExitPoint, FeatureClassifier, Segmented
+from study.networks.segmenter import segment_module
 from study.networks.settings import HeadSettings, NetworkSettings
 
 
@@ -306,3 +308,17 @@ def test_shapes_alone_give_the_work_of_the_network(backbone: str) -> None:
     with torch.device("meta"):
         shapes = build_network(settings, classes=10, image_size=32, channels=3)
     assert count_work(shapes) == count_work(build_network(settings, classes=10, image_size=32, channels=3))
+
+
+def test_costs_of_attention_are_the_same_without_numbers() -> None:
+    def counted() -> NetworkWork:
+        model = VisionTransformer(16, 4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+        image = (3, 16, 16)
+        cut = segment_module(model, ["encoder.layers.encoder_layer_0"], image=image, name="vit", class_token=True)
+        return count_work(MultiExitNetwork(cut, HeadSettings(kind="linear"), classes=5, input_shape=image))
+
+    here = counted()
+    with torch.device("meta"):
+        there = counted()
+    assert here == there
+    assert torch.backends.mha.get_fastpath_enabled()
