@@ -140,9 +140,11 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     own_path = user_path(trials.pretrained) if trials.pretrained else None
     own_weights = load_pretrained(own_path)[1] if own_path else None
     check_writable(where.folder)
-    spec = resolve_precision(spec, recorded_precisions(where.folder), executor, where.reporter)
+    spec, kept = resolve_precision(spec, recorded_precisions(where.folder), executor)
     trials = draw_trials(spec)  # the same draw, with the resolved precision
     grown = refuse_other_study(spec.plain(), where.folder, extend=extend)
+    for line in kept:
+        where.reporter.line(line)
     # A damaged test image is reported now, not after the training. A later start need not read the test images again.
     new = extend or not (where.folder / STUDY_FILE).is_file()
     datasets = {one.name: _dataset_plan(one, where, check_test=new) for one in all_settings}
@@ -251,28 +253,27 @@ def data_settings(spec: StudySpec, name: str) -> DataSettings:
     return resolve(DataSettings(seed=spec.seed, **asked))
 
 
-def resolve_precision(
-    spec: StudySpec, recorded: Mapping[str, str], executor: Executor, reporter: Reporter
-) -> StudySpec:
+def resolve_precision(spec: StudySpec, recorded: Mapping[str, str], executor: Executor) -> tuple[StudySpec, list[str]]:
     """The study with a precision in place of ``auto``, so that one trial never mixes two precisions.
 
     The first start asks the machines that train. A later start takes the precision that the run folder records
-    (``recorded``: phase -> precision), and reports where these machines would have meant the other one.
+    (``recorded``: phase -> precision). The lines say where these machines would have meant the other one.
 
     Raises:
         UserError: the cluster is gone, or no machine of the cluster is large enough for a trial.
     """
     phases = [phase for phase in PHASES if getattr(spec, phase).precision == "auto"]
     if not phases:
-        return spec
+        return spec, []
     here = executor.fast_precision()
     changes: dict[str, Any] = {}
+    lines = []
     for phase in phases:
         precision = recorded.get(phase, here)
         if precision != here:
-            reporter.line(f"{phase}: precision auto stays {precision}, as recorded; {here} would be fast here")
+            lines.append(f"{phase}: precision auto stays {precision}, as recorded; {here} would be fast here")
         changes[phase] = getattr(spec, phase).model_copy(update={"precision": precision})
-    return spec.model_copy(update=changes)
+    return spec.model_copy(update=changes), lines
 
 
 @contextmanager

@@ -275,7 +275,7 @@ def test_what_a_machine_does_not_give_is_told(
     workplace.refuse(case, capfd)
 
 
-@pytest.mark.parametrize("size", [100, 3000, 300_000])
+@pytest.mark.parametrize("size", [1000, 3000, 300_000])
 def test_where_a_checkpoint_finds_no_space_none_is_published(
     workplace: Workplace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:

@@ -58,7 +58,10 @@ def precisions(spec: StudySpec) -> list[str]:
 
 
 def resolved(spec: StudySpec, here: str, recorded: dict[str, str], told: Lines) -> StudySpec:
-    return resolve_precision(spec, recorded, Machine(here), told)  # type: ignore[arg-type]
+    spec, lines = resolve_precision(spec, recorded, Machine(here))  # type: ignore[arg-type]
+    for line in lines:
+        told.line(line)
+    return spec
 
 
 def test_the_first_start_decides_and_later_starts_keep_to_it():
