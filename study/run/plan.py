@@ -143,8 +143,8 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     spec, kept = resolve_precision(spec, recorded_precisions(where.folder), executor)
     trials = draw_trials(spec)  # the same draw, with the resolved precision
     grown = refuse_other_study(spec.plain(), where.folder, extend=extend)
-    for line in kept:
-        where.reporter.line(line)
+    for told in kept:
+        where.reporter.line(told)
     # A damaged test image is reported now, not after the training. A later start need not read the test images again.
     new = extend or not (where.folder / STUDY_FILE).is_file()
     datasets = {one.name: _dataset_plan(one, where, check_test=new) for one in all_settings}
