@@ -31,6 +31,8 @@ TrainingPrecision = Literal["auto", "fp32", "bf16"]
 HeadKind = Literal["bof", "linear", "conv", "separable"]
 Sharing = Literal["paper", "none"]
 Tokens = Literal["class", "mean"]
+Pooling = Literal["average", "max_average"]
+ExitGradientRule = Literal["constant", "equilibrium"]
 Normalization = Literal["images", "imagenet"]
 
 SMALLEST_IMAGE = 8
@@ -177,6 +179,13 @@ class HeadFields:
         Tokens | None,
         Description("what token models give heads, else their class token", searched=False, added=True),
     ] = None
+    pooling: Annotated[
+        Pooling, Description("pooling of linear, conv and separable heads; max_average: a learned mixture", added=True)
+    ] = "average"
+    """Of the last pooling, in front of the linear layer."""
+    pooling_side: Annotated[
+        int, Description("side of the map that the last pooling of a head leaves", least=1, most=2**16, added=True)
+    ] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +240,11 @@ class TrainingFields:
         float, Description("mode joint: factor on the gradients from exits into the backbone", least=0)
     ] = 1.0
     """The heads themselves learn at the full rate."""
+    exit_gradient_rule: Annotated[
+        ExitGradientRule,
+        Description("mode joint: equilibrium divides a segment's gradient by the outputs that share it", added=True),
+    ] = "constant"
+    """``equilibrium`` is that of Li et al., ICCV 2019: :func:`study.training.gradient_rules.equilibrium`."""
     distillation: Annotated[
         float, Description("share of an exit's loss that compares it with the classifier", least=0, most=1)
     ] = 0.0

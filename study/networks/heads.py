@@ -119,23 +119,60 @@ class SeparateHeads(nn.Module):
         return logits
 
 
-def conv_head(
-    shape: Shape, *, classes: int, channels: int, side: int, count: int = 2, separable: bool = False
-) -> nn.Module:
-    """Average pooling to at most ``side`` x ``side``, ``count`` 3x3 convolutions, global average pooling, linear layer.
+class MixedPooling(nn.Module):
+    """A learned mixture of max and average pooling: a max + (1 - a) average, with one weight a that starts at 1/2.
+
+    Source: Lee et al., "Generalizing Pooling Functions in Convolutional Neural Networks", AISTATS 2016 ("mixed"
+    pooling, one weight a layer), as the heads of SDN use it (Kaya et al., "Shallow-Deep Networks", ICML 2019). The
+    weight is not bounded, as there.
+
+    Args:
+        height, width: of the maps ``[B, C, height, width]``.
+        side: of the map that is left, where it divides height and width; else a window has ``height // side`` pixels.
+    """
+
+    def __init__(self, height: int, width: int, *, side: int) -> None:
+        super().__init__()
+        window = (max(height // side, 1), max(width // side, 1))
+        self.max, self.average = nn.MaxPool2d(window), nn.AvgPool2d(window)
+        self.share_of_max = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, C, side, side]``."""
+        average = self.average(feature)
+        mixed: Tensor = average + self.share_of_max * (self.max(feature) - average)
+        return mixed
+
+
+def classifying_layers(settings: HeadSettings, shape: Shape, classes: int) -> list[nn.Module]:
+    """Pooling, then a linear layer to the classes: the end of each head that is no Bag-of-Features head."""
+    channels, height, width = shape
+    side = settings.pooling_side
+    if settings.pooling == "max_average":
+        pooling: nn.Module = MixedPooling(height, width, side=side)
+        height, width = height // max(height // side, 1), width // max(width // side, 1)
+    else:
+        height, width = min(side, height), min(side, width)
+        pooling = nn.AdaptiveAvgPool2d((height, width) if side > 1 else 1)
+    return [pooling, nn.Flatten(), nn.Linear(channels * height * width, classes)]
+
+
+def conv_head(settings: HeadSettings, shape: Shape, classes: int) -> nn.Module:
+    """Average pooling to at most ``conv_side`` pixels a side, ``conv_layers`` 3x3 convolutions, pooling, linear layer.
 
     Before the third, fifth, ... convolution, max-pooling halves the map and the channels double, as in VGG (Simonyan
     and Zisserman 2015), as long as the map has at least four pixels a side: the number of operations stays the same,
-    and the receptive field grows. With ``separable`` each convolution is a depthwise 3x3 and a 1x1 convolution (Chollet
-    2017), which cost about an eighth.
+    and the receptive field grows. In a ``separable`` head each convolution is a depthwise 3x3 and a 1x1
+    convolution (Chollet 2017), which cost about an eighth.
     """
-    incoming, height, width = shape[0], min(side, shape[1]), min(side, shape[2])
+    incoming, channels = shape[0], settings.conv_channels
+    height, width = min(settings.conv_side, shape[1]), min(settings.conv_side, shape[2])
     layers: list[nn.Module] = [nn.AdaptiveAvgPool2d((height, width))]
-    for number in range(count):
+    for number in range(settings.conv_layers):
         if number and number % 2 == 0 and min(height, width) >= 4:
             layers.append(nn.MaxPool2d(2))
             height, width, channels = height // 2, width // 2, 2 * channels
-        if separable:
+        if settings.kind == "separable":
             layers += [
                 nn.Conv2d(incoming, incoming, kernel_size=3, padding=1, groups=incoming, bias=False),
                 nn.Conv2d(incoming, channels, kernel_size=1, bias=False),
@@ -144,7 +181,7 @@ def conv_head(
             layers.append(nn.Conv2d(incoming, channels, kernel_size=3, padding=1, bias=False))
         layers += [nn.BatchNorm2d(channels), nn.ReLU()]
         incoming = channels
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return nn.Sequential(*layers, *classifying_layers(settings, (channels, height, width), classes))
 
 
 def build_heads(
@@ -157,13 +194,9 @@ def build_heads(
     """
     read = ReadFeature(exits, settings.tokens)
     if settings.kind == "linear":
-        pooled = [(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)) for shape in shapes]
-        return SeparateHeads([nn.Sequential(*layers) for layers in pooled], read)
+        return SeparateHeads([nn.Sequential(*classifying_layers(settings, shape, classes)) for shape in shapes], read)
     if settings.kind in ("conv", "separable"):
-        size = {"channels": settings.conv_channels, "side": settings.conv_side, "count": settings.conv_layers}
-        separable = settings.kind == "separable"
-        heads = [conv_head(shape, classes=classes, separable=separable, **size) for shape in shapes]
-        return SeparateHeads(heads, read)
+        return SeparateHeads([conv_head(settings, shape, classes) for shape in shapes], read)
     if settings.sharing == "none":
         own_keys = [f"exit{number}" for number in range(1, len(exits) + 1)]
         exits = [replace(e, codebook=key, linear=key) for e, key in zip(exits, own_keys, strict=True)]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from study.networks.multi_exit import MultiExitNetwork
+from study.training.gradient_rules import GRADIENT_RULES, scaled_gradient
 from study.training.settings import TrainingSettings
 
 
@@ -35,18 +36,23 @@ def training_loss(
     if not settings.trains_heads:
         return _cross_entropies(network.classify(images)[None], labels, settings, class_weights)[0]
     joint = settings.mode == "joint"
+    rule = GRADIENT_RULES[settings.exit_gradient_rule]
+    places = [rule(exit, network.exit_count + 1) for exit in range(1, network.exit_count + 1)]
     state: tuple[Tensor, ...] = (images,)
     features: list[Tensor] = []
     classified: Tensor | None = None
     with torch.set_grad_enabled(joint):
-        for segment in network.segments:
+        for segment, factors in zip(network.segments, places, strict=True):
             state = segment(state)
             features.append(state[0])
+            state = tuple(scaled_gradient(tensor, factors.of_trunk) for tensor in state)
         if joint or settings.distillation:
             classified = network.classifier(state)
     teacher = _softened(classified.detach(), settings) if classified is not None and settings.distillation else None
-    if joint and settings.exit_gradient != 1:
-        features = [_with_scaled_gradient(feature, settings.exit_gradient) for feature in features]
+    features = [
+        scaled_gradient(feature, settings.exit_gradient * factors.of_head)
+        for feature, factors in zip(features, places, strict=True)
+    ]
     logits = torch.stack([network.heads(feature, exit) for exit, feature in enumerate(features, start=1)])
     losses = _cross_entropies(logits, labels, settings, class_weights)
     if teacher is not None:
@@ -54,8 +60,8 @@ def training_loss(
         apart = F.kl_div(_softened(logits, settings), teacher.expand_as(logits), reduction="none", log_target=True)
         distances = settings.temperature**2 * apart.sum(dim=2).mean(dim=1)
         losses = losses.lerp(distances, settings.distillation)
-    places = torch.arange(1, network.exit_count + 1, device=losses.device) / network.exit_count
-    loss = ((settings.exit_loss_base + settings.exit_loss_slope * places) * losses).sum()
+    depths = torch.arange(1, network.exit_count + 1, device=losses.device) / network.exit_count
+    loss = ((settings.exit_loss_base + settings.exit_loss_slope * depths) * losses).sum()
     if joint:
         assert classified is not None
         loss = loss + _cross_entropies(classified[None], labels, settings, class_weights)[0]
@@ -84,10 +90,3 @@ def _cross_entropies(
 
 def _softened(logits: Tensor, settings: TrainingSettings) -> Tensor:
     return F.log_softmax(logits.float() / settings.temperature, dim=-1)
-
-
-def _with_scaled_gradient(feature: Tensor, factor: float) -> Tensor:
-    """The same values; the gradient that flows back through them is multiplied by a factor."""
-    view = feature.view_as(feature)
-    view.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
-    return view

@@ -20,9 +20,11 @@ from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.policies import Hierarchical
 
 
-def network_of(name: str, places: tuple[str, ...]) -> MultiExitNetwork:
+def network_of(name: str, places: tuple[str, ...], **head: str) -> MultiExitNetwork:
     torch.manual_seed(0)
-    settings = NetworkSettings(backbone=f"torchvision:{name}", exits_at=places, head=HeadSettings(kind="linear"))
+    settings = NetworkSettings(
+        backbone=f"torchvision:{name}", exits_at=places, head=HeadSettings(kind="linear", **head)
+    )
     return build_network(settings, classes=4, image_size=32, channels=3).eval()
 
 
@@ -33,7 +35,7 @@ def described(network: MultiExitNetwork) -> DescribedParts:
 
 @torch.no_grad()
 def test_a_model_with_squeeze_and_excitation_is_described_and_written_as_onnx() -> None:
-    network = network_of("mobilenet_v3_small", ("features.1", "features.4"))
+    network = network_of("mobilenet_v3_small", ("features.1", "features.4"), pooling="max_average")
     parts = described(network)
     images = torch.randn(3, 3, 32, 32)
     state: tuple[torch.Tensor, ...] = (images,)

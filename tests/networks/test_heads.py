@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from search_spaces.settings import settings_of
+from study.costs.flops import count_work
 from study.errors import UserError
-from study.networks.heads import build_heads
+from study.networks.heads import MixedPooling, build_heads
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.registry import ExitPoint
 from study.networks.settings import HeadSettings, NetworkSettings
@@ -111,6 +112,31 @@ def test_more_convolutions_see_a_coarser_map_of_more_channels(kind):
     assert seen == [(8, 8, 8), (8, 8, 8), (16, 4, 4), (16, 4, 4), (32, 2, 2)]
     for exit, shape in enumerate(net.exit_shapes, start=1):  # small maps are left as they are
         assert net.heads(torch.rand(2, *shape), exit).shape == (2, 10)
+
+
+def test_a_mixture_of_max_and_average_by_hand():
+    pooling = MixedPooling(4, 4, side=2)
+    with torch.no_grad():
+        pooling.share_of_max.fill_(0.3)
+    feature = torch.rand(2, 3, 4, 4)
+    windows = feature.reshape(2, 3, 2, 2, 2, 2).transpose(3, 4).flatten(4)
+    torch.testing.assert_close(pooling(feature), 0.3 * windows.amax(4) + 0.7 * windows.mean(4))
+    assert MixedPooling(7, 7, side=2)(torch.rand(1, 1, 7, 7)).shape[2:] == (2, 2)
+    assert MixedPooling(2, 2, side=4)(torch.rand(1, 1, 2, 2)).shape[2:] == (2, 2)  # a map is never made larger
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "separable"])
+@pytest.mark.parametrize("side", [1, 4])
+def test_a_head_with_a_mixture_costs_what_its_linear_layer_costs(kind, side):
+    settings = {"kind": kind, "conv_channels": 8, "pooling_side": side}
+    flops = [count_work(network("vgg11", **settings, pooling=one)).head_flops for one in ("average", "max_average")]
+    assert flops[0].tolist() == flops[1].tolist()
+    net = network("vgg11", **settings, pooling="max_average")
+    height = net.exit_shapes[0][1] if kind == "linear" else 8
+    assert net.heads.exits[0][-1].in_features == min(side, height) ** 2 * (
+        net.exit_shapes[0][0] if kind == "linear" else 8
+    )
+    assert parts_of_exit(net, 1) >= {f"exits.0.{len(net.heads.exits[0]) - 3}.share_of_max"}
 
 
 def test_every_setting_is_part_of_the_plain_values():

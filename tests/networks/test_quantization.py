@@ -27,12 +27,13 @@ CPU = torch.device("cpu")
 on_x86 = pytest.mark.skipif(int8_execution(CPU) == "simulated", reason="needs an x86 CPU")
 
 
-def network(backbone: str = TINY, *, kind: str = "linear", image_size: int = 8, width: float = 0.125):
+def network(
+    backbone: str = TINY, *, kind: str = "linear", image_size: int = 8, width: float = 0.125, pooling: str = "average"
+):
     """With statistics of batch norm that are not those of the start."""
     torch.manual_seed(3)
-    settings = NetworkSettings(
-        backbone=backbone, width=width, head=HeadSettings(kind=kind, codewords=8, conv_channels=8, conv_layers=4)
-    )
+    head = HeadSettings(kind=kind, codewords=8, conv_channels=8, conv_layers=4, pooling=pooling)
+    settings = NetworkSettings(backbone=backbone, width=width, head=head)
     net = build_network(settings, classes=5, image_size=image_size, channels=1)
     with torch.no_grad():
         for _ in range(3):
@@ -94,12 +95,12 @@ def test_heads_stay_in_float_and_read_the_quantized_map(tiny, in_int8):
     assert torch.equal(in_int8.heads(state[0], 1), tiny.heads(state[0], 1))
 
 
-@pytest.mark.parametrize("kind", ["bof", "conv"])
-def test_heads_are_quantized_where_asked(kind, request):
+@pytest.mark.parametrize(("kind", "pooling"), [("bof", "average"), ("conv", "average"), ("conv", "max_average")])
+def test_heads_are_quantized_where_asked(kind, pooling, request):
     if kind == "bof":
         net, ready, size = request.getfixturevalue("vgg"), request.getfixturevalue("vgg_in_int8"), 32
     else:
-        net, size = network(kind=kind), 8
+        net, size = network(kind=kind, pooling=pooling), 8
         ready = prepare(net, "int8_all", calibration=images(64, size))
     x = images(5, size, seed=2)
     with torch.inference_mode():

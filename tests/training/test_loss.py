@@ -84,6 +84,39 @@ def test_the_gradient_of_the_exits_is_scaled_in_the_backbone_alone(network: Mult
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_equilibrium_divides_the_gradient_of_a_segment_by_the_outputs_that_share_it(
+    network: MultiExitNetwork, factor: float
+) -> None:
+    plain = gradients(network, replace(JOINT, exit_gradient=factor))
+    scaled = gradients(network, replace(JOINT, exit_gradient=factor, exit_gradient_rule="equilibrium"))
+    first, second = ({id(p) for p in segment.parameters()} for segment in network.segments)
+    for name, parameter in network.named_parameters():
+        sharing = 3 if id(parameter) in first else 2 if id(parameter) in second else 1  # two exits, one classifier
+        torch.testing.assert_close(scaled[name], plain[name] / sharing, rtol=1e-4, atol=1e-6)
+
+
+def test_equilibrium_scales_what_skips_segments_once_at_each_exit() -> None:
+    torch.manual_seed(0)
+    settings = NetworkSettings(backbone="resnet18", width=0.0625, head=HeadSettings(kind="linear"))
+    network = build_network(settings, classes=3, image_size=8, channels=1).eval().double()
+    with torch.no_grad():  # branches that are as strong as the skips
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+    def found(**changes: object) -> dict[str, torch.Tensor]:
+        network.zero_grad(set_to_none=True)
+        training_loss(network, IMAGES.double(), LABELS, replace(JOINT, **changes)).backward()  # type: ignore[arg-type]
+        return {name: value.grad.clone() for name, value in network.named_parameters() if value.grad is not None}
+
+    plain, scaled = found(), found(exit_gradient_rule="equilibrium")
+    for number, segment in enumerate(network.segments, start=1):
+        own = {id(parameter) for parameter in segment.parameters()}
+        for name in (name for name, parameter in network.named_parameters() if id(parameter) in own):
+            sharing = network.exit_count + 2 - number
+            torch.testing.assert_close(scaled[name] * sharing, plain[name], rtol=1e-4, atol=1e-6)
+
+
 def test_heads_alone_leave_the_backbone_without_gradients(network: MultiExitNetwork) -> None:
     found = gradients(network, replace(JOINT, mode="exits", distillation=0.5))
     assert found and all(name.startswith("heads.") for name in found)
