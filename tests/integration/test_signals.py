@@ -66,8 +66,7 @@ def test_stopped_by_ctrl_c_and_by_sigterm_a_study_goes_on_to_the_same_tables(
 def run_until_stopped(stop: Callable[[Command], None], code: int, study_file: Path, tmp_path: Path) -> None:
     """Stop a start of the study when a trial of phase 1 has come forward, and look at what is left."""
     run_folder, begun = tmp_path / "runs" / "small", time.time()
-    # As outside of tests: workers that took the driver's time would let Ray notice the end of its node first.
-    with started(tmp_path, "run", study_file, "--storage", "runs", RAY_worker_niceness="15") as command:
+    with started(tmp_path, "run", study_file, "--storage", "runs") as command:
         command.wait_until(lambda: checkpointed(run_folder, begun))
         assert held_locks(run_folder)
         stop(command)

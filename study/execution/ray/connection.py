@@ -15,11 +15,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import ray
-from ray._private import ray_constants, worker
+from ray._private import ray_constants, services, worker
 from ray._private.node import Node
 from ray.exceptions import AuthenticationError
 
@@ -79,6 +80,9 @@ def _start_local() -> None:
         _replaced(ray_constants, ENABLE_RAY_CLUSTER=False),
         # Nobody reads what these processes of Ray offer, and their start takes as long as the rest.
         _replaced(Node, start_api_server=_nothing, start_monitor=_nothing, start_log_monitor=_nothing),
+        # Each process of Ray leads a group of its own: a signal to the group of this program must not end the node,
+        # since Ray's core then ends this program, with a code of its own.
+        _replaced(services, ConsolePopen=partial(services.ConsolePopen, process_group=0)),
         # The folder in which Ray is started stands first in the search path of the workers: the folder of this code.
         contextlib.chdir(Path(study.__file__).parents[1]),
     ):
@@ -103,16 +107,15 @@ def leave(code: int) -> NoReturn:
     """End this process at once with an exit code, after a signal that may have reached Ray's processes too.
 
     An orderly end would wait for processes that are gone, and Ray's core ends a process whose node is gone with a code
-    of its own. On this machine the kernel ends Ray's processes together with this one.
+    of its own.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     if _local_folders:
-        for process in _node_processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGSTOP)  # so that nothing writes into the folder while the folder is removed
+        _signal_node(signal.SIGSTOP)  # so that nothing writes into the folder while the folder is removed
         for folder in _local_folders:
             shutil.rmtree(folder, ignore_errors=True)
+        _signal_node(signal.SIGKILL)
     else:
         ending = threading.Thread(target=ray.shutdown, daemon=True)
         ending.start()
@@ -123,10 +126,12 @@ def leave(code: int) -> NoReturn:
 _SHUTDOWN_SECONDS = 5.0
 
 
-def _node_processes() -> list[int]:
-    """The process identifiers of Ray's own processes that this process started."""
+def _signal_node(number: int) -> None:
+    """Send a signal to Ray's processes on this machine, with the workers and agents that they started."""
     node = worker._global_node
-    return [one.process.pid for kind in node.all_processes.values() for one in kind] if node else []
+    for process in (one.process for kind in node.all_processes.values() for one in kind) if node else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 @contextmanager
