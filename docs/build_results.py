@@ -4,7 +4,7 @@
     python docs/build_results.py --check     # changes nothing; exit code 1 and the names of pages that differ
 
 A page of a study (``docs/results/<study>.md``) is generated whole. In ``docs/results.md`` and in
-``docs/results/training.md``, the function NAME of ``result_tables`` generates the text between
+``docs/results/training.md``, the function NAME of ``TABLES`` generates the text between
 ``<!-- begin NAME STUDY ... -->`` and ``<!-- end -->``.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from result_ablation import ablation
 from result_guarantees import guarantees
 from result_tables import (
     comparison,
@@ -35,7 +36,7 @@ from result_tables import (
 
 DOCS = Path(__file__).parent
 TABLES: dict[str, Callable[..., str]] = {
-    made.__name__: made for made in (guarantees, headline, quality, rivals, seeds, trials, verdict)
+    made.__name__: made for made in (ablation, guarantees, headline, quality, rivals, seeds, trials, verdict)
 }
 """The tables that pages with text of their own contain."""
 WRITTEN = ("results.md", "results/training.md")

@@ -1,0 +1,103 @@
+"""Recipes of training: what is trained, what a row holds, and the table of the rows."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+TINY = [
+    "--images",
+    "240",
+    "--epochs",
+    "1",
+    "1",
+    "--set",
+    "backbones.backbone=vgg11",
+    "--set",
+    "backbones.batch_size=32",
+]
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[tuple[ModuleType, ModuleType]]:
+    """The script, and the module of its table."""
+    sys.path.insert(0, str(DOCS))
+    import ablation
+    import result_ablation
+
+    yield ablation, result_ablation
+    sys.path.remove(str(DOCS))
+
+
+def test_every_recipe_is_a_study_and_no_two_are_the_same(scripts: tuple[ModuleType, ModuleType]) -> None:
+    script, _ = scripts
+    options = script.parsed([])
+    keys = {name: script.make_run(name, 0, options).key("images") for name in script.chosen_recipes(options)}
+    assert len(set(keys.values())) == len(keys) and {"base", "mixed"} <= set(keys)
+    assert keys["base"] != script.make_run("base", 1, options).key("images")
+
+
+def test_a_network_is_trained_once_and_recipes_share_its_backbone(
+    scripts: tuple[ModuleType, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, _ = scripts
+    rows, storage = tmp_path / "rows.csv", tmp_path / "storage"
+    arguments = [*TINY, "--rows", str(rows), "--storage", str(storage), "--recipes"]
+    assert script.main([*arguments, "base"]) == 0
+    assert script.main([*arguments, "base", "shallow_deep"]) == 0
+    assert "base, seed 0: has its row" in capsys.readouterr().err
+    assert len(list((storage / "checkpoints").iterdir())) == 3  # one backbone, heads of two kinds
+    first, second = csv.DictReader(rows.read_text("utf-8").splitlines())
+    assert (first["recipe"], second["recipe"]) == ("base", "shallow_deep")
+    assert first["epochs"] == "1+1" and len(first["exit_accuracies"].split()) == 12
+    curve = np.array(first["stopping_curve"].split(), dtype=float)
+    assert len(curve) == len(script.LOSSES) and (np.diff(curve) <= 0).all() and (curve <= 1).all()
+    assert float(first["stopping_one_point"]) == curve[script.LOSSES.index(0.01)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipes", "fog"], "--recipes: 'fog' is unknown"),
+        (["--set", "exits.fog=1"], "recipe base: exits.fog: unknown key"),
+        (["--data", "fog"], "data set 'fog'"),
+    ],
+)
+def test_mistakes_are_told_before_any_training(
+    scripts: tuple[ModuleType, ModuleType], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scripts[0].main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def row(script: ModuleType, recipe: str, seed: int, accuracy: float, curve: list[float]) -> dict[str, object]:
+    values = dict.fromkeys(script.COLUMNS, "0.5")
+    values |= {"data": "cifar10", "recipe": recipe, "changes": "", "images": "100", "test_images": "50"}
+    return {**values, "seed": seed, "epochs": "1+1", "accuracy": accuracy, "stopping_curve": " ".join(map(str, curve))}
+
+
+def test_the_common_bound_counts_from_the_last_exit_of_the_base(
+    scripts: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, tables = scripts
+    falling = np.interp(script.LOSSES, [0, 0.05], [1, 0.5]).tolist()  # 10 % of the FLOPs for each point
+    assert tables.cost_below(row(script, "base", 0, 0.8, falling), 0.8, 0.01) == pytest.approx(0.9)
+    assert tables.cost_below(row(script, "other", 0, 0.82, falling), 0.8, 0.01) == pytest.approx(0.7)
+    assert tables.cost_below(row(script, "weak", 0, 0.77, falling), 0.8, 0.01) == 1
+    monkeypatch.setattr(tables, "ROWS", tmp_path / "rows.csv")
+    assert tables.ablation("cifar10") == tables.NO_ROWS
+    for seed in (0, 1):
+        for recipe, accuracy in (("base", 0.8 + seed / 100), ("better_one", 0.82 + seed / 100)):
+            script.add_row(tables.ROWS, row(script, recipe, seed, accuracy, falling))
+    text = tables.ablation("cifar10")
+    *_, first, second = text.splitlines()
+    assert first.startswith("| better one | 2 | 82.5 % (") and "| 70.0 % (70.0 to 70.0) |" in first
+    assert second.startswith("| base | 2 | 80.5 % (") and "| 90.0 % (90.0 to 90.0) |" in second
+    assert "50 test images, 1+1 epochs:" in text and tables.ablation("digits") == tables.NO_ROWS
