@@ -33,6 +33,8 @@ Sharing = Literal["paper", "none"]
 Tokens = Literal["class", "mean"]
 Pooling = Literal["average", "max_average"]
 ExitGradientRule = Literal["constant", "equilibrium"]
+Teacher = Literal["classifier", "average"]
+DistillationKind = Literal["softened", "decoupled"]
 Normalization = Literal["images", "imagenet"]
 
 SMALLEST_IMAGE = 8
@@ -251,6 +253,28 @@ class TrainingFields:
     """The comparison is with the classifier's softened probabilities (Zhang et al., "Be Your Own Teacher", ICCV 2019,
     equation 2)."""
     temperature: Annotated[float, Description("divides both logits in the distillation", above=0)] = 3.0
+    distillation_kind: Annotated[
+        DistillationKind,
+        Description("decoupled: the class of the label and the other classes are compared apart", added=True),
+    ] = "softened"
+    """The distances are in :mod:`study.training.distillation`."""
+    target_weight: Annotated[
+        float, Description("decoupled distillation: weight of the share of the label's class", least=0, added=True)
+    ] = 1.0
+    other_weight: Annotated[
+        float, Description("decoupled distillation: weight of the shares among the other classes", least=0, added=True)
+    ] = 1.0
+    teacher: Annotated[
+        Teacher,
+        Description("whose answers exits learn from; average: the classifier of the averaged weights", added=True),
+    ] = "classifier"
+    difficulty: Annotated[
+        float,
+        Description(
+            "how much more early exits weigh easy images, and late exits hard ones", least=0, most=1, added=True
+        ),
+    ] = 0.0
+    """:func:`study.training.loss.weights_by_difficulty`."""
     patience: Annotated[
         int | None,
         Description("stop after this many epochs without a better score", least=1, most=MOST, searched=False),

@@ -216,8 +216,21 @@ class Trainer:
             return None
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        with autocast(self.device, self.settings.precision):
-            return training_loss(self.network, images, labels, self.settings, self.class_weights)
+        settings = self.settings
+        teacher = self._averaged_answers(images) if settings.taught_by_average else None
+        with autocast(self.device, settings.precision):
+            return training_loss(self.network, images, labels, settings, self.class_weights, teacher)
+
+    def _averaged_answers(self, images: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of the classifier with averaged weights, in eval mode.
+
+        They need an autocast of their own, which keeps the bf16 copies of the weights that it has seen.
+        """
+        self.network.eval()
+        with torch.no_grad(), self.average.averaged(), autocast(self.device, self.settings.precision):
+            logits = self.network.classify(images)
+        self.set_mode()
+        return logits
 
 
 @dataclass(frozen=True)

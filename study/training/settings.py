@@ -31,13 +31,26 @@ class TrainingSettings(TrainingFields):
     seed: Annotated[int, Description("seed of the training", least=0, most=LARGEST_SEED)] = 0
 
     def __post_init__(self) -> None:
-        if problem := first_problem(self):
+        if problem := first_problem(self) or self._clash():
             raise UserError(f"training setting {problem}")
+
+    def _clash(self) -> str | None:
+        """The first pair of settings that do not go together, in words."""
+        if self.distillation and self.distillation_kind == "decoupled" and self.mixup:
+            return "distillation_kind decoupled needs one label an image: set mixup to 0"
+        if self.taught_by_average and not self.ema_decay:
+            return "teacher average needs an average of the weights: set ema_decay above 0"
+        return None
 
     @property
     def trains_heads(self) -> bool:
         """Whether the heads run in training."""
         return self.mode in HEAD_MODES
+
+    @property
+    def taught_by_average(self) -> bool:
+        """Whether exits learn from the classifier of the averaged weights."""
+        return self.trains_heads and self.distillation > 0 and self.teacher == "average"
 
 
 def schedule_factor(settings: TrainingSettings, epochs_done: float) -> float:

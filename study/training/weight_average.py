@@ -35,6 +35,17 @@ class WeightAverage:
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
         """Put the live weights into the network, for training."""
+        with self._swapped():
+            yield
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside :meth:`live`: put the average into the network, for its answers."""
+        with self._swapped():
+            yield
+
+    @contextlib.contextmanager
+    def _swapped(self) -> Iterator[None]:
         self._swap()
         try:
             yield

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from support.tiny_network import TINY
+from support.tiny_network import TINY, image_set
 
+from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
-from study.training.loss import balanced_weights, training_loss
+from study.training.distillation import decoupled, softened
+from study.training.loop import Trainer, autocast
+from study.training.loss import balanced_weights, training_loss, weights_by_difficulty
 from study.training.settings import TrainingSettings
 
+INFO = DataInfo(
+    name="digits",
+    image_size=8,
+    channels=1,
+    class_names=("a", "b", "c"),
+    mean=(0.5,),
+    std=(0.5,),
+    flip=False,
+    crop_padding=0,
+    digest="d",
+    settings={},
+)
 JOINT = TrainingSettings(mode="joint", exit_loss_base=0.3, exit_loss_slope=0.5)
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -63,6 +79,91 @@ def test_distillation_compares_exits_with_the_softened_classifier(
     expected = float(each.sum() + (labels[-1] if mode == "joint" else 0))
     settings = TrainingSettings(mode=mode, distillation=share, temperature=temperature)  # type: ignore[arg-type]
     assert training_loss(network, IMAGES, LABELS, settings).item() == pytest.approx(expected, rel=1e-5)
+
+
+def decoupled_by_hand(logits: np.ndarray, temperature: float, target: float, others: float) -> np.ndarray:
+    """``[6, E]``: the decoupled distance of each exit, by the definition in probabilities."""
+    probabilities = softmax(logits / temperature, axis=2)
+    found = np.zeros((6, logits.shape[1] - 1))
+    for image, exit in np.ndindex(found.shape):
+        label, p, q = int(LABELS[image]), probabilities[image, -1], probabilities[image, exit]
+        pair_p, pair_q = (np.array([one[label], 1 - one[label]]) for one in (p, q))
+        rest_p, rest_q = (np.delete(one, label) / (1 - one[label]) for one in (p, q))
+        found[image, exit] = target * (pair_p * np.log(pair_p / pair_q)).sum()
+        found[image, exit] += others * (rest_p * np.log(rest_p / rest_q)).sum()
+    return found
+
+
+def test_decoupled_distillation_compares_the_class_of_the_label_and_the_others_apart(network: MultiExitNetwork) -> None:
+    settings = replace(JOINT, mode="exits", exit_loss_base=1.0, exit_loss_slope=0.0, distillation=1.0, temperature=2.0)
+    apart = replace(settings, distillation_kind="decoupled", target_weight=0.7, other_weight=3.0)
+    expected = 4 * decoupled_by_hand(logits_of(network), 2.0, 0.7, 3.0).mean(axis=0).sum()
+    assert training_loss(network, IMAGES, LABELS, apart).item() == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_softened_distance_is_a_case_of_the_decoupled_one(network: MultiExitNetwork) -> None:
+    with torch.no_grad():
+        logits = network(IMAGES).transpose(0, 1)
+    for label in range(3):  # of one label the teacher's probability is a number for each image
+        labels = torch.full((6,), label)
+        sure = torch.softmax(logits[-1] / JOINT.temperature, 1)[:, label]
+        parts = [
+            decoupled(logits[:-1], logits[-1], labels, replace(JOINT, target_weight=one, other_weight=1.0 - one))
+            for one in (1.0, 0.0)
+        ]
+        whole = softened(logits[:-1], logits[-1], labels, JOINT)
+        torch.testing.assert_close(parts[0] + (1 - sure) * parts[1], whole, rtol=1e-4, atol=1e-6)
+
+
+def test_decoupled_distillation_needs_one_label_an_image() -> None:
+    with pytest.raises(UserError, match="distillation_kind decoupled needs one label an image: set mixup to 0"):
+        replace(JOINT, distillation=0.5, distillation_kind="decoupled", mixup=0.2)
+    replace(JOINT, distillation_kind="decoupled", mixup=0.2)  # nothing is distilled
+
+
+def test_early_exits_weigh_easy_images_more_and_late_exits_hard_ones(network: MultiExitNetwork) -> None:
+    weights = weights_by_difficulty(torch.tensor([0.3, 0.1, 0.9]), 4, 0.5)
+    expected = [[1, 1.5, 0.5], [1, 1.25, 0.75], [1, 1, 1], [1, 0.75, 1.25]]
+    torch.testing.assert_close(weights, torch.tensor(expected))
+    logits = log_softmax(logits_of(network), axis=2)
+    each = -logits[np.arange(6), :, LABELS.numpy()]  # [6, E+1]
+    by_hand = weights_by_difficulty(torch.from_numpy(each[:, -1]), 2, 0.8).numpy()
+    found = training_loss(network, IMAGES, LABELS, TrainingSettings(mode="joint", difficulty=0.8)).item()
+    assert found == pytest.approx(float((by_hand.T * each[:, :-1]).mean(0).sum() + each[:, -1].mean()), rel=1e-5)
+    assert training_loss(network, IMAGES, LABELS, TrainingSettings(mode="joint")).item() != pytest.approx(found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_exits_learn_from_the_classifier_of_the_averaged_weights(precision: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(
+        NetworkSettings(backbone=TINY, head=HeadSettings(kind="linear")), classes=3, image_size=8, channels=1
+    )
+    settings = TrainingSettings(
+        mode="joint", distillation=0.6, teacher="average", ema_decay=0.9, learning_rate=0.05, precision=precision
+    )  # type: ignore[arg-type]
+    split = image_set(60, 0)
+    trainer = Trainer(network, settings, INFO)
+    trainer.run_epoch(torch.from_numpy(split.images), torch.from_numpy(split.labels), 1)
+    averaged = copy.deepcopy(network).eval()
+    with trainer.average.live():
+        network.zero_grad()  # of the epoch
+        live = copy.deepcopy(network)
+        trainer.set_mode()
+        own = trainer._loss(IMAGES, LABELS)
+        own.backward()  # type: ignore[no-untyped-call]
+    assert any(not torch.equal(one, other) for one, other in zip(averaged.parameters(), live.parameters(), strict=True))
+    live.train()
+    with autocast(torch.device("cpu"), settings.precision), torch.no_grad():
+        teacher = averaged.classify(IMAGES)
+    with autocast(torch.device("cpu"), settings.precision):
+        plain = training_loss(live, IMAGES, LABELS, settings, teacher=teacher)
+    plain.backward()  # type: ignore[no-untyped-call]
+    assert own.item() == plain.item()
+    for parameter, expected in zip(network.parameters(), live.parameters(), strict=True):
+        assert parameter.grad is not None and torch.equal(parameter.grad, expected.grad)
+    with pytest.raises(UserError, match="teacher average needs an average of the weights: set ema_decay above 0"):
+        replace(settings, ema_decay=0.0)
 
 
 def test_the_teacher_learns_nothing_from_its_pupils(network: MultiExitNetwork) -> None:
