@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def execute(options: argparse.Namespace) -> int:
         1 if a name gave no image, else 0.
     """
     from study.deploy.early_exit import EarlyExit
-    from study.deploy.image_stream import decoded_batches, images_under
+    from study.deploy.image_stream import answered_images, images_under
 
     from_stdin = options.images == [Path("-")]
     if Path("-") in options.images and not from_stdin:
@@ -51,15 +51,14 @@ def execute(options: argparse.Namespace) -> int:
     model = EarlyExit.load(options.model, device=options.device)
     tally = _Tally(model)
     names = _names_on_stdin() if from_stdin else options.images
-    for batch in decoded_batches(images_under(names), model.preprocessing, options.batch_size):
-        for problem in batch.problems:
+    for found in answered_images(model, images_under(names), options.batch_size):
+        for problem in found.problems:
             tally.unreadable(problem)
             if options.json:
                 _print_json({"image": str(problem.path), "error": problem.reason})
-        if batch.paths:
-            prediction = model.run(model.normalized(batch.pixels))
-            tally.add(prediction)
-            _print(batch.paths, prediction, options.json)
+        if found.paths:
+            tally.add(found.prediction)
+            _print(found.paths, found.prediction, options.json)
         sys.stdout.flush()
     if options.json:
         _print_json({"summary": tally.summary()})
@@ -116,7 +115,7 @@ def _names_on_stdin() -> Iterator[Path]:
                 yield Path(os.fsdecode(name))
 
 
-def _print(paths: list[Path], prediction: Prediction, as_json: bool) -> None:
+def _print(paths: Sequence[Path], prediction: Prediction, as_json: bool) -> None:
     rows = zip(
         paths,
         prediction.names,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
+from time import perf_counter
 from typing import TypeAlias
 
 import numpy as np
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from study.data.image_files import UnreadableImagesError, image_endings, read_square, strict_decoder
 from study.data.pixels import Pixels
+from study.deploy.early_exit import EarlyExit, Prediction
 from study.deploy.folder import Preprocessing
 from study.deploy.images import square_of
+from study.deploy.part_queues import Rows, in_order
 
 SECONDS_WITHOUT_NEWS = 0.1
-"""A batch that is not full is run when no further name has come for so long: a slow pipe gets its answers at once."""
+"""Images do not wait for others when no further name has come for so long: a slow pipe gets its answers at once."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def decoded_batches(found: Iterable[Path | Problem], how: Preprocessing, batch_s
     Args:
         found: from :func:`images_under`; it is read in a thread of its own.
         how: gives pixels their size.
-        batch_size: images of a batch; fewer at the end, or where names come slowly.
+        batch_size: images of a batch; fewer at the end, or where names come slowly. The last one is not full, and so is
+            one behind each batch after which names come slowly: nothing has to be held back for images to come.
     """
     queue: Queue[_Item] = Queue(maxsize=2 * batch_size)
     ended = Event()
@@ -125,19 +129,52 @@ def decoded_batches(found: Iterable[Path | Problem], how: Preprocessing, batch_s
     Thread(target=submit, daemon=True).start()
     try:
         with strict_decoder():
-            more = True
+            more, wait = True, None
             while more:
-                batch, more = _next_batch(queue, batch_size)
-                if batch.paths or batch.problems:
+                batch, more = _next_batch(queue, batch_size, wait)
+                if batch.paths or batch.problems or wait is not None:
                     yield batch
+                wait = SECONDS_WITHOUT_NEWS if len(batch.paths) == batch_size else None
     finally:
         ended.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _next_batch(queue: Queue[_Item], batch_size: int) -> tuple[DecodedBatch, bool]:
-    """A batch, and whether another one may follow."""
-    batch, wait = DecodedBatch(), None
+@dataclass(frozen=True, eq=False)
+class AnsweredImages:
+    """Images with their answers, in the order of their names, and what was wrong with names."""
+
+    paths: Sequence[Path]
+    prediction: Prediction
+    problems: Sequence[Problem]
+    seconds: float
+    """That the model took."""
+
+
+def answered_images(model: EarlyExit, found: Iterable[Path | Problem], batch_size: int) -> Iterator[AnsweredImages]:
+    """Decode and classify files. All parts of the model run on full batches.
+
+    Images that go on behind an exit wait for those of later batches, until names come slowly.
+    """
+    queues, paths, first = model.queues(batch_size), list[Path](), 0
+    early = list[Rows]()  # answers behind an image that has none yet
+    for batch in decoded_batches(found, model.preprocessing, batch_size):
+        paths += batch.paths
+        start = perf_counter()
+        if batch.paths:
+            early.append(queues.add(model.normalized(batch.pixels)))
+        if len(batch.paths) < batch_size:
+            early.append(queues.flush())
+        seconds = perf_counter() - start
+        rows = in_order(early)
+        count = int((rows["number"] == np.arange(first, first + len(rows))).sum())
+        yield AnsweredImages(paths[:count], model.prediction(rows[:count]), batch.problems, seconds)
+        paths, early, first = paths[count:], [rows[count:]], first + count
+
+
+def _next_batch(queue: Queue[_Item], batch_size: int, wait: float | None) -> tuple[DecodedBatch, bool]:
+    """A batch, and whether another one may follow; its first image may take ``wait`` seconds to come."""
+    batch = DecodedBatch()
     while len(batch.paths) < batch_size:
         try:
             item = queue.get(timeout=wait)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from study.arrays import Integers, balanced
 from study.data.settings import ImageSet
 from study.deploy.early_exit import EarlyExit
 from study.deploy.folder import Preprocessing
-from study.deploy.image_stream import Problem, decoded_batches, images_under
+from study.deploy.image_stream import Problem, answered_images, decoded_batches, images_under
 from study.errors import UserError
 
 Told = Callable[[Problem], None]
@@ -88,16 +87,14 @@ def evaluate_export(model: EarlyExit, folder: LabelledFolder, *, batch_size: int
         UserError: no image can be read.
     """
     labels, predictions, seconds, flops = list[Integers](), [], 0.0, list[Any]()
-    for batch in decoded_batches(folder.images(), model.preprocessing, batch_size):
-        for problem in batch.problems:
+    for found in answered_images(model, folder.images(), batch_size):
+        for problem in found.problems:
             told(problem)
-        if not batch.paths:
-            continue
-        start = time.perf_counter()
-        predictions.append(model.run(model.normalized(batch.pixels)))
-        seconds += time.perf_counter() - start
-        flops.append(model.flops(predictions[-1]))
-        labels.append(folder.labels_of(batch.paths))
+        seconds += found.seconds
+        if found.paths:
+            predictions.append(found.prediction)
+            flops.append(model.flops(found.prediction))
+            labels.append(folder.labels_of(found.paths))
     if not predictions:
         raise UserError(f"image folder {folder.root} holds no image that can be read")
     truth, exits = np.concatenate(labels), np.concatenate([one.exits for one in predictions])

@@ -185,7 +185,7 @@ def confidence(logits: Tensor, criterion: str) -> Tensor:
     weights = shifted.exp()
     total, classes = weights.sum(dim=1), logits.shape[1]
     if classes == 1 or criterion == "max_softmax":
-        return 1 / total
+        return total.reciprocal()
     if criterion == "log_margin":
         others = weights.scatter(1, weights.argmax(dim=1, keepdim=True), 0.0)
         unsure = (others.sum(dim=1) + others.amax(dim=1)) / total

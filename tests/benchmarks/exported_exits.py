@@ -88,9 +88,9 @@ def with_stops(export: Export, model: EarlyExit, images: Tensor) -> Export:
     bounds, state = [], (images,)
     going = np.ones(len(images), dtype=bool)
     with torch.inference_mode():
-        for part, exit, stops in zip(model._parts, export.tried, STOPS, strict=False):
+        for part, exit, stops in zip(model.network.parts, export.tried, STOPS, strict=False):
             state = part(*state)
-            scores = confidence(model._heads[exit](state[0]), "max_softmax").numpy()
+            scores = confidence(model.network.heads[exit](state[0]), "max_softmax").numpy()
             bounds.append(float(np.quantile(scores[going], 1 - stops)))
             going &= scores < bounds[-1]
     exit_count = export.rule.exit_count
@@ -126,7 +126,7 @@ def case_of(name: str, precision: Precision, count: int, *, compiled: bool) -> C
         for share in COMPACTION
     }
     whole: dict[str, Callable[[Tensor], Any]] = {
-        f"one part{suffix}": EarlyExit(plain, device, compile=way, compact_below=1.0)._parts[0]
+        f"one part{suffix}": EarlyExit(plain, device, compile=way, compact_below=1.0).network.parts[0]
         for suffix, way in ways.items()
     }
     noise = images[:64]
@@ -141,20 +141,20 @@ def case_of(name: str, precision: Precision, count: int, *, compiled: bool) -> C
 
 def parts_of(model: EarlyExit, batches: Sequence[Tensor]) -> tuple[list[float], list[float]]:
     """Seconds of each part and of each head with its decision, all on full batches."""
-    parts, heads = [0.0] * len(model._parts), [0.0] * len(model.tried)
+    parts, heads = [0.0] * len(model.network.parts), [0.0] * len(model.tried)
     with torch.inference_mode():
         for batch in batches:
             state: tuple[Tensor, ...] = (batch,)
-            for number, part in enumerate(model._parts):
+            for number, part in enumerate(model.network.parts):
                 start = time.perf_counter()
                 state = part(*state)
                 middle = time.perf_counter()
                 parts[number] += middle - start
                 if number < len(model.tried):
                     exit = model.tried[number]
-                    logits = model._heads[exit](state[0])
-                    scores = model._decider.scores(logits, exit)
-                    model._decider.actions(logits, scores, exit)[0].numpy()
+                    logits = model.network.heads[exit](state[0])
+                    scores = model.network.decider.scores(logits, exit)
+                    model.network.decider.actions(logits, scores, exit)[0].numpy()
                     logits.argmax(dim=1), confidence(logits, "max_softmax")
                     heads[number] += time.perf_counter() - middle
     return parts, heads
@@ -174,13 +174,13 @@ def measure(case: Case, batch_size: int, *, images: int, repeats: int) -> list[d
     used = case.images[: max(batch_size, images if batch_size > 1 else images // 4)]
     batches = list(used.split(batch_size))
     profiles: dict[str, list[Any]] = defaultdict(list)
-    walks: dict[str, list[Prediction]] = {}
     runs: dict[str, Callable[[], object]] = {
         name: partial(answers_of, run, batches) for name, run in case.whole.items()
     }
 
     def classify(name: str) -> None:
-        walks[name] = [case.live[name].run(batch) for batch in batches]
+        for batch in batches:
+            case.live[name].run(batch)
 
     def take_apart(name: str) -> None:
         profiles[name].append([*chain(*parts_of(case.live[name], batches))])
@@ -193,11 +193,10 @@ def measure(case: Case, batch_size: int, *, images: int, repeats: int) -> list[d
     best = min(case.whole, key=lambda name: median[name])
     rows: list[dict[str, object]] = []
     for name, model in case.live.items():
-        found = walks[name]
-        joined = model._joined(found)
+        joined = model.run(used)
         taken = profiles[name.replace("below 0.5", "below 1").replace("below 0", "below 1")]
         profile = np.median(taken[1:], axis=0)  # the first round warms up
-        cut = len(model._parts)
+        cut = len(model.network.parts)
         promise = promised_seconds(joined, model.tried, profile[:cut].tolist(), profile[cut:].tolist())
         by_flops = model.classic_flops / float(model.flops(joined).mean())
         by_profile, realised = median[best] / promise, median[best] / median[name]

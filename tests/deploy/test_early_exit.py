@@ -77,9 +77,8 @@ def test_walks_are_those_of_the_study(network: MultiExitNetwork, images: torch.T
     for policy in policies(network, images):
         expected = run_policy(network, images, policy, thresholds)
         export = export_of(runnable, policy, thresholds)
-        model = EarlyExit(export, CPU, compile=False, compact_below=1.0)
         for compact_below, size in ((1.0, 1), (0.5, IMAGES), (0.0, IMAGES), (1.0, IMAGES)):
-            model.compact_below = compact_below
+            model = EarlyExit(export, CPU, compile=False, compact_below=compact_below)
             found = [model.run(batch) for batch in images.split(size)]
             for own, other in (("exits", "exit_index"), ("classes", "predictions"), ("tried", "tried")):
                 together = np.concatenate([getattr(one, own) for one in found])

@@ -36,7 +36,7 @@ def test_every_convolution_and_linear_layer_is_an_integer_operation(
     model = EarlyExit(export, CPU, compile=False, compact_below=1.0)
     state, reached, added = (images,), (images,), 0
     with torch.no_grad():
-        for number, (raw, run) in enumerate(zip(export.parts, model._parts, strict=True)):
+        for number, (raw, run) in enumerate(zip(export.parts, model.network.parts, strict=True)):
             part = Part(raw, export.tensors)
             operations = [str(node.target) for node in graph_module(part, kernels=True).graph.nodes]
             assert not any("aten.conv" in one or "aten.linear" in one for one in operations)
@@ -48,11 +48,13 @@ def test_every_convolution_and_linear_layer_is_an_integer_operation(
                     reached = segment(reached)
                 torch.testing.assert_close(state[0], reached[0], rtol=0, atol=0)
                 exit = tried[number]
-                torch.testing.assert_close(model._heads[exit](state[0]), of_study.exit_heads[exit - 1](reached[0]))
+                torch.testing.assert_close(
+                    model.network.heads[exit](state[0]), of_study.exit_heads[exit - 1](reached[0])
+                )
     assert (added > 0) == (backbone == "resnet18"), "skip connections are added by the kernel"
     simulated = Part(export.parts[0], export.tensors)(images)[0]
     scale = float(simulated.abs().max())
-    torch.testing.assert_close(model._parts[0](images)[0], simulated, rtol=0, atol=0.02 * scale)
+    torch.testing.assert_close(model.network.parts[0](images)[0], simulated, rtol=0, atol=0.02 * scale)
 
 
 KIND = {"dtype": "uint8"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
@@ -15,10 +15,9 @@ import pytest
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
-from support.exports import export_of, small_network
+from support.exports import export_of, grey_noise, model_of_many_stops, small_network
 
 from study import EarlyExit, Placed
-from study.deploy.early_exit import Prediction
 from study.deploy.serving.app import build_app
 from study.deploy.serving.batching import Answer, Batcher
 from study.deploy.serving.limits import Limits, RefusedError
@@ -136,26 +135,27 @@ def test_only_names_of_this_machine_are_answered_on_loopback(model: EarlyExit) -
 
 
 class SlowModel:
-    """Stands for a model: a batch runs when it is let go. It keeps the sizes of its batches."""
+    """Stands for a model: a batch enters when it is let go. It keeps the sizes of its batches."""
 
     def __init__(self, model: EarlyExit) -> None:
         self.model, self.sizes = model, list[int]()
         self.entered, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.fails = False
 
-    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model.normalized(pixels)
+    def queues(self, batch_size: int) -> Any:
+        queues = self.model.queues(batch_size)
+        add = queues.add
 
-    def flops(self, prediction: Prediction) -> Any:
-        return self.model.flops(prediction)
+        def slowly(inputs: torch.Tensor) -> Any:
+            self.sizes.append(len(inputs))
+            self.entered.release()
+            assert self.go.acquire(timeout=60)
+            if self.fails:
+                raise RuntimeError("no memory\nat all")
+            return add(inputs)
 
-    def run(self, inputs: torch.Tensor) -> Prediction:
-        self.sizes.append(len(inputs))
-        self.entered.release()
-        assert self.go.acquire(timeout=60)
-        if self.fails:
-            raise RuntimeError("no memory\nat all")
-        return self.model.run(inputs)
+        queues.add = slowly  # type: ignore[method-assign]
+        return queues
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -166,11 +166,14 @@ def squares(count: int) -> list[np.ndarray]:
 
 
 def batcher_of(model: Any, told: list[Any], *, wait_seconds: float = 60.0) -> Batcher:
-    return Batcher(model, batch_size=4, wait_seconds=wait_seconds, queued_images=6, told=told.append)
+    def tell(answers: Sequence[Answer], entered: int) -> None:
+        told.append((len(answers), entered))
+
+    return Batcher(model, batch_size=4, wait_seconds=wait_seconds, queued_images=6, told=tell)
 
 
 def test_requests_share_batches_and_get_their_own_answers(model: EarlyExit) -> None:
-    slow, told = SlowModel(model), list[list[Answer]]()
+    slow, told = SlowModel(model), list[tuple[int, int]]()
     batcher, pictures = batcher_of(slow, told), squares(6)
     first = batcher.submit(pictures[:1])  # nobody else is expected: it runs at once, alone
     assert slow.entered.acquire(timeout=60)
@@ -179,7 +182,8 @@ def test_requests_share_batches_and_get_their_own_answers(model: EarlyExit) -> N
         slow.go.release()
     answers = [one.result(timeout=60) for one in (*first, *others)]
     batcher.close()
-    assert slow.sizes == [1, 4, 1] == [len(batch) for batch in told]
+    assert slow.sizes == [1, 4, 1] == [entered for _, entered in told]
+    assert sum(answers for answers, _ in told) == 6
     expected = model.run(model.normalized(torch.from_numpy(np.stack(pictures))))
     assert [one.number for one in answers] == expected.classes.tolist()
     assert [one.exit for one in answers] == expected.exits.tolist()
@@ -187,7 +191,7 @@ def test_requests_share_batches_and_get_their_own_answers(model: EarlyExit) -> N
 
 
 def test_a_batch_waits_for_requests_that_have_begun_and_not_for_ever(model: EarlyExit) -> None:
-    slow, told = SlowModel(model), list[list[Answer]]()
+    slow, told = SlowModel(model), list[tuple[int, int]]()
     slow.go.release(10)
     batcher, pictures = batcher_of(slow, told), squares(3)
     with batcher.expected():
@@ -204,8 +208,33 @@ def test_a_batch_waits_for_requests_that_have_begun_and_not_for_ever(model: Earl
     impatient.close()
 
 
+def test_images_that_go_on_join_those_of_later_requests() -> None:
+    model, noise, sizes = model_of_many_stops("max_softmax"), grey_noise(50), list[int]()
+    exits = model.run(model.normalized(noise)).exits
+    stopping, going = np.flatnonzero(exits == 1)[:4], np.flatnonzero(exits > 1)[:4]
+    mixed = [noise[one].numpy() for pair in zip(stopping, going, strict=True) for one in pair]
+    first, second, *others = model.network.parts
+
+    def watched(*state: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes.append(len(state[0]))
+        return second(*state)
+
+    model.network = replace(model.network, parts=[first, watched, *others])
+    batcher = Batcher(model, batch_size=4, wait_seconds=60, queued_images=8, told=lambda answers, entered: None)
+    with batcher.expected():
+        early = batcher.submit(mixed[:4])
+        assert early[0].result(timeout=60).exit == 1
+        assert not early[1].done(), "it waits before the second part"
+        late = batcher.submit(mixed[4:])
+        assert late[2].result(timeout=60).exit == 1
+    answers = [one.result(timeout=60) for one in (*early, *late)]
+    batcher.close()
+    assert sizes == [4]
+    assert [one.exit for one in answers[1::2]] == exits[going].tolist()
+
+
 def test_a_full_queue_refuses_and_close_answers_what_waits(model: EarlyExit) -> None:
-    slow, told = SlowModel(model), list[list[Answer]]()
+    slow, told = SlowModel(model), list[tuple[int, int]]()
     batcher, pictures = batcher_of(slow, told), squares(7)
     running = batcher.submit(pictures[:1])
     assert slow.entered.acquire(timeout=60)

@@ -89,7 +89,7 @@ def test_early_exit_needs_neither_ray_nor_optuna_nor_pandas(
     environment["PYTHONPATH"] += os.pathsep + str(ROOT)
     code = f"""
     from study import EarlyExit
-    found = EarlyExit.load({str(exported)!r}, device="cpu").predict({[str(file) for file in files]!r})
+    found = EarlyExit.load({str(exported)!r}, device="cpu").predict({[str(file) for file in files]!r}, batch_size=16)
     print(*found.exits, *found.classes)
     """
     printed = run([sys.executable, "-c", textwrap.dedent(code)], environment, tmp_path)

@@ -6,17 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from results.parts import read_table
 from study.arrays import Floats
+from study.deploy.early_exit import EarlyExit
 from study.deploy.folder import Export, parsed
 from study.deploy.rule import Rule
 from study.export.parts import describe_parts
 from study.export.rule import rule_of
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.quantization import prepare
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.base import Policy
+from study.policies.criteria import Criterion, confidence
+from study.policies.policies import HeadThresholds, Placed
+from study.traces.collect import collect_logits
 
 CLASSES = 5
 
@@ -59,6 +65,34 @@ def export_of(
     }
     graphs = {"parts": described.parts, "heads": {str(exit): one for exit, one in described.heads.items()}}
     return parsed(facts, graphs, described.tensors)
+
+
+def grey_noise(count: int) -> Tensor:
+    """Images ``[count, 1, 32, 32]`` of many contrasts."""
+    random = torch.Generator().manual_seed(1)
+    contrast = torch.linspace(5, 60, count)[torch.randperm(count, generator=random)]
+    noise = torch.randn(count, 1, 32, 32, generator=random)
+    return (128 + noise * contrast.reshape(-1, 1, 1, 1)).clamp(0, 255).to(torch.uint8)
+
+
+def model_of_many_stops(criterion: Criterion) -> EarlyExit:
+    """A model with which :func:`grey_noise` stops at each of the exits 1, 3 and 4, and goes on."""
+    network, exits = small_network("vgg11", "linear"), [1, 3, 4]
+    images = (grey_noise(50) / 255 - 0.25) / 0.5
+    logits = collect_logits(network, images, lambda batch: batch)
+    with torch.no_grad():  # untrained heads give all images one class
+        for exit in exits:
+            layers = [one for one in network.heads.exits[exit - 1].modules() if isinstance(one, torch.nn.Linear)]
+            layers[-1].bias -= torch.from_numpy(logits[:, exit - 1].mean(axis=0))
+    if criterion == "patience":
+        policy: Policy = Placed(2, exits, criterion)
+    else:
+        scores = confidence(collect_logits(network, images, lambda batch: batch), criterion)
+        bounds = np.full(network.exit_count, np.inf)
+        bounds[np.array(exits) - 1] = np.median(scores[:, np.array(exits) - 1], axis=0)
+        policy = HeadThresholds(tuple(bounds.tolist()), exits, criterion)
+    export = export_of(prepare(network, "fp32"), policy, np.ones(network.exit_count))
+    return EarlyExit(export, torch.device("cpu"), compile=False, compact_below=1.0)
 
 
 def point_of_most_exits(folder: Path, precision: str | None = None) -> str:

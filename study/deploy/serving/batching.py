@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from threading import Condition, Thread
 from typing import TypeAlias
 
@@ -18,6 +19,7 @@ import torch
 from search_spaces.words import short
 from study.data.pixels import Pixels
 from study.deploy.early_exit import EarlyExit
+from study.deploy.part_queues import Rows, in_order
 from study.deploy.serving.limits import RefusedError
 
 
@@ -40,22 +42,23 @@ class _Waiting:
     since: float
 
 
-Told: TypeAlias = Callable[[Sequence[Answer]], None]
-"""Gets the answers of each batch."""
+Told: TypeAlias = Callable[[Sequence[Answer], int], None]
+"""Gets the answers of images that stopped together, and the number of images that entered before."""
 
 
 class Batcher:
     """Runs a model on the images of all requests, in batches.
 
     A batch starts when it is full, when its first image has waited for ``wait_seconds``, or when no request that has
-    arrived can add an image: a client that is alone does not wait. While a batch runs, the next one fills.
+    arrived can add an image: a client that is alone does not wait. While a batch runs, the next one fills. Images that
+    go on behind an exit wait in the same way for those of later batches, at each exit ``wait_seconds`` at most.
 
     Args:
         model: that answers.
         batch_size: images of a batch, at most.
         wait_seconds: how long an image waits for others.
         queued_images: that may wait.
-        told: gets the answers of each batch, in the thread of the batcher.
+        told: gets the answers, in the thread of the batcher.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Batcher:
         self.model, self.batch_size, self.wait_seconds = model, batch_size, wait_seconds
         self.queued_images, self._told = queued_images, told
         self._waiting: deque[_Waiting] = deque()
+        self._queues, self._running, self._entered = model.queues(batch_size), dict[int, _Waiting](), 0
         self._changed, self._expected, self._closed = Condition(), 0, False
         self._thread = Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
@@ -118,37 +122,52 @@ class Batcher:
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             batch = [one for one in batch if one.answer.set_running_or_notify_cancel()]
-            if not batch:
-                continue
+            self._running |= enumerate(batch, start=self._entered)
+            self._entered += len(batch)
             try:
-                found = self._answers(np.stack([one.square for one in batch]))
-                self._told(found)
-            except Exception as error:  # the thread answers all requests to come, whatever this batch did
-                print(f"serve: {len(batch)} images failed together ({short(error, 200)})", file=sys.stderr, flush=True)
-                for one in batch:
+                rows = self._run(batch)
+                found = self._answers(rows)
+                self._told(found, len(batch))
+            except Exception as error:  # the thread answers all requests to come, whatever these images did
+                count, failed = len(self._running), [*self._running.values()]
+                self._queues, self._running, self._entered = self.model.queues(self.batch_size), {}, 0
+                print(f"serve: {count} images failed together ({short(error, 200)})", file=sys.stderr, flush=True)
+                for one in failed:
                     one.answer.set_exception(RefusedError(500, "the model failed on these images"))
             else:
-                for one, answer in zip(batch, found, strict=True):
-                    one.answer.set_result(answer)
+                for number, answer in zip(rows["number"].tolist(), found, strict=True):
+                    self._running.pop(number).answer.set_result(answer)
 
     def _next(self) -> list[_Waiting] | None:
-        """The next batch; None when the batcher is closed and nothing waits."""
+        """The next batch, empty where images inside have waited long enough; None when all is done after `close`."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not self._waiting and not self._running and not self._closed:
                 self._changed.wait()
-            while self._waiting and len(self._waiting) < self.batch_size and self._expected and not self._closed:
-                left = self._waiting[0].since + self.wait_seconds - time.monotonic()
+            while len(self._waiting) < self.batch_size and self._expected and not self._closed:
+                oldest = min(self._queues.oldest, self._waiting[0].since if self._waiting else inf)
+                left = oldest + self.wait_seconds - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
             count = min(self.batch_size, len(self._waiting))
-            return [self._waiting.popleft() for _ in range(count)] or None
+            batch = [self._waiting.popleft() for _ in range(count)]
+            return batch if batch or self._running else None
 
-    def _answers(self, squares: Pixels) -> list[Answer]:
-        found = self.model.run(self.model.normalized(torch.from_numpy(squares)))
+    def _run(self, batch: Sequence[_Waiting]) -> Rows:
+        """The images that stop when this batch enters."""
+        stopped = []
+        if batch:
+            pixels = torch.from_numpy(np.stack([one.square for one in batch]))
+            stopped.append(self._queues.add(self.model.normalized(pixels)))
+        with self._changed:
+            alone = self._closed or not (self._waiting or self._expected)
+        stopped.append(self._queues.flush(waited=0.0 if alone else self.wait_seconds))
+        return in_order(stopped)
+
+    def _answers(self, rows: Rows) -> list[Answer]:
+        found = self.model.prediction(rows)
         columns = (found.names, found.classes, found.exits, found.confidences, self.model.flops(found))
-        rows = zip(*columns, strict=True)
         return [
             Answer(name, int(number), int(exit), float(confidence), float(flops))
-            for name, number, exit, confidence, flops in rows
+            for name, number, exit, confidence, flops in zip(*columns, strict=True)
         ]

@@ -47,14 +47,15 @@ class Metrics:
         queued.set_function(waiting)
         self._whole, self.run_flops, self.all_flops = classic_flops, 0.0, 0.0
 
-    def answered(self, answers: Sequence[Answer]) -> None:
-        """Count a batch."""
+    def answered(self, answers: Sequence[Answer], entered: int) -> None:
+        """Count images that stopped together, and the batch that entered before, if one did."""
         run, whole = sum(one.flops for one in answers), len(answers) * self._whole
         self.run_flops, self.all_flops = self.run_flops + run, self.all_flops + whole
         self._flops.inc(run)
         self._classic.inc(whole)
         self._images.inc(len(answers))
-        self._batches.observe(len(answers))
+        if entered:
+            self._batches.observe(entered)
         for one in answers:
             self._exits.labels(str(one.exit)).inc()
 
