@@ -180,7 +180,9 @@ def make_run(recipe: str, seed: int, options: argparse.Namespace) -> Run:
     found = read_yaml(options.file, "recipes")
     own = dict(found["recipes"][recipe])
     from_scratch = own.pop("from_scratch", False)
-    study = merged(merged(found["base"], own), asked_of_all(options))
+    both = own.pop("both", {})
+    study = merged(merged(found["base"], {"backbones": both, "exits": both}), own)
+    study = merged(study, asked_of_all(options))
     if from_scratch:
         study["exits"]["epochs"] += study["backbones"]["epochs"]
     changes = [parse_change(text) for text in options.set]

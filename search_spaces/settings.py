@@ -23,7 +23,7 @@ BackboneMode = Literal["normal", "original"]
 HeadMode = Literal["exits", "joint"]
 """The modes of phase 1b: the modes in which exit heads are trained."""
 HEAD_MODES: tuple[HeadMode, ...] = get_args(HeadMode)
-Optimizer = Literal["adam", "adamw", "sgd"]
+Optimizer = Literal["adam", "adamw", "sgd", "muon"]
 Schedule = Literal["constant", "cosine"]
 ClassWeights = Literal["none", "balanced"]
 """``balanced``: an image of a class with n_c of the N training images in C classes weighs N / (C n_c)."""
@@ -31,11 +31,9 @@ TrainingPrecision = Literal["auto", "fp32", "bf16"]
 HeadKind = Literal["bof", "linear", "conv", "separable"]
 Sharing = Literal["paper", "none"]
 Tokens = Literal["class", "mean"]
-Pooling = Literal["average", "max_average"]
 ExitGradientRule = Literal["constant", "equilibrium"]
-Teacher = Literal["classifier", "average"]
 DistillationKind = Literal["softened", "decoupled"]
-Normalization = Literal["images", "imagenet"]
+CropFill = Literal["black", "reflected"]
 
 SMALLEST_IMAGE = 8
 """Pixels a side. Below this size, a crop padding of an eighth of the side would be 0."""
@@ -104,7 +102,7 @@ class DataFields:
         Description("3: colour; 1: grey (ITU-R 601 luma); else what is usual for the data set", searched=False),
     ] = None
     normalization: Annotated[
-        Normalization,
+        Literal["images", "imagenet"],
         Description("mean and deviation of the train images, or those of ImageNet", searched=False, added=True),
     ] = "images"
     calibration: Annotated[
@@ -156,6 +154,10 @@ class BackboneFields:
         tuple[str, ...] | None,
         Description("places of the exits, else all usual ones of the backbone", searched=False, added=True),
     ] = None
+    weight_init: Annotated[
+        Literal["usual", "dirac"], Description("dirac: convolutions start by passing their inputs on", added=True)
+    ] = "usual"
+    """:func:`study.networks.construction.start_from_dirac`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +184,9 @@ class HeadFields:
         Description("what token models give heads, else their class token", searched=False, added=True),
     ] = None
     pooling: Annotated[
-        Pooling, Description("pooling of linear, conv and separable heads; max_average: a learned mixture", added=True)
+        Literal["average", "max_average"],
+        Description("last pooling of heads but bof; max_average: a learned mixture", added=True),
     ] = "average"
-    """Of the last pooling, in front of the linear layer."""
     pooling_side: Annotated[
         int, Description("side of the map that the last pooling of a head leaves", least=1, most=2**16, added=True)
     ] = 1
@@ -196,10 +198,15 @@ class TrainingFields:
 
     batch_size: Annotated[int, Description("images a batch", least=2, most=2**16)] = 128
     """Batch normalisation needs two images."""
-    optimizer: Annotated[Optimizer, Description("the optimizer; sgd has Nesterov momentum")] = "adam"
+    optimizer: Annotated[Optimizer, Description("the optimizer; sgd and muon have Nesterov momentum")] = "adam"
     learning_rate: Annotated[float, Description("peak of the learning rate", above=0)] = 1e-3
     weight_decay: Annotated[float, Description("weight decay of matrices and kernels", least=0)] = 0.0
-    momentum: Annotated[float, Description("momentum of sgd", least=0, below=1)] = 0.9
+    momentum: Annotated[float, Description("momentum of sgd and muon", least=0, below=1)] = 0.9
+    kernel_rate: Annotated[float, Description("muon: factor on the rate of kernels", above=0, added=True)] = 1.0
+    bias_rate: Annotated[float, Description("factor on the rate of batch-norm biases", above=0, added=True)] = 1.0
+    norm_scales: Annotated[
+        Literal["trained", "fixed"], Description("fixed: batch-norm scales stay as they start", added=True)
+    ] = "trained"
     schedule: Annotated[Schedule, Description("learning rate: constant, or cosine from the peak to 0")] = "cosine"
     warmup_epochs: Annotated[
         float, Description("epochs in which the learning rate rises linearly at the start", least=0)
@@ -223,6 +230,15 @@ class TrainingFields:
         float, Description("smallest area of random resized crops; 0: padded crops", least=0, most=1, added=True)
     ] = 0.0
     """Of images in training; their ratios of sides are torchvision's."""
+    crop_padding: Annotated[
+        int | None,
+        Description("pixels of padding, else an eighth of the side", least=0, most=2**12, searched=False, added=True),
+    ] = None
+    crop_fill: Annotated[CropFill, Description("what padded crops are padded with", added=True)] = "black"
+    mirroring: Annotated[
+        Literal["random", "alternating"],
+        Description("alternating: each image is mirrored in every other epoch", added=True),
+    ] = "random"
     color_jitter: Annotated[
         float, Description("strength of random brightness, contrast and saturation", least=0, most=1, added=True)
     ] = 0.0
@@ -246,7 +262,7 @@ class TrainingFields:
         ExitGradientRule,
         Description("mode joint: equilibrium divides a segment's gradient by the outputs that share it", added=True),
     ] = "constant"
-    """``equilibrium`` is that of Li et al., ICCV 2019: :func:`study.training.gradient_rules.equilibrium`."""
+    """:mod:`study.training.gradient_rules`."""
     distillation: Annotated[
         float, Description("share of an exit's loss that compares it with the classifier", least=0, most=1)
     ] = 0.0
@@ -265,8 +281,8 @@ class TrainingFields:
         float, Description("decoupled distillation: weight of the shares among the other classes", least=0, added=True)
     ] = 1.0
     teacher: Annotated[
-        Teacher,
-        Description("whose answers exits learn from; average: the classifier of the averaged weights", added=True),
+        Literal["classifier", "average"],
+        Description("whose answers exits learn from; average: averaged weights", added=True),
     ] = "classifier"
     difficulty: Annotated[
         float,

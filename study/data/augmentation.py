@@ -32,15 +32,31 @@ class Augmentation:
     """
 
     def __init__(self, settings: TrainingFields, info: DataInfo) -> None:
-        self.info = info
-        self._crops = settings.crop_scale > 0
+        self.info, self._settings = info, settings
+        self._alternates = info.flip and settings.mirroring == "alternating"
         self._each = _transforms(settings, info)
         self._mix = _mixing(settings.mixup, len(info.class_names)) if settings.mixup else None
 
-    def pixels(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 ``[B, C, H, W]`` -> the same shape, type and device."""
-        if not self._crops:
-            images = augment(images, self.info, generator)
+    def mirrored(self, count: int, seed: int, epoch: int) -> Tensor | None:
+        """``[N]`` bool: which of N training images are mirrored in an epoch; None: it is drawn for each batch.
+
+        With ``mirroring: alternating``, a half that the seed draws is mirrored in odd epochs, and the other half in
+        even epochs: two epochs show both sides of each image (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single
+        GPU", arXiv 2404.00498).
+        """
+        if not self._alternates:
+            return None
+        half = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(seed))
+        return (half + epoch) % 2 == 1
+
+    def pixels(self, images: Tensor, generator: torch.Generator, mirrored: Tensor | None = None) -> Tensor:
+        """uint8 ``[B, C, H, W]`` -> the same shape, type and device; ``mirrored`` ``[B]`` is of :meth:`mirrored`."""
+        settings = self._settings
+        if settings.crop_scale == 0:
+            padding, fill = settings.crop_padding, settings.crop_fill
+            images = augment(images, self.info, generator, padding=padding, fill=fill, mirrored=mirrored)
+        elif mirrored is not None:
+            images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
         if self._each is None:
             return images
         return torch.stack([self._each(image) for image in images])
@@ -62,7 +78,7 @@ def _transforms(settings: TrainingFields, info: DataInfo) -> Callable[[Tensor], 
     steps: list[Any] = []
     if settings.crop_scale:
         steps.append(v2.RandomResizedCrop(info.image_size, scale=(settings.crop_scale, 1.0), antialias=True))
-        steps += [v2.RandomHorizontalFlip()] if info.flip else []
+        steps += [v2.RandomHorizontalFlip()] if info.flip and settings.mirroring == "random" else []
     if settings.rand_augment:
         steps.append(v2.RandAugment(num_ops=_OPERATIONS, magnitude=settings.rand_augment))
     if settings.color_jitter:

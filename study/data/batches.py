@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_spaces.settings import CropFill
 from study.data.settings import DataInfo
 
 
@@ -39,24 +40,49 @@ def normalize(images: Tensor, info: DataInfo) -> Tensor:
     return images.to(torch.float32).sub_(mean).div_(std)
 
 
-def augment(images: Tensor, info: DataInfo, generator: torch.Generator) -> Tensor:
-    """Random crops after zero padding by ``info.crop_padding``, and random mirroring where ``info.flip``.
+def augment(
+    images: Tensor,
+    info: DataInfo,
+    generator: torch.Generator,
+    *,
+    padding: int | None = None,
+    fill: CropFill = "black",
+    mirrored: Tensor | None = None,
+) -> Tensor:
+    """Random crops of padded images, and mirroring where ``info.flip``.
 
     uint8 ``[B, C, H, W]`` -> the same shape and device. ``generator`` is a CPU generator: a seed gives the same
     crops on every device.
+
+    Args:
+        images, info, generator: as above.
+        padding: pixels on each side; None: ``info.crop_padding``.
+        fill: black, or the image reflected at its border, which is not repeated.
+        mirrored: ``[B]`` bool on the host; None: a random half of the images.
     """
     batch, channels, height, width = images.shape
-    padding, device = info.crop_padding, images.device
+    padding, device = info.crop_padding if padding is None else padding, images.device
     # Only the random numbers are copied to the device: a few bytes an image.
     offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator).to(device, non_blocking=True)
     rows = offsets[0] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(batch, width)
     if info.flip:
-        mirrored = torch.rand((batch, 1), generator=generator) < 0.5
-        columns = torch.where(mirrored.to(device, non_blocking=True), columns.flip(1), columns)
+        if mirrored is None:
+            mirrored = torch.rand((batch, 1), generator=generator) < 0.5
+        mirrored = mirrored.reshape(batch, 1).to(device, non_blocking=True)
+        columns = torch.where(mirrored, columns.flip(1), columns)
     columns = columns + offsets[1]
-    # Crop and mirror are one gather over the flattened padded image.
-    source = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).flatten(1)
-    source = source[:, None].expand(-1, channels, -1)
-    padded: Tensor = functional.pad(images, (padding,) * 4)
-    return padded.flatten(2).gather(2, source).reshape(images.shape)
+    if fill == "reflected":
+        rows, columns, source = _reflected(rows - padding, height), _reflected(columns - padding, width), images
+    else:
+        source = functional.pad(images, (padding,) * 4)
+    # Crop and mirror are one gather over the flattened source.
+    places = (rows[:, :, None] * source.shape[3] + columns[:, None, :]).flatten(1)
+    places = places[:, None].expand(-1, channels, -1)
+    return source.flatten(2).gather(2, places).reshape(images.shape)
+
+
+def _reflected(places: Tensor, size: int) -> Tensor:
+    """Places from 0 to ``size`` - 1 for places that may lie outside: a path that turns round at the first and last."""
+    places = places.remainder(2 * (size - 1))
+    return torch.minimum(places, 2 * (size - 1) - places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from study.data.settings import DataInfo, DataSettings
 from study.errors import UserError
@@ -17,9 +18,25 @@ def new_network(settings: NetworkSettings, info: DataInfo, seed: int) -> MultiEx
     """A network for a data set, with weights from a seed; the random numbers of the process stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_network(
+        network = build_network(
             settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels
         )
+    if settings.weight_init == "dirac":
+        start_from_dirac(network.backbone)
+    return network
+
+
+@torch.no_grad()
+def start_from_dirac(backbone: nn.Module) -> None:
+    """Let the first outputs of each convolution be its inputs: output c < C_in has a kernel with one 1 at its centre.
+
+    Further outputs keep their random weights. Convolutions with fewer outputs than inputs, and those with groups, stay
+    as they are. Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498 (partial identity
+    initialisation); Zagoruyko and Komodakis, "DiracNets", arXiv 1706.00388.
+    """
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.out_channels >= layer.in_channels:
+            nn.init.dirac_(layer.weight[: layer.in_channels])
 
 
 def check_network(settings: NetworkSettings, data: DataSettings) -> int:

@@ -177,6 +177,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         seen = 0
         starts = list(batches(len(order), self.settings.batch_size))
+        mirrored = self.augmentation.mirrored(len(images), self.settings.seed, epoch)
         for number, batch in enumerate(starts):
             chosen = order[batch]
             if len(chosen) == 1:  # batch norm has no statistics of a single image
@@ -184,7 +185,8 @@ class Trainer:
             rate = self.settings.learning_rate * schedule_factor(self.settings, epoch - 1 + number / len(starts))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            pixels = self.augmentation.pixels(to_device(images[chosen], self.device), generator)
+            flips = None if mirrored is None else mirrored[chosen.cpu()]
+            pixels = self.augmentation.pixels(to_device(images[chosen], self.device), generator, flips)
             target = labels[chosen.to(labels.device)]
             loss = self._backward(*self.augmentation.mixed(normalize(pixels, self.info), target))
             self.optimizer.step()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from search_spaces.settings import Mode
+from search_spaces.settings import Mode, Optimizer
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, output_layer
+from study.training.muon import Muon
 from study.training.settings import TrainingSettings
 
 _TRAINED: dict[Mode, tuple[str, ...]] = {
@@ -20,6 +23,7 @@ _TRAINED: dict[Mode, tuple[str, ...]] = {
     "joint": ("backbone.", "heads."),
 }
 """Prefixes of the names of the tensors that a mode trains."""
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def frozen_segments(network: MultiExitNetwork, settings: TrainingSettings) -> tuple[nn.Module, ...]:
@@ -42,6 +46,10 @@ def trainable_parameters(network: MultiExitNetwork, settings: TrainingSettings) 
         parameter.requires_grad_(name.startswith(_TRAINED[settings.mode]))
     for segment in frozen_segments(network, settings):
         segment.requires_grad_(requires_grad=False)
+    if settings.norm_scales == "fixed":
+        for layer in network.modules():
+            if isinstance(layer, _BATCH_NORMS) and layer.weight is not None:
+                layer.weight.requires_grad = False
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
@@ -62,29 +70,80 @@ def moving_tensors(network: MultiExitNetwork, settings: TrainingSettings) -> dic
 
 
 def make_optimizer(network: MultiExitNetwork, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Make the optimizer. Weight decay applies to matrices and kernels, not to biases, scales and batch norm.
+    """Make the optimizer, with a group for each kind of parameter (:func:`parameter_kinds`).
 
-    With ``backbone_rate``, groups of their own hold the parameters that learn at a share ``scale`` of the rate: all but
-    those of the heads and of the output layer.
+    Weight decay applies to matrices and kernels, not to biases, scales and batch norm. A group learns at a share
+    ``scale`` of the learning rate: with ``backbone_rate`` also all parameters but those of the heads and of the output
+    layer, in groups of their own.
     """
     parameters = trainable_parameters(network, settings)
     own = {id(parameter) for parameter in network.heads.parameters()}
     last = {f"backbone.{name}" for name in output_layer(network)}
     own |= {id(parameter) for name, parameter in network.named_parameters() if name in last}
-    slow = [one for one in parameters if settings.backbone_rate != 1 and id(one) not in own]
-    kept = {id(one) for one in slow}
+    slow = {id(one) for one in parameters if settings.backbone_rate != 1 and id(one) not in own}
+    kinds = parameter_kinds(network, settings)
     groups: list[dict[str, Any]] = []
-    for some, scale in (([one for one in parameters if id(one) not in kept], 1.0), (slow, settings.backbone_rate)):
-        if scale == 1 or some:
-            groups += [
-                {"params": [p for p in some if p.ndim > 1], "weight_decay": settings.weight_decay, "scale": scale},
-                {"params": [p for p in some if p.ndim <= 1], "weight_decay": 0.0, "scale": scale},
-            ]
-    rate = settings.learning_rate
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=rate)
+    for part, factor in ((False, 1.0), (True, settings.backbone_rate)):
+        for name, kind in KINDS.items():
+            members = [one for one in parameters if kinds[id(one)] == name and (id(one) in slow) is part]
+            if members or not groups:  # the first group tells the learning rate
+                groups.append(
+                    {
+                        "params": members,
+                        "weight_decay": settings.weight_decay if kind.decays else 0.0,
+                        "scale": factor * kind.rate(settings),
+                        "orthogonal": kind.orthogonal,
+                    }
+                )
+    return OPTIMIZERS[settings.optimizer](groups, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterKind:
+    """How the parameters of a kind learn."""
+
+    decays: bool
+    rate: Callable[[TrainingSettings], float] = lambda settings: 1.0
+    """A factor on the learning rate."""
+    orthogonal: bool = False
+    """Whether Muon makes the steps orthogonal."""
+
+
+KINDS: Mapping[str, ParameterKind] = {
+    "matrix": ParameterKind(decays=True),
+    "vector": ParameterKind(decays=False),
+    "kernel": ParameterKind(decays=True, rate=lambda settings: settings.kernel_rate, orthogonal=True),
+    "norm_bias": ParameterKind(decays=False, rate=lambda settings: settings.bias_rate),
+}
+"""In the order of their groups."""
+
+
+def parameter_kinds(network: MultiExitNetwork, settings: TrainingSettings) -> dict[int, str]:
+    """The kind of each parameter, by ``id``: a key of ``KINDS``.
+
+    ``kernel`` are the weights of convolutions without groups under Muon, ``norm_bias`` the biases of batch norm where
+    they have a rate of their own (Jordan, arXiv 2404.00498); else a parameter is a matrix or a vector.
+    """
+    kinds = {id(one): "matrix" if one.ndim > 1 else "vector" for one in network.parameters()}
+    for layer in network.modules():
+        if settings.optimizer == "muon" and isinstance(layer, nn.Conv2d) and layer.groups == 1:
+            kinds[id(layer.weight)] = "kernel"
+        if settings.bias_rate != 1 and isinstance(layer, _BATCH_NORMS) and layer.bias is not None:
+            kinds[id(layer.bias)] = "norm_bias"
+    return kinds
+
+
+def _sgd(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:
+    momentum = settings.momentum
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0)
+
+
+OPTIMIZERS: Mapping[Optimizer, Callable[[list[dict[str, Any]], TrainingSettings], torch.optim.Optimizer]] = {
+    "adam": lambda groups, settings: torch.optim.Adam(groups, lr=settings.learning_rate),
+    "adamw": lambda groups, settings: torch.optim.AdamW(groups, lr=settings.learning_rate),
+    "sgd": _sgd,
+    "muon": lambda groups, settings: Muon(groups, settings.learning_rate, settings.momentum),
+}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

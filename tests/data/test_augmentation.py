@@ -78,6 +78,24 @@ def test_crops_take_the_place_of_padding() -> None:
     assert (augmented(bright, info()) == 0).any() and (augmented(bright, info(), crop_scale=0.2) == 255).all()
 
 
+@pytest.mark.parametrize("crop_scale", [0.0, 1.0])
+def test_an_image_is_mirrored_in_every_other_epoch(crop_scale: float) -> None:
+    settings = TrainingSettings(mode="original", mirroring="alternating", crop_padding=0, crop_scale=crop_scale)
+    augmentation = Augmentation(settings, info())
+    first, second, third = (augmentation.mirrored(200, 5, epoch) for epoch in (1, 2, 3))
+    assert first is not None and second is not None and third is not None
+    assert torch.equal(first, ~second) and torch.equal(first, third) and 70 < first.sum() < 130
+    flips = torch.tensor([True, False, True, False, False, True])
+    if crop_scale == 0:
+        found = augmentation.pixels(images(), torch.Generator(), flips)
+        assert torch.equal(found, torch.where(flips[:, None, None, None], images().flip(3), images()))
+    rows = torch.arange(16, dtype=torch.uint8).repeat(6, 3, 16, 1) * 16  # bright at the right, unless mirrored
+    with torch.random.fork_rng():
+        found = augmentation.pixels(rows, torch.Generator(), flips).float().mean(dim=(1, 2))
+    assert ((found[:, 0] > found[:, -1]) == flips).all()
+    assert Augmentation(settings, info(flip=False)).mirrored(200, 5, 1) is None
+
+
 def test_mixed_images_have_shares_of_classes() -> None:
     settings = TrainingSettings(mode="original", mixup=0.4)
     pixels, labels = images().float(), torch.tensor([0, 1, 2, 0, 1, 2])

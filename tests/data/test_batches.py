@@ -51,6 +51,16 @@ def test_augment_equals_its_slow_twin(flip: bool, channels: int) -> None:
     assert 0 < mirrored.sum() < 64 and len(down.unique()) == 2 * info.crop_padding + 1
 
 
+def test_crops_of_reflected_images_equal_their_slow_twin() -> None:
+    images, info = random_batch(64), info_of(flip=False)
+    for padding in (2, 20):  # 20 pixels turn round twice
+        found = augment(images, info, torch.Generator().manual_seed(4), padding=padding, fill="reflected")
+        offsets = torch.randint(0, 2 * padding + 1, (2, 64, 1), generator=torch.Generator().manual_seed(4)).flatten(1)
+        for image, own, down, right in zip(images, found, *offsets.tolist(), strict=True):
+            padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
+            assert np.array_equal(own.numpy(), padded[:, down : down + 16, right : right + 16])
+
+
 def test_augment_repeats_itself_by_seed_only() -> None:
     images, info = random_batch(32), info_of()
     first, again, other = (augment(images, info, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))

@@ -93,7 +93,7 @@ def test_joint_mode_moves_both():
     assert row.score == pytest.approx(np.mean(row.exit_accuracies)) and len(row.exit_accuracies) == 2
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("mode", "ema_decay"), [("normal", 0.0), ("exits", 0.0), ("joint", 0.0), ("exits", 0.8), ("joint", 0.8)]
