@@ -80,7 +80,12 @@ def execute(options: argparse.Namespace) -> None:
         reporter=Reporter(),
     )
     if options.dry_run:
-        planned = dry_run(plan_study(spec, where, extend=options.extend), where)
+        from study.export.check import export_lines
+
+        plan = plan_study(spec, where, extend=options.extend)
+        networks = [one.network for one in plan.trials.exits_on_each(plan.trials.backbones.plans)]
+        refused = [line for one in plan.datasets.values() for line in export_lines(networks, one.dataset.info)]
+        planned = {**dry_run(plan, where), "export": list(dict.fromkeys(refused))}
         if options.json:
             print(dumps(planned, indent=1))
         else:
@@ -116,6 +121,8 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
         f"then {searched['networks']} networks at {', '.join(searched['precisions'])} are traced, and "
         f"{searched['operating_points']} operating points searched",
     )
+    for line in result["export"]:
+        console.print(line, soft_wrap=True)
     for change in result["grows"]:
         console.print(f"extends the study: {change}")
     left = result["training_seconds_left"]

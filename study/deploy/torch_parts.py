@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ATEN = """adaptive_avg_pool2d.default add.Tensor avg_pool2d.default batch_norm.default bmm.default cat.default
-clamp.default clamp_min.default conv2d.default div.Tensor elu.default expand.default flatten.using_ints gelu.default
-group_norm.default hardsigmoid.default hardswish.default hardtanh.default layer_norm.default leaky_relu.default
-linear.default matmul.default max_pool2d.default mean.dim mul.Tensor permute.default relu.default relu6.default
-reshape.default scaled_dot_product_attention.default select.int sigmoid.default silu.default slice.Tensor
-softmax.int squeeze.dim sub.Tensor sum.dim_IntList tanh.default to.dtype transpose.int unflatten.int
-unsqueeze.default"""
+_ATEN = """adaptive_avg_pool2d.default add.Tensor avg_pool2d.default batch_norm.default bmm.default
+cat.default clamp.default clamp_min.default conv2d.default div.Tensor elu.default expand.default
+expand_as.default flatten.using_ints gelu.default group_norm.default hardsigmoid.default hardswish.default
+hardtanh.default layer_norm.default leaky_relu.default linalg_vector_norm.default linear.default
+matmul.default max_pool2d.default mean.dim mul.Tensor pad.default permute.default relu.default relu6.default
+reshape.default roll.default scaled_dot_product_attention.default select.int sigmoid.default silu.default
+slice.Tensor softmax.int squeeze.dim sub.Tensor sum.dim_IntList tanh.default to.dtype transpose.int
+unflatten.int unsqueeze.default"""
 _DTYPES = ("float32", "bfloat16", "uint8", "int8")
 
 

@@ -21,7 +21,8 @@ from study.deploy.folder import FORMAT, FORMAT_VERSION, GRAPHS, MANIFEST, MODEL,
 from study.deploy.rule import Rule
 from study.errors import UserError
 from study.export.model_card import model_card
-from study.export.onnx_graphs import IR_VERSION, OPSET, check_onnx, onnx_files
+from study.export.onnx_graphs import check_onnx, onnx_files
+from study.export.onnx_writer import IR_VERSION, OPSET
 from study.export.parts import DescribedParts, describe_parts, plain_network
 from study.export.point import ChosenPoint
 from study.export.rule import rule_of

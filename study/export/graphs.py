@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -31,6 +32,10 @@ _SAME = (
     "lift_fresh_copy.default",
 )
 """Operations that change nothing in evaluation."""
+_CREATED = ("new_zeros.default",)
+"""Operations whose result depends on no number of their input."""
+_PIECES = ("chunk.default", "split.Tensor", "split_with_sizes.default", "unbind.int")
+"""Operations with several results, of which a description takes each by itself."""
 _WITH_INTEGERS = ("dequantize_per_tensor.default", "dequantize_per_channel.default")
 """Operations on weights that are left to the part, because the integers are its weights."""
 
@@ -68,13 +73,25 @@ def describe(module: nn.Module, sample: tuple[Tensor, ...], tensors: Tensors, wh
     Raises:
         UserError: the part computes something that a description cannot say.
     """
-    batch = torch.export.Dim("batch", min=2)
-    shapes = tuple({0: batch} for _ in sample)
     with torch.no_grad():
-        program = torch.export.export(_Flat(module), sample, dynamic_shapes={"inputs": shapes})
-        described = _Writer(program, tensors, what).write()
+        described = _Writer(_exported(module, sample), tensors, what).write()
     _hold_against(module, described, tensors, sample, what)
     return described
+
+
+def operations_of(module: nn.Module, sample: tuple[Tensor, ...], what: str) -> frozenset[str]:
+    """The operations of the description of a part, which may lie on the device ``meta``; refused as in describe."""
+    with torch.no_grad():
+        writer = _Writer(_exported(module, sample), Tensors(), what)
+        writer.read()
+    return frozenset(name for name, *_ in writer.steps.values())
+
+
+def _exported(module: nn.Module, sample: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=2)
+    shapes = tuple({0: batch} for _ in sample)
+    with warnings.catch_warnings(action="ignore"):  # of a module that keeps a tensor of its last call
+        return torch.export.export(_Flat(module), sample, dynamic_shapes={"inputs": shapes})
 
 
 class _Flat(nn.Module):
@@ -98,7 +115,8 @@ class _Writer:
         self.same: dict[torch.fx.Node, torch.fx.Node] = {}  # a node -> the node that now stands for it
         self.steps: dict[torch.fx.Node, tuple[str, list[Any], dict[str, Any]]] = {}
 
-    def write(self) -> Description:
+    def read(self) -> list[torch.fx.Node]:
+        """Collect the steps; the nodes of the outputs."""
         sources = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
         outputs: list[torch.fx.Node] = []
         for node in self.program.graph.nodes:
@@ -108,6 +126,10 @@ class _Writer:
                 outputs = [self._now(one) for one in node.args[0]]
             elif node.users or node.target.__name__.partition(".")[0].endswith("_"):
                 self._operation(node)
+        return outputs
+
+    def write(self) -> Description:
+        outputs = self.read()
         needed = self._needed(outputs)
         steps = [
             [node.name, name, self._plain(arguments), {key: self._plain(one) for key, one in options.items()}]
@@ -129,7 +151,12 @@ class _Writer:
         return node
 
     def _operation(self, node: torch.fx.Node) -> None:
+        if node.target is operator.getitem:
+            self._piece(node)
+            return
         name = "mul.int" if node.target is operator.mul else str(node.target).partition(".")[2]
+        if name in _PIECES:
+            return
         arguments: list[Any] = list(cast(Any, torch.fx.map_arg(node.args, self._now)))
         options: dict[str, Any] = dict(cast(Any, torch.fx.map_arg(node.kwargs, self._now)))
         if name in _SAME:
@@ -138,18 +165,40 @@ class _Writer:
         packet, _, overload = name.partition(".")
         in_place = packet.endswith("_")
         name = f"{packet.removesuffix('_')}.{overload}"
-        if name not in OPERATIONS:
-            raise UserError(f"export: {self.what} computes {str(node.target)[:60]}, which no exported model can say")
         nodes = _nodes([arguments, options])
+        if name in _CREATED and nodes == arguments[:1]:
+            created = cast(Any, node.target)(torch.zeros(0), *arguments[1:], **options)
+            self.constants[node], self.hints[node] = created, node.name
+            return
         if nodes and all(one in self.constants for one in nodes) and name not in _WITH_INTEGERS:
             value = cast(Any, node.target)(*map_nodes(arguments, self.constants), **map_nodes(options, self.constants))
             self.constants[node], self.hints[node] = value, self.hints[nodes[0]]
             return
+        if name not in OPERATIONS:
+            raise UserError(f"export: {self.what} computes {str(node.target)[:60]}, which no exported model can say")
         if name == "batch_norm.default" and self._fold(node, arguments):
             return
         self.steps[node] = (name, list(arguments), dict(options))
         if in_place:
             self.same[arguments[0]] = node
+
+    def _piece(self, node: torch.fx.Node) -> None:
+        """One of several results, as the slice or the row of the tensor that was cut."""
+        cut, number = cast(tuple[torch.fx.Node, int], node.args)
+        name = str(cut.target).partition(".")[2]
+        if name not in _PIECES:
+            raise UserError(f"export: {self.what} computes {str(cut.target)[:60]}, which no exported model can say")
+        source: Any = self._now(cast(torch.fx.Node, cut.args[0]))
+        places = cut.args[1:] if name == "unbind.int" else cut.args[2:]
+        axis = int(cast(int, cut.kwargs.get("dim", places[0] if places else 0)))
+        if name == "unbind.int":
+            self.steps[node] = ("select.int", [source, axis, number], {})
+            return
+        lengths = [piece.shape[axis] for piece in cut.meta["val"]]
+        if not all(isinstance(length, int) for length in lengths):
+            raise UserError(f"export: {self.what} cuts a batch, which no exported model can say")
+        start = sum(lengths[:number])
+        self.steps[node] = ("slice.Tensor", [source, axis, start, start + lengths[number]], {})
 
     def _fold(self, node: torch.fx.Node, arguments: list[Any]) -> bool:
         """Make a batch normalisation a part of the fp32 convolution before it; False where there is none."""

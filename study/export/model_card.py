@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.words import printable
-from study.export.onnx_graphs import OPSET
+from study.export.onnx_writer import OPSET
 from study.export.point import ChosenPoint
 
 

@@ -40,7 +40,7 @@ class DescribedParts:
     """How the study computed int8."""
 
 
-class _Run(nn.Module):
+class Run(nn.Module):
     """Segments in a row, and perhaps the classifier, from tensors to tensors."""
 
     def __init__(self, segments: list[Any], classifier: Any | None) -> None:
@@ -48,6 +48,7 @@ class _Run(nn.Module):
         self.segments, self.classifier = nn.ModuleList(segments), classifier
 
     def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
+        """The state behind the last segment, or the logits of the classifier."""
         for segment in self.segments:
             state = segment(state)
         return tuple(state) if self.classifier is None else (self.classifier(state),)
@@ -74,7 +75,7 @@ def describe_parts(runnable: RunnableNetwork, rule: Rule, told: Callable[[str], 
         what = f"the part from segment {done + 1} to {'the classifier' if end == last else f'exit {end}'}"
         told(what)
         segments = list(runnable.segments[done : min(end, last - 1)])
-        module = _Run(segments, runnable.classifier if end == last else None)
+        module = Run(segments, runnable.classifier if end == last else None)
         parts.append(describe(module, state, tensors, what))
         shapes.append([list(one.shape[1:]) for one in state])
         with torch.no_grad():

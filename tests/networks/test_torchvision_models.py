@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torchvision import models
 
 from study.costs.flops import count_work
@@ -82,6 +83,13 @@ def test_exits_stand_where_they_are_asked_for():
     assert few.exit_shapes == (every.exit_shapes[1], every.exit_shapes[8])
     assert torch.equal(few.classify(images), every.classify(images))
     assert count_work(few).segment_flops.sum() == count_work(every).segment_flops.sum()
+
+
+def test_statistics_of_batch_normalisation_follow_a_short_training():
+    """MobileNetV3 has a momentum of 0.01: after 60 steps, its own statistics would be half those of the start."""
+    own = [layer.momentum for layer in models.mobilenet_v3_small().modules() if isinstance(layer, nn.BatchNorm2d)]
+    here = network("mobilenet_v3_small", 32).backbone.modules()
+    assert set(own) == {0.01} and {layer.momentum for layer in here if isinstance(layer, nn.BatchNorm2d)} == {0.1}
 
 
 def test_images_have_the_size_of_the_model_unless_told_otherwise():
