@@ -1,8 +1,9 @@
-"""Weights that a backbone starts from: fine-tuning. The output layer starts anew where the classes differ."""
+"""Weights that a backbone starts from: fine-tuning. They are made to fit other classes, colours and sizes of images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,6 +20,7 @@ from study.checkpoints.tensors import weights_fingerprint
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, output_layer
 from study.networks.weight_names import plain_names, refuse_misfit
+from study.networks.weight_shapes import to_colours, to_positions
 from study.storage.home import user_path
 from study.storage.publish import publish, read_published
 
@@ -60,17 +62,38 @@ def load_initial(name: str, backbones: Sequence[str], *, download: bool) -> dict
     return load_pretrained(file)[1]
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether weights that a path names lie there; published weights of torchvision are looked for elsewhere."""
+    return name.startswith(_LIBRARY) or user_path(name).exists()
+
+
 def initial_id(tensors: Mapping[str, Tensor]) -> WeightsId:
     """The name of weights from outside."""
     return WeightsId(TRIAL, weights_fingerprint(tensors))
 
 
-def fit_initial(
-    name: str, network: MultiExitNetwork, tensors: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights by the names of a network's backbone, and the names of those that start anew.
+@dataclass(frozen=True)
+class Fitted:
+    """Weights that fit a network."""
 
-    A tensor of the output layer starts anew where it is of another number of classes.
+    kept: Mapping[str, Tensor]
+    """By the names of the network's backbone."""
+    anew: Sequence[str]
+    """The names of those that start anew."""
+    changes: Sequence[str]
+    """What differs from the weights that were given, in one line each."""
+
+
+def fit_initial(name: str, network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> Fitted:
+    """Weights from outside, made to fit the backbone of a network.
+
+    A tensor of the output layer starts anew where it is of another number of classes. The kernels of a first layer are
+    made for grey or for colour images, and the positions of patches for the network's size of images.
+
+    Args:
+        name: of the weights, in messages.
+        network: may lie on the device ``meta``.
+        tensors: by any names that :func:`study.networks.weight_names.plain_names` knows.
 
     Raises:
         UserError: a tensor is missing, unexpected, or of another shape.
@@ -82,28 +105,34 @@ def fit_initial(
         for one in output_layer(network)
         if one in given and given[one].shape != own[one].shape and given[one].shape[1:] == own[one].shape[1:]
     ]
+    changes = []
+    if anew:
+        layer, there = anew[0].rpartition(".")[0], len(given[anew[0]])
+        images = f"these images have {network.classes}"
+        changes.append(f"{name}: {layer} is for {there} classes, {images}: this layer starts anew")
     kept = {one: tensor for one, tensor in given.items() if one not in anew}
+    for one in [one for one, tensor in kept.items() if one in own and tensor.shape != own[one].shape]:
+        if (colours := to_colours(kept[one], own[one])) is not None:
+            told = "colour images: its kernels are summed over the channels"
+            if colours.shape[1] != 1:
+                told = "grey images: its kernels are repeated for each channel, at a third"
+            changes.append(f"{name}: {one} is for {told}")
+            kept[one] = colours
+        elif (positions := to_positions(one, kept[one], own[one])) is not None:
+            sizes = f"{kept[one].shape[1]} tokens, this network has {positions.shape[1]}"
+            changes.append(f"{name}: {one} is for {sizes}: the positions are interpolated")
+            kept[one] = positions
     expected = {one: tensor for one, tensor in own.items() if one not in anew}
     try:
         refuse_misfit("backbone", expected, kept, may_lack=lambda one: one.endswith(".num_batches_tracked"))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    return kept, anew
+    return Fitted(kept, anew, changes)
 
 
 def load_initial_weights(network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """Copy weights into the backbone, but for an output layer of other classes; refused as by :func:`fit_initial`."""
-    network.backbone.load_state_dict(fit_initial("initial weights", network, tensors)[0], strict=False)
-
-
-def replaced_line(name: str, network: MultiExitNetwork, tensors: Mapping[str, Tensor]) -> str | None:
-    """What starts anew, in one line; None where all weights are taken. Refused as by :func:`fit_initial`."""
-    anew = fit_initial(name, network, tensors)[1]
-    if not anew:
-        return None
-    there = len(plain_names(tensors, network.backbone.state_dict())[anew[0]])
-    layer = anew[0].rpartition(".")[0]
-    return f"{name}: {layer} is for {there} classes, these images have {network.classes}: this layer starts anew"
+    """Copy weights into the backbone, as :func:`fit_initial` makes them fit; refused as there."""
+    network.backbone.load_state_dict(fit_initial("initial weights", network, tensors).kept, strict=False)
 
 
 def publish_initial(run_folder: Location, identity: WeightsId, tensors: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import torch
 from results.storage.atomic import write_atomic
 from search_spaces.settings import BackboneFields, identity, settings_of
 from study.checkpoints.description import read_description
-from study.checkpoints.initial import initial_id, load_initial, replaced_line
+from study.checkpoints.initial import fit_initial, initial_id, load_initial
 from study.checkpoints.pretrained import build_pretrained, check_fit, load_pretrained
 from study.costs.measure.bench import measure_profile
 from study.costs.measure.meters import device_name, find_meter
@@ -218,8 +218,7 @@ def train_one(
     if pretrained and tensors is not None:
         check_fit(pretrained, tensors, network, dataset.info)
     if initial is not None and tensors is not None:
-        line = replaced_line(initial, meta_network(network, dataset.info), tensors)
-        if line:
+        for line in fit_initial(initial, meta_network(network, dataset.info), tensors).changes:
             reporter.line(line)
     if training.precision == "auto":
         found = read_description(folder / "last") if folder else None

@@ -20,7 +20,7 @@ from torch import Tensor
 from results.storage.paths import Location
 from search_spaces.settings import Mode
 from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, StudySpec
-from study.checkpoints.initial import initial_id, load_initial, replaced_line
+from study.checkpoints.initial import fit_initial, initial_id
 from study.checkpoints.pretrained import check_fit, load_pretrained
 from study.costs.flops import count_work
 from study.costs.model.devices import Device
@@ -44,6 +44,7 @@ from study.run.folder import (
     refuse_other_images,
     refuse_other_study,
 )
+from study.run.initial_weights import starting_weights
 from study.run.status import outline, seconds_left, slots_here, trial_statuses
 from study.run.trials import PHASES, StudyTrials, draw_trials, planned_trials
 from study.search.cost_source import check_costs, check_slack
@@ -133,7 +134,8 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     check_loggers(spec.logging, where.folder, os.environ)
     spec = with_own_code(spec)
     all_settings, trials, table = resolve_names(spec)
-    initial = _initial_weights(spec, download=where.download)
+    with _named(spec.name):
+        initial = starting_weights(spec, where.folder, download=where.download, reporter=where.reporter)
     if initial is not None:
         changes = {"initial_digest": initial_id(initial).digest}
         spec = spec.model_copy(update={"backbones": spec.backbones.model_copy(update=changes)})
@@ -159,9 +161,9 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
         if initial is not None:
             name = str(spec.backbones.initial)
             shapes = [meta_network(one, info) for one in {plan.network for plan in trials.backbones.plans}]
-            for line in dict.fromkeys(replaced_line(name, one, initial) for one in shapes):
-                if line:
-                    where.reporter.line(line)
+            adapted = [line for one in shapes for line in fit_initial(name, one, initial).changes]
+            for line in dict.fromkeys(adapted):
+                where.reporter.line(line)
     return StudyPlan(
         spec=spec,
         trials=trials,
@@ -171,16 +173,6 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
         initial=initial,
         grown=tuple(grown),
     )
-
-
-def _initial_weights(spec: StudySpec, *, download: bool) -> Mapping[str, Tensor] | None:
-    if spec.backbones.initial is None:
-        return None
-    with _named(spec.name):
-        if spec.backbones.pretrained is not None:
-            raise UserError("backbones.initial starts a training, which backbones.pretrained leaves out: give one")
-        backbones = [str(one) for one in spec.choices("backbones")["backbone"].values]
-        return load_initial(spec.backbones.initial, backbones, download=download)
 
 
 def _dataset_plan(settings: DataSettings, where: RunContext, *, check_test: bool) -> DatasetPlan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,18 @@ from safetensors.torch import save_file
 from support.studies import run_context, tiny_study
 from support.tiny_network import TINY, image_set
 from torch import Tensor
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from results.parts import read_table
 from study.checkpoints import initial
-from study.checkpoints.initial import fit_initial, load_initial, replaced_line
+from study.checkpoints.initial import fit_initial, load_initial
 from study.cli.main import main
 from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, build_network, output_layer
+from study.networks.segmenter import segment_module
 from study.networks.settings import HeadSettings, NetworkSettings
+from study.progress import Reporter
 from study.run.run import run_study
 from study.training.loop import Trainer
 from study.training.settings import TrainingSettings
@@ -77,16 +82,45 @@ def test_the_output_layer_of_other_classes_starts_anew() -> None:
     source, target = tiny(classes=7, seed=1), tiny(classes=3)
     assert output_layer(target) == ["8.weight", "8.bias"]
     weights = {f"module.{name}": tensor for name, tensor in source.backbone.state_dict().items()}
-    kept, anew = fit_initial("w.pt", target, weights)
-    assert anew == ["8.weight", "8.bias"]
-    assert set(kept) == set(target.backbone.state_dict()) - set(anew)
-    line = replaced_line("w.pt", target, weights)
-    assert line == "w.pt: 8 is for 7 classes, these images have 3: this layer starts anew"
-    assert replaced_line("w.pt", tiny(classes=7), weights) is None
-    with pytest.raises(UserError, match=r"w\.pt: .* set data\.channels to 1"):
-        fit_initial("w.pt", tiny(channels=3), weights)
+    fitted = fit_initial("w.pt", target, weights)
+    assert fitted.anew == ["8.weight", "8.bias"]
+    assert set(fitted.kept) == set(target.backbone.state_dict()) - set(fitted.anew)
+    assert fitted.changes == ["w.pt: 8 is for 7 classes, these images have 3: this layer starts anew"]
+    assert fit_initial("w.pt", tiny(classes=7), weights).changes == []
+    others = {name: tensor for name, tensor in fitted.kept.items() if name != "0.weight"}
     with pytest.raises(UserError, match=r"they lack 0\.weight and 2 more; they hold stem\.weight"):
-        fit_initial("w.pt", target, {**{name: t for name, t in kept.items() if name != "0.weight"}, "stem.weight": 1})
+        fit_initial("w.pt", target, {**others, "stem.weight": torch.ones(1)})
+
+
+@torch.no_grad()
+def test_weights_for_colour_images_fit_grey_ones_and_the_reverse() -> None:
+    colour, grey = tiny(channels=3, seed=1).eval(), tiny().eval()
+    images = torch.rand(4, 1, 8, 8)
+    fitted = fit_initial("w.pt", grey, colour.backbone.state_dict())
+    assert fitted.changes == ["w.pt: 0.weight is for colour images: its kernels are summed over the channels"]
+    grey.backbone.load_state_dict(dict(fitted.kept))
+    assert torch.allclose(grey.classify(images), colour.classify(images.expand(-1, 3, -1, -1)), atol=1e-5)
+    back = fit_initial("w.pt", colour, grey.backbone.state_dict())
+    assert back.changes == ["w.pt: 0.weight is for grey images: its kernels are repeated for each channel, at a third"]
+    colour.backbone.load_state_dict(dict(back.kept))
+    assert torch.allclose(grey.classify(images), colour.classify(images.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+def test_positions_of_patches_are_interpolated_as_torchvision_does() -> None:
+    sizes = {"patch_size": 4, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8, "num_classes": 3}
+    torch.manual_seed(0)
+    large, small = (VisionTransformer(image_size=size, **sizes) for size in (32, 16))
+    torch.nn.init.normal_(large.encoder.pos_embedding)
+    given = large.state_dict()
+    segmented = segment_module(small, ["encoder.layers"], image=(3, 16, 16), name="vit", class_token=True)
+    network = MultiExitNetwork(segmented, HeadSettings(kind="linear"), classes=3, input_shape=(3, 16, 16))
+    fitted = fit_initial("w.pt", network, given)
+    name = "encoder.pos_embedding"
+    assert fitted.changes == [f"w.pt: {name} is for 65 tokens, this network has 17: the positions are interpolated"]
+    expected = interpolate_embeddings(16, 4, OrderedDict(given))[name]
+    torch.testing.assert_close(fitted.kept[name], expected)
+    with pytest.raises(UserError, match=r"encoder\.pos_embedding has shape"):
+        fit_initial("w.pt", network, {**given, name: torch.ones(1, 60, 8)})
 
 
 @pytest.mark.parametrize(
@@ -144,8 +178,17 @@ def test_a_study_starts_from_weights_of_other_classes(tmp_path: Path, capsys: py
     (stored,) = (where.folder / "initial").iterdir()
     assert trials.loc["backbones", "parent"] == f"weights@{stored.name}"
     before = {path: path.stat().st_mtime_ns for path in where.checkpoints.rglob("*.safetensors")}
-    run_study(spec, where)
+    file.unlink()
+    capsys.readouterr()
+    run_study(spec, replace(where, reporter=Reporter()))
+    assert f"backbones.initial: {file} does not exist; the copy in {stored} is used" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in where.checkpoints.rglob("*.safetensors")}
+
+    (stored / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"w\.safetensors does not exist, and .* holds no whole copy: put the"):
+        run_study(spec, where)
+    with pytest.raises(UserError, match=r"w\.safetensors does not exist: give a checkpoint folder"):
+        run_study(spec, run_context(tmp_path / "runs" / "new"))
 
 
 def test_train_fine_tunes_and_says_what_starts_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
