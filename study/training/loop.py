@@ -173,11 +173,13 @@ class Trainer:
             return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
 
     def _run_batches(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> float:
-        order = torch.randperm(len(images), generator=generator).to(images.device)
+        order = torch.randperm(len(images), generator=generator)
+        mirrored = self.augmentation.mirrored(len(images), self.settings.seed, epoch)
+        flips = None if mirrored is None else mirrored[order]
+        order = order.to(images.device)
         total = torch.zeros((), device=self.device)
         seen = 0
         starts = list(batches(len(order), self.settings.batch_size))
-        mirrored = self.augmentation.mirrored(len(images), self.settings.seed, epoch)
         for number, batch in enumerate(starts):
             chosen = order[batch]
             if len(chosen) == 1:  # batch norm has no statistics of a single image
@@ -185,8 +187,8 @@ class Trainer:
             rate = self.settings.learning_rate * schedule_factor(self.settings, epoch - 1 + number / len(starts))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            flips = None if mirrored is None else mirrored[chosen.cpu()]
-            pixels = self.augmentation.pixels(to_device(images[chosen], self.device), generator, flips)
+            own_flips = None if flips is None else flips[batch]
+            pixels = self.augmentation.pixels(to_device(images[chosen], self.device), generator, own_flips)
             target = labels[chosen.to(labels.device)]
             loss = self._backward(*self.augmentation.mixed(normalize(pixels, self.info), target))
             self.optimizer.step()

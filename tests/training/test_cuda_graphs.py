@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -29,18 +30,28 @@ INFO = DataInfo(
     digest="",
     settings={},
 )
+LEVERS: dict[str, Any] = {
+    "optimizer": "muon",
+    "bias_rate": 2.0,
+    "norm_scales": "fixed",
+    "mirroring": "alternating",
+    "exit_gradient_rule": "equilibrium",
+    "distillation_kind": "decoupled",
+    "teacher": "average",
+    "difficulty": 0.5,
+}
 
 
 @pytest.mark.parametrize("mode", ["original", "exits", "joint"])
 @pytest.mark.parametrize("head", ["bof", "conv"])
-def test_a_graph_trains_as_the_plain_step_does(mode: Mode, head: str) -> None:
+@pytest.mark.parametrize("levers", [{}, LEVERS], ids=["plain", "levers"])
+def test_a_graph_trains_as_the_plain_step_does(mode: Mode, head: str, levers: dict[str, Any]) -> None:
     torch.manual_seed(0)
     forbid_tf32()
     settings = NetworkSettings(backbone="vgg11", width=0.25, head=HeadSettings(kind=head, conv_layers=4))  # type: ignore[arg-type]
     network = build_network(settings, classes=3, image_size=32, channels=3).cuda()
-    training = TrainingSettings(
-        mode=mode, batch_size=16, precision="fp32", optimizer="sgd", learning_rate=0.01, distillation=0.3, ema_decay=0.9
-    )
+    usual: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "distillation": 0.3, "ema_decay": 0.9}
+    training = TrainingSettings(mode=mode, batch_size=16, precision="fp32", **(usual | levers))
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8).cuda()  # the last batch is a smaller one
     labels = torch.randint(0, 3, (40,)).cuda()
     trained = []
