@@ -137,6 +137,11 @@ class RemotePath:
         return RemotePath(self.root, self.key / name, self.options)
 
     @property
+    def plain(self) -> str:
+        """For messages: scheme, bucket and names as they are, without options."""
+        return "/".join([self.root, *self.key.parts])
+
+    @property
     def name(self) -> str:
         """The last part; empty for the bucket itself."""
         return self.key.name
@@ -209,6 +214,18 @@ class RemotePath:
         """All objects in this folder and in the folders below, in no order."""
         found = self._request(lambda store, key: store.list(key).collect())
         return [RemotePath(self.root, PurePosixPath(one["path"]), self.options) for one in found]
+
+    def listed_below(self) -> dict[str, tuple[int, str]]:
+        """All objects in this folder and in the folders below: path below this folder -> bytes, and a text that changes
+        with the content.
+        """
+        found = self._request(lambda store, key: store.list(key or None).collect())
+        start = len(self._text()) + 1 if self.name else 0
+        return {
+            one["path"][start:]: (one["size"], one["e_tag"] or one["last_modified"].isoformat())
+            for one in found
+            if len(one["path"]) > start
+        }
 
     def read_bytes(self) -> bytes:
         """The content of one version of the object."""

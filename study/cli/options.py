@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from results.storage.paths import Location, expanded, location
 from search_spaces.settings import DEFAULT_DEVICE, MOST, BackboneFields, DataFields, Setting, settings_of
 from study.networks.own_code import is_own, trust
-from study.storage.home import user_path
+from study.storage.home import user_location
 
 if TYPE_CHECKING:
     from study.data.settings import DataSettings
@@ -64,6 +64,11 @@ def path(text: str) -> Path:
 def name_or_path(text: str) -> str:
     """The name of something that comes with the program, or a path on this machine."""
     return str(path(text)) if text.startswith("~") else text
+
+
+def image_place(text: str) -> Location:
+    """A folder or table of images, on a disk or in an object store."""
+    return run_folder(text)
 
 
 def run_folder(text: str) -> Location:
@@ -184,4 +189,5 @@ def data_request(options: argparse.Namespace) -> dict[str, Any]:
     request = {**given(options, DataFields), "seed": options.seed}
     # A path on the command line stands below the current folder; one in a study file, below the data root.
     places = {name: request[name] for name in ("folder", "table")}
-    return {**request, **{name: str(user_path(place).absolute()) if place else None for name, place in places.items()}}
+    absolute = {name: str(user_location(place).absolute()) if place else None for name, place in places.items()}
+    return {**request, **absolute}

@@ -10,7 +10,7 @@ from typing import Any
 
 from search_spaces.spec import parse_change
 from search_spaces.study_files import bundled, load_space
-from study.cli.options import add_image_source, name_or_path, path, run_folder
+from study.cli.options import add_image_source, image_place, name_or_path, path, run_folder
 from study.networks.own_code import trust
 from study.storage.publish import safe_name
 from study.storage.strict_json import dumps
@@ -35,8 +35,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, as backbones.epochs=5"
     )
     add_image_source(parser)
-    parser.add_argument("--folder", type=path, metavar="DIR", help="folder with the images of image_folder")
-    parser.add_argument("--table", type=path, metavar="FILE", help="CSV or parquet file of paths and labels")
+    parser.add_argument(
+        "--folder", type=image_place, metavar="DIR", help="images of image_folder: a folder, or s3://bucket/folder"
+    )
+    parser.add_argument("--table", type=image_place, metavar="FILE", help="CSV or parquet file of paths and labels")
     parser.add_argument("--pretrained", type=path, metavar="PATH", help="your own weights; no backbone is trained")
     parser.add_argument(
         "--initial",

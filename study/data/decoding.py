@@ -1,4 +1,4 @@
-"""Decode many image files into one array: in threads, or in processes where there are many files.
+"""Decode many images, files or objects, into one array: in threads, or in processes where there are many.
 
 Pillow lets other threads run only while it decodes. Of small images it spends most of the time in Python, so that
 processes are faster: each writes its rows into the same mapped file. A process imports neither torch nor the program of
@@ -21,12 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from results.storage.object_store import OPTIONS
+from results.storage.paths import location
 from study.arrays import core_count
 from study.data.image_files import UnreadableImagesError, read_with_digest, strict_decoder
+from study.errors import UserError
 
 FILES_OF_A_PROCESS = 2000
 """The smallest share of files that is worth the start of a process."""
 _MOST_PROCESSES = 16
+_REQUESTS = 16
+"""Of each process, to an object store at once: a process waits for answers most of the time."""
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from study.data.decoding import main; main()"
 
 
@@ -53,16 +58,17 @@ class DecodedFiles:
 def decode(
     paths: Sequence[str], into: NDArray[np.uint8], how: DecodingSettings, *, mapped: Path | None
 ) -> DecodedFiles:
-    """Decode files.
+    """Decode images.
 
     Args:
-        paths: of the files.
+        paths: absolute paths, or addresses of objects.
         into: ``[N, channels, image_size, image_size]``, which receives the pixels.
         how: the pixels.
         mapped: the file (npy) that ``into`` maps; None: ``into`` is memory of this process.
 
     Raises:
         UnreadableImagesError: it names the files that are damaged or no images.
+        UserError: an object store does not answer or refuses access.
     """
     processes = min(core_count(), _MOST_PROCESSES, len(paths) // FILES_OF_A_PROCESS)
     if mapped is None or processes < 2:
@@ -77,20 +83,32 @@ def decode(
 
 
 def _in_threads(paths: Sequence[str], into: NDArray[np.uint8], how: DecodingSettings) -> list[dict[str, Any]]:
-    """For each file its ``digest`` and ``deepest``, or its ``problem``."""
+    return _rows(paths, into, how, threads=_REQUESTS if _are_objects(paths) else min(32, os.cpu_count() or 1))
+
+
+def _rows(
+    paths: Sequence[str], into: NDArray[np.uint8], how: DecodingSettings, *, threads: int
+) -> list[dict[str, Any]]:
+    """For each image its ``digest`` and ``deepest``, or its ``problem``."""
+    place = location if _are_objects(paths) else Path
 
     def read(row: int) -> dict[str, Any]:
         try:
             one = read_with_digest(
-                Path(paths[row]), image_size=how.image_size, channels=how.channels, white_level=how.white_level
+                place(paths[row]), image_size=how.image_size, channels=how.channels, white_level=how.white_level
             )
         except UnreadableImagesError as error:
             return {"problem": error.problems[0]}
         into[row] = one.pixels
         return {"digest": one.digest.hex(), "deepest": one.deepest}
 
-    with strict_decoder(how.max_pixels), ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
+    with strict_decoder(how.max_pixels), ThreadPoolExecutor(max_workers=threads) as pool:
         return list(pool.map(read, range(len(paths))))
+
+
+def _are_objects(paths: Sequence[str]) -> bool:
+    """Whether the images of a data set lie in an object store: paths of files are absolute and have no scheme."""
+    return bool(paths) and paths[0].startswith(tuple(f"{scheme}://" for scheme in OPTIONS))
 
 
 def _in_processes(paths: Sequence[str], mapped: Path, how: DecodingSettings, processes: int) -> list[dict[str, Any]]:
@@ -116,26 +134,23 @@ def _in_processes(paths: Sequence[str], mapped: Path, how: DecodingSettings, pro
     for child, text in zip(children, texts, strict=True):
         if not text:
             raise OSError(f"a process that decodes images ended with exit code {child.returncode}")
-        found += json.loads(text)
+        answer = json.loads(text)
+        if isinstance(answer, str):
+            raise UserError(answer)
+        found += answer
     return found
 
 
 def main() -> None:
-    """Decode the files that stdin names, into rows of a mapped file; print what was found. One process of several."""
+    """Decode the images that stdin names, into rows of a mapped file; print what was found. One process of several."""
     asked = json.load(sys.stdin)
     whole = np.load(asked["file"], mmap_mode="r+", allow_pickle=False)
-    rows = whole[asked["start"] : asked["start"] + len(asked["paths"])]
-    how = DecodingSettings(**asked["how"])
-    found: list[dict[str, Any]] = []
-    with strict_decoder(how.max_pixels):
-        for row, path in enumerate(asked["paths"]):
-            try:
-                one = read_with_digest(
-                    Path(path), image_size=how.image_size, channels=how.channels, white_level=how.white_level
-                )
-            except UnreadableImagesError as error:
-                found.append({"problem": error.problems[0]})
-                continue
-            rows[row] = one.pixels
-            found.append({"digest": one.digest.hex(), "deepest": one.deepest})
+    paths = asked["paths"]
+    rows = whole[asked["start"] : asked["start"] + len(paths)]
+    threads = _REQUESTS if _are_objects(paths) else 1
+    found: list[dict[str, Any]] | str
+    try:
+        found = _rows(paths, rows, DecodingSettings(**asked["how"]), threads=threads)
+    except UserError as error:
+        found = str(error)
     json.dump(found, sys.stdout)

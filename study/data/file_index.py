@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 import zipfile
 from collections.abc import Sequence
@@ -21,29 +20,19 @@ from numpy.typing import NDArray
 
 from results.storage.atomic import write_atomic
 from study.data.decoding import DecodedFiles
+from study.data.file_listing import ImageTree, Stats
 
 _FORMAT = 1
 _UNSETTLED_NANOSECONDS = 2 * 10**9
-"""A file that changed so shortly before could change again within one tick of the clock of its file system."""
-Stats = NDArray[np.int64]
-"""``[N, 4]``: bytes, time of the last change of the content and of the entry in ns, inode."""
+"""A file that changed so shortly before could change again within one tick of the clock of its file system.
 
-
-def stats_of(paths: Sequence[str]) -> Stats:
-    """Of files; links are followed. A file that is gone has zeros: its reading says so."""
-    found = np.zeros((len(paths), 4), np.int64)
-    for row, path in enumerate(paths):
-        try:
-            known = os.stat(path)  # noqa: PTH116 (a Path of each of 50,000 files takes longer than the call)
-        except OSError:
-            continue
-        found[row] = known.st_size, known.st_mtime_ns, known.st_ctime_ns, known.st_ino
-    return found
+Objects have the time 0: their e-tags tell every change.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FileIndex:
-    """The files below a folder, read at a white level."""
+    """The files below the root of a tree, read at a white level."""
 
     names: tuple[str, ...]
     stats: Stats
@@ -54,7 +43,7 @@ class FileIndex:
     """Name -> the rules that changed pixels, of the few files where there are any."""
 
     @classmethod
-    def read(cls, cache: Path, root: Path, white_level: int) -> FileIndex:
+    def read(cls, cache: Path, root: ImageTree, white_level: int) -> FileIndex:
         """The index of a folder; an empty one where there is none that can be read."""
         try:
             with np.load(_path(cache, root, white_level), allow_pickle=False) as stored:
@@ -87,7 +76,7 @@ class FileIndex:
         return DecodedFiles(tuple(digests), self.deepest[rows])
 
     def write(
-        self, cache: Path, root: Path, white_level: int, *, names: Sequence[str], stats: Stats, found: DecodedFiles
+        self, cache: Path, root: ImageTree, white_level: int, *, names: Sequence[str], stats: Stats, found: DecodedFiles
     ) -> None:
         """Write the index with further files, which have just been read. ``stats`` are those of before the reading."""
         settled = stats[:, 1] < time.time_ns() - _UNSETTLED_NANOSECONDS
@@ -112,6 +101,6 @@ class FileIndex:
         write_atomic(path, content.getvalue(), sync=False)
 
 
-def _path(cache: Path, root: Path, white_level: int) -> Path:
-    name = hashlib.sha256(os.fsencode(root) + f"\0{white_level}".encode()).hexdigest()[:32]
+def _path(cache: Path, root: ImageTree, white_level: int) -> Path:
+    name = hashlib.sha256(f"{root}\0{white_level}".encode(errors="surrogateescape")).hexdigest()[:32]
     return cache / "index" / f"{name}.npz"

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from study.data.decoding import DecodedFiles, DecodingSettings, decode
-from study.data.file_index import FileIndex, Stats, stats_of
+from study.data.file_index import FileIndex
+from study.data.file_listing import ImageTree, Stats
 from study.data.image_cache import CachedImages, ImageCache
 from study.data.image_modes import WHITE_LEVEL
 from study.data.settings import DataSettings, ReadPart
@@ -36,9 +36,9 @@ PART_NAMES: Mapping[str, PartName] = {
 class FilePart:
     """The training part, a validation split of the user's own, or the test part."""
 
-    root: Path
+    root: ImageTree
     files: tuple[str, ...]
-    """Paths below ``root``."""
+    """Paths below ``root``, which is the root of the tree."""
     labels: Indices
     """``[N]``."""
     class_names: tuple[str, ...]
@@ -64,14 +64,13 @@ class FilePart:
             max_pixels=settings.max_pixels,
         )
         names = [self.files[index] for index in indices.tolist()]
-        paths = [f"{self.root}/{name}" for name in names]
         shape = (len(names), how.channels, how.image_size, how.image_size)
         cache = ImageCache.of_machine()
         if cache is None:
             images = np.empty(shape, np.uint8)
-            found = decode(paths, images, how, mapped=None)
+            found = decode(self.root.addresses_of(names), images, how, mapped=None)
             return ReadPart(images, self._source(indices, found), int(found.deepest.max(initial=0)))
-        stats = stats_of(paths)
+        stats = self.root.stats_of(names)
         index = FileIndex.read(cache.folder, self.root, how.white_level)
         if known := index.find(names, stats):
             source = self._source(indices, known)
@@ -84,7 +83,7 @@ class FilePart:
     ) -> ReadPart:
         """Decode files into the cache, or into memory where the cache has no room."""
         names = [self.files[number] for number in indices.tolist()]
-        paths = [f"{self.root}/{name}" for name in names]
+        paths = self.root.addresses_of(names)
         shape = (len(names), how.channels, how.image_size, how.image_size)
         draft = cache.draft(shape)
         images = draft.images if draft else np.empty(shape, np.uint8)
@@ -136,7 +135,7 @@ class ListedFiles:
 
 
 def listed_files(
-    root: Path,
+    root: ImageTree,
     by_class: Mapping[PartName, Mapping[str, Sequence[str]]],
     notes: Sequence[str],
     *,

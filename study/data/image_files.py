@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from results.storage.object_store import RemotePath
+from results.storage.paths import Location
 from study.data.image_modes import WHITE_LEVEL, plain_image
 from study.errors import UserError
 
@@ -60,21 +62,28 @@ class ReadImage:
     """The largest value of a grey of 16 bits; 0 for other images."""
 
 
-def read_with_digest(path: Path, *, image_size: int, channels: int, white_level: int = WHITE_LEVEL) -> ReadImage:
-    """Read an image file. The central square is cut out and resized bilinearly with antialiasing.
+def read_with_digest(path: Location, *, image_size: int, channels: int, white_level: int = WHITE_LEVEL) -> ReadImage:
+    """Read an image file or an object. The central square is cut out and resized bilinearly with antialiasing.
 
     Call inside :func:`strict_decoder`.
 
     Raises:
         UnreadableImagesError: the file cannot be read or is no image.
+        UserError: the object store does not answer or refuses access: the other images cannot be read, either.
     """
+    name = path.plain if isinstance(path, RemotePath) else path
     try:
         content = path.read_bytes()
+    except OSError as error:
+        if isinstance(path, RemotePath) and not isinstance(error, FileNotFoundError):
+            raise UserError(f"cannot read image {name}: {error.strerror}: start again when the store answers") from None
+        raise UnreadableImagesError([f"{name} ({_reason(error)})"]) from error
+    try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             plain = plain_image(image, channels, white_level)
         pixels = _square(plain.image, image_size, channels)
     except Exception as error:  # the bytes are arbitrary, and so are the errors of decoders
-        raise UnreadableImagesError([f"{path} ({_reason(error)})"]) from error
+        raise UnreadableImagesError([f"{name} ({_reason(error)})"]) from error
     digest = hashlib.sha256(content).digest() + "|".join(plain.rules).encode()
     return ReadImage(pixels, digest, plain.deepest)
 

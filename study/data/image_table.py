@@ -1,17 +1,22 @@
 """A user's own images, named by a table: a CSV or parquet file with the columns path, label and perhaps split.
 
-Paths are relative to the folder of the table and stay below it. Without the column ``split`` the hash of an image's
-path decides whether the image belongs to the test part. Splits are ``train``, ``val`` (``valid``, ``validation``) and
-``test``; with ``train`` and ``val`` alone, ``val`` is the test part.
+The table may lie on an object store. Paths are relative to its folder and stay below it. Without the column ``split``
+the hash of an image's path decides whether the image belongs to the test part. Splits are ``train``, ``val``
+(``valid``, ``validation``) and ``test``; with ``train`` and ``val`` alone, ``val`` is the test part.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from results.storage.object_store import RemotePath
+from results.storage.paths import Location
 from search_spaces.words import short
+from study.data.bucket_listing import BucketTree, listed_bucket
+from study.data.file_listing import LocalTree
 from study.data.file_parts import PART_NAMES, ListedFiles, PartName, divide, listed_files
 from study.errors import UserError
 
@@ -19,15 +24,18 @@ _COLUMNS = ("path", "label", "split")
 _SHOWN = 3
 
 
-def image_table(table: Path) -> ListedFiles:
+def image_table(place: Location) -> ListedFiles:
     """List the parts of the images that a table names.
 
     Raises:
         UserError: the table or a row of it is not as it must be, or files are missing.
     """
-    if not table.is_file():
-        raise UserError(f"image table {table} {'is no file' if table.exists() else 'is not there'}: give a CSV file")
-    columns = _parquet(table) if table.suffix.lower() == ".parquet" else _csv(table)
+    root, table = _root(place), place.plain if isinstance(place, RemotePath) else str(place)
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise UserError(f"image table {table} cannot be read: {error.strerror}") from None
+    columns = _parquet(table, content) if place.suffix.lower() == ".parquet" else _csv(table, content)
     paths = _checked_paths(table, columns["path"])
     labels = [label.strip() for label in columns["label"]]
     for row, label in enumerate(labels):
@@ -36,7 +44,7 @@ def image_table(table: Path) -> ListedFiles:
     names = sorted(set(labels), key=lambda name: (0, int(name), "") if _is_number(name) else (1, 0, name))
     if len(names) < 2:
         raise UserError(f"image table {table} has {len(names)} class: a classifier needs at least two")
-    _refuse_missing(table, paths)
+    _refuse_missing(table, root, paths)
     parts = _parts(table, columns.get("split"), len(paths))
     by_part: dict[PartName, dict[str, list[str]]] = {part: {name: [] for name in names} for part in set(parts)}
     for path, label, part in zip(paths, labels, parts, strict=True):
@@ -44,7 +52,7 @@ def image_table(table: Path) -> ListedFiles:
     for classes in by_part.values():
         for files in classes.values():
             files.sort()
-    root, notes = table.parent.resolve(), list[str]()
+    notes: list[str] = []
     if "split" not in columns:
         return listed_files(root, divide(by_part["train"]), notes, divided=True, named_by_path=False)
     if "test" not in by_part and "validation" in by_part:
@@ -62,12 +70,20 @@ def image_table(table: Path) -> ListedFiles:
     return listed_files(root, ordered, notes, named_by_path=False)
 
 
-def _csv(table: Path) -> dict[str, list[str]]:
+def _root(place: Location) -> LocalTree | BucketTree:
+    """The folder of the table."""
+    if isinstance(place, RemotePath):
+        return listed_bucket(place.parent, "folder of the image table")
+    if not place.is_file():
+        raise UserError(f"image table {place} {'is no file' if place.exists() else 'is not there'}: give a CSV file")
+    return LocalTree(place.parent.resolve())
+
+
+def _csv(table: str, content: bytes) -> dict[str, list[str]]:
     """The columns of a CSV file."""
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeError, csv.Error) as error:
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeError, csv.Error) as error:
         raise UserError(f"image table {table} cannot be read as CSV in UTF-8: {' '.join(str(error).split())}") from None
     header, *rows = [row for row in rows if row] or [[]]
     names = [name.strip().lower() for name in header]
@@ -78,21 +94,22 @@ def _csv(table: Path) -> dict[str, list[str]]:
     return {name: [row[names.index(name)] for row in rows] for name in wanted}
 
 
-def _parquet(table: Path) -> dict[str, list[str]]:
+def _parquet(table: str, content: bytes) -> dict[str, list[str]]:
     """The columns of a parquet file."""
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        names = parquet.read_schema(table).names
-        wanted = _known_columns(table, names)
-        read = parquet.read_table(table, columns=wanted)
+        source = pa.BufferReader(content)
+        wanted = _known_columns(table, parquet.read_schema(source).names)
+        source.seek(0)
+        read = parquet.read_table(source, columns=wanted)
         return {name: ["" if v is None else str(v) for v in read[name].to_pylist()] for name in wanted}
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"image table {table} cannot be read as parquet: {short(error)}") from None
 
 
-def _known_columns(table: Path, names: Sequence[str]) -> list[str]:
+def _known_columns(table: str, names: Sequence[str]) -> list[str]:
     if not {"path", "label"} <= set(names) or len(set(names)) < len(names):
         raise UserError(
             f"image table {table} has the columns {short(', '.join(names))!r}: expected path, label and perhaps split, "
@@ -101,7 +118,7 @@ def _known_columns(table: Path, names: Sequence[str]) -> list[str]:
     return [name for name in _COLUMNS if name in names]
 
 
-def _checked_paths(table: Path, raw: Iterable[str]) -> list[str]:
+def _checked_paths(table: str, raw: Iterable[str]) -> list[str]:
     """Paths below the folder of the table, each once."""
     seen: dict[str, int] = {}
     for row, text in enumerate(raw):
@@ -119,19 +136,21 @@ def _checked_paths(table: Path, raw: Iterable[str]) -> list[str]:
     return list(seen)
 
 
-def _refuse_missing(table: Path, paths: Sequence[str]) -> None:
-    missing = [path for path in paths if not (table.parent / path).is_file()]
+def _refuse_missing(table: str, root: LocalTree | BucketTree, paths: Sequence[str]) -> None:
+    if isinstance(root, BucketTree):
+        missing = [path for path in paths if path not in root.objects]
+    else:
+        missing = [path for path in paths if not (root.root / path).is_file()]
     if missing:
         shown = ", ".join(short(path) for path in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         slashes = "; paths are written with /" if "\\" in missing[0] else ""
         raise UserError(
-            f"image table {table}: {len(missing)} of {len(paths)} images are not in {table.absolute().parent}: "
-            f"{shown}{more}{slashes}"
+            f"image table {table}: {len(missing)} of {len(paths)} images are not in {root}: {shown}{more}{slashes}"
         )
 
 
-def _parts(table: Path, splits: Sequence[str] | None, rows: int) -> list[PartName]:
+def _parts(table: str, splits: Sequence[str] | None, rows: int) -> list[PartName]:
     if splits is None:
         return ["train"] * rows
     found: list[PartName] = []
@@ -143,7 +162,7 @@ def _parts(table: Path, splits: Sequence[str] | None, rows: int) -> list[PartNam
     return found
 
 
-def _row(table: Path, row: int) -> str:
+def _row(table: str, row: int) -> str:
     return f"image table {table}, row {row + 1}"
 
 

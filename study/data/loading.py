@@ -19,7 +19,7 @@ from study.data.published_files import PUBLISHED_FILES, published_files
 from study.data.settings import DATASETS, DataInfo, Dataset, DataSettings, ImageSet, Origin, ReadPart, resolve
 from study.data.splits import Indices, cut, limited_test_part
 from study.errors import UserError
-from study.storage.home import user_path
+from study.storage.home import user_location, user_path
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of most weights that are published, torchvision's among them."""
@@ -176,9 +176,9 @@ def _listed(settings: DataSettings, data_root: Path, *, download: bool) -> Liste
     if settings.name in PUBLISHED_FILES:
         return published_files(settings.name, user_path(data_root), download=download)
     if settings.table is not None:
-        return image_table(user_path(data_root) / user_path(settings.table))
+        return image_table(user_location(settings.table, below=data_root))
     if settings.folder is not None:
-        return image_folder(user_path(data_root) / user_path(settings.folder))
+        return image_folder(user_location(settings.folder, below=data_root))
     return None
 
 

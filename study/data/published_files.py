@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.data.file_listing import LocalTree
 from study.data.file_parts import ListedFiles, PartName, divide, listed_files
 from study.errors import UserError
 
@@ -90,8 +91,8 @@ def published_files(name: str, data_root: Path, *, download: bool) -> ListedFile
             f"data set {name!r}: {len(gone)} of {len(files)} images are not in {root}: {shown}{more}; fetch it anew"
         )
     if how.splits:
-        return listed_files(root, by_class, (), named_by_path=False)
-    return listed_files(root, divide(by_class["train"]), (), divided=True, named_by_path=False)
+        return listed_files(LocalTree(root), by_class, (), named_by_path=False)
+    return listed_files(LocalTree(root), divide(by_class["train"]), (), divided=True, named_by_path=False)
 
 
 def _by_class(
