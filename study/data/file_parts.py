@@ -74,8 +74,9 @@ class FilePart:
         index = FileIndex.read(cache.folder, self.root, how.white_level)
         if known := index.find(names, stats):
             source = self._source(indices, known)
-            if entry := cache.find(_entry_name(source, how), shape):
-                return _read_part(entry, source, known)
+            name = _entry_name(source, how)
+            if entry := cache.find(name, shape):
+                return _read_part(name, entry, source, known)
         return self._decoded(cache, index, indices, stats, how)
 
     def _decoded(
@@ -98,7 +99,8 @@ class FilePart:
             index.write(cache.folder, self.root, how.white_level, names=names, stats=stats, found=found)
         if draft:
             with suppress(OSError, ValueError):
-                return _read_part(cache.publish(draft, _entry_name(source, how)), source, found)
+                name = _entry_name(source, how)
+                return _read_part(name, cache.publish(draft, name), source, found)
         return ReadPart(images, source, int(found.deepest.max(initial=0)))
 
     def _source(self, indices: Indices, found: DecodedFiles) -> str:
@@ -119,9 +121,9 @@ def _entry_name(source: str, how: DecodingSettings) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _read_part(entry: CachedImages, source: str, found: DecodedFiles) -> ReadPart:
+def _read_part(name: str, entry: CachedImages, source: str, found: DecodedFiles) -> ReadPart:
     deepest = int(found.deepest.max(initial=0))
-    return ReadPart(entry.images, source, deepest, file=entry.file, mean=entry.mean, std=entry.std)
+    return ReadPart(entry.images, source, deepest, entry=name, mean=entry.mean, std=entry.std)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,11 +10,13 @@ all entries may have together; 0: no cache.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from platformdirs import user_cache_path
 
 from study.data.pixels import mean_and_std
 from study.errors import UserError
+from study.storage.locks import exclusive
 from study.storage.strict_json import dumps, parse_json
 
 DEFAULT_GIGABYTES = 50.0
@@ -39,7 +42,6 @@ class CachedImages:
 
     images: NDArray[np.uint8]
     """``[N, C, H, W]``, read-only."""
-    file: Path
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -82,16 +84,28 @@ class ImageCache:
         place = Path(folder).expanduser() if folder else user_cache_path("predictive-exit") / "images"
         return cls(place.absolute(), int(gigabytes * 1e9)) if gigabytes else None
 
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Let other processes of this machine wait for the end of the body, which makes an entry if there is none.
+
+        Where the folder has no locks, nobody waits: several processes may then decode the same images.
+        """
+        with ExitStack() as held:
+            with suppress(OSError, UserError):
+                lock = self.folder / "locks" / f"{name}.lock"
+                held.enter_context(exclusive(lock, str(lock), patience_seconds=math.inf))
+            yield
+
     def find(self, name: str, shape: Shape) -> CachedImages | None:
         """An entry; None where there is none. A damaged entry is removed."""
         entry = self._entry(name)
         with suppress(OSError, ValueError, KeyError, TypeError):
-            images = mapped(entry / _IMAGES, shape)
+            images = _mapped(entry / _IMAGES, shape)
             facts = parse_json((entry / _FACTS).read_bytes())
             os.utime(entry / _FACTS)  # the least recently used entries make room for others
             mean, std = (tuple(map(float, facts[key])) for key in ("mean", "std"))
             if len(mean) == len(std) == shape[1]:
-                return CachedImages(images, entry / _IMAGES, mean, std)
+                return CachedImages(images, mean, std)
         shutil.rmtree(entry, ignore_errors=True)
         return None
 
@@ -132,7 +146,7 @@ class ImageCache:
             if not entry.is_dir():
                 raise
             self.discard(draft)
-        return CachedImages(mapped(entry / _IMAGES, shape), entry / _IMAGES, mean, std)
+        return CachedImages(_mapped(entry / _IMAGES, shape), mean, std)
 
     def discard(self, draft: Draft) -> None:
         """Remove a draft."""
@@ -159,13 +173,13 @@ class ImageCache:
             total -= size
 
 
-def mapped(file: Path, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
+def _mapped(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The images of a file of the cache, read-only.
 
     Raises:
         OSError, ValueError: the file is missing, or holds other images.
     """
     images: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    if images.dtype != np.uint8 or images.ndim != 4 or (shape is not None and images.shape != shape):
+    if images.dtype != np.uint8 or images.shape != shape:
         raise ValueError(f"{file} holds no such images")
     return images

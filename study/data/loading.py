@@ -140,9 +140,17 @@ def _read_test_part(settings: DataSettings, data_root: Path, files: ListedFiles 
 
 def _image_set(read: ReadPart, labels: Indices, settings: DataSettings, data_root: Path, split: str) -> ImageSet:
     origin = None
-    if read.file:
-        origin = Origin(file=read.file, settings=settings, data_root=data_root.absolute(), split=split)
-    return ImageSet(images=read.images, labels=labels, origin=origin)
+    if read.entry:
+        count, channels, height, width = read.images.shape
+        origin = Origin(
+            entry=read.entry,
+            source=read.source,
+            shape=(count, channels, height, width),
+            settings=settings,
+            data_root=data_root.absolute(),
+            split=split,
+        )
+    return ImageSet(images=read.images, labels=labels, origin=origin, source=read.source)
 
 
 def load_split(settings: DataSettings, data_root: Path, split: str) -> ImageSet:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -92,17 +93,45 @@ class DataInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """From where another process of this machine gets the images of a split."""
+    """From where another process, on this machine or another one, gets the images of a split."""
 
-    file: Path
-    """Of the cache."""
+    entry: str
+    """The name in the cache of each machine: it tells names, bytes and size of the images."""
+    source: str
+    """As of the images."""
+    shape: tuple[int, int, int, int]
+    """Of the images."""
     settings: DataSettings
     data_root: Path
     split: str
 
+    @property
+    def place(self) -> str:
+        """The folder, table or data set, for messages."""
+        return self.settings.folder or self.settings.table or self.settings.name
+
+    def load(self) -> npt.NDArray[np.uint8]:
+        """The images, from the cache of this machine. One process of a machine decodes what the cache lacks.
+
+        Raises:
+            UserError: this machine finds no images at their place, or other ones.
+        """
+        from study.data.image_cache import ImageCache
+        from study.data.loading import load_split
+
+        cache = ImageCache.of_machine()
+        with cache.alone(self.entry) if cache else nullcontext():
+            if cache and (found := cache.find(self.entry, self.shape)):
+                return found.images
+            loaded = load_split(self.settings, self.data_root, self.split)
+        if loaded.source != self.source:
+            raise UserError(f"{self.place}: this machine finds other images there than the one that started the study")
+        return loaded.images
+
 
 pickled_by_value: ContextVar[bool] = ContextVar("pickled_by_value", default=False)
-"""Whether images are pickled themselves, for other machines; otherwise mapped images are pickled as their origin."""
+"""Whether images are pickled themselves, for machines that cannot read their source; otherwise mapped images are
+pickled as their origin."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,12 +142,14 @@ class ImageSet:
     labels: npt.NDArray[np.int64]
     origin: Origin | None = None
     """None where the images are in the memory of this process alone."""
+    source: str = ""
+    """A digest of what the images were made from, as far as it is known."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Processes of a machine share the pages of a mapped file; a copy of the images would be for each."""
         if self.origin is not None and not pickled_by_value.get():
-            return _from_origin, (self.origin, self.images.shape, self.labels)
-        return _of_arrays, (self.images, self.labels)
+            return _from_origin, (self.origin, self.labels)
+        return _of_arrays, (self.images, self.labels, self.source)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -132,19 +163,12 @@ class ImageSet:
         return content.hexdigest()
 
 
-def _of_arrays(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> ImageSet:
-    return ImageSet(images=images, labels=labels)
+def _of_arrays(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], source: str) -> ImageSet:
+    return ImageSet(images=images, labels=labels, source=source)
 
 
-def _from_origin(origin: Origin, shape: tuple[int, ...], labels: npt.NDArray[np.int64]) -> ImageSet:
-    """The images of a pickled split; the files are decoded anew where the cache was deleted meanwhile."""
-    from study.data.image_cache import mapped
-    from study.data.loading import load_split
-
-    try:
-        return ImageSet(images=mapped(origin.file, shape), labels=labels, origin=origin)
-    except (OSError, ValueError):
-        return load_split(origin.settings, origin.data_root, origin.split)
+def _from_origin(origin: Origin, labels: npt.NDArray[np.int64]) -> ImageSet:
+    return ImageSet(images=origin.load(), labels=labels, origin=origin, source=origin.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +181,8 @@ class ReadPart:
     """A digest of what the images were made from."""
     deepest: int = 0
     """The largest value of a grey of 16 bits; 0 where there is none."""
-    file: Path | None = None
-    """The file of the cache that ``images`` maps."""
+    entry: str = ""
+    """The name in the cache of the images that ``images`` maps; empty where they are in memory."""
     mean: tuple[float, ...] = ()
     """As in :class:`DataInfo`; empty where it is not known yet."""
     std: tuple[float, ...] = ()
@@ -180,13 +204,17 @@ class Dataset:
     """The number of test images; None where it is not known from the listing of the training images."""
 
     @property
+    def splits(self) -> dict[str, ImageSet]:
+        """The splits that there are, by name."""
+        names = ("train", "calibration", "validation", "certification")
+        return {name: split for name in names if (split := getattr(self, name)) is not None}
+
+    @property
     def image_counts(self) -> dict[str, int]:
         """The number of classes, and of images of each split."""
-        names = ("train", "calibration", "validation", "certification")
-        splits = {name: getattr(self, name) for name in names}
         return {
             "classes": len(self.info.class_names),
-            **{name: len(images) for name, images in splits.items() if images is not None},
+            **{name: len(images) for name, images in self.splits.items()},
         }
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,31 @@ def test_mapped_images_are_pickled_as_their_place(cache: Path, pets: Path) -> No
     finally:
         pickled_by_value.reset(token)
     assert len(whole) > data.train.images.nbytes and same(data, pickle.loads(whole))
+
+
+def test_another_machine_decodes_once_for_all_its_processes(
+    cache: Path, pets: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = pickle.dumps(loaded(pets))
+    monkeypatch.setenv("PREDICTIVE_EXIT_CACHE", str(cache.with_name("other")))
+    reads.clear()
+    with ThreadPoolExecutor(4) as workers:
+        copies = list(workers.map(pickle.loads, [content] * 4))
+    assert len(reads) == len(set(reads)) == 13, "each image but those of the test part"
+    assert all(same(one, copies[0]) for one in copies) and same(copies[0], loaded(pets))
+
+
+@pytest.mark.parametrize("gigabytes", ["50", "0"])
+def test_a_machine_with_other_images_at_this_place_is_refused(
+    cache: Path, pets: Path, gigabytes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = pickle.dumps(loaded(pets))
+    shutil.rmtree(cache)
+    monkeypatch.setenv("PREDICTIVE_EXIT_CACHE_GB", gigabytes)
+    for path in pets.rglob("*.png"):
+        Image.new("RGB", (9, 9), (9, 8, 7)).save(path)
+    with pytest.raises(UserError, match="this machine finds other images there"):
+        pickle.loads(content)
 
 
 def test_the_machine_has_a_cache_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

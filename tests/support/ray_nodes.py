@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,17 +25,25 @@ CREDENTIALS = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 class Node:
     """One node, in a session of its own; ``options`` are those of ``ray start``."""
 
-    def __init__(self, host: str, folder: Path, options: Sequence[str], before: Sequence[str | Path] = ()) -> None:
+    def __init__(
+        self,
+        host: str,
+        folder: Path,
+        options: Sequence[str],
+        before: Sequence[str | Path] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.host = host
         kept = {name: text for name, text in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         ray += ["--include-log-monitor=false"]  # nobody reads the logs of workers here
         always = [f"--node-ip-address={host}", "--dashboard-agent-listen-port=0", f"--object-store-memory={80 * 2**20}"]
+        own = {"RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0"}
         log = folder / f"{host}.txt"
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [*map(str, before), *ray, *always, *options],
-                env={**kept, **CREDENTIALS, "RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0"},
+                env={**kept, **CREDENTIALS, **own, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -74,9 +82,11 @@ class Cluster:
         self.head = Node(host, folder, ["--head", f"--port={port}", "--include-dashboard=false", *options])
 
     @contextmanager
-    def node(self, *options: str, before: Sequence[str | Path] = ()) -> Iterator[Node]:
+    def node(
+        self, *options: str, before: Sequence[str | Path] = (), environment: Mapping[str, str] | None = None
+    ) -> Iterator[Node]:
         """One more node; killed at the end of the block. ``before``: the command line that starts ``ray start``."""
-        node = Node(next(self.hosts), self.folder, [f"--address={self.address}", *options], before)
+        node = Node(next(self.hosts), self.folder, [f"--address={self.address}", *options], before, environment)
         try:
             yield node
         finally:

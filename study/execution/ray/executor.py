@@ -7,7 +7,7 @@ trial resumes from its own last checkpoint in the run folder.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, SchedulerSpec
-from study.data.settings import Dataset, pickled_by_value
+from study.data.settings import Dataset, ImageSet, pickled_by_value
 from study.errors import UserError
 from study.execution.executor import (
     NamedImages,
@@ -32,9 +32,10 @@ from study.execution.executor import (
 from study.execution.failures import Failure, last_line, refuse_lost_storage
 from study.execution.jobs import measure_job, trace_job, train_job
 from study.execution.ray.connection import start_ray
-from study.execution.ray.nodes import refuse_impossible
+from study.execution.ray.nodes import node_without_images, refuse_impossible
 from study.execution.ray.pool import Job, WorkerPool
 from study.execution.trial_plan import TrialPlan
+from study.progress import Reporter
 from study.traces.store import TraceStore
 from study.training.learning_curves import Epoch
 from study.training.loop import fast_precision
@@ -72,17 +73,37 @@ class RayExecutor:
         start_ray(self._address)
         refuse_impossible(self._resources)
 
-    def _put(self, value: object) -> ray.ObjectRef:
-        """A large value in the object store of Ray; each value is stored once, whatever the number of jobs."""
+    def _put(self, value: object, images: Iterable[ImageSet] = (), reporter: Reporter | None = None) -> ray.ObjectRef:
+        """A large value in the object store of Ray; each value is stored once, whatever the number of jobs.
+
+        ``images`` are those of the value. A cluster gets them as their place where all nodes can read them there.
+        """
         for stored, reference in self._stored:
             if stored is value:
                 return reference
-        token = pickled_by_value.set(self._address is not None)  # the machines of a cluster have other caches
+        token = pickled_by_value.set(not self._nodes_read(images, reporter))
         try:
             self._stored.append((value, ray.put(value)))
         finally:
             pickled_by_value.reset(token)
         return self._stored[-1][1]
+
+    def _nodes_read(self, images: Iterable[ImageSet], reporter: Reporter | None) -> bool:
+        """Whether workers have the mapped images in the cache of their machine, after this call.
+
+        Raises:
+            UserError: a node has no access to the object store of the images.
+        """
+        origins = [one.origin for one in images if one.origin is not None]
+        if self._address is None or not origins:
+            return True
+        reason = node_without_images(origins, self._resources)
+        place = origins[0].place
+        if reason and "://" in place:
+            raise UserError(f"{reason}; all nodes read the images there: give each node the credentials")
+        if reason and reporter:
+            reporter.line(f"images are sent through Ray: not all nodes read them from {place} ({reason})")
+        return not reason
 
     def train(
         self,
@@ -96,7 +117,8 @@ class RayExecutor:
         """See :meth:`Executor.train`."""
         self._start()
         scheduler = _asha(asha, epochs)
-        shared = (self._put(context.dataset), context.checkpoints, epochs, self.device, self._threads)
+        dataset = self._put(context.dataset, context.dataset.splits.values(), context.reporter)
+        shared = (dataset, context.checkpoints, epochs, self.device, self._threads)
         jobs = [Job(plan.trial_id, _train, (plan, *shared), scheduler) for plan in plans]
         with phase_progress(plans, epochs, context, name) as progress:
 
@@ -127,8 +149,9 @@ class RayExecutor:
         # network that was ready first comes first. Of new networks int8 comes first, because int8 takes longest.
         order = sorted(missing, key=lambda network: (self._traced.get(network, -1), network[1] == "fp32"))
         networks = {"-".join(network): network for network in order}
+        images = self._put(splits, [split.images for split in splits.values()])
         jobs = [
-            Job(key, trace_job, (self._threads, self._put(traces), *network, missing[network], self._put(splits)))
+            Job(key, trace_job, (self._threads, self._put(traces), *network, missing[network], images))
             for key, network in networks.items()
         ]
 

@@ -1,8 +1,9 @@
-"""The nodes of a Ray cluster: their resources, and whether each node sees the run folder."""
+"""The nodes of a Ray cluster: their resources, and whether each node sees the run folder and the images."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location, location
 from search_spaces.spec import ResourcesSpec
+from study.data.settings import Origin
 from study.errors import UserError
 from study.execution.failures import last_line
 from study.execution.ray.connection import start_ray
@@ -58,6 +60,36 @@ _MARKER_SECONDS = 120.0
 """The time for an answer: a node may have to unpack the program first."""
 
 
+def node_without_images(origins: Sequence[Origin], resources: ResourcesSpec) -> str:
+    """Let each node that can train make its own cache of images; nodes work at the same time.
+
+    Returns:
+        The first node that cannot read the images, and why; empty where all nodes have them.
+    """
+    make = ray.remote(num_cpus=0)(_make_cache)
+    nodes = [node for node in _alive() if _slots(node, resources)]
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    answers = [make.options(scheduling_strategy=one).remote(tuple(origins)) for one in there]
+    for node, answer in zip(nodes, answers, strict=True):
+        try:
+            reason = ray.get(answer)
+        except RayError as error:
+            reason = last_line(error) if node["NodeID"] in {one["NodeID"] for one in _alive()} else ""
+        if reason:
+            return f"node {node['NodeManagerAddress']}: {reason}"
+    return ""
+
+
+def _make_cache(origins: Sequence[Origin]) -> str:
+    """The reason why this node cannot read the images; empty where it has them in its cache now, or in memory."""
+    try:
+        for origin in origins:
+            origin.load()
+    except (UserError, OSError) as error:
+        return str(error)
+    return ""
+
+
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
@@ -74,13 +106,16 @@ def _sees(marker: str) -> str:
 def slots_of(address: str | None, resources: ResourcesSpec) -> int:
     """The number of trials that run at once on a cluster."""
     start_ray(address)
-    slots = 0.0
-    for node in (node["Resources"] for node in _alive()):
-        fitting = node.get("CPU", 0) // resources.cpus_per_trial
-        if resources.gpus_per_trial:
-            fitting = min(fitting, node.get("GPU", 0) // resources.gpus_per_trial)
-        slots += fitting
-    return max(1, int(slots))
+    return max(1, int(sum(_slots(node, resources) for node in _alive())))
+
+
+def _slots(node: dict[str, Any], resources: ResourcesSpec) -> float:
+    """The number of trials that run at once on a node."""
+    found = node["Resources"]
+    slots: float = found.get("CPU", 0) // resources.cpus_per_trial
+    if resources.gpus_per_trial:
+        slots = min(slots, found.get("GPU", 0) // resources.gpus_per_trial)
+    return slots
 
 
 def refuse_impossible(resources: ResourcesSpec) -> None:

@@ -1,0 +1,118 @@
+"""Images on a cluster: each node decodes them once into a cache of its own, whose pages its workers share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from support.commands import started
+from support.ray_nodes import CREDENTIALS, cluster
+from support.studies import tiny_settings
+
+from results.parts import read_table
+from results.storage.paths import location
+from search_spaces.spec import ResourcesSpec
+from study.data.loading import load_dataset
+from study.data.settings import DataSettings
+from study.errors import UserError
+from study.execution.ray import executor as ray_executor
+from study.progress import Reporter
+
+if TYPE_CHECKING:
+    from support.s3_server import S3Server
+
+pytest_plugins = ["support.s3_server"]
+
+IMAGES = 60
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(IMAGES // 2):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{number}.png")
+    return tmp_path / "pets"
+
+
+def test_each_node_makes_its_own_cache_of_a_bucket_and_of_a_shared_folder(
+    s3: S3Server, pets: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        yaml.safe_dump(
+            tiny_settings(
+                data={"name": "image_folder", "limit": None, "test_limit": None},
+                backbones={"trials": 2, "epochs": 1, "scheduler": {"kind": "none"}},
+                exits={"trials": 1, "head": "linear"},
+                operating_points={"trials": 5, "networks": 1},
+            )
+        )
+    )
+    caches = {name: tmp_path / "caches" / name for name in ("driver", "head", "node")}
+
+    def of(name: str) -> dict[str, str]:
+        return {"PREDICTIVE_EXIT_CACHE": str(caches[name])}
+
+    digests = []
+    with (
+        s3.faulty({}) as line,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        bucket = location(line.uri("pets"))
+        for path in pets.rglob("*.png"):
+            (bucket / path.relative_to(pets).as_posix()).write_bytes(path.read_bytes())
+        line.requests.clear()
+        patch.setenv("PREDICTIVE_EXIT_CACHE", str(caches["head"]))
+        with cluster("--num-cpus=1") as head, head.node("--num-cpus=1", environment=of("node")):
+            for name, place in (("bucket", str(bucket)), ("folder", str(pets))):
+                run = ("run", study, "--name", name, "--storage", "runs", "--folder", place, "--no-report")
+                with started(tmp_path, *run, "--address", head.address, **CREDENTIALS, **of("driver")) as command:
+                    assert command.wait() == 0, command.err
+                assert "sent through Ray" not in command.err
+                stored = yaml.safe_load((tmp_path / "runs" / name / "study.yaml").read_text())
+                digests.append(stored["provenance"]["data_digest"])
+                if name == "bucket":
+                    entries = {cache: entries_of(folder) for cache, folder in caches.items()}
+    assert entries["driver"] == entries["head"] == entries["node"] and len(entries["node"]) == 4
+    read = [request for request in line.requests if request.startswith("GET") and "list-type" not in request]
+    assert len(read) == 3 * IMAGES, "the driver and each node read each object once, whatever the number of workers"
+    assert digests[0] == digests[1] and entries["node"] == entries_of(caches["node"])
+    assert set(read_table(tmp_path / "runs" / "folder" / "tables", "trials")["status"]) == {"finished"}
+    pd.testing.assert_series_equal(*(epochs_of(tmp_path / "runs" / name) for name in ("bucket", "folder")))
+
+
+def entries_of(cache: Path) -> set[str]:
+    return {path.name for path in (cache / "pixels").iterdir()}
+
+
+def epochs_of(folder: Path) -> pd.Series[float]:
+    table = read_table(folder / "tables", "epochs")
+    scores: pd.Series[float] = table.sort_values(["trial_id", "epoch"])["train_loss"].reset_index(drop=True)
+    return scores
+
+
+@pytest.mark.parametrize("place", ["a folder", "s3://study/pets"])
+def test_images_that_a_node_cannot_read_are_sent_or_the_store_is_named(
+    pets: Path, monkeypatch: pytest.MonkeyPatch, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_dataset(DataSettings(name="image_folder", folder=str(pets), image_size=8), pets)
+    assert data.train.origin is not None
+    images = replace(data.train, origin=replace(data.train.origin, settings=DataSettings(folder=place)))
+    monkeypatch.setattr(ray_executor, "node_without_images", lambda *_: "node 10.0.0.2: it is not there")
+    executor = ray_executor.RayExecutor(ResourcesSpec(), "10.0.0.1:6379")
+    if place == "a folder":
+        assert not executor._nodes_read([images], Reporter())
+        assert "images are sent through Ray: not all nodes read them from a folder" in capsys.readouterr().err
+    else:
+        with pytest.raises(UserError, match=r"^node 10\.0\.0\.2: it is not there; all nodes read the images there"):
+            executor._nodes_read([images], Reporter())
+    assert ray_executor.RayExecutor(ResourcesSpec())._nodes_read([images], None), "workers of this machine"
