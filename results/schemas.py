@@ -50,8 +50,8 @@ _FIELDS = {
         pa.float64(),
         None,
         """score accuracy classifier_accuracy mean_exit_accuracy classic_accuracy share_stopped accuracy_stopped
-        accuracy_all classifier_balanced_accuracy balanced_accuracy_all test_balanced_accuracy test_accuracy
-        test_accuracy_low test_accuracy_high test_classic_accuracy optimism hypervolume
+        accuracy_all balanced_accuracy classifier_balanced_accuracy balanced_accuracy_all test_balanced_accuracy
+        test_accuracy test_accuracy_low test_accuracy_high test_classic_accuracy optimism hypervolume
         hypervolume_ratio test_hypervolume certified_drop certified_confidence""",
     ),
     **_fields(pa.float64(), "share of the classic network's time", "dvfs_slack dvfs_smallest_slack"),
@@ -85,9 +85,9 @@ _OF_TRIALS, _OF_PARTS = (_fields(pa.float64(), unit, "seconds") for unit in ("s"
 
 _SETTINGS = """policy criterion beta beta_low beta_high betas beta_quantile start_layer exits max_jump overshoot price
     rule statistic precision int8_execution batch_size dvfs dvfs_slack"""
-_METRICS = """split samples accuracy flops bitops energy_joules energy_source latency_mean_seconds latency_p50_seconds
-    latency_p99_seconds latency_source device memory_bytes dvfs_smallest_slack mean_exit mean_heads_run classic_accuracy
-    classic_flops classic_energy_joules classic_latency_seconds"""
+_METRICS = """split samples accuracy balanced_accuracy flops bitops energy_joules energy_source latency_mean_seconds
+    latency_p50_seconds latency_p99_seconds latency_source device memory_bytes dvfs_smallest_slack mean_exit
+    mean_heads_run classic_accuracy classic_flops classic_energy_joules classic_latency_seconds"""
 _CONSTRAINTS = "feasible constraints"
 
 SETTINGS: tuple[str, ...] = tuple(_SETTINGS.split())
@@ -102,7 +102,9 @@ def _schema(names: str, seconds: Mapping[str, Any] = _OF_TRIALS) -> Any:
     return pa.schema([{**_FIELDS, **seconds}[name] for name in names.split()])
 
 
-ADDED = frozenset({"classifier_balanced_accuracy", "balanced_accuracy_all", "test_balanced_accuracy"})
+ADDED = frozenset(
+    {"balanced_accuracy", "classifier_balanced_accuracy", "balanced_accuracy_all", "test_balanced_accuracy"}
+)
 """Columns that older parts lack: they are read as null."""
 
 SCHEMAS: Mapping[str, Any] = {

@@ -83,13 +83,15 @@ def fill_ratios(logits, thresholds, table):
 
 
 @compiled
-def walk(scores, right, policy, stopped, tried, paths):
-    """Walk N samples and count them. Returns the number of right answers and of engine steps.
+def walk(scores, right, labels, policy, right_of_class, stopped, tried, paths):
+    """Walk N samples and count them. Returns the number of engine steps.
 
     Args:
         scores: ``[N, E, K+1]`` of a decision table, with K at least the policy's ``max_jump``.
         right: ``[N, E+1]``, whether the answer of an exit is right.
+        labels: ``[N]``.
         policy: a :class:`study.policies.base.CompiledPolicy`.
+        right_of_class: ``[C]`` zeros; receives the number of right answers in each class.
         stopped: ``[E+2]`` zeros; receives the number of samples that stop at each exit.
         tried: ``[E+1]`` zeros; receives the number of samples that try each exit.
         paths: None, which compiles to a faster loop, or three arrays that receive the way of each sample: ``[N]``, the
@@ -97,7 +99,7 @@ def walk(scores, right, policy, stopped, tried, paths):
     """
     beta, next_exit, max_jump, beyond = policy.beta, policy.next_exit, policy.max_jump, policy.beyond
     samples, exits, _ = scores.shape
-    hits, steps = 0, 0
+    steps = 0
     for n in range(samples):
         exit, steps_before = policy.first, steps
         while exit <= exits:
@@ -117,7 +119,7 @@ def walk(scores, right, policy, stopped, tried, paths):
             steps += jump
             exit = exit + jump if exit + jump <= exits else beyond
         stopped[exit] += 1
-        hits += right[n, exit - 1]
+        right_of_class[labels[n]] += right[n, exit - 1]
         if paths is not None:
             paths[0][n], paths[2][n] = exit, steps - steps_before
-    return hits, steps
+    return steps

@@ -47,7 +47,8 @@ class Walk:
         """The counts of this walk."""
         return Tally(
             samples=len(labels),
-            right=int((self.predictions == labels).sum()),
+            of_class=np.bincount(labels),
+            right_of_class=np.bincount(labels[self.predictions == labels], minlength=int(labels.max()) + 1),
             stopped=np.bincount(self.exit_index - 1, minlength=self.tried.shape[1] + 1),
             tried=np.asarray(self.tried.sum(axis=0), dtype=np.int64),
             engine_steps=int(self.engine_steps.sum()),
@@ -59,8 +60,10 @@ class Tally:
     """The counts of a walk of N samples. They give every mean over the samples."""
 
     samples: int
-    right: int
-    """Samples whose answer is right."""
+    of_class: Integers
+    """``[C]``, samples of each class."""
+    right_of_class: Integers
+    """``[C]``, those of them whose answer is right."""
     stopped: Integers
     """``[E+1]``, samples that stopped at each exit and at the classifier."""
     tried: Integers
@@ -69,9 +72,20 @@ class Tally:
     """Smoothing steps of all samples."""
 
     @property
+    def right(self) -> int:
+        """Samples whose answer is right."""
+        return int(self.right_of_class.sum())
+
+    @property
     def accuracy(self) -> float:
         """Share of right answers."""
         return self.right / self.samples
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes with samples of the share of right answers in each class."""
+        there = self.of_class > 0
+        return float((self.right_of_class[there] / self.of_class[there]).mean())
 
 
 def replay(trace: Trace, policy: Policy) -> Walk:
@@ -105,8 +119,8 @@ def tally(trace: Trace, policy: Policy) -> Tally:
         return replay(trace, policy).tally(trace.labels)
     count = partial(_count, trace, table_for(trace, policy), compiled)
     parts = [count(slice(None))] if samples < MANY else share(count, samples, each=1)
-    right, steps, stopped, tried = (sum(counts) for counts in zip(*parts, strict=True))
-    return Tally(samples, right, stopped, tried, steps)
+    steps, right_of_class, stopped, tried = (sum(counts) for counts in zip(*parts, strict=True))
+    return Tally(samples, trace.class_sizes, right_of_class, stopped, tried, steps)
 
 
 def _count(
@@ -115,12 +129,17 @@ def _count(
     policy: CompiledPolicy,
     chunk: slice,
     paths: tuple[Integers, Booleans, Integers] | None = None,
-) -> tuple[int, int, Integers, Integers]:
-    """Right answers, engine steps, samples that stopped ``[E+1]`` and that tried ``[E]``, of a part of the samples."""
+) -> tuple[int, Integers, Integers, Integers]:
+    """Of a part of the samples: engine steps, right answers in each class ``[C]``, samples that stopped at each exit
+    ``[E+1]`` and that tried it ``[E]``.
+    """
     from study.policies.kernels import walk  # numba takes a second to import
 
     stopped, tried = np.zeros(trace.exit_count + 2, np.int64), np.zeros(trace.exit_count + 1, np.int64)
-    return *walk(table.scores[chunk], trace.right[chunk], policy, stopped, tried, paths), stopped[1:], tried[1:]
+    right_of_class = np.zeros(len(trace.class_sizes), np.int64)
+    right, labels = trace.right[chunk], trace.labels[chunk]
+    steps = walk(table.scores[chunk], right, labels, policy, right_of_class, stopped, tried, paths)
+    return steps, right_of_class, stopped[1:], tried[1:]
 
 
 def walk_samples(

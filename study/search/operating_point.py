@@ -91,6 +91,7 @@ class OperatingPoint:
         return {
             "samples": counted.samples,
             "accuracy": counted.accuracy,
+            "balanced_accuracy": counted.balanced_accuracy,
             "flops": costs.mean(counted, "flops"),
             "bitops": costs.mean(counted, "bitops") if costs.holds("bitops") else None,
             "energy_joules": energy,

@@ -14,7 +14,7 @@ from results.intervals import mean_interval, wilson_interval
 from results.pareto import non_dominated
 from results.parts import rows_of
 from results.schemas import SCHEMAS
-from study.arrays import Floats, balanced
+from study.arrays import Floats
 from study.costs.costs import MEASURES
 from study.fronts.exit_statistics import exit_columns
 from study.policies.policies import Classic
@@ -97,7 +97,6 @@ def front_on_test(
                 **{f"test_{name}": value for name, value in metrics.items() if f"test_{name}" in names},
                 "optimism": stored["accuracy"] - metrics["accuracy"],
                 **_intervals(point, walk, metrics["accuracy"]),
-                "test_balanced_accuracy": float(balanced(walk.predictions == trace.labels, trace.labels)),
                 "test_digest": test_digest,
             }
         )

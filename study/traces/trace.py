@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from study.arrays import Floats, balanced, batches
+from study.arrays import Floats, Integers, balanced, batches
 from study.errors import UserError
 from study.networks.precisions import Int8Execution
 
@@ -67,6 +67,11 @@ class Trace:
     def right(self) -> NDArray[np.int8]:
         """``[N, E+1]``, 1 where the answer of an exit or of the classifier is right, else 0."""
         return np.asarray(self.answers == self.labels[:, None], dtype=np.int8)
+
+    @cached_property
+    def class_sizes(self) -> Integers:
+        """``[C]``, samples of each class up to the last one that has any."""
+        return np.bincount(self.labels)
 
     @cached_property
     def exit_accuracies(self) -> Floats:

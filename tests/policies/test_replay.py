@@ -157,6 +157,9 @@ def test_a_tally_is_the_replay_counted(kind, trace, data):
     exits = range(1, trace.exit_count + 1)
     assert count.samples == len(trace.labels)
     assert count.right == (walk.predictions == trace.labels).sum()
+    classes = sorted(set(trace.labels.tolist()))
+    shares = [(walk.predictions == trace.labels)[trace.labels == label].mean() for label in classes]
+    assert count.balanced_accuracy == pytest.approx(sum(shares) / len(classes))
     assert count.stopped.tolist() == [(walk.exit_index == exit).sum() for exit in (*exits, trace.exit_count + 1)]
     assert count.tried.tolist() == [walk.tried[:, exit - 1].sum() for exit in exits]
     assert count.engine_steps == walk.engine_steps.sum()
@@ -164,6 +167,7 @@ def test_a_tally_is_the_replay_counted(kind, trace, data):
     assert costs.mean(count, "energy") == costs.per_sample(walk, "energy").sum() / len(trace.labels)
     again = walk.tally(trace.labels)
     assert (again.samples, again.right, again.engine_steps) == (count.samples, count.right, count.engine_steps)
+    assert again.balanced_accuracy == count.balanced_accuracy
     np.testing.assert_array_equal(again.stopped, count.stopped)
     np.testing.assert_array_equal(again.tried, count.tried)
 

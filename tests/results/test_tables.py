@@ -206,9 +206,12 @@ def test_a_part_without_some_columns_is_told_by_their_names(tmp_path):
         read_table(tmp_path, "front")
 
 
-def test_parts_of_before_a_column_was_added_are_read_with_null(tmp_path):
-    row = full_row("front")
-    write_part(tmp_path, "front", [row])
-    path = tmp_path / "front" / "part-00000.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["test_balanced_accuracy"]), path)
-    assert stored(tmp_path, "front") == [{**row, "test_balanced_accuracy": None}]
+@pytest.mark.parametrize(
+    ("table", "column"), [("front", "test_balanced_accuracy"), ("operating_points", "balanced_accuracy")]
+)
+def test_parts_of_before_a_column_was_added_are_read_with_null(tmp_path, table, column):
+    row = full_row(table)
+    write_part(tmp_path, table, [row])
+    path = tmp_path / table / "part-00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns([column]), path)
+    assert stored(tmp_path, table) == [{**row, column: None}]
