@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["support.s3_server"]
 
-SHORT = {**STUDY, "backbones": {**STUDY["backbones"], "trials": 3, "epochs": 12}}
-SHORT["backbones"]["scheduler"] = {"kind": "halving", "first_rung": 6, "reduction": 2}
+SHORT = {**STUDY, "backbones": {**STUDY["backbones"], "trials": 2, "epochs": 8}}
+SHORT["backbones"]["scheduler"] = {"kind": "halving", "first_rung": 4, "reduction": 2}
+SHORT["operating_points"] = {**STUDY["operating_points"], "trials": 20, "networks": 1}
 """Each epoch is some ten requests."""
 BAD_LINE = {"500": 0.01, "503": 0.02, "lost request": 0.02, "lost answer": 0.02}
 LOOK_SECONDS = 0.25
@@ -39,12 +40,15 @@ def short_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("where", ["--local", pytest.param("--no-report", id="on-ray", marks=pytest.mark.slow)])
 def test_a_study_outlives_a_bad_line_and_the_death_of_its_driver(
+    where: str,
     s3: S3Server,
     short_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Its workers on Ray begin; the second start goes on in one process, or on Ray again."""
     with s3.faulty(BAD_LINE, seed=11) as line:
         storage = line.uri("runs")
         run, run_folder = ("run", short_file, "--storage", storage), location(storage) / "small"
@@ -55,7 +59,7 @@ def test_a_study_outlives_a_bad_line_and_the_death_of_its_driver(
         assert not part_count(run_folder / "tables", "trials"), "it was over with phase 1: nothing was tested"
         left = lease_of(run_folder)
         assert left, "a killed driver leaves its lease"
-        with started(tmp_path, *run) as command:
+        with started(tmp_path, *run, where) as command:
             command.wait_until(lambda: lease_of(run_folder) not in ("", left), LOOK_SECONDS)
             with started(tmp_path, *run) as second:
                 assert second.wait() == 2

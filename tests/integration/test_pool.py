@@ -33,7 +33,11 @@ def import_something() -> None:
     import_module("decimal")
 
 
-def tell_process_after(seconds: float) -> None:
+def tell_process_with_others(place: Path, processes: int, seconds: float) -> None:
+    """Begin when as many processes are at it, and end after so many seconds."""
+    (place / str(os.getpid())).touch()
+    while len(list(place.iterdir())) < processes:
+        time.sleep(0.05)
     time.sleep(seconds)
     tune.report({"pid": os.getpid()})
 
@@ -79,12 +83,14 @@ def test_workers_are_kept_and_errors_belong_to_their_jobs(pool: WorkerPool) -> N
     assert processes(pool, "g") != survivors, "its death is no failure of the next job"
 
 
-def test_the_first_job_goes_to_the_worker_that_has_been_free_for_longest(pool: WorkerPool) -> None:
+def test_the_first_job_goes_to_the_worker_that_has_been_free_for_longest(pool: WorkerPool, tmp_path: Path) -> None:
     """The executor relies on it: a traced network goes back to the worker that keeps the network."""
     workers: dict[str, int] = {}
     for _ in range(2):
         before = dict(workers)
-        jobs = [Job(key, tell_process_after, (seconds,)) for key, seconds in (("quick", 1.0), ("slow", 3.0))]
+        jobs = [
+            Job(key, tell_process_with_others, (tmp_path, 2, seconds)) for key, seconds in (("quick", 0), ("slow", 1.5))
+        ]
         assert pool.run(jobs, on_report=lambda key, report: workers.update({key: report["pid"]})) == {}
         assert before in ({}, workers) and len(set(workers.values())) == 2
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -207,7 +208,14 @@ def family_of(pid: int) -> Iterator[psutil.Process]:
 
 
 def _wait_for_the_end_of(family: Sequence[psutil.Process]) -> None:
-    """Ray's processes end with the driver; what does not is a leak."""
+    """Ray's processes end with the driver; what does not is a leak.
+
+    Ray's agents report the end of the node to the server that ended with it, and wait a minute for its answer.
+    """
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            if process.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent"):
+                process.kill()
     _, alive = psutil.wait_procs(family, timeout=90)
     if alive:
         names = Counter(process.name() for process in alive)
