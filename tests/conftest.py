@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# There is a test process for each core: each of them computes on one thread. Libraries read the variable when they are
+# Test processes share the cores: each of them computes on one thread. Libraries read the variable when they are
 # loaded, and child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 # By itself Ray lets its workers wait for any other process: here they are what a test waits for.

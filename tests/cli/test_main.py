@@ -89,7 +89,7 @@ PACK = Path(__file__).parents[2] / "results" / "reference" / "vgg19-cifar10"
     [
         "--help",
         "--version",
-        *(f"{command.split()[0]} --help" for command in COMMANDS if "--" not in command),
+        "run --help",
         f"status {PACK}",
         f"status {PACK} --json",
         f"front {PACK}",
