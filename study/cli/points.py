@@ -19,6 +19,7 @@ from results.summary import FrontSummary, summary_json
 from search_spaces.spec import parse_change
 from study.cli.printing import PlainTable, console_of
 from study.run.backbones import stored_backbones
+from study.run.few_images import few_images_lines
 from study.run.reader import stored_study
 from study.run.stored_front import evaluate_command, exact_stored, require_front, stored_summary
 from study.search.exact_report import ExactReport
@@ -90,7 +91,7 @@ def print_front(folder: Location, *, as_json: bool, data: str | None = None, cos
     for name, summary in fronts.items():
         if len(fronts) > 1:
             console.print(f"data set {name}")
-        for line in recommendation_lines(summary, folder):
+        for line in [*recommendation_lines(summary, folder), *few_images_lines(folder, summary, name)]:
             console.print(line, soft_wrap=True)
         console.print(_front_table(summary))
         smaller = smaller_lines(summary, folder, name)
@@ -112,11 +113,16 @@ def recommendation_lines(summary: FrontSummary, folder: Location) -> list[str]:
     return [
         f"recommended: point {row['number']} ({setting}; {row['trial_id']} {row['precision']}) with "
         f"{' and '.join(shares)}; accuracy {row['accuracy']:.2%} on validation "
-        f"({-row['accuracy_drop'] * 100:+.2f} points), {row['test_accuracy']:.2%} on test "
+        f"({_gained(row['accuracy_drop'])}), {row['test_accuracy']:.2%} on test "
         f"[{row['test_accuracy_low']:.2%}, {row['test_accuracy_high']:.2%}]",
         f"why: {summary.reason}",
         *([command] if (folder / "checkpoints").exists() else []),
     ]
+
+
+def _gained(drop: float) -> str:
+    """A loss of accuracy, as a share, as gained points with their sign; no loss is +0.00."""
+    return f"{round(-drop * 100, 2) + 0.0:+.2f} points"
 
 
 def smaller_lines(summary: FrontSummary, folder: Location, data: str | None) -> list[str]:
@@ -126,7 +132,7 @@ def smaller_lines(summary: FrontSummary, folder: Location, data: str | None) -> 
     rows = smaller_rows(reference.trial_id, reference.accuracy, {"flops": reference.flops}, backbones)
     lines = [
         f"smaller network {row['smaller']} ({row['smaller_id']}) without exits: {row['flops_share']:.1%} of its FLOPs, "
-        f"accuracy {row['accuracy']:.2%} on validation ({-row['accuracy_drop'] * 100:+.2f} points)"
+        f"accuracy {row['accuracy']:.2%} on validation ({_gained(row['accuracy_drop'])})"
         for row in rows_of(rows)
     ]
     rival = beaten_by(point["accuracy"], point["flops_share"], rows)
