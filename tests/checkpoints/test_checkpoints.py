@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from search_spaces.settings import settings_of
 from search_spaces.spec import parse_space
 from study.checkpoints.description import WeightsId, read_description, trial_id
 from study.checkpoints.pretrained import load_pretrained
@@ -165,21 +166,24 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
     other: dict[str, object] = {
         "mode": "joint",
         "optimizer": "sgd",
-        "schedule": "constant",
-        "class_weights": "balanced",
         "rand_augment": 5,
         "frozen_to": "conv1_1",
         "precision": "bf16",
+        "crop_padding": 2,
         "patience": 4,
         "batch_size": 64,
         "schedule_epochs": 2,
         "seed": 8,
     }
     values = {field.name: getattr(TRAINING, field.name) for field in fields(TRAINING)}
+    words = {name: one.choices for name, one in settings_of(type(TRAINING)).items() if one.choices}
+    other = {name: next(one for one in choices if one != values[name]) for name, choices in words.items()} | other
     other |= {name: 0.5 * value + 0.25 for name, value in values.items() if name not in other}
     trainings = [replace(TRAINING, **{name: other[name]}) for name in values]
     heads = {"kind": "conv", "codewords": 5, "sharing": "none", "conv_channels": 5, "conv_side": 5, "conv_layers": 5}
+    heads |= {"pooling": "max_average", "pooling_side": 2}
     networks = [
+        replace(NETWORK, weight_init="dirac"),
         replace(NETWORK, backbone="vgg13"),
         replace(NETWORK, width=0.25),
         *(replace(NETWORK, head=replace(NETWORK.head, **{name: value})) for name, value in heads.items()),
@@ -188,7 +192,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
     changes = [{}, {"data_digest": "e"}, {"parent": "mother@1234"}, {"parent": "mother@5678"}]
     changes += [{"training": training} for training in trainings] + [{"network": network} for network in networks]
     names = [trial_id(**{**whole, **changed}) for changed in changes]
-    assert len(set(names)) == len(names) == 4 + len(fields(TRAINING)) + 8
+    assert len(set(names)) == len(names) == 4 + len(fields(TRAINING)) + 11
 
 
 SEARCH = """
