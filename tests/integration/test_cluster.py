@@ -11,12 +11,9 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import yaml
 from support.commands import checkpointed, started
 from support.faults import ROOT, STUDY, different_tables
-from support.own_backbone import OWN_MODULE, write_own_backbone
 from support.ray_nodes import CREDENTIALS, Cluster
-from support.studies import tiny_settings
 
 from results.parts import part_count, read_table
 from study.checkpoints.description import read_description
@@ -51,32 +48,6 @@ def test_trials_spread_over_the_nodes_and_outlive_one_of_them(
         assert command.wait() == 0, command.err
     assert set(read_table(run_folder / "tables", "trials")["status"]) == {"finished", "stopped_by_halving"}
     assert different_tables(lived, run_folder) == {}
-
-
-def test_a_backbone_in_a_file_beside_the_study_file_runs_on_two_nodes(head: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    write_own_backbone(tmp_path / "own")
-    study = tmp_path / "own" / "study.yaml"
-    changes = {"backbone": f"{OWN_MODULE}:build", "trials": 2, "epochs": 1, "scheduler": {"kind": "none"}}
-    study.write_text(yaml.safe_dump(tiny_settings(name="own", backbones=changes)))
-    run_folder = tmp_path / "runs" / "own"
-    frozen: dict[str, psutil.Process] = {}
-
-    def both_nodes_are_at_work() -> bool:
-        for node in (head.head, other):
-            for worker in node.workers_on(run_folder).values():
-                if node.host not in frozen:
-                    worker.suspend()  # it could train both trials before the other node's worker has started
-                    frozen[node.host] = worker
-        return len(frozen) == 2
-
-    run = ("run", study, "--storage", "runs", "--address", head.address)
-    with head.node("--num-cpus=1") as other, started(tmp_path, *run, **CREDENTIALS) as command:
-        command.wait_until(both_nodes_are_at_work)
-        for worker in frozen.values():
-            worker.resume()
-        assert command.wait() == 0, command.err
-    assert set(read_table(run_folder / "tables", "trials")["status"]) == {"finished"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Images on a cluster: each node decodes them once into a cache of its own, whose pages its workers share."""
+"""What each node of a cluster gets: the user's own backbone, and images in a cache of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 from PIL import Image
-from support.commands import started
-from support.ray_nodes import CREDENTIALS, cluster
+from support.commands import Command, started
+from support.own_backbone import OWN_MODULE, write_own_backbone
+from support.ray_nodes import CREDENTIALS, Node, cluster
 from support.studies import tiny_settings
 
 from results.parts import read_table
@@ -43,15 +45,17 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def test_each_node_makes_its_own_cache_of_a_bucket_and_of_a_shared_folder(
+def test_each_node_makes_its_own_cache_and_runs_a_backbone_in_a_file_beside_the_study_file(
     s3: S3Server, pets: Path, tmp_path: Path
 ) -> None:
+    """Images in a bucket, and the same images in a shared folder."""
     study = tmp_path / "study.yaml"
+    write_own_backbone(tmp_path)
     study.write_text(
         yaml.safe_dump(
             tiny_settings(
                 data={"name": "image_folder", "limit": None, "test_limit": None},
-                backbones={"trials": 2, "epochs": 1, "scheduler": {"kind": "none"}},
+                backbones={"backbone": f"{OWN_MODULE}:build", "trials": 2, "epochs": 1, "scheduler": {"kind": "none"}},
                 exits={"trials": 1, "head": "linear"},
                 operating_points={"trials": 5, "networks": 1},
             )
@@ -72,10 +76,12 @@ def test_each_node_makes_its_own_cache_of_a_bucket_and_of_a_shared_folder(
             (bucket / path.relative_to(pets).as_posix()).write_bytes(path.read_bytes())
         line.requests.clear()
         patch.setenv("PREDICTIVE_EXIT_CACHE", str(caches["head"]))
-        with cluster("--num-cpus=1") as head, head.node("--num-cpus=1", environment=of("node")):
+        with cluster("--num-cpus=1") as head, head.node("--num-cpus=1", environment=of("node")) as node:
             for name, place in (("bucket", str(bucket)), ("folder", str(pets))):
                 run = ("run", study, "--name", name, "--storage", "runs", "--folder", place, "--no-report")
                 with started(tmp_path, *run, "--address", head.address, **CREDENTIALS, **of("driver")) as command:
+                    if name == "folder":
+                        wait_for_trials_on(command, [head.head, node], tmp_path / "runs" / name)
                     assert command.wait() == 0, command.err
                 assert "sent through Ray" not in command.err
                 stored = yaml.safe_load((tmp_path / "runs" / name / "study.yaml").read_text())
@@ -88,6 +94,23 @@ def test_each_node_makes_its_own_cache_of_a_bucket_and_of_a_shared_folder(
     assert digests[0] == digests[1] and entries["node"] == entries_of(caches["node"])
     assert set(read_table(tmp_path / "runs" / "folder" / "tables", "trials")["status"]) == {"finished"}
     pd.testing.assert_series_equal(*(epochs_of(tmp_path / "runs" / name) for name in ("bucket", "folder")))
+
+
+def wait_for_trials_on(command: Command, nodes: list[Node], run_folder: Path) -> None:
+    """Wait until each node has a trial at work."""
+    frozen: dict[str, psutil.Process] = {}
+
+    def all_are_at_work() -> bool:
+        for node in nodes:
+            for worker in node.workers_on(run_folder).values():
+                if node.host not in frozen:
+                    worker.suspend()  # it could train all trials before the other node's worker has started
+                    frozen[node.host] = worker
+        return len(frozen) == len(nodes)
+
+    command.wait_until(all_are_at_work)
+    for worker in frozen.values():
+        worker.resume()
 
 
 def entries_of(cache: Path) -> set[str]:
