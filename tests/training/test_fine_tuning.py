@@ -78,6 +78,13 @@ def test_the_backbone_up_to_a_place_stays_as_it_is() -> None:
         moved(frozen_to="three")
 
 
+@pytest.mark.parametrize("lever", [{"exit_gradient": 0.25}, {"exit_gradient_rule": "equilibrium"}])
+def test_exits_on_frozen_segments_send_no_gradients(lever: dict[str, object]) -> None:
+    steps = moved("joint", frozen_to="one", **lever)
+    assert not steps["backbone.0.weight"].any() and steps["backbone.3.weight"].any()
+    assert all(steps[name].any() for name in steps if name.startswith("heads."))
+
+
 def test_the_output_layer_of_other_classes_starts_anew() -> None:
     source, target = tiny(classes=7, seed=1), tiny(classes=3)
     assert output_layer(target) == ["8.weight", "8.bias"]
