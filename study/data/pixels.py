@@ -10,6 +10,7 @@ from study.arrays import batches
 Pixels = npt.NDArray[np.uint8]
 
 _CHUNK = 2048  # images converted at once: bounds the memory of float intermediates
+_CHUNK_PIXELS = 2**22  # counted at once: ``bincount`` makes eight bytes of each
 
 
 def convert_channels(images: Pixels, channels: int) -> Pixels:
@@ -46,11 +47,15 @@ def mean_and_std(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Both come from a histogram of the 256 values: they are exact and do not depend on the order of the images. A channel
     without any contrast gets the deviation of one grey level, because images are divided by the deviation.
     """
-    means, deviations = [], []
+    count, channels, height, width = images.shape
+    histograms = np.zeros((channels, 256), np.int64)
+    # One pass over the images, which may be a file that does not fit into memory.
+    for chunk in batches(count, max(1, _CHUNK_PIXELS // (height * width))):
+        for channel in range(channels):
+            histograms[channel] += np.bincount(images[chunk, channel].ravel(), minlength=256)
     values = np.arange(256) / 255
-    for channel in range(images.shape[1]):
-        chunks = batches(len(images), _CHUNK)
-        histogram = np.sum([np.bincount(images[one, channel].ravel(), minlength=256) for one in chunks], axis=0)
+    means, deviations = [], []
+    for histogram in histograms:
         share = histogram / histogram.sum()
         mean = float(share @ values)
         means.append(mean)

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from support.refusals import one_line
 from study.data import decoding, file_parts
 from study.data.image_cache import ImageCache
 from study.data.loading import load_dataset, load_test_set
+from study.data.pixels import mean_and_std
 from study.data.settings import Dataset, DataSettings, ImageSet, pickled_by_value
 from study.errors import UserError
 
@@ -244,3 +246,16 @@ def test_the_machine_has_a_cache_unless_it_wants_none(monkeypatch: pytest.Monkey
     assert found == ImageCache(tmp_path / "predictive-exit" / "images", 50 * 10**9)
     monkeypatch.setenv("PREDICTIVE_EXIT_CACHE_GB", "0")
     assert ImageCache.of_machine() is None
+
+
+def test_mean_and_deviation_of_large_images_take_little_memory() -> None:
+    images = np.zeros((64, 3, 512, 512), np.uint8)
+    images[:, 1] = 255
+    tracemalloc.start()
+    try:
+        mean, std = mean_and_std(images)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert mean == (0.0, 1.0, 0.0) and len(std) == 3
+    assert peak < 64 * 2**20, "eight bytes a pixel: 134 MB for all images of a channel at once"

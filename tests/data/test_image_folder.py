@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from support.image_files import read_image
 from support.refusals import one_line
 
+from study.data.file_listing import ending_of
 from study.data.image_files import UnreadableImagesError
 from study.data.image_folder import image_folder
 from study.data.loading import load_dataset, load_test_set
@@ -301,3 +302,9 @@ def test_links_within_the_folder_are_followed_and_broken_ones_named(flat_folder:
 def test_a_pipe_is_no_image(flat_folder: Path) -> None:
     os.mkfifo(flat_folder / "cat" / "pipe.png")
     assert "pipe.png" in refusal(flat_folder)
+
+
+@given(name=st.text(st.sampled_from("a.B "), min_size=1))
+def test_the_ending_of_a_name_is_that_of_a_path(name: str) -> None:
+    if name not in (".", ".."):
+        assert ending_of(name) == PurePosixPath(name).suffix.lower()
