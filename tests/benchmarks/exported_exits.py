@@ -1,27 +1,28 @@
 """What an exported model saves in real seconds, beside what its FLOPs and its measured parts promise.
 
     python tests/benchmarks/exported_exits.py
-    python tests/benchmarks/exported_exits.py --networks resnet34:0.25 --precisions int8 --batch-sizes 32
+    python tests/benchmarks/exported_exits.py --networks resnet34:0.25 --precisions int8 --batch-sizes 32 --timeline
 
-The networks are untrained. Thresholds between random images give each exit its share of stops: the time of a part does
-not depend on what the network has learnt. All variants of a network take turns, and the medians are compared, so that
-other work on the machine hits all of them alike.
+The networks are untrained. Thresholds between random images give each exit its share of stops, by default that of the
+recommended point of a reference study: the time of a part does not depend on what the network has learnt. All variants
+of a network take turns, and the medians are compared, so that other work on the machine hits all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from exit_stops import STUDIES, Stops, reference_stops, three_stops
+from exit_timeline import timeline
 from report import (
     LAYOUTS,
     SMALL_HEADS,
@@ -39,10 +40,10 @@ from report import (
 from support import exports  # report adds the folder of support to the path
 from torch import Tensor
 
-from study.arrays import Booleans
 from study.costs.model.devices import modelled_costs
 from study.deploy.early_exit import EarlyExit, Prediction
 from study.deploy.folder import Export
+from study.deploy.modules import Run
 from study.deploy.rule import Rule, confidence
 from study.export.rule import rule_of
 from study.networks.multi_exit import MultiExitNetwork, build_network
@@ -52,15 +53,8 @@ from study.networks.settings import NetworkSettings
 from study.policies.base import Policy
 from study.policies.policies import Classic, HeadThresholds
 
-NETWORKS = ("vgg19:1", "vgg19:0.25", "resnet34:1", "resnet34:0.25")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 BATCH_SIZES = (1, 32, 256)
-PLACES = (0.25, 0.5, 0.75)
-"""Of the three tried exits, as shares of all exits."""
-STOPS = (0.5, 0.6, 0.5)
-"""Of the images that reach a tried exit, the share that stops there: 50, 30, 10 and, at the classifier, 10 %."""
-COMPACTION = (1.0, 0.5, 0.0)
-"""Values of ``compact_below`` that are compared."""
 SIZE, CLASSES = 32, 10
 
 
@@ -83,16 +77,19 @@ def export_of(network: MultiExitNetwork, precision: Precision, exits: Sequence[i
     return replace(export, costs={"segments": segments, "heads": heads, "engine_step": step})
 
 
-def with_stops(export: Export, model: EarlyExit, images: Tensor) -> Export:
-    """The same model with bounds at which :data:`STOPS` of these images stop."""
-    bounds, state = [], (images,)
+def with_stops(export: Export, model: EarlyExit, images: Tensor, stops: Stops) -> Export:
+    """The same model with bounds at which these shares of the images stop."""
+    bounds, state, before = [], (images,), 0.0
     going = np.ones(len(images), dtype=bool)
     with torch.inference_mode():
-        for part, exit, stops in zip(model.network.parts, export.tried, STOPS, strict=False):
+        for part, exit, share in zip(model.network.parts, export.tried, stops.shares, strict=False):
             state = part(*state)
             scores = confidence(model.network.heads[exit](state[0]), "max_softmax").numpy()
-            bounds.append(float(np.quantile(scores[going], 1 - stops)))
+            stopping = min(1.0, share / max(1e-9, 1 - before))
+            everyone = stopping == 1 or not going.any()
+            bounds.append(1e-9 if everyone else float(np.quantile(scores[going], 1 - stopping)))
             going &= scores < bounds[-1]
+            before += share
     exit_count = export.rule.exit_count
     rule = rule_of(policy_with(export.tried, exit_count, bounds), np.ones(exit_count))
     return replace(export, rule=Rule.from_json(rule))
@@ -100,137 +97,159 @@ def with_stops(export: Export, model: EarlyExit, images: Tensor) -> Export:
 
 @dataclass(frozen=True)
 class Case:
-    """A network at a precision: the whole in several forms, and the exported model at several compactions."""
+    """A network at a precision: the whole in several forms, and the exported model, eager and compiled."""
 
     name: str
+    stops: str
     whole: dict[str, Callable[[Tensor], Any]]
     live: dict[str, EarlyExit]
     images: Tensor
 
 
-def case_of(name: str, precision: Precision, count: int, *, compiled: bool) -> Case:
+def case_of(name: str, precision: Precision, count: int, *, stops: str, compiled: bool) -> Case:
     """Build a network, its exported model, and thresholds that give the stops."""
     backbone, _, width = name.partition(":")
     settings = NetworkSettings(backbone=backbone, width=float(width), head=SMALL_HEADS)
     torch.manual_seed(0)
     network = build_network(settings, classes=CLASSES, image_size=SIZE, channels=3).eval()
-    exits = sorted({max(1, round(place * network.exit_count)) for place in PLACES})
+    found = three_stops(network.exit_count) if stops == "three" else reference_stops(name, network.exit_count)
     images = torch.randn(count, *network.input_shape, generator=torch.Generator().manual_seed(2))
     device = torch.device("cpu")
-    ways = {"": False, " compiled": True} if compiled else {"": False}
-    export, plain = export_of(network, precision, exits), export_of(network, precision, ())
-    export = with_stops(export, EarlyExit(export, device, compile=False, compact_below=1.0), images)
-    live = {
-        f"exits, compact below {share:g}{suffix}": EarlyExit(export, device, compile=way, compact_below=share)
-        for suffix, way in ways.items()
-        for share in COMPACTION
-    }
-    whole: dict[str, Callable[[Tensor], Any]] = {
-        f"one part{suffix}": EarlyExit(plain, device, compile=way, compact_below=1.0).network.parts[0]
-        for suffix, way in ways.items()
-    }
-    noise = images[:64]
-    for suffix, way in ways.items():
+    ways = {"eager": False, "compiled": True} if compiled else {"eager": False}
+    export, plain = export_of(network, precision, found.exits), export_of(network, precision, ())
+    export = with_stops(export, EarlyExit(export, device, compile=False, compact_below=1.0), images, found)
+    live = {name: EarlyExit(export, device, compile=way, compact_below=1.0) for name, way in ways.items()}
+    whole: dict[str, Callable[[Tensor], Any]] = {}
+    for form, way in ways.items():
+        whole[f"one part, {form}"] = EarlyExit(plain, device, compile=way, compact_below=1.0).network.parts[0]
         for layout in LAYOUTS if precision == "fp32" else ["channels last"]:
             torch.manual_seed(0)
             own = build_network(settings, classes=CLASSES, image_size=SIZE, channels=3).eval()
-            ready = prepare(lay_out(own, layout), precision, calibration=noise, compiled=way)
-            whole[f"segments, {layout}{suffix}"] = partial(run_classic, ready)
-    return Case(f"{name} {precision}", whole, live, images)
+            ready = prepare(lay_out(own, layout), precision, calibration=images[:64], compiled=way)
+            whole[f"segments, {layout}, {form}"] = partial(run_classic, ready)
+    return Case(f"{name} {precision}", found.source, whole, live, images)
 
 
-def parts_of(model: EarlyExit, batches: Sequence[Tensor]) -> tuple[list[float], list[float]]:
-    """Seconds of each part and of each head with its decision, all on full batches."""
-    parts, heads = [0.0] * len(model.network.parts), [0.0] * len(model.tried)
+def through(model: EarlyExit, batches: Sequence[Tensor]) -> Prediction:
+    """The answers for a stream of batches: each part runs on full ones."""
+    queues = model.queues(len(batches[0]))
+    return model.prediction(*[queues.add(batch) for batch in batches], queues.flush())
+
+
+def profile_of(model: EarlyExit, batches: Sequence[Tensor], found: Prediction) -> list[float]:
+    """Seconds for these batches, of which each part and head is timed by itself.
+
+    Returns:
+        By the times of full batches, each times the share of the images that need the part; and by the times of as many
+        images as are left in each batch, if nothing else took time.
+    """
+    full = left = 0.0
+    ends, network = [*model.tried, model.exit_count + 1], model.network
+    starts = np.cumsum([0, *map(len, batches)])
     with torch.inference_mode():
-        for batch in batches:
-            state: tuple[Tensor, ...] = (batch,)
-            for number, part in enumerate(model.network.parts):
-                start = time.perf_counter()
-                state = part(*state)
-                middle = time.perf_counter()
-                parts[number] += middle - start
-                if number < len(model.tried):
-                    exit = model.tried[number]
-                    logits = model.network.heads[exit](state[0])
-                    scores = model.network.decider.scores(logits, exit)
-                    model.network.decider.actions(logits, scores, exit)[0].numpy()
-                    logits.argmax(dim=1), confidence(logits, "max_softmax")
-                    heads[number] += time.perf_counter() - middle
-    return parts, heads
+        for batch, start in zip(batches, starts, strict=False):
+            exits, state = found.exits[start : start + len(batch)], (batch,)
+            for before, end, part in zip([0, *ends], ends, network.parts, strict=False):
+                count = int((exits > before).sum())
+                if not count:
+                    break
+
+                def run(state: tuple[Tensor, ...], part: Run = part, exit: int = end) -> tuple[Tensor, ...]:
+                    result = part(*state)
+                    if exit <= model.exit_count:
+                        logits = network.heads[exit](result[0])
+                        scores = network.decider.scores(logits, exit)
+                        network.decider.actions(logits, scores, exit)[0].numpy()
+                        logits.argmax(dim=1)
+                    return result
+
+                seconds, result = timed(run, state)
+                full += seconds * count / len(batch)
+                if count < len(batch):
+                    seconds, _ = timed(run, tuple(one[:count] for one in state))
+                left += seconds
+                state = result
+    return [full, left]
 
 
-def promised_seconds(found: Prediction, tried: Sequence[int], parts: Sequence[float], heads: Sequence[float]) -> float:
-    """Of the profile: each part and each head times the share of images that need it."""
-    ends = [*tried, found.tried.shape[1] + 1]
-    before = [0, *ends[:-1]]
-    reached: list[Booleans] = [found.exits > end for end in before]
-    total = sum(seconds * float(who.mean()) for seconds, who in zip(parts, reached, strict=True))
-    return total + sum(s * float(found.tried[:, exit - 1].mean()) for s, exit in zip(heads, tried, strict=True))
+def timed(run: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]], state: tuple[Tensor, ...]) -> Any:
+    """Seconds of a call, and its result."""
+    start = time.perf_counter()
+    result = run(state)
+    return time.perf_counter() - start, result
 
 
 def measure(case: Case, batch_size: int, *, images: int, repeats: int) -> list[dict[str, object]]:
-    """A row for each compaction and way; the columns are explained in the README of the benchmarks."""
+    """A row for each form and way to run; the columns are explained in the README of the benchmarks."""
     used = case.images[: max(batch_size, images if batch_size > 1 else images // 4)]
     batches = list(used.split(batch_size))
-    profiles: dict[str, list[Any]] = defaultdict(list)
+    profiles: dict[str, list[list[float]]] = {form: [] for form in case.live}
+    walks = {form: through(model, batches) for form, model in case.live.items()}
     runs: dict[str, Callable[[], object]] = {
         name: partial(answers_of, run, batches) for name, run in case.whole.items()
     }
 
-    def classify(name: str) -> None:
+    def each_by_itself(model: EarlyExit) -> None:
         for batch in batches:
-            case.live[name].run(batch)
+            model.run(batch)
 
-    def take_apart(name: str) -> None:
-        profiles[name].append([*chain(*parts_of(case.live[name], batches))])
+    def take_apart(form: str) -> None:
+        profiles[form].append(profile_of(case.live[form], batches, walks[form]))
 
-    for name in case.live:
-        runs[name] = partial(classify, name)
-        if "below 1" in name:
-            runs[f"parts of {name}"] = partial(take_apart, name)
+    for form, model in case.live.items():
+        runs[f"{form}, batches"] = partial(each_by_itself, model)
+        if len(batches) > 1 and batch_size > 1:
+            runs[f"{form}, stream"] = partial(through, model, batches)
+        runs[f"{form}, parts"] = partial(take_apart, form)
     median = {name: spread.median for name, spread in interleaved(runs, repeats=repeats).items()}
     best = min(case.whole, key=lambda name: median[name])
     rows: list[dict[str, object]] = []
-    for name, model in case.live.items():
-        joined = model.run(used)
-        taken = profiles[name.replace("below 0.5", "below 1").replace("below 0", "below 1")]
-        profile = np.median(taken[1:], axis=0)  # the first round warms up
-        cut = len(model.network.parts)
-        promise = promised_seconds(joined, model.tried, profile[:cut].tolist(), profile[cut:].tolist())
-        by_flops = model.classic_flops / float(model.flops(joined).mean())
-        by_profile, realised = median[best] / promise, median[best] / median[name]
-        rows.append(
-            {
-                "network": case.name,
-                "batch": batch_size,
-                "run": name,
-                "stopped": "/".join(f"{(joined.exits == exit).mean():.0%}" for exit in model.tried),
-                "by FLOPs": by_flops,
-                "by profile": by_profile,
-                "realised": realised,
-                "of the profile's": realised / by_profile,
-                "images/s": len(used) / median[name],
-                "whole, images/s": len(used) / median[best],
-                "best whole": best,
-            }
-        )
+    for form, model in case.live.items():
+        found = walks[form]
+        full, left = np.median(profiles[form][1:], axis=0)  # the first round warms up
+        for way in ("batches", "stream"):
+            seconds = median.get(f"{form}, {way}")
+            if seconds is None:
+                continue
+            rows.append(
+                {
+                    "network": case.name,
+                    "batch": batch_size,
+                    "run": f"{form}, {way}",
+                    "by FLOPs": model.classic_flops / float(model.flops(found).mean()),
+                    "by full batches": median[best] / full,
+                    "by batches left": median[best] / left,
+                    "realised": median[best] / seconds,
+                    "of full": f"{full / seconds:.0%}",
+                    "of left": f"{left / seconds:.0%}",
+                    "images/s": len(used) / seconds,
+                    "whole, images/s": len(used) / median[best],
+                    "best whole": best,
+                }
+            )
     return rows
 
 
 def main() -> None:
     """Build, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="BACKBONE:WIDTH")
+    parser.add_argument("--networks", nargs="+", default=list(STUDIES), metavar="BACKBONE:WIDTH")
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=list(BATCH_SIZES))
     parser.add_argument("--images", type=int, default=256, help="of a run; at a batch size of 1 a quarter of them")
+    parser.add_argument(
+        "--stops",
+        choices=("reference", "three"),
+        default="reference",
+        help="of a reference study's recommended point; or 50, 30 and 10 %% of the images at three exits",
+    )
     parser.add_argument("--compile", action="store_true", help="time compiled variants as well (minutes)")
+    parser.add_argument("--timeline", action="store_true", help="print where the time goes, part by part")
     add_common_options(parser, quick="a smoke run: two convolutions, 32 images, 2 repeats")
     options = parser.parse_args()
     if options.quick:
         options.networks, options.precisions, options.batch_sizes = [f"{register_tiny()}:1"], ["fp32"], [8]
-        options.images, options.repeats = 32, 2
+        options.images, options.repeats, options.stops = 32, 2, "three"
     start_quietly(options)
     facts = circumstances()
     print_circumstances(facts)
@@ -239,12 +258,17 @@ def main() -> None:
         for precision in options.precisions:
             start = time.perf_counter()
             count = max(options.images, *options.batch_sizes)
-            case = case_of(name, precision, count, compiled=options.compile)
-            print(f"\n{case.name}: ready after {time.perf_counter() - start:.0f} s", flush=True)
+            case = case_of(name, precision, count, stops=options.stops, compiled=options.compile)
+            print(f"\n{case.name}: ready after {time.perf_counter() - start:.0f} s; {case.stops}", flush=True)
             for batch_size in options.batch_sizes:
                 rows = measure(case, batch_size, images=options.images, repeats=options.repeats)
                 print_table(f"{case.name}, {batch_size} images a batch, median of {options.repeats} rounds", rows)
                 found += rows
+                if options.timeline:
+                    for form, model in case.live.items():
+                        batches = case.images[: max(batch_size, options.images)].split(batch_size)
+                        print_table(f"where the time goes: {form}, stream", timeline(model, batches, options.repeats))
+                sys.stdout.flush()
     if options.json:
         print("\n" + json.dumps({"circumstances": facts, "rows": found}))
 
