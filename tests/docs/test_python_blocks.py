@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from support.shelf import STUDY, finish_study
 
 from study.costs.costs import Costs
@@ -54,7 +57,20 @@ def given_network() -> dict[str, Any]:
     return {"network": build_network(settings, classes=10, image_size=32, channels=1)}
 
 
-GIVEN: dict[str, Callable[[], dict[str, Any]]] = {"README.md": given_arrays, "devices.md": given_network}
+def given_parquet() -> dict[str, Any]:
+    """What the page of images takes as given: images inside a parquet file, in the current folder."""
+    content = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(content, "PNG")
+    rows = {"image": [{"bytes": content.getvalue(), "path": None}] * 4, "label": [0, 1, 0, 1]}
+    pd.DataFrame(rows).to_parquet("train.parquet")
+    return {}
+
+
+GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
+    "README.md": given_arrays,
+    "devices.md": given_network,
+    "images.md": given_parquet,
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
