@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--source-epochs", type=int, default=6)
     parser.add_argument("--limit", type=int, default=1250, help="images of the target, of which 30 %% are trained on")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="CSV file of the single values")
     options = parser.parse_args()
     found: list[dict[str, object]] = []
