@@ -3,9 +3,8 @@
     python docs/build_results.py             # a minute or two: every policy on every network
     python docs/build_results.py --check     # changes nothing; exit code 1 and the names of pages that differ
 
-A page of a study (``docs/results/<study>.md``) is generated whole. In ``docs/results.md`` and in
-``docs/results/training.md``, the function NAME of ``TABLES`` generates the text between
-``<!-- begin NAME STUDY ... -->`` and ``<!-- end -->``.
+A page of a study (``docs/results/<study>.md``) is generated whole. In the pages of ``WRITTEN``, the function NAME of
+``TABLES`` generates the text between ``<!-- begin NAME STUDY ... -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backbone_studies import backbone_studies
 from result_ablation import ablation
 from result_guarantees import guarantees
 from result_tables import (
@@ -36,10 +36,11 @@ from result_tables import (
 
 DOCS = Path(__file__).parent
 TABLES: dict[str, Callable[..., str]] = {
-    made.__name__: made for made in (ablation, guarantees, headline, quality, rivals, seeds, trials, verdict)
+    made.__name__: made
+    for made in (ablation, backbone_studies, guarantees, headline, quality, rivals, seeds, trials, verdict)
 }
 """The tables that pages with text of their own contain."""
-WRITTEN = ("results.md", "results/training.md")
+WRITTEN = ("backbones.md", "results.md", "results/training.md")
 BLOCK = re.compile(r"(<!-- begin (?P<name>\w+) (?P<arguments>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

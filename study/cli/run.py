@@ -119,9 +119,10 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
     for line in outline_lines(result["phases"]):
         console.print(line)
     searched = result["searched"]
+    number = searched["operating_points"]
+    points = f"{number} operating points are searched" if isinstance(number, int) else "the exact front is computed"
     console.print(
-        f"then {searched['networks']} networks at {', '.join(searched['precisions'])} are traced, and "
-        f"{searched['operating_points']} operating points searched",
+        f"then at most {searched['networks']} networks are traced at {', '.join(searched['precisions'])}, and {points}"
     )
     for line in result["export"]:
         console.print(line, soft_wrap=True)

@@ -115,7 +115,8 @@ def _separate_attention() -> Iterator[None]:
 def _measure(
     part: nn.Module, read: tuple[Tensor, ...], *arguments: object, kept: tuple[Tensor, ...] = ()
 ) -> tuple[Work, tuple[Tensor, ...]]:
-    """Run a part; return its work and its output as a tuple. Only the weights of modules that ran count.
+    """Run a part; return its work and its output as a tuple. Only the weights of modules that ran count, and those that
+    an operation read: attention reads the weights of its output layer without a call of the layer.
 
     Args:
         part: a segment, the heads or the classifier.
@@ -130,11 +131,13 @@ def _measure(
     written: tuple[Tensor, ...] = output if isinstance(output, tuple) else (output,)
     # A carried tensor that the part returns unchanged is not moved.
     new = [tensor for tensor in written if all(tensor is not old for old in read)]
-    ran_parameters = {id(tensor) for module in ran for tensor in module.parameters(recurse=False)}
-    sizes = {name: float(tensor.numel()) for name, tensor in part.named_parameters() if id(tensor) in ran_parameters}
+    held = [tensor for module in ran for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]]
+    held += [tensor for tensor in [*part.parameters(), *part.buffers()] if _buffers([tensor]).keys() & recorder.weights]
+    used = {id(tensor) for tensor in held}
+    sizes = {name: float(tensor.numel()) for name, tensor in part.named_parameters() if id(tensor) in used}
     work = Work(
         flops=float(counter.get_total_flops()),
-        weight_elements=_elements(t for m in ran for t in [*m.parameters(recurse=False), *m.buffers(recurse=False)]),
+        weight_elements=_elements(held),
         activation_elements=float(sum(tensor.numel() for tensor in [*read, *new])),
         parameters=sum(sizes.values()),
         parameter_sizes=sizes,
@@ -181,6 +184,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def __init__(self, *, ignored: _Buffers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[_Operation] = []
+        self.weights: set[int] = set()
+        """Which of the ignored memory was read."""
         self._ignored = ignored
         self._held: list[object] = []  # keeps tensors alive: a freed address could be used again
 
@@ -191,6 +196,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         result: object = function(*args, **kwargs)
         self._held += [args, kwargs, result]
         inputs, outputs = tree_leaves((args, kwargs)), tree_leaves(result)
+        self.weights |= _buffers(inputs).keys() & self._ignored.keys()
         element_wise = torch.Tag.pointwise in function.tags
         if "batch_norm" in function.name():
             outputs, element_wise = outputs[:1], True  # the other outputs are statistics for training

@@ -7,6 +7,7 @@ Stem, classifier and names of the weights are torchvision's. The backbones of :m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -86,7 +87,7 @@ def build_torchvision(
     if model.startswith("vit_"):
         options["image_size"] = image_size  # the position of each patch has a weight
     try:
-        with _NumbersOnTheHost():
+        with _NumbersOnTheHost() if model.startswith("regnet") else nullcontext():
             network: nn.Module = models.get_model(model, weights=None, **options)
     except (AssertionError, ValueError) as error:
         raise UserError(f"backbone {name} cannot take images of {image_size} pixels: {short(error, 120)}") from None

@@ -322,3 +322,12 @@ def test_costs_of_attention_are_the_same_without_numbers() -> None:
         there = counted()
     assert here == there
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_the_output_layer_of_an_attention_counts_among_the_parameters():
+    """``nn.MultiheadAttention`` reads its weights without calling the layer."""
+    settings = NetworkSettings(backbone="torchvision:vit_b_16", head=HeadSettings(kind="linear"))
+    with torch.device("meta"):
+        network = build_network(settings, classes=4, image_size=32, channels=3)
+    whole = sum(parameter.numel() for parameter in network.backbone.parameters())
+    assert count_work(network).parameters_at_exits[-1] == whole

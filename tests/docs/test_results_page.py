@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 
 from results.parts import read_table, rows_of
@@ -60,6 +61,25 @@ def test_the_page_on_training_holds_the_tables_of_the_studies(builder: ModuleTyp
 def test_the_page_of_the_smallest_study_is_the_one_that_is_generated(builder: ModuleType) -> None:
     """The slow test builds the pages of the others."""
     assert differing(builder, "vgg19-quarter-tiny-imagenet") == []
+
+
+def test_the_page_on_backbones_holds_the_table_of_their_studies(builder: ModuleType) -> None:
+    assert differing(builder, "backbones.md") == []
+
+
+def test_the_studies_of_backbones_are_those_of_the_script_and_their_flops_those_of_torchvision() -> None:
+    studies = script("backbone_studies")
+    table = pd.read_csv(studies.TABLE).set_index("network")
+    assert list(table.index) == [one.model for one in studies.BACKBONES]
+    for name, row in table.iterrows():
+        counted, published = studies.native_gigaflops(name), studies.published_gigaflops(name)
+        assert counted == pytest.approx(published, rel=0.01)
+        assert (row["native_gigaflops"], row["published_gigaflops"]) == pytest.approx((counted, published), rel=1e-4)
+        assert row["test_accuracy"] > 0.4, "chance is a quarter"
+    # What the exported models gave on the files of the test images.
+    assert table["exported_images"].tolist() == table["test_images"].tolist()
+    assert table["exported_accuracy"].tolist() == pytest.approx(table["test_accuracy"].tolist(), abs=1e-3)
+    assert table["exported_flops_share"].tolist() == pytest.approx(table["test_flops_share"].tolist(), rel=1e-2)
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)

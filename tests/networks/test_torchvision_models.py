@@ -30,6 +30,7 @@ EXITS = {
     "shufflenet_v2_x1_0": 16,
     "squeezenet1_1": 8,
     "swin_t": 12,
+    "swin_v2_t": 12,
     "vgg19_bn": 20,
     "vit_b_16": 12,
     "wide_resnet50_2": 16,
