@@ -250,6 +250,10 @@ class SplitResult:
     """Of the classifier: mean over the classes of the share of right answers in each class."""
 
 
+_EVALUATED_VALUES = 2**25
+"""Most values of pixels in a batch that is evaluated: large images come in smaller batches."""
+
+
 def evaluate_split(
     network: MultiExitNetwork, split: ImageSet, info: DataInfo, settings: TrainingSettings
 ) -> SplitResult:
@@ -261,7 +265,7 @@ def evaluate_split(
     classified = []
     loss = 0.0
     with torch.no_grad():
-        for batch in batches(len(labels), 512):
+        for batch in batches(len(labels), max(1, min(512, _EVALUATED_VALUES // images[0].numel()))):
             target = labels[batch]
             with autocast(device, settings.precision):
                 pixels = normalize(to_device(images[batch], device), info)
