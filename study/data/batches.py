@@ -33,6 +33,15 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
     return batch.to(device, non_blocking=True)
 
 
+def images_at_once(images: Tensor, most: int) -> int:
+    """How many of the images ``[N, C, H, W]`` are evaluated at once: at most ``most``, and fewer large ones."""
+    return max(1, min(most, _VALUES_AT_ONCE // images[0].numel()))
+
+
+_VALUES_AT_ONCE = 2**25
+"""Pixels and channels; the maps of a network take some ten times as much memory."""
+
+
 def normalize(images: Tensor, info: DataInfo) -> Tensor:
     """uint8 ``[B, C, H, W]`` -> float32 of the same shape: pixels / 255, minus ``info.mean``, over ``info.std``."""
     levels = torch.tensor((info.mean, info.std), dtype=torch.float32).mul_(255).to(images.device, non_blocking=True)

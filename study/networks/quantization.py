@@ -245,7 +245,20 @@ def _observed(module: nn.Module, sample: tuple[Any, ...]) -> _Part:
     seven_bits = int8_execution(torch.device("cpu")) == "x86_kernels_7_bit"
     config = x86.get_default_x86_inductor_quantization_config(reduce_range=seven_bits)
     quantizer = x86.X86InductorQuantizer().set_global(config)
-    return _Part(module, sample, observed=prepare_pt2e(_export(module, sample).module(), quantizer))
+    exported = _export(module, sample).module()
+    _tell_calls_apart(exported.graph)
+    return _Part(module, sample, observed=prepare_pt2e(exported, quantizer))
+
+
+def _tell_calls_apart(graph: torch.fx.Graph) -> None:
+    """Give each call of a module a path of its own: torchao takes the operations of a path for a single call.
+
+    A residual block of torchvision, for instance, calls the same ReLU several times. The keys of the stack count calls.
+    """
+    for node in graph.nodes:
+        if stack := node.meta.get("nn_module_stack"):
+            call, (_, kind) = list(stack.items())[-1]
+            node.meta["nn_module_stack"] = {**stack, call: (call, kind)}
 
 
 def _export(module: nn.Module, sample: tuple[Any, ...]) -> torch.export.ExportedProgram:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from study.arrays import batches
-from study.data.batches import normalize, place, to_device
+from study.data.batches import images_at_once, normalize, place, to_device
 from study.data.settings import DataInfo, ImageSet
 from study.networks.inference_network import InferenceNetwork, RunnableNetwork, all_logits, eval_mode
 from study.networks.multi_exit import MultiExitNetwork
@@ -56,16 +56,20 @@ def ready(
     """
     if FORMATS[precision].backbone is not INT8:
         return prepare(network, precision, compiled=compiled)
-    spread = np.linspace(0, len(calibration) - 1, min(len(calibration), CALIBRATION_IMAGES)).astype(np.int64)
-    images = normalize(place(calibration.images[spread], torch.device("cpu")), info)
+    pixels = place(calibration.images, torch.device("cpu"))
+    count = min(len(pixels), images_at_once(pixels, CALIBRATION_IMAGES))
+    spread = np.linspace(0, len(pixels) - 1, count).astype(np.int64)
+    images = normalize(pixels[torch.from_numpy(spread)], info)
     return prepare(network, precision, calibration=images, compiled=compiled, lowered=lowered)
 
 
 def trace_images(network: InferenceNetwork, images: ImageSet, info: DataInfo) -> SplitLogits:
     """Run a network on all images of a split, without augmentation, as :func:`collect_logits`."""
+    pixels = place(images.images, network.device)
     logits = collect_logits(
         network,
-        place(images.images, network.device),
+        pixels,
         lambda batch: normalize(to_device(batch, network.device), info),
+        batch_size=images_at_once(pixels, 256),
     )
     return SplitLogits(logits, np.asarray(images.labels), getattr(network, "int8_execution", None))

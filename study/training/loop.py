@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from search_spaces.settings import Mode, TrainingPrecision
 from study.arrays import balanced, batches
 from study.data.augmentation import Augmentation
-from study.data.batches import normalize, place, to_device
+from study.data.batches import images_at_once, normalize, place, to_device
 from study.data.settings import DataInfo, Dataset, ImageSet
 from study.errors import UserError, is_lack_of_memory
 from study.networks.multi_exit import MultiExitNetwork
@@ -250,10 +250,6 @@ class SplitResult:
     """Of the classifier: mean over the classes of the share of right answers in each class."""
 
 
-_EVALUATED_VALUES = 2**25
-"""Most values of pixels in a batch that is evaluated: large images come in smaller batches."""
-
-
 def evaluate_split(
     network: MultiExitNetwork, split: ImageSet, info: DataInfo, settings: TrainingSettings
 ) -> SplitResult:
@@ -265,7 +261,7 @@ def evaluate_split(
     classified = []
     loss = 0.0
     with torch.no_grad():
-        for batch in batches(len(labels), max(1, min(512, _EVALUATED_VALUES // images[0].numel()))):
+        for batch in batches(len(labels), images_at_once(images, 512)):
             target = labels[batch]
             with autocast(device, settings.precision):
                 pixels = normalize(to_device(images[batch], device), info)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from study.data.batches import augment, normalize, place, to_device
+from study.data.batches import augment, images_at_once, normalize, place, to_device
 from study.data.loading import load_dataset
 from study.data.settings import DataInfo, DataSettings, ImageSet
 
@@ -119,3 +119,9 @@ def test_image_set_digest_names_its_images() -> None:
     assert ImageSet(images=images.copy(), labels=labels).digest == digest
     assert ImageSet(images=images[::-1], labels=labels).digest != digest
     assert ImageSet(images=images, labels=labels[::-1]).digest != digest
+
+
+def test_large_images_are_evaluated_in_smaller_batches():
+    assert images_at_once(torch.zeros(1, 3, 32, 32), 256) == 256
+    assert images_at_once(torch.zeros(1, 3, 512, 512, dtype=torch.uint8), 256) == 42
+    assert images_at_once(torch.zeros(1, 1, 1, 1).expand(1, 3, 8192, 8192), 256) == 1

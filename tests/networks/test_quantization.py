@@ -8,12 +8,15 @@ import pytest
 import torch
 from support.integer_operations import integer_operations
 from support.tiny_network import TINY
+from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from study import Hierarchical, Predictive, Trace, UserError, replay
 from study.networks.inference_network import RunnableNetwork, all_logits
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.precisions import PRECISIONS
 from study.networks.quantization import check_precision, in_fp32, int8_execution, prepare
+from study.networks.registry import ExitPoint, FeatureClassifier, FeatureSegment, Segmented, register_backbone
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.policies.base import Policy
 from study.policies.decision_table import ratio_table, table_for
@@ -130,6 +133,25 @@ def test_a_residual_block_with_its_projection():
     x = images(5, 32, seed=2)
     with torch.inference_mode():
         assert distance(all_logits(ready, x), net(x)) < 0.1
+
+
+@register_backbone("residual_of_tests")
+def residual(*, classes: int, image_size: int, channels: int, width: float) -> Segmented:
+    """A block of torchvision, which calls its ReLU twice."""
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)]
+    model = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), BasicBlock(8, 8), *head)
+    exits = (ExitPoint("block", "all", "all", grid=1),)
+    return Segmented(model, (FeatureSegment(*model[:2]),), FeatureClassifier(*model[2:]), exits)
+
+
+@on_x86
+def test_a_module_that_is_called_twice_is_two_operations():
+    net = network("residual_of_tests", width=1.0)
+    ready = prepare(net, "int8", calibration=images(64))
+    assert integer_operations(ready) == {"segment 1": 3, "classifier": 1, "head 1": 0}
+    x = images(5, seed=2)
+    with torch.inference_mode():
+        assert distance(all_logits(ready, x), net(x)) < 0.05
 
 
 @on_x86
