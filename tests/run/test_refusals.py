@@ -15,8 +15,8 @@ from study.storage.locks import exclusive
 REFUSED = [
     ("backbones: {backbone: vgg99}", "unknown backbone 'vgg99'"),
     ("backbones: {backbone: [vgg11, resnet7]}", "unknown backbone 'resnet7'"),
-    ("backbones: {optimizer: lion}", "optimizer: must be adam, adamw or sgd, got 'lion'"),
-    ("exits: {optimizer: [adam, lion]}", "optimizer: must be adam, adamw or sgd, got 'lion'"),
+    ("backbones: {optimizer: lion}", "optimizer: must be adam, adamw, sgd or muon, got 'lion'"),
+    ("exits: {optimizer: [adam, lion]}", "optimizer: must be adam, adamw, sgd or muon, got 'lion'"),
     ("exits: {schedule: step}", "schedule: must be constant or cosine, got 'step'"),
     ("exits: {head: fog}", "head: must be bof, .* got 'fog'"),
     ("exits: {sharing: all}", "sharing: must be paper or none, got 'all'"),
