@@ -102,8 +102,11 @@ def _rows(
         into[row] = one.pixels
         return {"digest": one.digest.hex(), "deepest": one.deepest}
 
-    with strict_decoder(how.max_pixels), ThreadPoolExecutor(max_workers=threads) as pool:
-        return list(pool.map(read, range(len(paths))))
+    with strict_decoder(how.max_pixels):
+        if threads == 1:
+            return [read(row) for row in range(len(paths))]
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            return list(pool.map(read, range(len(paths))))
 
 
 def _are_objects(paths: Sequence[str]) -> bool:

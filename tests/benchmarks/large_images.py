@@ -25,7 +25,7 @@ from study.data.loading import load_dataset
 from study.data.settings import DataSettings
 from study.networks.construction import new_network
 from study.networks.settings import NetworkSettings
-from study.training.loop import Trainer
+from study.training.loop import Trainer, fast_precision
 from study.training.settings import TrainingSettings
 
 DISTINCT = 64
@@ -114,7 +114,7 @@ def training_speed(folder: Path, image_size: int, rounds: int) -> dict[str, list
     data = load_dataset(DataSettings(name="image_folder", folder=str(folder.absolute()), image_size=image_size), folder)
     if data.train.origin is None:
         raise SystemExit("the cache has no room for the images: set PREDICTIVE_EXIT_CACHE_GB")
-    settings = TrainingSettings(mode="original")
+    settings = TrainingSettings(mode="original", precision=fast_precision(torch.device("cpu")))
     network = new_network(NetworkSettings(backbone="vgg11", width=0.25), data.info, seed=0)
     labels, device = torch.from_numpy(data.train.labels), torch.device("cpu")
     sources = {"mapped": place(data.train.images, device), "memory": torch.from_numpy(np.array(data.train.images))}

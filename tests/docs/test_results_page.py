@@ -25,6 +25,8 @@ from study.run.trials import draw_trials
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
 PACKS = sorted(path.parent for path in REFERENCE.glob("*/traces"))
+SMALL = ("vgg19-cifar10-published", "vgg19-quarter-fashion-mnist")
+"""Of the studies with traces; they draw their fronts in seconds."""
 STUDIES = sorted(REFERENCE.glob("*/study.yaml"))
 
 
@@ -139,7 +141,10 @@ def test_every_page_is_the_one_that_is_generated(builder: ModuleType) -> None:
     assert differing(builder) == []
 
 
-@pytest.mark.parametrize("pack", PACKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "pack",
+    [pytest.param(pack, id=pack.name, marks=[] if pack.name in SMALL else pytest.mark.slow) for pack in PACKS],
+)
 def test_a_reference_study_draws_its_front(
     pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

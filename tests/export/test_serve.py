@@ -103,7 +103,14 @@ def test_what_cannot_be_served_is_refused_in_one_line(
             assert told in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("missing", ["uvicorn", "starlette", "prometheus_client", "python_multipart"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "uvicorn",
+        "python_multipart",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("starlette", "prometheus_client")),
+    ],
+)
 def test_an_installation_without_the_extra_is_told(missing: str, exported: Path) -> None:
     program = (
         f"import sys\nsys.modules[{missing!r}] = None\nfrom study.cli.main import main\nsys.exit(main(sys.argv[1:]))"
