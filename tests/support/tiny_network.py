@@ -5,10 +5,23 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from study.data.settings import ImageSet
+from study.data.settings import DataInfo, ImageSet
 from study.networks.registry import ExitPoint, FeatureClassifier, FeatureSegment, Segmented, register_backbone
 
 TINY = "tiny_of_tests"
+TINY_INFO = DataInfo(
+    name="digits",
+    image_size=8,
+    channels=1,
+    class_names=("a", "b", "c"),
+    mean=(0.5,),
+    std=(0.5,),
+    flip=False,
+    crop_padding=0,
+    digest="d",
+    settings={},
+)
+"""Of the images of :func:`image_set`, which no augmentation changes."""
 
 
 @register_backbone(TINY)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.studies import run_context, tiny_study
-from support.tiny_network import TINY, image_set
+from support.tiny_network import TINY, TINY_INFO, image_set
 from torch import Tensor
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
@@ -18,7 +18,6 @@ from results.parts import read_table
 from study.checkpoints import initial
 from study.checkpoints.initial import fit_initial, load_initial
 from study.cli.main import main
-from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, build_network, output_layer
 from study.networks.segmenter import segment_module
@@ -27,19 +26,6 @@ from study.progress import Reporter
 from study.run.run import run_study
 from study.training.loop import Trainer
 from study.training.settings import TrainingSettings
-
-INFO = DataInfo(
-    name="digits",
-    image_size=8,
-    channels=1,
-    class_names=("a", "b", "c"),
-    mean=(0.5,),
-    std=(0.5,),
-    flip=False,
-    crop_padding=0,
-    digest="d",
-    settings={},
-)
 
 
 def tiny(classes: int = 3, channels: int = 1, seed: int = 0) -> MultiExitNetwork:
@@ -56,7 +42,7 @@ def moved(mode: str = "original", **settings: object) -> dict[str, Tensor]:
     training = TrainingSettings(
         mode=mode, batch_size=32, optimizer="sgd", momentum=0.0, schedule="constant", precision="fp32", **settings
     )
-    Trainer(network, training, INFO).run_epoch(torch.from_numpy(split.images), torch.from_numpy(split.labels), 1)
+    Trainer(network, training, TINY_INFO).run_epoch(torch.from_numpy(split.images), torch.from_numpy(split.labels), 1)
     return {name: (tensor - before[name]).float() for name, tensor in network.state_dict().items()}
 
 

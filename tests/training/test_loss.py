@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from support.tiny_network import TINY, image_set
+from support.tiny_network import TINY, TINY_INFO, image_set
 
-from study.data.settings import DataInfo
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
@@ -20,18 +19,6 @@ from study.training.loop import Trainer, autocast
 from study.training.loss import balanced_weights, training_loss, weights_by_difficulty
 from study.training.settings import TrainingSettings
 
-INFO = DataInfo(
-    name="digits",
-    image_size=8,
-    channels=1,
-    class_names=("a", "b", "c"),
-    mean=(0.5,),
-    std=(0.5,),
-    flip=False,
-    crop_padding=0,
-    digest="d",
-    settings={},
-)
 JOINT = TrainingSettings(mode="joint", exit_loss_base=0.3, exit_loss_slope=0.5)
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -143,7 +130,7 @@ def test_exits_learn_from_the_classifier_of_the_averaged_weights(precision: str)
         mode="joint", distillation=0.6, teacher="average", ema_decay=0.9, learning_rate=0.05, precision=precision
     )  # type: ignore[arg-type]
     split = image_set(60, 0)
-    trainer = Trainer(network, settings, INFO)
+    trainer = Trainer(network, settings, TINY_INFO)
     trainer.run_epoch(torch.from_numpy(split.images), torch.from_numpy(split.labels), 1)
     averaged = copy.deepcopy(network).eval()
     with trainer.average.live():

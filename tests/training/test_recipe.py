@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny_network import TINY, image_set
+from support.tiny_network import TINY, TINY_INFO, image_set
 from torch import Tensor, nn
 
-from study.data.settings import DataInfo
 from study.networks.construction import new_network
 from study.networks.multi_exit import MultiExitNetwork, build_network
 from study.networks.settings import HeadSettings, NetworkSettings
@@ -18,18 +17,7 @@ from study.training.muon import Muon, orthogonalized
 from study.training.optimizer import make_optimizer
 from study.training.settings import TrainingSettings
 
-INFO = DataInfo(
-    name="digits",
-    image_size=8,
-    channels=1,
-    class_names=("a", "b", "c"),
-    mean=(0.5,),
-    std=(0.5,),
-    flip=True,
-    crop_padding=1,
-    digest="d",
-    settings={},
-)
+INFO = replace(TINY_INFO, flip=True, crop_padding=1)
 SETTINGS = TrainingSettings(mode="joint", batch_size=32, optimizer="sgd", schedule="constant", precision="fp32")
 
 
