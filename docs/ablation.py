@@ -12,7 +12,8 @@ One process at a time may work in a folder ``--storage``.
 A row holds accuracies on test, and for each policy a curve: the FLOPs, as a share of the network without exits, at
 losses of accuracy on test from -1 to 5 points against the network's own last exit
 (:func:`study.fronts.matched_cost.matched_costs`). The settings of the policies are fitted and chosen on calibration and
-validation images. ``area`` is the mean of the curve of optimal stopping from 0 to 5 points.
+validation images. ``area`` is the mean of the curve of optimal stopping from 0 to 5 points. ``draws`` are the FLOPs at
+one point lost on bootstrap samples of the test images, the same samples in all rows of a data set.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from study.execution.executor import NamedImages, Network, TrainingContext, trac
 from study.execution.local import LocalExecutor
 from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import TrialRecord
-from study.fronts.matched_cost import matched_costs
+from study.fronts.matched_cost import bootstrapped_costs, resamples
 from study.networks.construction import meta_network
 from study.progress import Reporter
 from study.run.phase_1 import run_phase
@@ -63,10 +64,12 @@ BEYOND = 0.06
 """The loss on validation up to which points belong to a curve: losses on test differ."""
 POINTS = 40
 """Points of a curve."""
+DRAWS = 100
+"""Bootstrap samples of the test images."""
 COLUMNS = (
     *("key", "data", "backbone", "width", "recipe", "changes", "seed", "images", "test_images", "epochs", "precision"),
     *("accuracy", "mean_exit_accuracy", "exit_accuracies", "area"),
-    *(f"{name}_{what}" for name in FAMILIES for what in ("half_point", "one_point", "curve")),
+    *(f"{name}_{what}" for name in FAMILIES for what in ("half_point", "one_point", "curve", "draws")),
     *("seconds", "device", "threads", "torch"),
 )
 
@@ -240,7 +243,8 @@ def measured(run: Run, dataset: Dataset, test: ImageSet, storage: Path, reporter
     histories = [record.checkpoint.history for record in records if record.checkpoint]
     network, tested = traced(run, records[-1], dataset, test, storage, executor, reporter)
     right = (tested.logits.argmax(axis=2) == tested.labels[:, None]).mean(axis=0)
-    curves = {name: curve(run.spec, network, family, tested) for name, family in FAMILIES.items()}
+    found = {name: curve(run.spec, network, family, tested) for name, family in FAMILIES.items()}
+    curves = {name: values for name, (values, _) in found.items()}
     return {
         "data": run.label,
         "backbone": plan.network.backbone,
@@ -256,9 +260,10 @@ def measured(run: Run, dataset: Dataset, test: ImageSet, storage: Path, reporter
         "mean_exit_accuracy": f"{right[:-1].mean():.4f}",
         "exit_accuracies": listed(right[:-1]),
         "area": f"{curves['stopping'][LOSSES.index(0.0) :].mean():.4f}",
-        **{f"{name}_half_point": f"{found[LOSSES.index(0.005)]:.4f}" for name, found in curves.items()},
-        **{f"{name}_one_point": f"{found[LOSSES.index(0.01)]:.4f}" for name, found in curves.items()},
-        **{f"{name}_curve": listed(found) for name, found in curves.items()},
+        **{f"{name}_half_point": f"{values[LOSSES.index(0.005)]:.4f}" for name, values in curves.items()},
+        **{f"{name}_one_point": f"{values[LOSSES.index(0.01)]:.4f}" for name, values in curves.items()},
+        **{f"{name}_curve": listed(values) for name, values in curves.items()},
+        **{f"{name}_draws": listed(draws) for name, (_, draws) in found.items()},
         "seconds": f"{sum(epoch.seconds for history in histories for epoch in history):.0f}",
         "device": device_name(executor.device),
         "threads": int(run.spec.resources.cpus_per_trial),
@@ -304,16 +309,21 @@ def traced(
     return TracedNetwork(record.weights, costs, calibration, validation), tested
 
 
-def curve(spec: StudySpec, network: TracedNetwork, family: PolicyFamily, test: SplitLogits) -> Floats:
-    """The FLOPs of a policy at ``LOSSES`` on test, as shares of the network without exits.
+def curve(spec: StudySpec, network: TracedNetwork, family: PolicyFamily, test: SplitLogits) -> tuple[Floats, Floats]:
+    """The FLOPs of a policy on test, as shares of the network without exits.
 
     Its points are those of its front on validation, replayed on test.
+
+    Returns:
+        ``[len(LOSSES)]`` at ``LOSSES``, and ``[DRAWS]`` at one point lost on bootstrap samples of the images.
     """
     least = network.classic_accuracy - BEYOND
     front = family_front(spec.operating_points, network, family, "flops", least)
     found = [outcome(point, test, network, test, "flops") for point in front.spread(POINTS, least)]
-    costs, losses = (np.array([getattr(one, name).mean() for one in found]) for name in ("cost", "loss"))
-    return matched_costs(costs, losses, LOSSES)
+    costs, losses = (np.array([getattr(one, name) for one in found]) for name in ("cost", "loss"))
+    images = resamples(len(test.labels), DRAWS)
+    drawn = bootstrapped_costs(costs, losses, [0.01], images)[:, 0]
+    return bootstrapped_costs(costs, losses, LOSSES, np.ones((1, images.shape[1])))[0], drawn
 
 
 def listed(values: Floats) -> str:

@@ -49,7 +49,58 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
         recipes.setdefault(row["recipe"], []).append(row)
     lines = [_line(recipe, own, bases) for recipe, own in recipes.items()]
     lines.sort(key=lambda line: line[0])
-    return f"{heading}\n\n{markdown([line for _, line in lines])}"
+    against = _against_base(recipes)
+    return f"{heading}\n\n{markdown([line for _, line in lines])}" + (f"\n\n{against}" if against else "")
+
+
+def _against_base(recipes: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    """The FLOPs of each recipe at one point lost, as shares of those of the base with the same seeds."""
+    base = {row["seed"]: row for row in recipes.get(BASE, ())}
+    lines = []
+    for recipe, rows in recipes.items():
+        pairs = [(row, base[row["seed"]]) for row in rows if row["seed"] in base]
+        if recipe == BASE or len(pairs) < 2:
+            continue
+        gained = np.array([[float(row["accuracy"]) - float(own["accuracy"])] for row, own in pairs]) * 100
+        low, high = (float(end[0]) for end in mean_interval(gained))
+        line = {
+            "recipe": recipe.replace("_", " "),
+            "seeds": str(len(pairs)),
+            "points gained": f"{gained.mean():.1f} ({low:.1f} to {high:.1f})",
+        }
+        for title, family in (("FLOPs, 1 lost", "stopping"), ("margin, 1 lost", "margin")):
+            ratio, seeds, images = ratio_to_base(pairs, family)
+            line[title] = f"{ratio:.1%}".replace("%", " %")
+            line[f"{title}: seeds"], line[f"{title}: images"] = (
+                f"{low * 100:.1f} to {high * 100:.1f}" for low, high in (seeds, images)
+            )
+        lines.append((ratio_to_base(pairs, "stopping")[0], line))
+    lines.sort(key=lambda line: line[0])
+    return f"As shares of the base with the same seeds:\n\n{markdown([line for _, line in lines])}" if lines else ""
+
+
+Pair = tuple[Mapping[str, str], Mapping[str, str]]
+
+
+def ratio_to_base(pairs: Sequence[Pair], family: str) -> tuple[float, tuple[float, float], tuple[float, float]]:
+    """The FLOPs of a recipe at one point lost, as a share of the base's: the geometric mean over seeds.
+
+    Args:
+        pairs: a row of the recipe and the base's row with the same seed, S of them.
+        family: ``stopping`` or ``margin``.
+
+    Returns:
+        The share, its 95 % interval over seeds (Student's t on logarithms), and over images (middle 95 % of the
+        bootstrap samples, which are the same in all rows).
+    """
+    seeds = np.array([[np.log(float(one[f"{family}_one_point"])) for one in pair] for pair in pairs])
+    drawn = np.array(
+        [[np.log(np.array(one[f"{family}_draws"].split(), dtype=float)) for one in pair] for pair in pairs]
+    )
+    logarithms = seeds[:, :1] - seeds[:, 1:]
+    low, high = (float(np.exp(end[0])) for end in mean_interval(logarithms))
+    ends = np.quantile((drawn[:, 0] - drawn[:, 1]).mean(axis=0), [0.025, 0.975])
+    return float(np.exp(logarithms.mean())), (low, high), (float(np.exp(ends[0])), float(np.exp(ends[1])))
 
 
 def _line(recipe: str, rows: Sequence[Mapping[str, str]], bases: Mapping[str, float]) -> tuple[float, dict[str, str]]:

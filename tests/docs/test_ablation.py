@@ -60,6 +60,8 @@ def test_a_network_is_trained_once_and_recipes_share_its_backbone(
     curve = np.array(first["stopping_curve"].split(), dtype=float)
     assert len(curve) == len(script.LOSSES) and (np.diff(curve) <= 0).all() and (curve <= 1).all()
     assert float(first["stopping_one_point"]) == curve[script.LOSSES.index(0.01)]
+    draws = np.array(first["stopping_draws"].split(), dtype=float)
+    assert len(draws) == script.DRAWS and draws.min() <= curve[script.LOSSES.index(0.01)] <= draws.max()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,10 @@ def test_mistakes_are_told_before_any_training(
 def row(script: ModuleType, recipe: str, seed: int, accuracy: float, curve: list[float]) -> dict[str, object]:
     values = dict.fromkeys(script.COLUMNS, "0.5")
     values |= {"data": "cifar10", "recipe": recipe, "changes": "", "images": "100", "test_images": "50"}
-    return {**values, "seed": seed, "epochs": "1+1", "accuracy": accuracy, "stopping_curve": " ".join(map(str, curve))}
+    one = curve[script.LOSSES.index(0.01)]
+    of_family = {"one_point": one, "curve": " ".join(map(str, curve)), "draws": f"{one} {one * 1.1}"}
+    families = {f"{name}_{what}": value for name in script.FAMILIES for what, value in of_family.items()}
+    return {**values, "seed": seed, "epochs": "1+1", "accuracy": accuracy, **families}
 
 
 def test_the_common_bound_counts_from_the_last_exit_of_the_base(
@@ -97,7 +102,24 @@ def test_the_common_bound_counts_from_the_last_exit_of_the_base(
         for recipe, accuracy in (("base", 0.8 + seed / 100), ("better_one", 0.82 + seed / 100)):
             script.add_row(tables.ROWS, row(script, recipe, seed, accuracy, falling))
     text = tables.ablation("cifar10")
-    *_, first, second = text.splitlines()
+    means, shares = text.split("As shares of the base with the same seeds:")
+    *_, first, second = means.strip().splitlines()
+    assert shares.splitlines()[-1].startswith("| better one | 2 | 2.0 (2.0 to 2.0) | 100.0 % | 100.0 to 100.0 |")
     assert first.startswith("| better one | 2 | 82.5 % (") and "| 70.0 % (70.0 to 70.0) |" in first
     assert second.startswith("| base | 2 | 80.5 % (") and "| 90.0 % (90.0 to 90.0) |" in second
     assert "50 test images, 1+1 epochs:" in text and tables.ablation("digits") == tables.NO_ROWS
+
+
+def test_shares_of_the_base_are_geometric_means_with_intervals_over_seeds_and_images(
+    scripts: tuple[ModuleType, ModuleType],
+) -> None:
+    script, tables = scripts
+
+    def pair(ratio: float, seed: int) -> tuple[dict[str, object], dict[str, object]]:
+        base = row(script, "base", seed, 0.8, [0.4] * len(script.LOSSES))
+        other = row(script, "other", seed, 0.8, [0.4 * ratio] * len(script.LOSSES))
+        return {**other, "margin_draws": f"{0.4 * ratio} {0.4 * ratio}"}, base
+
+    share, seeds, images = tables.ratio_to_base([pair(0.5, 0), pair(0.8, 1)], "margin")
+    assert share == pytest.approx(np.sqrt(0.5 * 0.8)) and seeds[0] < 0.5 < 0.8 < seeds[1]
+    assert images[0] == pytest.approx(share / 1.1, rel=0.01) and images[1] == pytest.approx(share, rel=0.01)
