@@ -16,10 +16,11 @@ def listen(host: str, port: int, command: str) -> socket.socket:
         UserError: the host or the port cannot be had. The message begins with the name of the command.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        opened = socket.socket(family, kind)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        # Only where a socket names TCP, asyncio sends small packets at once: an answer else waits some 40 ms for the
+        # acknowledgement of its head.
+        opened = socket.socket(family, kind, protocol)
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind(address)
