@@ -135,6 +135,14 @@ def summarize_front(tables: Location, tolerance: float = TOLERANCE, *, data: str
     )
 
 
+def balanced_says_more(accuracy: float, balanced: float | None) -> bool:
+    """Whether a balanced accuracy differs from the accuracy by a point or more: then classes are uneven.
+
+    ``balanced`` is None or NaN in rows of before the column.
+    """
+    return balanced is not None and abs(balanced - accuracy) >= 0.01
+
+
 def recommended_by(summary: FrontSummary, cost: str) -> FrontSummary:
     """The summary with the point that costs least by ``flops``, ``energy`` or ``seconds`` as the recommended one.
 

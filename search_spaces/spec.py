@@ -371,4 +371,4 @@ def validate_space(raw: Any, source: str, changes: Sequence[tuple[str, object]] 
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(f"{source}: {validation_problem(error, 'study')}") from None
+        raise SpecError(f"{source}: {validation_problem(error, 'study', model=StudySpec)}") from None

@@ -15,7 +15,7 @@ from results.parts import data_names, rows_of
 from results.point_text import policy_text, setting_text
 from results.storage.atomic import write_atomic
 from results.storage.paths import Location
-from results.summary import FrontSummary, summary_json
+from results.summary import FrontSummary, balanced_says_more, summary_json
 from search_spaces.spec import parse_change
 from study.cli.printing import PlainTable, console_of
 from study.run.backbones import stored_backbones
@@ -216,6 +216,8 @@ def _front_table(summary: FrontSummary) -> PlainTable:
     some = "" if len(shown) == len(summary.points) else f" ({len(shown)} of {len(summary.points)} points)"
     ends = zip(shown["test_accuracy_low"], shown["test_accuracy_high"], strict=True)
     latency = {"latency_share": ("mean\nlatency", ".1%")} if summary.latency_source else {}
+    uneven = any(map(balanced_says_more, shown["test_accuracy"], shown["test_balanced_accuracy"]))
+    balanced = {"test_balanced_accuracy": ("balanced", ".2%")} if uneven else {}
     return points_table(
         f"front: chosen on validation, reported on test{some}; * is recommended",
         shown.assign(
@@ -231,6 +233,7 @@ def _front_table(summary: FrontSummary) -> PlainTable:
             "accuracy": ("accuracy", ".2%"),
             "test_accuracy": ("test", ".2%"),
             "interval": ("95 %", "s"),
+            **balanced,
             "certified_drop": ("certified\nloss", ".3%"),
         },
     )

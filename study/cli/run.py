@@ -131,7 +131,9 @@ def _print_dry_run(result: Mapping[str, Any]) -> None:
     left = result["training_seconds_left"]
     about = "nothing is left to train" if left == 0 else "how long it takes is not known"
     if left:
-        about = f"training takes about {span(left)}, with {result['trials_at_once']} trials at once"
+        slots = result["trials_at_once"]
+        at_once = "one trial after the other" if slots == 1 else f"with {slots} trials at once"
+        about = f"training takes about {span(left)}, {at_once}"
     console.print(f"{about}; nothing was started or written")
 
 

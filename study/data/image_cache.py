@@ -51,7 +51,7 @@ class Draft:
     """An entry that is being written; it has no name yet."""
 
     folder: Path
-    images: NDArray[np.uint8]
+    images: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
     @property
     def file(self) -> Path:
@@ -99,6 +99,8 @@ class ImageCache:
     def find(self, name: str, shape: Shape) -> CachedImages | None:
         """An entry; None where there is none. A damaged entry is removed."""
         entry = self._entry(name)
+        if not entry.is_dir():  # an entry that another process publishes from here on is not this one
+            return None
         with suppress(OSError, ValueError, KeyError, TypeError):
             images = _mapped(entry / _IMAGES, shape)
             facts = parse_json((entry / _FACTS).read_bytes())
@@ -138,6 +140,7 @@ class ImageCache:
         """
         shape = draft.images.shape
         mean, std = mean_and_std(draft.images)
+        draft.images.flush()  # otherwise a power cut could leave an entry whose pixels are zeros
         (draft.folder / _FACTS).write_text(dumps({"mean": list(mean), "std": list(std)}))
         entry = self._entry(name)
         try:

@@ -95,7 +95,10 @@ def _classes_of_parts(
     elif own:
         notes.append(f"{own.name}/ is the validation split")
     if "test" not in places:
-        raise UserError(f"image folder {root} lacks test/: it needs both train/<class>/ and test/<class>/ (or val/)")
+        raise UserError(
+            f"image folder {root} lacks test/: it needs both train/<class>/ and test/<class>/ (or val/); to keep about "
+            f"a fifth of the images for the test, give {places['train']}"
+        )
     for part, place in places.items():
         if part != "train":
             found = _two_classes(place, place.subfolders(passed_over))

@@ -256,7 +256,8 @@ def keep_exits(segmented: Segmented, places: Sequence[str], name: str) -> Segmen
             raise UserError(f"backbone {name} has no exit at {place!r}: known are {', '.join(known)}")
     numbers = [known.index(place) for place in places]
     if numbers != sorted(set(numbers)) or not numbers:
-        raise UserError(f"backbone {name}: name one or more exits, each once, in the order of the network")
+        order = f", which is {', '.join(known[number] for number in sorted(set(numbers)))}" if numbers else ""
+        raise UserError(f"backbone {name}: name one or more exits, each once, in the order of the network{order}")
     starts = [0, *(number + 1 for number in numbers)]
     segments = tuple(
         _Row(segmented.segments[start : number + 1]) for start, number in zip(starts[:-1], numbers, strict=True)

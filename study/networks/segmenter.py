@@ -278,7 +278,7 @@ def _cut_nodes(graph: fx.Graph, exits: Sequence[str], name: str) -> list[fx.Node
             told = "is called more than once" if nodes else "is not called as a module, or lies in another exit"
             raise UserError(f"backbone {name}: no exit can stand behind {place!r}: it {told}")
     if order != list(exits):
-        raise UserError(f"backbone {name}: the exits are not in the order of the network: {', '.join(order)}")
+        raise UserError(f"backbone {name}: name the exits in the order of the network, which is {', '.join(order)}")
     return [calls[place][0] for place in exits]
 
 

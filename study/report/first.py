@@ -13,7 +13,7 @@ import pandas as pd
 from results.intervals import wilson_interval
 from results.parts import rows_of
 from results.point_text import policy_text
-from results.summary import FrontSummary
+from results.summary import FrontSummary, balanced_says_more
 from study.report.blocks import Column, Command, FirstScreen, Table
 from study.report.source import EXPECTED, Source
 from study.report.wording import (
@@ -102,13 +102,11 @@ def _facts(summary: FrontSummary, row: dict[str, Any]) -> list[tuple[str, str, s
 def _balanced_words(row: dict[str, Any]) -> str:
     """The balanced accuracy, where classes are so uneven that it says something else than the accuracy."""
     found = row.get("test_balanced_accuracy")
-    if found is None or not abs(found - row["test_accuracy"]) >= _UNLIKE:  # NaN in parts of before the column
+    if found is None or not balanced_says_more(row["test_accuracy"], found):
         return ""
     return f"; balanced accuracy, the mean over the classes: {found * 100:.2f} %"
 
 
-_UNLIKE = 0.01
-"""Accuracy and balanced accuracy that differ by less are told by the accuracy alone."""
 _IN = {"flops": "FLOPs", "energy": "energy", "latency": "time"}
 _NEARLY = 1.25
 """A plain cut that costs at most so many times as much as the recommended point is named on the first screen."""

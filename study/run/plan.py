@@ -312,7 +312,7 @@ def dry_run(plan: StudyPlan, where: RunContext) -> dict[str, Any]:
                 plans = plan.trials.exits_on_each(plans)
             measured[phase.data, phase.phase] = _seconds_per_epoch(plans, dataset, plan.spec.resources)
     phases = outline(plan.trials, list(plan.datasets), started, measured)
-    slots = slots_here(plan.spec.resources)
+    slots = 1 if where.local else slots_here(plan.spec.resources)
     if where.address is not None:
         from study.execution.ray.nodes import slots_of
 

@@ -84,7 +84,12 @@ PLACES = [
     study("place-text", "a text", "backbone: vgg11, exits_at: pool1", "backbones.exits_at", "list of texts"),
     study("place-none", "an empty list", "backbone: vgg11, exits_at: []", "backbones.exits_at"),
     study("place-number", "a number", "backbone: vgg11, exits_at: [3]", "backbones.exits_at"),
-    study("place-order", "wrong order", "backbone: vgg11, exits_at: [pool2, pool1]", "in the order of the network"),
+    study(
+        "place-order",
+        "wrong order",
+        "backbone: vgg11, exits_at: [pool2, pool1]",
+        "in the order of the network, which is pool1, pool2",
+    ),
     study("place-twice", "twice", "backbone: 'torchvision:resnet18', exits_at: [layer1, layer1]", "named twice"),
     study("place-within", "one in another", "backbone: 'torchvision:resnet18', exits_at: [layer1.0, layer1]", "layer1"),
     Case("option", "no such place", lambda place: None, f"{OWN} vgg11 --exits-at pool1,here", ("no exit at 'here'",)),

@@ -106,8 +106,20 @@ FILES = [
 ]
 
 VALUES = [
-    study("unknown-key", "a key that nothing knows", "bakbones: {epochs: 3}", HERE, "bakbones: unknown key"),
-    study("unknown-inner-key", "one of a section", "data: {size: 3}", HERE, "data.size: unknown key"),
+    study(
+        "unknown-key",
+        "a key that nothing knows",
+        "bakbones: {epochs: 3}",
+        HERE,
+        "bakbones: unknown key: did you mean backbones?",
+    ),
+    study(
+        "unknown-inner-key",
+        "one of a section",
+        "data: {size: 3}",
+        HERE,
+        "data.size: unknown key: known are name, image_size, ",
+    ),
     study("doubled-key", "a key that stands twice", "seed: 1\nseed: 2", HERE, "line 3", "'seed'", "twice"),
     text("no-name", "a study without a name", "seed: 1", HERE, "name: this key is required"),
     text("name-up", "a name that leads out of the folder", "name: ../../x", HERE, "name: ", "../../x"),

@@ -1,11 +1,12 @@
 """What ``front`` says of a study without a front, and of the network cut beside the front."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from support.run_folders import ONE, run_folder, study
 
-from results.parts import read_table, write_part
+from results.parts import read_table, rows_of, write_part
 from results.summary import summarize_front
 from study.cli.main import main
 from study.cli.points import front_lines
@@ -66,3 +67,18 @@ def test_the_network_cut_stands_beside_the_front_with_its_accuracy_on_test(tmp_p
         assert summary.static_test_accuracy == accuracy and line.endswith(f"for that; on test {accuracy:.2%}")
     else:
         assert summary.static_test_accuracy is None and line.endswith("; not evaluated on test")
+
+
+@pytest.mark.parametrize(("change", "told"), [(-0.2, True), (0.001, False), (None, False)])
+def test_the_balanced_accuracy_of_uneven_classes_has_a_column(
+    finished_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: float | None, told: bool
+) -> None:
+    folder = shutil.copytree(finished_study, tmp_path / "uneven")
+    front = read_table(folder / "tables", "front")
+    shutil.rmtree(folder / "tables" / "front")
+    balanced = None if change is None else front["test_accuracy"] + change
+    write_part(folder / "tables", "front", list(rows_of(front.assign(test_balanced_accuracy=balanced))))
+    assert main(["front", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert ("balanced" in printed.split()) is told
+    assert balanced is None or (f"{balanced[0]:.2%}" in printed) is told

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from support.refusals import one_line
 
-from study.data import decoding, file_parts
+from study.data import decoding, file_parts, image_cache
 from study.data.image_cache import ImageCache
 from study.data.loading import load_dataset, load_test_set
 from study.data.pixels import mean_and_std
@@ -159,6 +159,28 @@ def test_a_cache_that_cannot_be_written_saves_nothing(cache: Path, pets: Path) -
     cache.write_text("a file")
     first = loaded(pets)
     assert first.train.origin is None and same(first, loaded(pets))
+
+
+def test_a_process_that_finds_no_entry_removes_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_process(place: Path, **_: object) -> None:
+        raise AssertionError(f"{place} is removed: another process may just have published it")
+
+    monkeypatch.setattr(image_cache.shutil, "rmtree", other_process)
+    assert ImageCache(cache, 10**9).find("missing", (1, 1, 8, 8)) is None
+
+
+def test_pixels_are_on_the_disk_before_an_entry_has_its_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, flush, written = ImageCache(cache, 10**9), np.memmap.flush, list[bool]()
+
+    def seen(images: np.memmap[Any, Any]) -> None:
+        flush(images)
+        written.append(folder.find("entry", (1, 1, 8, 8)) is None)
+
+    monkeypatch.setattr(np.memmap, "flush", seen)
+    draft = folder.draft((1, 1, 8, 8))
+    assert draft is not None
+    folder.publish(draft, "entry")
+    assert written == [True], "a power cut would leave an entry whose pixels are zeros"
 
 
 def test_the_oldest_entries_make_room(cache: Path, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

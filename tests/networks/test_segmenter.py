@@ -176,7 +176,7 @@ class Changing(Branched):
         (Branched(), [], "name at least one place"),
         (Branched(), ["stage.7"], "has no module 'stage.7': known are stage.0, stage.1"),
         (Branched(), ["stem", "stem"], "'stem' is named twice"),
-        (Branched(), ["stage.1", "stem"], "not in the order of the network: stem, stage.1"),
+        (Branched(), ["stage.1", "stem"], "in the order of the network, which is stem, stage.1"),
         (Branched(), ["stage", "stage.0"], "no exit can stand behind 'stage'"),
         (Twice(), ["layer"], "'layer': it is called more than once"),
         (Changing("decides"), ["stem"], "its forward cannot be cut there"),

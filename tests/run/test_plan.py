@@ -29,8 +29,7 @@ def test_a_plan_holds_the_resolved_study_and_writes_nothing(tmp_path):
 def test_a_dry_run_tells_classes_and_images_in_one_line(tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_settings()))
     assert main(["run", str(tmp_path / "tiny.yaml"), "--local", "--dry-run", "--storage", str(tmp_path / "runs")]) == 0
-    assert (
-        "digits: 10 classes; images: 144 train, 48 calibration, 48 validation, 100 test; limit: 240 of 14"
-        in capsys.readouterr().out
-    )
+    told = capsys.readouterr().out
+    assert "digits: 10 classes; images: 144 train, 48 calibration, 48 validation, 100 test; limit: 240 of 14" in told
+    assert ", one trial after the other; nothing was started or written" in told, "as --local works"
     assert not (tmp_path / "runs").exists()

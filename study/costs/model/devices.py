@@ -255,7 +255,8 @@ def parse_table(raw: object, source: str) -> Device:
     try:
         return _KINDS[kind].model_validate(raw)
     except ValidationError as error:
-        problem = validation_problem(error, "table", mapping="a mapping, as {value: 1.0, source: '...'}")
+        mapping = "a mapping, as {value: 1.0, source: '...'}"
+        problem = validation_problem(error, "table", model=_KINDS[kind], mapping=mapping)
         raise UserError(f"{source}: {problem}") from None
 
 
