@@ -32,7 +32,7 @@ CLIENT: Any = {
 }
 """The patience of all requests. What fails for a reason that may pass is repeated, with growing pauses."""
 
-OPTIONS: Mapping[str, Sequence[str]] = {"s3": ("endpoint_override", "region"), "gs": ()}
+OPTIONS: Mapping[str, Sequence[str]] = {"s3": ("endpoint_override", "region"), "gs": (), "az": ()}
 """The URI schemes of the stores, and the options that may follow the ``?`` of a URI."""
 
 CHUNK_BYTES = 8 * 2**20
@@ -70,19 +70,24 @@ def connect(root: str, options: Options) -> Any:
     """The obstore store of a bucket; each bucket is opened once in a process.
 
     Args:
-        root: ``s3://bucket`` or ``gs://bucket``.
+        root: ``s3://bucket``, ``gs://bucket`` or ``az://container``.
         options: names and values of ``OPTIONS``. Without an option ``endpoint_override`` or ``region`` the environment
             variables ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_REGION`` and ``AWS_DEFAULT_REGION`` count.
 
     Raises:
-        OSError: nothing tells the region of a bucket of Amazon's, or the credentials lie in a profile.
+        OSError: nothing tells the region of a bucket of Amazon's or the account of a container of Azure, or the
+            credentials lie in a profile.
     """
-    from obstore.store import GCSStore, S3Store  # here: programs that work on local files need no obstore
+    from obstore.store import AzureStore, GCSStore, S3Store  # here: programs that work on local files need no obstore
 
     scheme, _, bucket = root.partition("://")
     if scheme == "gs":
         return GCSStore(bucket, **CLIENT)
     given, environment = dict(options), os.environ.get
+    if scheme == "az":
+        if not environment("AZURE_STORAGE_ACCOUNT_NAME"):
+            raise OSError(errno.EINVAL, "the account is not known: set AZURE_STORAGE_ACCOUNT_NAME", root)
+        return AzureStore(bucket, **CLIENT)
     endpoint = given.get("endpoint_override") or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
     region = given.get("region") or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
     if not (endpoint or region):

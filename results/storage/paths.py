@@ -43,9 +43,9 @@ def location(text: str) -> Location:
     """A local path, or a path on the object store that a URI names.
 
     Args:
-        text: ``s3://bucket/folder``, ``gs://bucket/folder``, ``file:///folder`` or a path; ``~`` is the home folder. A
-            store other than Amazon's is reached by ``?endpoint_override=https://host:port``; ``&region=`` may follow.
-            Nothing is opened yet.
+        text: ``s3://bucket/folder``, ``gs://bucket/folder``, ``az://container/folder``, ``file:///folder`` or a path;
+            ``~`` is the home folder. An S3 store other than Amazon's is reached by
+            ``?endpoint_override=https://host:port``; ``&region=`` may follow. Nothing is opened yet.
 
     Raises:
         ValueError: the URI cannot be used. The message never repeats what may be a secret.
@@ -59,7 +59,8 @@ def location(text: str) -> Location:
             raise ValueError("a file:// location needs an absolute path: file:///folder")
         return Path(unquote(rest))
     if scheme not in OPTIONS:
-        raise ValueError(f"{scheme}:// is no storage that can be used: give a folder, s3://bucket/.. or gs://bucket/..")
+        known = "s3://bucket/.., gs://bucket/.. or az://container/.."
+        raise ValueError(f"{scheme}:// is no storage that can be used: give a folder, {known}")
     path, _, query = rest.partition("?")
     bucket, _, key = path.partition("/")
     if "@" in bucket or ":" in bucket or "@" in query:

@@ -15,8 +15,8 @@ from study.data.file_listing import PassedOver, Stats, ending_of, kind_of, left_
 from study.data.image_files import image_endings
 from study.errors import UserError
 
-_METADATA = "/latest/"
-"""In the error where a machine without keys asks for its role, and nobody answers."""
+_METADATA = ("/latest/", "/metadata/identity/")
+"""One of them stands in the error where a machine without keys asks for its role, and nobody answers."""
 _AFTER_ALL = "\U0010ffff"
 
 
@@ -31,8 +31,9 @@ def listed_bucket(place: RemotePath, what: str) -> BucketTree:
         objects = place.listed_below()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        if isinstance(error, PermissionError) or _METADATA in reason:
-            reason = "there are no credentials" if _METADATA in reason else reason
+        no_keys = any(one in reason for one in _METADATA)
+        if isinstance(error, PermissionError) or no_keys:
+            reason = "there are no credentials" if no_keys else reason
             raise UserError(f"{what} {place.plain} cannot be listed: {reason}: {_who_may(place)}") from None
         raise UserError(f"{what} {place.plain} cannot be listed: {reason}") from None
     if not objects:
@@ -45,6 +46,10 @@ def _who_may(place: RemotePath) -> str:
         return (
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that may list and read it, or run where the "
             "machine's role may"
+        )
+    if place.root.startswith("az://"):
+        return (
+            "set AZURE_STORAGE_ACCOUNT_KEY to a key that may list and read it, or run where the machine's identity may"
         )
     return "set GOOGLE_APPLICATION_CREDENTIALS to a key file that may list and read it, or run where the machine may"
 

@@ -220,6 +220,8 @@ def test_local_locations():
         ("file://folder", "file:///folder"),
         ("s3://bucket/x?allow_bucket_creation=true", "'allow_bucket_creation': it has endpoint_override, region"),
         ("gs://bucket/x?region=eu", "'region'"),
+        ("az://container/x?region=eu", "'region': it has none"),
+        ("az://container@account/x", "holds no credentials"),
         ("s3://bucket/x?endpoint_override=127.0.0.1:80", "http:// or https://"),
         ("s3://bucket/a/../../other", "below s3://bucket"),
     ],
