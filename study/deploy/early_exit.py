@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -33,9 +33,9 @@ class Prediction:
     """``[N]``: the largest probability of the softmax there."""
     names: tuple[str, ...]
     """N names of classes."""
-    tried: Booleans
+    tried: Booleans = field(repr=False)
     """``[N, E]``: the exits whose heads ran."""
-    engine_steps: Integers
+    engine_steps: Integers = field(repr=False)
     """``[N]``: smoothing steps of the prediction engine."""
 
 
@@ -72,6 +72,13 @@ class EarlyExit:
         )
         self._mean, self._std = levels[:, :, None, None]
 
+    def __repr__(self) -> str:
+        tried = ", ".join(map(str, self.tried)) or "none"
+        return (
+            f"<EarlyExit of {len(self.class_names)} classes: {self.precision} on {self.device.type}, tries exits "
+            f"{tried} of {self.exit_count}>"
+        )
+
     @classmethod
     def load(
         cls, folder: str | Path, *, device: str = "auto", compile: bool = False, compact_below: float = 1.0
@@ -99,7 +106,7 @@ class EarlyExit:
             return cls(export, where, compile=compile, compact_below=compact_below)
         except UserError:
             raise
-        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        except (ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:
             problem = " ".join(str(error).split())[:200]
             raise UserError(f"{folder} holds parts that cannot run together ({problem})") from None
 
@@ -112,14 +119,22 @@ class EarlyExit:
 
         Raises:
             UnreadableImagesError: files cannot be read.
-            UserError: something else is no image.
+            UserError: something else is no image, or ``batch_size`` is below 1.
         """
         pixels, queues = pixels_of(images, self.preprocessing), self.queues(batch_size)
         stopped = [queues.add(self.normalized(pixels[one])) for one in batches(len(pixels), batch_size)]
         return self.prediction(*stopped, queues.flush())
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[B, C, S, S]`` from 0 to 255 as the network takes them, float32, on its device."""
+        """Pixels ``[B, C, S, S]`` from 0 to 255 as the network takes them, float32, on its device.
+
+        Raises:
+            UserError: the pixels have another shape.
+        """
+        how = self.preprocessing
+        if pixels.dim() != 4 or pixels.shape[1:] != (how.channels, how.image_size, how.image_size):
+            sides = f"{how.channels}, {how.image_size}, {how.image_size}"
+            raise UserError(f"pixels have shape {list(pixels.shape)}, but must be [B, {sides}]")
         if self.device.type == "cuda" and pixels.device.type == "cpu":
             pixels = pixels.pin_memory()
         return pixels.to(self.device, non_blocking=True).to(torch.float32).sub(self._mean).div_(self._std)
@@ -133,7 +148,12 @@ class EarlyExit:
         """A way for images that come one batch after the other: every part runs on full batches.
 
         :meth:`prediction` gives the answers of the rows that it returns.
+
+        Raises:
+            UserError: ``batch_size`` is below 1.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, but must be at least 1")
         return PartQueues(self.network, batch_size)
 
     def prediction(self, *stopped: Rows) -> Prediction:

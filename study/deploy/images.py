@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from study.deploy.folder import Preprocessing
 from study.errors import UserError
 
 Images: TypeAlias = Any
-"""A path, a Pillow image, an array, a tensor, or a sequence of these.
+"""A path, a Pillow image, an array, a tensor, or a sequence or an iterator of these.
 
 An array or tensor of uint8 is one image ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``, or a batch of images ``[N, H, W]``,
 ``[N, H, W, C]`` or ``[N, C, H, W]``; C is 1 or 3, and three axes of which none is C are a batch. A tensor of floats
@@ -32,6 +32,8 @@ def pixels_of(images: Images, how: Preprocessing) -> Tensor:
         UnreadableImagesError: files cannot be read.
         UserError: something else is no image.
     """
+    if isinstance(images, Iterator):
+        images = list(images)
     if isinstance(images, Sequence) and not isinstance(images, str | bytes):
         if not images:
             return torch.zeros((0, how.channels, how.image_size, how.image_size), dtype=torch.uint8)
@@ -65,12 +67,22 @@ def _one_or_more(one: Any, how: Preprocessing) -> Tensor:
     if isinstance(one, str | Path):
         return torch.from_numpy(read_square(Path(one), lambda image: square_of(image, how)).copy())[None]
     if isinstance(one, Image.Image):
-        return torch.from_numpy(square_of(one, how).copy())[None]
+        return _of_pillow(one, how)
     if isinstance(one, Tensor) and one.is_floating_point():
         return _of_floats(one, how)
     if isinstance(one, np.ndarray | Tensor):
         return _of_array(one.numpy(force=True) if isinstance(one, Tensor) else one, how)
     raise UserError(f"an image is a path, a Pillow image, an array or a tensor, not {type(one).__name__}")
+
+
+def _of_pillow(image: Image.Image, how: Preprocessing) -> Tensor:
+    if 0 in image.size:
+        raise UserError(f"a Pillow image of {image.width} x {image.height} pixels is no image")
+    try:
+        return torch.from_numpy(square_of(image, how).copy())[None]
+    except Exception as error:  # the pixels of an open file are decoded here, and the errors of decoders are many
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read a Pillow image of mode {image.mode} ({reason})") from error
 
 
 def _of_floats(tensor: Tensor, how: Preprocessing) -> Tensor:

@@ -34,7 +34,7 @@ def runnable_parts(
     """The parts in order, and exit -> head.
 
     Raises:
-        ValueError: a description is of no part.
+        ValueError: a description is of no part, or a head or the last part gives no score for each class.
     """
     kernels = execution_of(export, device) in ("x86_kernels", "x86_kernels_7_bit")
     formats = FORMATS[export.precision]
@@ -55,10 +55,21 @@ def runnable_parts(
             exit = ends[number] if number < len(ends) else None
             if exit is not None:
                 head = Part(export.heads[exit], tensors)
+                _check_logits(head(state[0]), export, f"the head of exit {exit}")
                 own_kernels = kernels and formats.heads is INT8
                 ready = _ready(head, device, kernels=own_kernels, compiled=compiled)
                 heads[exit] = _Only(ready)
+            else:
+                _check_logits(state, export, "the last part")
     return parts, heads
+
+
+def _check_logits(results: tuple[Tensor, ...], export: Export, what: str) -> None:
+    """Refuse what is no ``[2, C]`` for two images."""
+    expected = (2, len(export.class_names))
+    if len(results) != 1 or tuple(results[0].shape) != expected or not results[0].is_floating_point():
+        found = ", ".join(str(tuple(one.shape)) for one in results)
+        raise ValueError(f"{what} gives {found} for two images of {expected[1]} classes")
 
 
 class _Only:

@@ -21,18 +21,23 @@ STOP, ASK_ENGINE = 0, -1
 
 def read(name):
     """The bytes of a file of this folder, held against its manifest."""
-    content = (HERE / name).read_bytes()
+    try:
+        content = (HERE / name).read_bytes()
+    except FileNotFoundError:
+        raise SystemExit(f"run.py: {name} is missing: copy the folder anew") from None
     if (
         hashlib.sha256(content).hexdigest()
         != json.loads((HERE / "manifest.json").read_bytes())["files"][name]["sha256"]
     ):
-        raise SystemExit(f"{name} does not match manifest.json: copy the folder anew")
+        raise SystemExit(f"run.py: {name} does not match manifest.json: copy the folder anew")
     return content
 
 
 def pixels_of(path, how):
     """Pixels [C, S, S] of the central square of an image file."""
     image: Image.Image = Image.open(path)
+    if image.format == "EPS":  # Pillow hands it to Ghostscript, which runs it
+        raise ValueError("EPS is a program and no image")
     image.load()
     scaled = image.mode == "I" and image.format == "PPM"
     image = ImageOps.exif_transpose(image)
@@ -168,19 +173,40 @@ def load_torch(model):
 
 
 def main():
-    """Print a line for each image: file, class, exit, confidence."""
+    """Print a line for each image: file, class, exit, confidence. An image that cannot be read is passed over."""
     parser = argparse.ArgumentParser(description="Classify images with the model in this folder.")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
-    has_onnx = (HERE / "part-1.onnx").exists()
-    parser.add_argument("--runtime", choices=("torch", "onnx"), default="onnx" if has_onnx else "torch")
+    forms = [name for name, file in (("onnx", "part-1.onnx"), ("torch", "graphs.json")) if (HERE / file).exists()]
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default=forms[0] if forms else "torch")
     parser.add_argument("--batch-size", type=int, default=256)
-    options, model = parser.parse_args(), json.loads(read("model.json"))
-    parts, heads = (load_onnx if options.runtime == "onnx" else load_torch)(model)
+    options = parser.parse_args()
+    if options.runtime not in forms:
+        parser.error(
+            f"this folder has no files for --runtime {options.runtime}: export with --format {options.runtime}"
+        )
+    if options.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    model, unread = json.loads(read("model.json")), 0
+    try:
+        parts, heads = (load_onnx if options.runtime == "onnx" else load_torch)(model)
+    except ImportError as error:
+        parser.error(f"--runtime {options.runtime} needs a package that is not here ({error})")
     for start in range(0, len(options.images), options.batch_size):
-        files = options.images[start : start + options.batch_size]
-        images = np.stack([pixels_of(file, model["preprocessing"]) for file in files])
-        for file, number, exit, confidence in zip(files, *classify(images, model, parts, heads), strict=True):
+        files, squares = [], []
+        for file in options.images[start : start + options.batch_size]:
+            try:
+                squares.append(pixels_of(file, model["preprocessing"]))
+                files.append(file)
+            except Exception as error:  # the errors of decoders are of all kinds
+                reason = " ".join(str(error).split()) or type(error).__name__
+                print(f"run.py: cannot read image {file} ({reason})", file=sys.stderr)
+                unread += 1
+        if not files:
+            continue
+        answers = classify(np.stack(squares), model, parts, heads)
+        for file, number, exit, confidence in zip(files, *answers, strict=True):
             print(f"{file}\t{model['class_names'][number]}\t{exit}\t{confidence:.6f}")
+    sys.exit(1 if unread else 0)
 
 
 if __name__ == "__main__":

@@ -178,5 +178,25 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
     export = export_of(prepare(network, "fp32"), Placed(1.0, [2, 4]), np.ones(network.exit_count))
     with pytest.raises((ValueError, RuntimeError)):
         EarlyExit(replace(export, parts=export.parts[::-1]), CPU, compile=False, compact_below=1.0)
+    with pytest.raises(ValueError, match=r"the head of exit 2 gives \(2, 5\) for two images of 3 classes"):
+        EarlyExit(replace(export, class_names=tuple("abc")), CPU, compile=False, compact_below=1.0)
     with pytest.raises(UserError, match="compact_below"):
         EarlyExit.load("nowhere", compact_below=2.0)
+
+
+def test_a_model_and_its_answers_are_shown_in_a_few_words(images: torch.Tensor) -> None:
+    network = small_network("vgg11", "linear")
+    export = export_of(prepare(network, "fp32"), Placed(0.22, [2, 4], "max_softmax"), np.ones(network.exit_count))
+    model = EarlyExit(export, CPU, compile=False, compact_below=1.0)
+    assert repr(model) == f"<EarlyExit of 5 classes: fp32 on cpu, tries exits 2, 4 of {network.exit_count}>"
+    assert "tried" not in repr(model.run(images))
+
+
+def test_batches_of_another_size_or_shape_are_refused(images: torch.Tensor) -> None:
+    network = small_network("vgg11", "linear")
+    export = export_of(prepare(network, "fp32"), Static(2), np.ones(network.exit_count))
+    model = EarlyExit(export, CPU, compile=False, compact_below=1.0)
+    with pytest.raises(UserError, match="batch_size is 0, but must be at least 1"):
+        model.predict([], batch_size=0)
+    with pytest.raises(UserError, match=r"shape \[24, 32, 32\], but must be \[B, 1, 32, 32\]"):
+        model.normalized(images[:, 0])

@@ -92,6 +92,8 @@ def test_digits_are_enlarged_and_small_pictures_padded() -> None:
         (torch.zeros(1, 1, 8, 8), "1, 16, 16"),
         (torch.full((1, 1, 16, 16), 2.0), "from 0 to 1"),
         ([picture(4, 4), None], "NoneType"),
+        (Image.new("F", (5, 5)), "mode F .32-bit pixels"),
+        (Image.new("L", (0, 5)), "0 x 5 pixels"),
     ],
 )
 def test_something_else_is_refused(images: object, told: str) -> None:
@@ -105,6 +107,20 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
     for name in ("text.png", "missing.png"):
         with pytest.raises(UnreadableImagesError, match=name):
             pixels_of(tmp_path / name, GREY)
+
+
+def test_an_iterator_gives_many_images(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture(20, 20)).save(tmp_path / name)
+    files = sorted(tmp_path.glob("*.png"))
+    torch.testing.assert_close(pixels_of(iter(files), GREY), pixels_of(files, GREY))
+
+
+def test_a_damaged_file_that_pillow_has_open_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(picture(20, 20)).save(tmp_path / "one.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "one.png").read_bytes()[:100])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(UserError, match="cannot read a Pillow image"):
+        pixels_of(image, GREY)
 
 
 def test_no_images_are_an_empty_batch() -> None:

@@ -125,6 +125,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "part-lacks": (edit("graphs.json", lambda v: v["parts"].pop()), "do not fit together"),
     "negative-exit": (edit("model.json", lambda v: v["rule"].update(first=-1)), "exit -1 has no rule"),
     "huge-image": (edit("model.json", lambda v: v["preprocessing"].update(image_size=10**9)), "pixels are none"),
+    "axis": (
+        edit("graphs.json", first_step(lambda s: s.__setitem__(slice(1, 4), ["unsqueeze.default", [s[2][0], 99], {}]))),
+        "cannot run together",
+    ),
+    "few-names": (edit("model.json", lambda v: v["class_names"].pop()), "for two images of 9 classes"),
+    "two-inputs": (edit("graphs.json", lambda v: next(iter(v["heads"].values()))["inputs"].append("x")), "cannot run"),
+    "costs": (edit("model.json", lambda v: v["costs"]["flops"].update(engine_step="1")), "the costs are no numbers"),
     "precision": (edit("model.json", lambda v: v.update(precision="fp4")), "precision"),
 }
 

@@ -104,7 +104,41 @@ def test_the_runner_refuses_a_damaged_file(exported: Path, files: list[Path], tm
     (copy / "model.json").write_bytes((copy / "model.json").read_bytes() + b" ")
     done = subprocess.run([sys.executable, copy / "run.py", files[0]], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert done.stderr.strip() == "model.json does not match manifest.json: copy the folder anew"
+    assert done.stderr.strip() == "run.py: model.json does not match manifest.json: copy the folder anew"
+
+
+def test_the_runner_passes_over_what_is_no_image(exported: Path, files: list[Path], tmp_path: Path) -> None:
+    for name, content in (
+        ("text.png", b"no image"),
+        ("figure.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    named = [files[0], tmp_path / "text.png", tmp_path / "figure.eps", tmp_path / "missing.png", files[1]]
+    done = subprocess.run([sys.executable, exported / "run.py", *named], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [str(file) for file in files[:2]]
+    told = done.stderr.splitlines()
+    for line, file in zip(told, named[1:4], strict=True):
+        assert line.startswith(f"run.py: cannot read image {file} (")
+    assert "EPS is a program" in told[1]
+
+
+def test_the_runner_refuses_what_it_cannot_do_in_one_line(exported: Path, files: list[Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("run.py", "torch_parts.py", "model.json", "manifest.json", "graphs.json"):
+        (bare / name).write_bytes((exported / name).read_bytes())
+    environment = blocking(tmp_path / "block", "onnxruntime")
+    for folder, arguments, code, told in (
+        (bare, ["--runtime", "onnx"], 2, "no files for onnx: export with --format onnx or all"),
+        (exported, ["--batch-size", "0"], 2, "--batch-size must be at least 1"),
+        (exported, ["--runtime", "onnx"], 2, "--runtime onnx needs a package that is not here (onnxruntime is blocked)"),
+        (bare, [], 1, "weights.safetensors is missing: copy the folder anew"),
+    ):
+        command = [sys.executable, folder / "run.py", *arguments, files[0]]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert told in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 def test_without_onnx_the_command_says_what_to_install(
