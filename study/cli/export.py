@@ -40,6 +40,8 @@ def execute(options: argparse.Namespace) -> None:
 
     if options.point is not None and options.cost != "flops":
         raise UserError("export: --cost chooses the point: leave out --point or --cost")
+    if options.output is not None:
+        check_output(options.output)  # before networks are measured
     point = choose_point(options.folder, options.point, options.data, cost=options.cost)
     output = options.output or Path("exported") / f"{options.folder.name}-{point.row['number']}"
     check_output(output)

@@ -27,6 +27,9 @@ from study.deploy.part_queues import Rows, in_order
 SECONDS_WITHOUT_NEWS = 0.1
 """Images do not wait for others when no further name has come for so long: a slow pipe gets its answers at once."""
 
+BATCHES_HELD = 16
+"""Answers wait for at most so many batches for that of an earlier image, which waits for a full batch."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -154,7 +157,8 @@ class AnsweredImages:
 def answered_images(model: EarlyExit, found: Iterable[Path | Problem], batch_size: int) -> Iterator[AnsweredImages]:
     """Decode and classify files. All parts of the model run on full batches.
 
-    Images that go on behind an exit wait for those of later batches, until names come slowly.
+    Images that go on behind an exit wait for those of later batches, until names come slowly, or until the answers that
+    wait for theirs are :data:`BATCHES_HELD` batches: where few images go on, most answers else came at the end.
     """
     queues, paths, first = model.queues(batch_size), list[Path](), 0
     early = list[Rows]()  # answers behind an image that has none yet
@@ -163,7 +167,7 @@ def answered_images(model: EarlyExit, found: Iterable[Path | Problem], batch_siz
         start = perf_counter()
         if batch.paths:
             early.append(queues.add(model.normalized(batch.pixels)))
-        if len(batch.paths) < batch_size:
+        if len(batch.paths) < batch_size or len(paths) >= BATCHES_HELD * batch_size:
             early.append(queues.flush())
         seconds = perf_counter() - start
         rows = in_order(early)

@@ -11,6 +11,7 @@ import numpy as np
 
 from results.intervals import wilson_interval
 from study.arrays import Integers, balanced
+from study.data.image_files import image_endings
 from study.data.settings import ImageSet
 from study.deploy.early_exit import EarlyExit
 from study.deploy.folder import Preprocessing
@@ -55,8 +56,11 @@ class LabelledFolder:
         return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
     def images(self) -> Iterator[Path | Problem]:
-        """The images of all classes, in the order of the classes."""
-        return images_under(self.root / name for name in self.class_names if (self.root / name).is_dir())
+        """The images of all classes, in the order of the classes; before them, images that lie in no class folder."""
+        files = sorted(path for path in self.root.iterdir() if not path.name.startswith("."))
+        beside = [path for path in files if path.suffix.lower() in image_endings() and path.is_file()]
+        yield from (Problem(path, "it lies in no folder of a class") for path in beside)
+        yield from images_under(self.root / name for name in self.class_names if (self.root / name).is_dir())
 
     def labels_of(self, paths: Sequence[Path]) -> Integers:
         """``[N]``: the numbers of the classes."""

@@ -181,9 +181,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=256)
     options = parser.parse_args()
     if options.runtime not in forms:
-        parser.error(
-            f"this folder has no files for --runtime {options.runtime}: export with --format {options.runtime}"
-        )
+        parser.error(f"this folder has no files for {options.runtime}: export with --format {options.runtime} or all")
     if options.batch_size < 1:
         parser.error("--batch-size must be at least 1")
     model, unread = json.loads(read("model.json")), 0

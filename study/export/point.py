@@ -78,12 +78,16 @@ def checkpoint_folder(folder: Location, trial_id: str) -> Path:
     Raises:
         UserError: the run folder is not on this machine, or holds no weights of the trial.
     """
-    if not isinstance(folder, Path):
-        raise UserError(f"a run folder on this machine is needed: copy {folder} first")
-    best = folder / "checkpoints" / safe_name(trial_id, "trial") / "best"
+    best = _own(folder) / "checkpoints" / safe_name(trial_id, "trial") / "best"
     if not (best / MANIFEST).is_file():
         raise UserError(f"{best} holds no checkpoint: a copy of a study has no weights")
     return best
+
+
+def _own(folder: Location) -> Path:
+    if not isinstance(folder, Path):
+        raise UserError(f"a run folder on this machine is needed: copy {folder} first")
+    return folder
 
 
 def choose_point(folder: Location, number: str | None, data: str | None, *, cost: str = "flops") -> ChosenPoint:
@@ -93,6 +97,8 @@ def choose_point(folder: Location, number: str | None, data: str | None, *, cost
         UserError: there is no such point, or no checkpoint of its network.
         TableError: the study has no front.
     """
+    if cost == "seconds" and not any(_own(folder).glob("checkpoints/*/best")):  # told before a long measurement
+        raise UserError(f"{folder} holds no checkpoint: a copy of a study has no weights")
     summary = stored_summary(folder, data=data, cost=cost)
     recommended = next(iter(rows_of(pd.DataFrame([summary.recommended]))))
     row = recommended if number is None else front_row(folder, number, data)

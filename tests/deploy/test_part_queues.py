@@ -15,7 +15,7 @@ from PIL import Image
 from support.exports import grey_noise, model_of_many_stops
 
 from study import EarlyExit
-from study.deploy.image_stream import answered_images, decoded_batches
+from study.deploy.image_stream import BATCHES_HELD, answered_images, decoded_batches
 from study.policies.criteria import Criterion
 
 COUNT = 50
@@ -103,3 +103,17 @@ def test_a_batch_that_is_not_full_follows_the_last_full_one(model: EarlyExit, tm
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
     batches = decoded_batches([tmp_path / "one.png"] * 4, model.preprocessing, 2)
     assert [len(batch.paths) for batch in batches] == [2, 2, 0]
+
+
+def test_answers_do_not_wait_for_ever_for_an_image_that_waits_for_a_full_batch(
+    model: EarlyExit, images: torch.Tensor, tmp_path: Path
+) -> None:
+    exits = model.run(images).exits
+    going, stopping = int(np.flatnonzero(exits > 1)[0]), int(np.flatnonzero(exits == 1)[0])
+    paths = [tmp_path / name for name in ("going.png", "stopping.png")]
+    for path, number in zip(paths, (going, stopping), strict=True):
+        Image.fromarray(grey_noise(COUNT)[number, 0].numpy()).save(path)
+    names = [paths[0], *[paths[1]] * (3 * BATCHES_HELD * 2)]
+    first = next(one for one in answered_images(model, names, 2) if one.paths)
+    assert len(first.paths) == BATCHES_HELD * 2
+    assert first.prediction.exits[0] == exits[going]

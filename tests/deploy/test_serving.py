@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -14,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 from support.exports import export_of, grey_noise, model_of_many_stops, small_network
 
 from study import EarlyExit, Placed
 from study.deploy.serving.app import build_app
 from study.deploy.serving.batching import Answer, Batcher
-from study.deploy.serving.limits import Limits, RefusedError
+from study.deploy.serving.limits import BODIES_AT_ONCE, Limits, RefusedError
+from study.deploy.serving.uploads import Uploads
 from study.networks.quantization import prepare
 
 LIMITS = Limits(body_bytes=20_000, image_pixels=40 * 40, images=3, queued_images=6)
@@ -96,6 +100,40 @@ def test_what_is_no_image_is_refused_in_one_line(
     assert list(answer.json()) == ["error"]
     line = answer.json()["error"]
     assert told in line and "\n" not in line and line.isprintable()
+
+
+def test_bodies_count_until_their_images_are_decoded() -> None:
+    async def refused_beside(count: int) -> int | None:
+        async def body() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"x" * LIMITS.body_bytes}
+
+        def request() -> Request:
+            return Request({"type": "http", "headers": []}, body)
+
+        uploads = Uploads(LIMITS)
+        async with AsyncExitStack() as held:
+            for _ in range(count):
+                await held.enter_async_context(uploads.read(request()))
+            try:
+                await held.enter_async_context(uploads.read(request()))
+            except RefusedError as error:
+                return error.status
+        async with uploads.read(request()) as found:
+            assert [one.name for one in found] == [None]
+        return None
+
+    assert asyncio.run(refused_beside(BODIES_AT_ONCE - 1)) is None
+    assert asyncio.run(refused_beside(BODIES_AT_ONCE)) == 503
+
+
+@pytest.mark.parametrize("charset", ["undefined", "unicode_escape", "utf-8"])
+def test_names_of_any_charset_are_answered_or_refused(charset: str, client: TestClient) -> None:
+    head = b'Content-Disposition: form-data; name="x"; filename="a\\ud800\xff"'
+    form = b"--b\r\n" + head + b"\r\n\r\n" + picture(0) + b"\r\n--b--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    answer = client.post("/classify", content=form, headers=headers)
+    assert answer.status_code == (200 if charset == "utf-8" else 400)
+    assert list(answer.json()) == ["answers" if charset == "utf-8" else "error"]
 
 
 def test_other_routes_and_methods_name_the_routes(client: TestClient) -> None:

@@ -193,7 +193,9 @@ def test_a_point_that_is_not_there(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pack_holds_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("cost", ["flops", "seconds"])
+def test_a_pack_holds_no_weights(cost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reference = Path(__file__).parents[2] / "results" / "reference" / "vgg19-cifar10"
-    assert main(["export", str(reference), "--output", str(tmp_path / "new")]) == 2
-    assert "a copy of a study has no weights" in capsys.readouterr().err
+    assert main(["export", str(reference), "--cost", cost, "--output", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert "a copy of a study has no weights" in error and error.count("\n") == 1, "nothing is measured before"

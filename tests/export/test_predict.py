@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,16 @@ def test_evaluate_gives_scores_by_class(exported: Path, digits: Path, capsys: py
         assert row["recall"] == right.count(number) / labels.count(number)
         expected = right.count(number) / answers.count(number) if number in answers else None
         assert row["precision"] == expected
+
+
+def test_images_in_no_class_folder_are_told(exported: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(files_of(digits)[0], digits / "beside.png")
+    command = ["evaluate", "--exported", str(exported), "--images", str(digits), "--device", "cpu"]
+    assert main([*command, "--json"]) == 1
+    printed = capsys.readouterr()
+    assert "beside.png (it lies in no folder of a class)" in printed.err
+    found = json.loads(printed.out)
+    assert (found["samples"], found["unreadable"]) == (COUNT, 1)
 
 
 def test_a_checkpoint_scores_the_same_on_a_split_and_on_its_images_as_files(

@@ -132,7 +132,12 @@ def test_the_runner_refuses_what_it_cannot_do_in_one_line(exported: Path, files:
     for folder, arguments, code, told in (
         (bare, ["--runtime", "onnx"], 2, "no files for onnx: export with --format onnx or all"),
         (exported, ["--batch-size", "0"], 2, "--batch-size must be at least 1"),
-        (exported, ["--runtime", "onnx"], 2, "--runtime onnx needs a package that is not here (onnxruntime is blocked)"),
+        (
+            exported,
+            ["--runtime", "onnx"],
+            2,
+            "needs a package that is not here (onnxruntime is blocked)",
+        ),
         (bare, [], 1, "weights.safetensors is missing: copy the folder anew"),
     ):
         command = [sys.executable, folder / "run.py", *arguments, files[0]]

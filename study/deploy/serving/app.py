@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -82,18 +82,22 @@ class _Server:
         """The answers for the images of a request, in their order."""
         start, status = time.perf_counter(), 500
         try:
-            with self.batcher.expected():
-                uploads = await self.uploads.read(request)
-                coming = self.batcher.submit(await self._squares(uploads))
+            names, coming = await self._submitted(request)
             answers = await asyncio.gather(*map(asyncio.wrap_future, coming))
             status = 200
-            rows = [_row(upload, answer) for upload, answer in zip(uploads, answers, strict=True)]
+            rows = [_row(name, answer) for name, answer in zip(names, answers, strict=True)]
             return JSONResponse({"answers": rows}, headers=_HEADERS)
         except RefusedError as error:
             status = error.status
             raise
         finally:
             self.metrics.ended(status, time.perf_counter() - start)
+
+    async def _submitted(self, request: Request) -> tuple[list[str | None], list[Future[Answer]]]:
+        """The names of the images of a request, and their answers to come. The files are no longer held."""
+        with self.batcher.expected():
+            async with self.uploads.read(request) as uploads:
+                return [one.name for one in uploads], self.batcher.submit(await self._squares(uploads))
 
     async def _squares(self, uploads: Sequence[Upload]) -> list[Any]:
         loop, how, most = asyncio.get_running_loop(), self.model.preprocessing, self.limits.image_pixels
@@ -122,8 +126,8 @@ class _Server:
         return Response(self.metrics.text(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
 
-def _row(upload: Upload, answer: Answer) -> dict[str, Any]:
-    named = {} if upload.name is None else {"image": upload.name}
+def _row(image: str | None, answer: Answer) -> dict[str, Any]:
+    named = {} if image is None else {"image": image}
     return named | {
         "class": answer.name,
         "class_number": answer.number,

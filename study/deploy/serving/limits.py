@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BODIES_AT_ONCE = 8
-"""Bodies of the largest size that the server holds in memory at the same time."""
+"""Bodies of the largest size that the server holds in memory at the same time, until their images are decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)

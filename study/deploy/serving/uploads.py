@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -38,22 +39,28 @@ class Uploads:
     def __init__(self, limits: Limits) -> None:
         self._limits, self._held = limits, 0
 
-    async def read(self, request: Request) -> list[Upload]:
-        """The files of a request: the parts of a form, or the body itself.
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncGenerator[list[Upload], None]:
+        """The files of a request: the parts of a form, or the body itself. Inside, their bytes count as held.
 
         Raises:
             RefusedError: the body is too large, too slow, malformed, or holds no file or too many.
         """
         body = await self._body(request)
-        if not request.headers.get("content-type", "").lower().startswith("multipart/"):
-            found = [Upload(None, body)] if body else []
-        else:
-            found = await self._files(request, body)
-        if not found:
-            raise RefusedError(400, "the request holds no image: send files as multipart/form-data, or one as the body")
-        return found
+        try:
+            if not request.headers.get("content-type", "").lower().startswith("multipart/"):
+                found = [Upload(None, body)] if body else []
+            else:
+                found = await self._files(request, body)
+            if not found:
+                reason = "the request holds no image: send files as multipart/form-data, or one as the body"
+                raise RefusedError(400, reason)
+            yield found
+        finally:
+            self._held -= len(body)
 
     async def _body(self, request: Request) -> bytes:
+        """The body, whose bytes then count as held."""
         most, held = self._limits.body_bytes, 0
         large = RefusedError(413, f"the body is larger than {most} bytes")
         declared = request.headers.get("content-length", "")
@@ -70,28 +77,35 @@ class Uploads:
                     if self._held > BODIES_AT_ONCE * most:
                         raise RefusedError(503, "the server is busy: try again later")
                     chunks.append(chunk)
+            held = 0  # the caller takes the bytes back
+            return b"".join(chunks)
         except TimeoutError:
             raise RefusedError(408, f"the body took longer than {self._limits.body_seconds:g} seconds") from None
         except ClientDisconnect:
             raise RefusedError(400, "the client went away") from None
         finally:
             self._held -= held
-        return b"".join(chunks)
 
     async def _files(self, request: Request, body: bytes) -> list[Upload]:
         async def whole() -> AsyncGenerator[bytes, None]:
             yield body
 
         most = self._limits.images
+        unreadable = RefusedError(400, "the form cannot be read (a name is not in its charset)")
         try:
             form = await MultiPartParser(request.headers, whole(), max_files=most).parse()
         except MultiPartException as error:
             if error.message.startswith("Too many files"):
                 raise RefusedError(413, f"the request holds more than {most} images") from None
             raise RefusedError(400, f"the form cannot be read ({short(error.message, 200)})") from None
+        except UnicodeError:
+            raise unreadable from None
         files = [one for _, one in form.multi_items() if isinstance(one, UploadFile)]
         try:
+            "".join(file.filename or "" for file in files).encode()  # an answer repeats the names
             return [Upload(file.filename or "", await file.read()) for file in files]
+        except UnicodeError:
+            raise unreadable from None
         finally:
             await form.close()
 
