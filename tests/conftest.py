@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from support.laws import register_profiles
 
 register_profiles()
 settings.load_profile("default")
+gc.disable()  # until all tests are imported
 
 RAY = "tests/integration"
 TOGETHER = (RAY, "tests/bad_input", "tests/cli")
@@ -49,6 +51,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the tests with Ray: they take longest and mostly wait, and another process computes beside them."""
     items.sort(key=lambda item: group_of(item.nodeid) != RAY)
+
+
+def pytest_collection_finish() -> None:
+    """Leave libraries and tests out of each later search for garbage, which they would make slow."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """At its end Python collects what the libraries wait for."""
+    gc.unfreeze()
 
 
 def group_of(nodeid: str) -> str:

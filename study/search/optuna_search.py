@@ -7,18 +7,17 @@ goes on exactly as if it had not been interrupted. A batch that was not written 
 
 from __future__ import annotations
 
-import tempfile
+import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
 from results.parts import next_part, part_of, read_or_empty, rows_of, write_part
@@ -203,18 +202,34 @@ def export_journal(study: optuna.Study, path: Location, objectives: Sequence[str
         rows: of the search, in the table ``operating_points``.
     """
     by_number = {row["number"]: row for row in rows_of(rows)}
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / "journal.log"
-        storage = JournalStorage(JournalFileBackend(str(draft)))
-        copy = optuna.create_study(study_name=path.stem, directions=study.directions, storage=storage)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            copy.set_metric_names(list(objectives))
-        for name in ("energy_source", "latency_source", "device"):
-            if known := sorted(rows[name].dropna().unique()):
-                copy.set_user_attr(name, ", ".join(known))
-        copy.add_trials(_described(trial, by_number[trial.number]) for trial in study.trials)
-        write_atomic(path, draft.read_bytes())
+    backend = _MemoryBackend()
+    storage = JournalStorage(backend)
+    copy = optuna.create_study(study_name=path.stem, directions=study.directions, storage=storage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        copy.set_metric_names(list(objectives))
+    for name in ("energy_source", "latency_source", "device"):
+        if known := sorted(rows[name].dropna().unique()):
+            copy.set_user_attr(name, ", ".join(known))
+    copy.add_trials(_described(trial, by_number[trial.number]) for trial in study.trials)
+    write_atomic(path, backend.content())
+
+
+class _MemoryBackend(BaseJournalBackend):
+    """A journal in memory: Optuna's file would be flushed to the disk with each trial."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines[log_number_from:]]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._lines += [json.dumps(log, separators=(",", ":")) for log in logs]
+
+    def content(self) -> bytes:
+        """What Optuna's ``JournalFileBackend`` reads: one line of JSON for each entry."""
+        return "".join(f"{line}\n" for line in self._lines).encode()
 
 
 def _described(trial: FrozenTrial, row: Mapping[str, Any]) -> FrozenTrial:

@@ -71,9 +71,9 @@ def betas_of(chosen: OperatingPointsSpec, one: TracedNetwork, statistic: str, ru
     return sorted({high, *(cut for cut in cuts if low <= cut <= high)})
 
 
-def every_point(chosen: OperatingPointsSpec, networks):
-    """All operating points of a space, from its settings alone."""
-    for one, dvfs in itertools.product(networks, chosen.dvfs.values):
+def every_point(chosen: OperatingPointsSpec, networks, dvfs: str):
+    """All operating points of a space at one frequency rule, from its settings alone."""
+    for one in networks:
         for rule, thresholds_matter in rules_of(chosen, one.exit_count):
             for statistic in chosen.statistic.values if thresholds_matter else ("mean_logit",):
                 for beta in betas_of(chosen, one, statistic, rule):
@@ -81,23 +81,37 @@ def every_point(chosen: OperatingPointsSpec, networks):
                     yield OperatingPoint(one, statistic, policy, dvfs=dvfs)
 
 
-def worth(point: OperatingPoint, objectives) -> tuple[float, ...]:
-    metrics = point.evaluate()
+def values_of(metrics: dict[str, float], objectives) -> tuple[float, ...]:
     return tuple(metrics[COLUMNS[name]] for name in objectives)
+
+
+KNOWN: dict[object, tuple[list[TracedNetwork], list[dict[str, float]]]] = {}
+
+
+def all_metrics(chosen: OperatingPointsSpec, networks, dvfs: str) -> list[dict[str, float]]:
+    """Metrics of every point that can be evaluated: computed once for spaces that differ in what is asked of points."""
+    shared = chosen.model_dump_json(exclude={"objectives", "constraints", "dvfs"})
+    key = shared, dvfs, *map(id, networks)
+    if key not in KNOWN:
+        found: list[dict[str, float]] = []
+        KNOWN[key] = list(networks), found  # with the networks, so that no other network gets the id of one
+        for point in every_point(chosen, networks, dvfs):
+            try:
+                found.append(point.evaluate())
+            except UserError:  # the deadline cannot be kept
+                assert dvfs == "deadline"
+    return KNOWN[key][1]
 
 
 def all_values(chosen: OperatingPointsSpec, networks) -> set[tuple[float, ...]]:
     """Objectives of every point that keeps to the constraints."""
-    reference, found = reference_network(networks).classic_accuracy, set()
-    for point in every_point(chosen, networks):
-        try:
-            metrics = point.evaluate()
-        except UserError:  # the deadline cannot be kept
-            assert point.dvfs == "deadline"
-            continue
-        if max(constraint_values(metrics, chosen.constraints.limits, reference).values(), default=0) <= 0:
-            found.add(tuple(metrics[COLUMNS[name]] for name in chosen.objectives))
-    return found
+    reference = reference_network(networks).classic_accuracy
+    return {
+        values_of(metrics, chosen.objectives)
+        for dvfs in chosen.dvfs.values
+        for metrics in all_metrics(chosen, networks, dvfs)
+        if max(constraint_values(metrics, chosen.constraints.limits, reference).values(), default=0) <= 0
+    }
 
 
 def best_of(values, objectives) -> set[tuple[float, ...]]:
@@ -121,7 +135,7 @@ def assert_exact(text: str, networks, *, least: int = 2) -> list:
     ]
     assert list(costs_first[0]) == sorted(costs_first[0]), "cheapest first"
     for one, row in zip(found, rows, strict=True):
-        assert worth(one, chosen.objectives) == row
+        assert values_of(one.evaluate(), chosen.objectives) == row
         assert set(one.settings()) <= set(SCHEMAS["operating_points"].names)
         if one.beta_high is None:
             assert one.beta_low is None and isinstance(one.policy, Classic | Static)
@@ -129,7 +143,7 @@ def assert_exact(text: str, networks, *, least: int = 2) -> list:
         assert one.beta_low < one.policy.beta <= one.beta_high
         for beta in (float(np.nextafter(one.beta_low, inf)), min(one.beta_high, 1e300)):
             inside = replace(one, policy=replace(one.policy, beta=beta))
-            assert worth(inside, chosen.objectives) == row
+            assert values_of(inside.evaluate(), chosen.objectives) == row
     return found
 
 
@@ -209,6 +223,7 @@ def test_the_beta_of_a_point_lies_well_inside_its_interval(beta):
 # --- constraints -----------------------------------------------------------------------------------------------------
 
 KINDS = f"{ALL_KINDS}, max_jump: [1, 2], criterion: [logit, patience]"
+WITH_WORK = [with_work(one) for one in ONE]
 
 
 @pytest.mark.parametrize(
@@ -233,10 +248,9 @@ def test_constraints_filter_before_the_front_is_taken(limits, objectives):
 @pytest.mark.parametrize("limit", [4600, 8200, 10000])
 def test_a_limit_on_memory_leaves_out_whole_policies(limit):
     """Which heads a policy keeps decides, not its beta."""
-    ready = [with_work(one) for one in ONE]
-    free = all_values(spec(f"{KINDS}, {TWO}"), ready)
-    assert all_values(spec(f"{KINDS}, {TWO}, constraints: {{memory: {limit}}}"), ready) < free
-    found = assert_exact(f"{KINDS}, {TWO}, constraints: {{memory: {limit}, energy: 29}}", ready)
+    free = all_values(spec(f"{KINDS}, {TWO}"), WITH_WORK)
+    assert all_values(spec(f"{KINDS}, {TWO}, constraints: {{memory: {limit}}}"), WITH_WORK) < free
+    found = assert_exact(f"{KINDS}, {TWO}, constraints: {{memory: {limit}, energy: 29}}", WITH_WORK)
     assert all(one.evaluate()["memory_bytes"] <= limit for one in found)
 
 
@@ -278,11 +292,12 @@ def with_levels(one: TracedNetwork, slack: float, *, switch_seconds: float = 0.2
 
 
 RULES = f"{ALL_KINDS}, max_jump: [1, 2], {STATISTICS}"
+WITH_LEVELS = [with_levels(one, 0.5) for one in ONE]
 
 
 @pytest.mark.parametrize("dvfs", ["race_to_idle", "paper", "[race_to_idle, paper, deadline]"])
 def test_the_exact_front_under_frequency_rules_is_that_of_brute_force(dvfs):
-    found = assert_exact(f"{RULES}, dvfs: {dvfs}", [with_levels(one, 0.5) for one in ONE])
+    found = assert_exact(f"{RULES}, dvfs: {dvfs}", WITH_LEVELS)
     assert {one.dvfs for one in found} >= ({"paper", "deadline"} if "deadline" in dvfs else set())
 
 
@@ -297,7 +312,7 @@ def test_policies_that_cannot_keep_the_deadline_have_no_points():
     """Their trials fail in the search."""
     tight = [with_levels(one, 1 / 32) for one in ONE]
     text = f"policy: [predictive, classic], dvfs: deadline, objectives: [accuracy, energy], max_jump: 2, {STATISTICS}"
-    points = list(every_point(spec(text), tight))
+    points = list(every_point(spec(text), tight, "deadline"))
     failing = [point for point in points if not can_be_kept(point)]
     assert 0 < len(failing) < len(points)
     late = {point.policy.start_layer for point in points if isinstance(point.policy, Predictive)}

@@ -250,7 +250,7 @@ def test_a_search_that_grows_does_not_stop_in_a_short_batch(tmp_path):
     """Which a smaller study ended with: the larger one looks at its ends of batches alone."""
     stop = StopSpec(hypervolume_ratio=0.5)
     whole = run(spec(stop=stop, trials=70), ONE, tmp_path / "whole")
-    for small in range(len(whole) - 6, len(whole)):
+    for small in (len(whole) - 6, len(whole) - 1):
         run(spec(stop=stop, trials=small), ONE, tmp_path / str(small))
         grown = run(spec(stop=stop, trials=70), ONE, tmp_path / str(small)).sort_values("number", ignore_index=True)
         pd.testing.assert_frame_equal(grown, whole)
