@@ -12,8 +12,9 @@ One process at a time may work in a folder ``--storage``.
 A row holds accuracies on test, and for each policy a curve: the FLOPs, as a share of the network without exits, at
 losses of accuracy on test from -1 to 5 points against the network's own last exit
 (:func:`study.fronts.matched_cost.matched_costs`). The settings of the policies are fitted and chosen on calibration and
-validation images. ``area`` is the mean of the curve of optimal stopping from 0 to 5 points. ``draws`` are the FLOPs at
-one point lost on bootstrap samples of the test images, the same samples in all rows of a data set.
+validation images. ``area`` is the mean of the curve of optimal stopping from 0 to 5 points. ``draws`` are
+accuracies, and curves at every second loss, on bootstrap samples of the test images: one sample after the other,
+divided by semicolons. The samples are the same in all rows of a data set.
 """
 
 from __future__ import annotations
@@ -66,9 +67,11 @@ POINTS = 40
 """Points of a curve."""
 DRAWS = 100
 """Bootstrap samples of the test images."""
+DRAWN_LOSSES = LOSSES[::2]
+"""Losses at which a curve on a bootstrap sample is written."""
 COLUMNS = (
     *("key", "data", "backbone", "width", "recipe", "changes", "seed", "images", "test_images", "epochs", "precision"),
-    *("accuracy", "mean_exit_accuracy", "exit_accuracies", "area"),
+    *("accuracy", "accuracy_draws", "mean_exit_accuracy", "exit_accuracies", "area"),
     *(f"{name}_{what}" for name in FAMILIES for what in ("half_point", "one_point", "curve", "draws")),
     *("seconds", "device", "threads", "torch"),
 )
@@ -242,7 +245,8 @@ def measured(run: Run, dataset: Dataset, test: ImageSet, storage: Path, reporter
     records.append(trained(run.trials.exits_on(plan, parent)[0], run.spec.exits, context, executor))
     histories = [record.checkpoint.history for record in records if record.checkpoint]
     network, tested = traced(run, records[-1], dataset, test, storage, executor, reporter)
-    right = (tested.logits.argmax(axis=2) == tested.labels[:, None]).mean(axis=0)
+    hits = tested.logits.argmax(axis=2) == tested.labels[:, None]
+    right = hits.mean(axis=0)
     found = {name: curve(run.spec, network, family, tested) for name, family in FAMILIES.items()}
     curves = {name: values for name, (values, _) in found.items()}
     return {
@@ -257,13 +261,14 @@ def measured(run: Run, dataset: Dataset, test: ImageSet, storage: Path, reporter
         "epochs": "+".join(str(len(history)) for history in histories),
         "precision": records[-1].plan.training.precision,
         "accuracy": f"{right[-1]:.4f}",
+        "accuracy_draws": listed(resamples(len(test.labels), DRAWS) @ hits[:, -1] / len(test.labels)),
         "mean_exit_accuracy": f"{right[:-1].mean():.4f}",
         "exit_accuracies": listed(right[:-1]),
         "area": f"{curves['stopping'][LOSSES.index(0.0) :].mean():.4f}",
         **{f"{name}_half_point": f"{values[LOSSES.index(0.005)]:.4f}" for name, values in curves.items()},
         **{f"{name}_one_point": f"{values[LOSSES.index(0.01)]:.4f}" for name, values in curves.items()},
         **{f"{name}_curve": listed(values) for name, values in curves.items()},
-        **{f"{name}_draws": listed(draws) for name, (_, draws) in found.items()},
+        **{f"{name}_draws": ";".join(map(listed, draws)) for name, (_, draws) in found.items()},
         "seconds": f"{sum(epoch.seconds for history in histories for epoch in history):.0f}",
         "device": device_name(executor.device),
         "threads": int(run.spec.resources.cpus_per_trial),
@@ -315,14 +320,14 @@ def curve(spec: StudySpec, network: TracedNetwork, family: PolicyFamily, test: S
     Its points are those of its front on validation, replayed on test.
 
     Returns:
-        ``[len(LOSSES)]`` at ``LOSSES``, and ``[DRAWS]`` at one point lost on bootstrap samples of the images.
+        ``[len(LOSSES)]``, and ``[DRAWS, len(DRAWN_LOSSES)]`` on bootstrap samples of the images.
     """
     least = network.classic_accuracy - BEYOND
     front = family_front(spec.operating_points, network, family, "flops", least)
     found = [outcome(point, test, network, test, "flops") for point in front.spread(POINTS, least)]
     costs, losses = (np.array([getattr(one, name) for one in found]) for name in ("cost", "loss"))
     images = resamples(len(test.labels), DRAWS)
-    drawn = bootstrapped_costs(costs, losses, [0.01], images)[:, 0]
+    drawn = bootstrapped_costs(costs, losses, DRAWN_LOSSES, images)
     return bootstrapped_costs(costs, losses, LOSSES, np.ones((1, images.shape[1])))[0], drawn
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ablation import FOLDER, LOSSES
+from ablation import DRAWN_LOSSES, FOLDER, LOSSES
 from result_tables import markdown
 
 from results.intervals import mean_interval
+from study.arrays import Floats
 
 ROWS = FOLDER / "rows.csv"
 SAME = ("data", "backbone", "width", "changes", "images", "test_images", "epochs")
@@ -61,20 +62,13 @@ def _against_base(recipes: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
         pairs = [(row, base[row["seed"]]) for row in rows if row["seed"] in base]
         if recipe == BASE or len(pairs) < 2:
             continue
-        gained = np.array([[float(row["accuracy"]) - float(own["accuracy"])] for row, own in pairs]) * 100
-        low, high = (float(end[0]) for end in mean_interval(gained))
-        line = {
-            "recipe": recipe.replace("_", " "),
-            "seeds": str(len(pairs)),
-            "points gained": f"{gained.mean():.1f} ({low:.1f} to {high:.1f})",
-        }
-        for title, family in (("FLOPs, 1 lost", "stopping"), ("margin, 1 lost", "margin")):
-            ratio, seeds, images = ratio_to_base(pairs, family)
-            line[title] = f"{ratio:.1%}".replace("%", " %")
-            line[f"{title}: seeds"], line[f"{title}: images"] = (
-                f"{low * 100:.1f} to {high * 100:.1f}" for low, high in (seeds, images)
-            )
-        lines.append((ratio_to_base(pairs, "stopping")[0], line))
+        line = {"recipe": recipe.replace("_", " "), "seeds": str(len(pairs))}
+        for title, family in (("FLOPs", "stopping"), ("margin", "margin")):
+            for bound, common in (("own", False), ("common", True)):
+                share, *intervals = ratio_to_base(pairs, family, common=common)
+                ends = "; ".join(f"{low * 100:.0f} to {high * 100:.0f}" for low, high in intervals)
+                line[f"{title}, 1 lost, {bound}"] = f"{share:.0%} ({ends})".replace("%", " %")
+        lines.append((ratio_to_base(pairs, "stopping", common=True)[0], line))
     lines.sort(key=lambda line: line[0])
     return f"As shares of the base with the same seeds:\n\n{markdown([line for _, line in lines])}" if lines else ""
 
@@ -82,30 +76,45 @@ def _against_base(recipes: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
 Pair = tuple[Mapping[str, str], Mapping[str, str]]
 
 
-def ratio_to_base(pairs: Sequence[Pair], family: str) -> tuple[float, tuple[float, float], tuple[float, float]]:
+def ratio_to_base(
+    pairs: Sequence[Pair], family: str, *, common: bool
+) -> tuple[float, tuple[float, float], tuple[float, float]]:
     """The FLOPs of a recipe at one point lost, as a share of the base's: the geometric mean over seeds.
 
     Args:
         pairs: a row of the recipe and the base's row with the same seed, S of them.
         family: ``stopping`` or ``margin``.
+        common: whether the point is lost against the last exit of the base, or each against its own last exit.
 
     Returns:
         The share, its 95 % interval over seeds (Student's t on logarithms), and over images (middle 95 % of the
         bootstrap samples, which are the same in all rows).
     """
-    seeds = np.array([[np.log(float(one[f"{family}_one_point"])) for one in pair] for pair in pairs])
-    drawn = np.array(
-        [[np.log(np.array(one[f"{family}_draws"].split(), dtype=float)) for one in pair] for pair in pairs]
-    )
-    logarithms = seeds[:, :1] - seeds[:, 1:]
-    low, high = (float(np.exp(end[0])) for end in mean_interval(logarithms))
-    ends = np.quantile((drawn[:, 0] - drawn[:, 1]).mean(axis=0), [0.025, 0.975])
-    return float(np.exp(logarithms.mean())), (low, high), (float(np.exp(ends[0])), float(np.exp(ends[1])))
+    of_seeds, of_draws = [], []
+    for row, base in pairs:
+        own = np.array(row["accuracy_draws"].split(), dtype=float)
+        gained = own - np.array(base["accuracy_draws"].split(), dtype=float) if common else np.zeros(len(own))
+        of_seeds.append(np.log(cost_below(row, float((base if common else row)["accuracy"]), 0.01, family)))
+        of_seeds[-1] -= np.log(cost_below(base, float(base["accuracy"]), 0.01, family))
+        of_draws.append(_drawn(row, family, 0.01 + gained) - _drawn(base, family, np.full(len(own), 0.01)))
+    low, high = (float(np.exp(end[0])) for end in mean_interval(np.array(of_seeds)[:, None]))
+    ends = np.exp(np.quantile(np.mean(of_draws, axis=0), [0.025, 0.975]))
+    return float(np.exp(np.mean(of_seeds))), (low, high), (float(ends[0]), float(ends[1]))
+
+
+def _drawn(row: Mapping[str, str], family: str, losses: Floats) -> Floats:
+    """``[DRAWS]``: logarithms of the FLOPs on each bootstrap sample, at a loss against the own last exit for each."""
+    curves = [np.array(curve.split(), dtype=float) for curve in row[f"{family}_draws"].split(";")]
+    pairs = zip(losses, curves, strict=True)
+    return np.log([np.interp(loss, DRAWN_LOSSES, curve, left=1.0) for loss, curve in pairs])
 
 
 def _line(recipe: str, rows: Sequence[Mapping[str, str]], bases: Mapping[str, float]) -> tuple[float, dict[str, str]]:
     """What a recipe needs at one point below the base's last exit (infinity where unknown), and its line."""
-    common = [cost_below(row, bases[row["seed"]], 0.01) for row in rows if row["seed"] in bases]
+    common, margin = (
+        [cost_below(row, bases[row["seed"]], 0.01, family) for row in rows if row["seed"] in bases]
+        for family in ("stopping", "margin")
+    )
     areas = [np.mean([cost_below(row, bases[row["seed"]], loss) for loss in LOSSES if loss >= 0])
              for row in rows if row["seed"] in bases]  # fmt: skip
     line = {
@@ -113,23 +122,23 @@ def _line(recipe: str, rows: Sequence[Mapping[str, str]], bases: Mapping[str, fl
         "seeds": str(len(rows)),
         "last exit": _mean([float(row["accuracy"]) for row in rows]),
         "mean of exits": _mean([float(row["mean_exit_accuracy"]) for row in rows]),
-        "FLOPs, 0.5 lost": _mean([float(row["stopping_half_point"]) for row in rows]),
-        "FLOPs, 1 lost": _mean([float(row["stopping_one_point"]) for row in rows]),
-        "margin, 1 lost": _mean([float(row["margin_one_point"]) for row in rows]),
-        "FLOPs, common bound": _mean(common),
+        "FLOPs, 0.5 lost, own": _mean([float(row["stopping_half_point"]) for row in rows]),
+        "1 lost, own": _mean([float(row["stopping_one_point"]) for row in rows]),
+        "1 lost, common": _mean(common),
+        "margin, 1 lost, own": _mean([float(row["margin_one_point"]) for row in rows]),
+        "1 lost, common (margin)": _mean(margin),
         "area": _mean(areas),
-        "minutes": f"{np.mean([float(row['seconds']) for row in rows]) / 60:.1f}",
     }
     return (float(np.mean(common)) if common else np.inf), line
 
 
-def cost_below(row: Mapping[str, str], accuracy: float, loss: float) -> float:
-    """The FLOPs that optimal stopping needs to lose so much of some accuracy; 1 where it cannot.
+def cost_below(row: Mapping[str, str], accuracy: float, loss: float, family: str = "stopping") -> float:
+    """The FLOPs that a policy needs to lose so much of some accuracy; 1 where it cannot.
 
     The loss against the network's own last exit, which is what the curve of a row tells, is larger by as much as the
     last exit is more accurate.
     """
-    curve = np.array(row["stopping_curve"].split(), dtype=float)
+    curve = np.array(row[f"{family}_curve"].split(), dtype=float)
     own = loss + float(row["accuracy"]) - accuracy
     return float(np.interp(own, LOSSES, curve, left=1.0))
 

@@ -60,8 +60,9 @@ def test_a_network_is_trained_once_and_recipes_share_its_backbone(
     curve = np.array(first["stopping_curve"].split(), dtype=float)
     assert len(curve) == len(script.LOSSES) and (np.diff(curve) <= 0).all() and (curve <= 1).all()
     assert float(first["stopping_one_point"]) == curve[script.LOSSES.index(0.01)]
-    draws = np.array(first["stopping_draws"].split(), dtype=float)
-    assert len(draws) == script.DRAWS and draws.min() <= curve[script.LOSSES.index(0.01)] <= draws.max()
+    draws = np.array([draw.split() for draw in first["stopping_draws"].split(";")], dtype=float)
+    assert draws.shape == (script.DRAWS, len(script.DRAWN_LOSSES)) and (np.diff(draws) <= 0).all()
+    assert np.ptp(np.array(first["accuracy_draws"].split(), dtype=float)) > 0
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,9 @@ def row(script: ModuleType, recipe: str, seed: int, accuracy: float, curve: list
     values = dict.fromkeys(script.COLUMNS, "0.5")
     values |= {"data": "cifar10", "recipe": recipe, "changes": "", "images": "100", "test_images": "50"}
     one = curve[script.LOSSES.index(0.01)]
-    of_family = {"one_point": one, "curve": " ".join(map(str, curve)), "draws": f"{one} {one * 1.1}"}
+    draws = ";".join(" ".join(str(factor * cost) for cost in curve[::2]) for factor in (1, 1.1))
+    of_family = {"one_point": one, "curve": " ".join(map(str, curve)), "draws": draws}
+    values |= {"accuracy_draws": f"{accuracy} {accuracy}"}
     families = {f"{name}_{what}": value for name in script.FAMILIES for what, value in of_family.items()}
     return {**values, "seed": seed, "epochs": "1+1", "accuracy": accuracy, **families}
 
@@ -104,7 +107,8 @@ def test_the_common_bound_counts_from_the_last_exit_of_the_base(
     text = tables.ablation("cifar10")
     means, shares = text.split("As shares of the base with the same seeds:")
     *_, first, second = means.strip().splitlines()
-    assert shares.splitlines()[-1].startswith("| better one | 2 | 2.0 (2.0 to 2.0) | 100.0 % | 100.0 to 100.0 |")
+    own, common = "| 100 % (100 to 100; 100 to 100) |", "| 78 % (78 to 78; 78 to 78) |"
+    assert shares.splitlines()[-1].startswith(f"| better one | 2 {own}{common[1:]}")
     assert first.startswith("| better one | 2 | 82.5 % (") and "| 70.0 % (70.0 to 70.0) |" in first
     assert second.startswith("| base | 2 | 80.5 % (") and "| 90.0 % (90.0 to 90.0) |" in second
     assert "50 test images, 1+1 epochs:" in text and tables.ablation("digits") == tables.NO_ROWS
@@ -118,8 +122,9 @@ def test_shares_of_the_base_are_geometric_means_with_intervals_over_seeds_and_im
     def pair(ratio: float, seed: int) -> tuple[dict[str, object], dict[str, object]]:
         base = row(script, "base", seed, 0.8, [0.4] * len(script.LOSSES))
         other = row(script, "other", seed, 0.8, [0.4 * ratio] * len(script.LOSSES))
-        return {**other, "margin_draws": f"{0.4 * ratio} {0.4 * ratio}"}, base
+        return {**other, "margin_draws": ";".join([other["margin_draws"].split(";")[0]] * 2)}, base
 
-    share, seeds, images = tables.ratio_to_base([pair(0.5, 0), pair(0.8, 1)], "margin")
-    assert share == pytest.approx(np.sqrt(0.5 * 0.8)) and seeds[0] < 0.5 < 0.8 < seeds[1]
-    assert images[0] == pytest.approx(share / 1.1, rel=0.01) and images[1] == pytest.approx(share, rel=0.01)
+    for common in (False, True):  # equal last exits: one bound
+        share, seeds, images = tables.ratio_to_base([pair(0.5, 0), pair(0.8, 1)], "margin", common=common)
+        assert share == pytest.approx(np.sqrt(0.5 * 0.8)) and seeds[0] < 0.5 < 0.8 < seeds[1]
+        assert images[0] == pytest.approx(share / 1.1, rel=0.01) and images[1] == pytest.approx(share, rel=0.01)
