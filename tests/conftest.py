@@ -18,6 +18,7 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 import pytest
 from hypothesis import settings
 from support.laws import register_profiles
+from support.shared import made_once
 
 register_profiles()
 settings.load_profile("default")
@@ -26,6 +27,8 @@ gc.disable()  # until all tests are imported
 RAY = "tests/integration"
 TOGETHER = (RAY, "tests/bad_input", "tests/cli")
 """Folders whose tests run in one process, because they share session fixtures that take long."""
+OWN_RAY = (f"{RAY}/test_object_store.py", f"{RAY}/test_nodes.py")
+"""Files that start a Ray of their own, and wait for it most of their time."""
 
 MEMORY = Path("/dev/shm")
 
@@ -49,8 +52,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the tests with Ray: they take longest and mostly wait, and another process computes beside them."""
-    items.sort(key=lambda item: group_of(item.nodeid) != RAY)
+    """Start with what takes longest and mostly waits: another process computes beside it."""
+    first = [RAY, OWN_RAY[0]]
+    items.sort(key=lambda item: [group_of(item.nodeid) != group for group in first])
 
 
 def pytest_collection_finish() -> None:
@@ -67,6 +71,8 @@ def pytest_unconfigure() -> None:
 def group_of(nodeid: str) -> str:
     """The file or the folder whose tests one process runs."""
     file = nodeid.partition("::")[0]
+    if file in OWN_RAY:
+        return file
     return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
 
 
@@ -86,6 +92,4 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from study.run.run import run_study
 
-    folder = tmp_path_factory.mktemp("finished") / "tiny"
-    run_study(tiny_study(), run_context(folder))
-    return folder
+    return made_once(tmp_path_factory, "finished/tiny", lambda folder: run_study(tiny_study(), run_context(folder)))

@@ -129,7 +129,7 @@ def test_criteria_and_betas_of_each_exit_run_live_as_they_replay(
 ) -> None:
     command = f"evaluate --pretrained {models / 'exits'} --device cpu --stat-each-layer {options} --beta"
     mean_exits = []
-    for beta in (4, 2, 1, 0.3, 0.15, 0.11, 0.03, 0.01, 0.003):  # which of them tell images apart depends on the network
+    for beta in (4, 1, 0.3, 0.11, 0.01):  # which of them tell images apart depends on the network
         several = " ".join(f"{beta * (1 + exit / 100)}" for exit in range(betas))
         result = result_of(f"{command} {several}", capsys)
         assert result["replay_agreement"] == 1

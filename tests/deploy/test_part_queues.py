@@ -32,9 +32,15 @@ def images(model: EarlyExit) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "sizes", [[8] * 6 + [2], [1] * 50, [3, 8, 8, 1, 7, 8, 8, 7], [50]], ids=["full", "single", "mixed", "one"]
+    ("criterion", "sizes"),
+    [
+        ("max_softmax", [8] * 6 + [2]),
+        ("max_softmax", [1] * 50),
+        ("patience", [3, 8, 8, 1, 7, 8, 8, 7]),
+        ("patience", [50]),
+    ],
+    ids=["full", "single", "mixed", "one"],
 )
-@pytest.mark.parametrize("criterion", ["max_softmax", "patience"])
 def test_answers_do_not_depend_on_the_batches(criterion: Criterion, sizes: list[int], images: torch.Tensor) -> None:
     model = model_of_many_stops(criterion)
     expected = model.run(images)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.exports import point_of_most_exits
+from support.shared import made_once
 from support.studies import run_context
 
 from search_spaces.spec import validate_space
@@ -28,12 +29,16 @@ STUDY: dict[str, Any] = {
 }
 
 
+def run_small(folder: Path, points: dict[str, Any]) -> None:
+    """Run the study with some changes of its search."""
+    changed = {**STUDY, "operating_points": {**STUDY["operating_points"], **points}}
+    run_study(validate_space(changed, "small"), run_context(folder))
+
+
 @pytest.fixture(scope="session")
 def study_of_exits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a study whose images stop at several exits; tests must not change it."""
-    folder = tmp_path_factory.mktemp("exits") / "small"
-    run_study(validate_space(STUDY, "small"), run_context(folder))
-    return folder
+    return made_once(tmp_path_factory, "exits/small", lambda folder: run_small(folder, {}))
 
 
 @pytest.fixture(scope="session")
@@ -44,19 +49,16 @@ def study_of_precisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if quickstart := os.environ.get("PREDICTIVE_EXIT_QUICKSTART"):
         return Path(quickstart)
-    folder = tmp_path_factory.mktemp("precisions") / "small"
-    points = {
-        **STUDY["operating_points"],
-        "quantization": ["fp32", "int8"],
-        "objectives": ["accuracy", "flops", "energy"],
-    }
-    run_study(validate_space({**STUDY, "operating_points": points}, "small"), run_context(folder))
-    return folder
+    more = {"quantization": ["fp32", "int8"], "objectives": ["accuracy", "flops", "energy"]}
+    return made_once(tmp_path_factory, "precisions/small", lambda folder: run_small(folder, more))
 
 
 @pytest.fixture(scope="session")
 def exported(study_of_exits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The point whose images stop at most exits, in all formats; tests must not change it."""
-    folder, point = tmp_path_factory.mktemp("exported") / "model", point_of_most_exits(study_of_exits)
-    assert main(["export", str(study_of_exits), "--point", point, "--output", str(folder), "--format", "all"]) == 0
-    return folder
+    export = ["export", str(study_of_exits), "--point", point_of_most_exits(study_of_exits), "--format", "all"]
+
+    def make(folder: Path) -> None:
+        assert main([*export, "--output", str(folder)]) == 0
+
+    return made_once(tmp_path_factory, "exported/model", make)

@@ -38,7 +38,7 @@ TABLES = Path(__file__).parents[2] / "results" / "reference" / "vgg19-cifar10" /
 
 @pytest.mark.parametrize(
     ("backend", "in_force"),
-    [("module://matplotlib_inline.backend_inline", None), ("nonsense", None), ("tkagg", "tkagg"), ("agg", "agg")],
+    [("module://matplotlib_inline.backend_inline", None), ("nonsense", None), ("tkagg", "tkagg")],
 )
 def test_figures_are_drawn_whatever_backend_the_environment_names(
     tmp_path: Path, backend: str, in_force: str | None
