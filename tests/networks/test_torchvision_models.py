@@ -42,7 +42,14 @@ def network(name: str, size: int | None = None, **settings):
     return build_network(asked, classes=1000, image_size=size or native_image_size(asked.backbone), channels=3)
 
 
-@pytest.mark.parametrize(("name", "exits"), EXITS.items())
+SAME_CODE = ("mobilenet_v3_large", "regnet_x_400mf", "resnext50_32x4d", "wide_resnet50_2")
+"""Models of a class of torchvision's that another model here has too."""
+
+
+@pytest.mark.parametrize(
+    ("name", "exits"),
+    [pytest.param(name, exits, marks=pytest.mark.slow if name in SAME_CODE else ()) for name, exits in EXITS.items()],
+)
 def test_exits_flops_and_names_are_those_of_torchvision(name, exits):
     with torch.device("meta"):
         net = network(name)
