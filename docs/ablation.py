@@ -183,11 +183,7 @@ def chosen_recipes(options: argparse.Namespace) -> list[str]:
 
 def make_run(recipe: str, seed: int, options: argparse.Namespace) -> Run:
     """A recipe with a seed, with the changes of the command line; errors as of a study."""
-    found = read_yaml(options.file, "recipes")
-    own = dict(found["recipes"][recipe])
-    from_scratch = own.pop("from_scratch", False)
-    both = own.pop("both", {})
-    study = merged(merged(found["base"], {"backbones": both, "exits": both}), own)
+    study, from_scratch = recipe_keys(options.file, recipe)
     study = merged(study, asked_of_all(options))
     if from_scratch:
         study["exits"]["epochs"] += study["backbones"]["epochs"]
@@ -204,6 +200,15 @@ def make_run(recipe: str, seed: int, options: argparse.Namespace) -> Run:
         data=data,
         trials=trials,
     )
+
+
+def recipe_keys(file: Path, recipe: str) -> tuple[dict[str, dict[str, Any]], bool]:
+    """The keys of a study that trains by a recipe, and whether all is trained together from the seed."""
+    found = read_yaml(file, "recipes")
+    own = dict(found["recipes"][recipe])
+    from_scratch = own.pop("from_scratch", False)
+    both = own.pop("both", {})
+    return merged(merged(found["base"], {"backbones": both, "exits": both}), own), from_scratch
 
 
 def asked_of_all(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

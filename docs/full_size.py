@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ablation import FOLDER, merged
+from ablation import FOLDER, merged, recipe_keys
 from refresh_reference import SPACE
 
-from search_spaces.strict_yaml import read_yaml
-
 RECIPE = "airbench"
+STUDIES = ("vgg19-cifar10", "resnet34-cifar10")
+"""Each begins with the name of its backbone."""
 PYTHON = sys.executable
 ROOT = Path(__file__).parents[1]
 EPOCHS = (40, 20)
@@ -48,8 +48,7 @@ class Step:
 def steps(images: Path, work: Path) -> list[Step]:
     """All steps, those of most worth first."""
     return [
-        study_step("vgg19-cifar10", images, work),
-        study_step("resnet34-cifar10", images, work),
+        *(study_step(name, images, work) for name in STUDIES),
         ablation_step("vgg19", images, work),
         ablation_step("resnet34", images, work),
         Step(
@@ -90,11 +89,8 @@ def cli(*words: object) -> tuple[str, ...]:
 
 
 def study_of(name: str) -> dict[str, Any]:
-    """The study file of a full-size network, whose backbone the name begins with."""
-    recipes = read_yaml(FOLDER / "recipes.yaml", "recipes")
-    own = dict(recipes["recipes"][RECIPE])
-    both = own.pop("both", {})
-    keys = merged(merged(recipes["base"], {"backbones": both, "exits": both}), own)
+    """The study file of one of ``STUDIES``."""
+    keys, _ = recipe_keys(FOLDER / "recipes.yaml", RECIPE)
     backbone, _, _ = name.partition("-")
     full: dict[str, dict[str, Any]] = {
         "data": {"name": "image_folder", "image_size": 32},
@@ -123,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for name in ("logs", "finished"):
         (work / name).mkdir(parents=True, exist_ok=True)
-    for step in found[:2]:
-        (work / f"{step.name}.yaml").write_text(yaml.safe_dump(study_of(step.name), sort_keys=False), "utf-8")
+    for study in STUDIES:
+        (work / f"{study}.yaml").write_text(yaml.safe_dump(study_of(study), sort_keys=False), "utf-8")
     failed = [step.name for step in found if not run(step, work)]
     if failed:
         print(f"failed: {', '.join(failed)}; see {work / 'logs'}", file=sys.stderr)

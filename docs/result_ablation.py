@@ -57,18 +57,22 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
 def _against_base(recipes: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
     """The FLOPs of each recipe at one point lost, as shares of those of the base with the same seeds."""
     base = {row["seed"]: row for row in recipes.get(BASE, ())}
-    lines = []
+    lines: list[tuple[float, dict[str, str]]] = []
     for recipe, rows in recipes.items():
         pairs = [(row, base[row["seed"]]) for row in rows if row["seed"] in base]
         if recipe == BASE or len(pairs) < 2:
             continue
         line = {"recipe": recipe.replace("_", " "), "seeds": str(len(pairs))}
-        for title, family in (("FLOPs", "stopping"), ("margin", "margin")):
-            for bound, common in (("own", False), ("common", True)):
-                share, *intervals = ratio_to_base(pairs, family, common=common)
-                ends = "; ".join(f"{low * 100:.0f} to {high * 100:.0f}" for low, high in intervals)
-                line[f"{title}, 1 lost, {bound}"] = f"{share:.0%} ({ends})".replace("%", " %")
-        lines.append((ratio_to_base(pairs, "stopping", common=True)[0], line))
+        found = {
+            (family, common): ratio_to_base(pairs, family, common=common)
+            for family in ("stopping", "margin")
+            for common in (False, True)
+        }
+        for (family, common), (share, *intervals) in found.items():
+            ends = "; ".join(f"{low * 100:.0f} to {high * 100:.0f}" for low, high in intervals)
+            title = f"{'FLOPs' if family == 'stopping' else family}, 1 lost, {'common' if common else 'own'}"
+            line[title] = f"{share:.0%} ({ends})".replace("%", " %")
+        lines.append((found["stopping", True][0], line))
     lines.sort(key=lambda line: line[0])
     return f"As shares of the base with the same seeds:\n\n{markdown([line for _, line in lines])}" if lines else ""
 
@@ -123,10 +127,10 @@ def _line(recipe: str, rows: Sequence[Mapping[str, str]], bases: Mapping[str, fl
         "last exit": _mean([float(row["accuracy"]) for row in rows]),
         "mean of exits": _mean([float(row["mean_exit_accuracy"]) for row in rows]),
         "FLOPs, 0.5 lost, own": _mean([float(row["stopping_half_point"]) for row in rows]),
-        "1 lost, own": _mean([float(row["stopping_one_point"]) for row in rows]),
-        "1 lost, common": _mean(common),
+        "FLOPs, 1 lost, own": _mean([float(row["stopping_one_point"]) for row in rows]),
+        "FLOPs, 1 lost, common": _mean(common),
         "margin, 1 lost, own": _mean([float(row["margin_one_point"]) for row in rows]),
-        "1 lost, common (margin)": _mean(margin),
+        "margin, 1 lost, common": _mean(margin),
         "area": _mean(areas),
     }
     return (float(np.mean(common)) if common else np.inf), line
@@ -136,7 +140,7 @@ def cost_below(row: Mapping[str, str], accuracy: float, loss: float, family: str
     """The FLOPs that a policy needs to lose so much of some accuracy; 1 where it cannot.
 
     The loss against the network's own last exit, which is what the curve of a row tells, is larger by as much as the
-    last exit is more accurate.
+    last exit is more accurate. A loss beyond the curve has the cost of the curve's end, which is too high.
     """
     curve = np.array(row[f"{family}_curve"].split(), dtype=float)
     own = loss + float(row["accuracy"]) - accuracy

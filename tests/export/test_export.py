@@ -61,14 +61,19 @@ def test_points_of_each_criterion_do(study_of_exits: Path, tmp_path: Path) -> No
         hold_against_the_study(study_of_exits, str(row["number"]), folder)
 
 
-def test_every_test_image_gets_the_exit_and_the_answer_of_the_study_in_int8(
-    study_of_precisions: Path, tmp_path: Path
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_test_image_of_the_digits_gets_the_exit_and_the_answer_of_the_study(
+    precision: str, study_of_precisions: Path, tmp_path: Path
 ) -> None:
-    if "int8" not in set(read_table(study_of_precisions / "tables", "front")["precision"]):
-        pytest.skip("no point at int8 on the front")
-    number = point_of_most_exits(study_of_precisions, "int8")
+    front = read_table(study_of_precisions / "tables", "front")
+    if precision not in set(front["precision"]):
+        pytest.skip(f"no point at {precision} on the front")
+    number = point_of_most_exits(study_of_precisions, precision)
     command = ["export", str(study_of_precisions), "--point", number, "--output", str(tmp_path / "model")]
     assert main(command) == 0
+    if precision == "fp32":
+        hold_against_the_study(study_of_precisions, number, tmp_path / "model")
+        return
     point, walk, _ = replayed(study_of_precisions, number)
     model, images = EarlyExit.load(tmp_path / "model", device="cpu"), images_of(study_of_precisions).images
     prediction = model.predict(images)

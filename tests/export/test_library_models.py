@@ -86,9 +86,7 @@ def test_a_model_with_squeeze_and_excitation_is_described_and_written_as_onnx() 
     assert set(files) == {"part-1.onnx", "part-2.onnx", "part-3.onnx", "head-1.onnx", "head-2.onnx"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "swin" else ()) for name in MODELS]
-)
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_models_of_all_forms_are_described_and_written_as_onnx(name: str) -> None:
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import settings
 
-FEWEST = 12
+FEWEST = 20
 """Examples that a test tries in every profile, unless its full number is lower."""
 
 
@@ -16,7 +16,7 @@ def register_profiles() -> None:
     A test without a number of its own tries ``max_examples`` examples.
     """
     settings.register_profile("thorough", deadline=None, max_examples=100)
-    settings.register_profile("default", deadline=None, max_examples=30)
+    settings.register_profile("default", deadline=None, max_examples=50)
 
 
 def examples(full: int, **others: Any) -> settings:
