@@ -27,6 +27,13 @@ def impatient(monkeypatch):
     monkeypatch.setitem(object_store.CLIENT["retry_config"], "retry_timeout", timedelta(seconds=1))
 
 
+def test_an_endpoint_that_has_ended_leaves_no_connection_to_a_later_one_at_its_port(s3):
+    with s3.faulty({}) as line:
+        assert not location(line.uri(uuid.uuid4().hex)).exists()
+        assert object_store.connect.cache_info().currsize
+    assert not object_store.connect.cache_info().currsize
+
+
 def names(paths) -> list[str]:
     return sorted(path.name for path in paths)
 

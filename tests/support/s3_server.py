@@ -25,6 +25,8 @@ from pathlib import Path
 
 import pytest
 
+from results.storage.object_store import connect
+
 BUCKET = "study"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "dummy-key",
@@ -73,6 +75,7 @@ class S3Server(Endpoint):
         finally:
             endpoint.proxy.shutdown()
             endpoint.proxy.server_close()
+            connect.cache_clear()  # a later endpoint may get the same port: it would get this one's patience
 
 
 class FaultyEndpoint(Endpoint):
