@@ -12,7 +12,7 @@ from support.ray_nodes import TOKEN, Cluster, free_port
 
 import results
 from study.errors import UserError
-from study.execution.ray.connection import _refuse_unreachable
+from study.execution.ray.connection import _refuse_unreachable, _remove
 
 # Connects, and tells which code a worker imports.
 CLIENT = """
@@ -107,3 +107,20 @@ def test_addresses_of_another_kind_are_refused() -> None:
     for address in ("ray://head:10001", "http://head:8265", "local"):  # "local" would listen on all interfaces
         with pytest.raises(UserError, match="expected auto, or HOST:PORT"):
             _refuse_unreachable(address)
+
+
+def test_a_file_that_is_added_while_a_folder_is_removed_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, removed = tmp_path / "ray", os.rmdir
+    (folder / "logs").mkdir(parents=True)
+    late = [folder / "late"]
+
+    def rmdir(path: str, **where: int) -> None:
+        if late and Path(path).name == folder.name:
+            late.pop().touch()
+        removed(path, **where)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    _remove(folder)
+    assert not late and not folder.exists()

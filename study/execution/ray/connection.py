@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -100,7 +101,19 @@ def _stop_local(folder: Path) -> None:
     try:
         ray.shutdown()
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of Ray. A process that is being stopped may still end a system call, which adds a file there."""
+    for _ in range(_REMOVALS):
         shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
+
+
+_REMOVALS = 50
 
 
 def leave(code: int) -> NoReturn:
@@ -114,7 +127,7 @@ def leave(code: int) -> NoReturn:
     if _local_folders:
         _signal_node(signal.SIGSTOP)  # so that nothing writes into the folder while the folder is removed
         for folder in _local_folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         _signal_node(signal.SIGKILL)
     else:
         ending = threading.Thread(target=ray.shutdown, daemon=True)
