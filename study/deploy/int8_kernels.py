@@ -43,12 +43,17 @@ def _convolved_onto(*arguments: Any) -> Any:
     return torch.ops.onednn.qconv2d_pointwise.binary(*before, onto, *behind)
 
 
-def integer_calls(part: Part) -> dict[str, Call]:
+def integer_calls(part: Part, *, in_place: bool = True) -> dict[str, Call]:
     """The integer operations of a part: name of the result of the last step that an operation replaces -> operation.
 
     The steps that it replaces before are read by nothing else.
+
+    Args:
+        part: the description.
+        in_place: let a convolution add onto a tensor that it overwrites. torch's compiler cannot (2.15: "could not find
+            kernel for HigherOrderOperator auto_functionalized_v2"), and makes one kernel of such an addition anyway.
     """
-    chains = _Chains(part)
+    chains = _Chains(part, in_place)
     found = (chains.call_of(step) for step in part.steps if step.operation in _KERNELS)
     return {call.result: call for call in found if call is not None}
 
@@ -56,7 +61,8 @@ def integer_calls(part: Part) -> dict[str, Call]:
 class _Chains:
     """Who gives and who reads each value of a part."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, in_place: bool) -> None:
+        self.in_place = in_place
         self.givers: Mapping[str, Step] = {step.result: step for step in part.steps}
         self.readers: dict[str, list[Step | None]] = {}
         for name in part.outputs:
@@ -86,7 +92,7 @@ class _Chains:
         operands = [integers, scale, zero, packed, scales, zeros]
         place = strides if convolves else []
 
-        last, accumulated = self._added(step) if convolves else (step, None)
+        last, accumulated = self._added(step) if convolves and self.in_place else (step, None)
         last, post = self._followed(last, "relu.default", "relu", "none")
         if accumulated is not None:
             result = [1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, post, [], ""]

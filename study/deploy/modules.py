@@ -83,17 +83,20 @@ class _Only:
 
 
 def _ready(plain: Part, device: torch.device, *, kernels: bool, compiled: bool) -> Run:
-    module: Any = graph_module(plain, kernels=kernels).to(device)
+    module: Any = graph_module(plain, kernels=kernels, in_place=not compiled).to(device)
     return compile_part(module) if compiled else module
 
 
-def graph_module(plain: Part, *, kernels: bool) -> fx.GraphModule:
+def graph_module(plain: Part, *, kernels: bool, in_place: bool = True) -> fx.GraphModule:
     """A described part as one generated function, faster than the steps one by one.
 
-    ``kernels``: int8 by oneDNN's integer kernels.
+    Args:
+        plain: the described part.
+        kernels: int8 by oneDNN's integer kernels.
+        in_place: as of :func:`study.deploy.int8_kernels.integer_calls`.
     """
     operations: dict[str, Callable[..., Any]] = dict(OPERATIONS)
-    integer = integer_calls(plain) if kernels else {}
+    integer = integer_calls(plain, in_place=in_place) if kernels else {}
     if kernels:
         operations["quantize_per_tensor.default"] = rounded
         operations["view.default"] = torch.ops.aten.reshape.default  # oneDNN's results have the layout channels_last

@@ -142,7 +142,7 @@ def _study(
         data=source.data,
         folder=str(source.folder),
         state=_state(source),
-        evaluate=(source.command("evaluate", "--point", str(source.folder)), " ".join(["", *source.of_data()])),
+        evaluate=(source.command("evaluate", "--point", str(source.folder)), " ".join(["", *source.to_run_networks()])),
         lacks_weights="" if source.has_weights else "This copy has no weights: give the command where they are.",
         first=first,
         points=columns,

@@ -28,6 +28,7 @@ from study.report.wording import (
     unit_of,
 )
 from study.run.folder import STUDY_FILE
+from study.run.stored_front import code_option
 from study.search.smaller import beaten_by, smaller_rows, smaller_sentence
 
 _REFERENCE = {"flops": "flops", "energy": "energy_joules", "latency": "latency_seconds"}
@@ -266,11 +267,11 @@ def classic_on_test(summary: FrontSummary) -> float | None:
 
 def _commands(source: Source, row: dict[str, Any]) -> list[Command]:
     folder, number = str(source.folder), str(row["number"])
-    text = source.command("evaluate", "--point", folder, number, *source.of_data())
+    text = source.command("evaluate", "--point", folder, number, *source.to_run_networks())
     does = "Evaluate this point" if source.has_weights else "Evaluate it where the weights are"
     found = [Command(does=does, text=text)]
     if source.has_weights:
-        text = source.command("export", folder, "--point", number, *source.of_data())
+        text = source.command("export", folder, "--point", number, *source.to_run_networks())
         found.append(Command(does="Export it as a model", text=text))
     if isinstance(source.folder, Path):  # `run` reads a study file on this machine
         own_images = "image_folder" in source.spec.data.names
@@ -287,6 +288,7 @@ def _commands(source: Source, row: dict[str, Any]) -> list[Command]:
 def reproducing(source: Source) -> str:
     """The command that runs the study again in a new folder."""
     words = ["predictive-exit", "run", str(source.folder / STUDY_FILE), "--name", f"{source.spec.name}-again"]
+    words += code_option(source.spec)
     if "image_folder" in source.spec.data.names:
         words += ["--folder", "my_images"]
     return shlex.join(words)

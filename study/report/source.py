@@ -19,6 +19,7 @@ from results.summary import FrontSummary, summarize_front
 from search_spaces.spec import SpecError, StudySpec, validate_space
 from study.errors import UserError
 from study.run.folder import STUDY_FILE, stored_study_file
+from study.run.stored_front import code_option
 from study.storage.publish import DamagedError
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class Source:
     def of_data(self) -> tuple[str, ...]:
         """The option that names the data set, in a study of several."""
         return ("--data", self.data) if len(self.spec.data.names) > 1 else ()
+
+    def to_run_networks(self) -> tuple[str, ...]:
+        """The options of a command that builds the networks: the data set, the folder of own backbones."""
+        return (*self.of_data(), *code_option(self.spec))
 
     @property
     def mending(self) -> str:

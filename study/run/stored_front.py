@@ -9,7 +9,7 @@ from typing import Any, cast
 from results.parts import part_count, read_or_empty
 from results.storage.paths import Location
 from results.summary import FrontSummary, recommended_by, summarize_front
-from search_spaces.spec import OperatingPointsSpec
+from search_spaces.spec import OperatingPointsSpec, StudySpec
 from study.errors import UserError
 from study.policies.criteria import CRITERIA
 from study.progress import Reporter
@@ -99,4 +99,10 @@ def exact_stored(folder: Location, changes: Sequence[tuple[str, object]] = (), d
 
 def evaluate_command(folder: Location, number: object) -> str:
     """The command that evaluates a point of the front of a run folder live."""
-    return f"predictive-exit evaluate --point {shlex.quote(str(folder))} {number}"
+    words = ["predictive-exit", "evaluate", "--point", str(folder), str(number)]
+    return shlex.join([*words, *code_option(stored_study(folder))])
+
+
+def code_option(spec: StudySpec) -> tuple[str, ...]:
+    """The option that names the folder of the user's own backbones, in a study that has such."""
+    return ("--code", "DIR") if spec.backbones.code else ()

@@ -143,7 +143,9 @@ def test_bf16_answers_as_the_study() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "precision", "tried"), [("vgg11", "fp32", [2]), (TINY, "int8_all", [1])])
+@pytest.mark.parametrize(
+    ("backbone", "precision", "tried"), [("vgg11", "fp32", [2]), (TINY, "int8_all", [1]), ("resnet18", "int8", [3])]
+)
 def test_a_compiled_model_answers_the_same(backbone: str, precision: Precision, tried: list[int]) -> None:
     network = small_network(backbone, "linear", channels=3)
     torch.manual_seed(1)

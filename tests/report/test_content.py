@@ -22,6 +22,8 @@ from study.report.blocks import Kind, StudyContent
 from study.report.content import report_content
 from study.report.page import report_page
 from study.report.wording import number_text
+from study.run.folder import STUDY_FILE
+from study.run.stored_front import evaluate_command
 
 PACK = Path("results/reference/vgg19-cifar10")
 SECTIONS = [
@@ -64,6 +66,23 @@ def test_the_commands_are_those_of_this_study(finished_study: Path, study: Study
     assert f"predictive-exit evaluate --point {finished_study} {study.first.number}" in texts
     assert f"predictive-exit export {finished_study} --point {study.first.number}" in texts
     assert any(text.startswith(f"predictive-exit run {finished_study}/study.yaml") for text in texts)
+
+
+def test_the_commands_name_the_folder_of_the_users_own_backbones(tmp_path: Path) -> None:
+    folder = fabricate(tmp_path / "own", 40, 20)
+    stored = yaml.safe_load((folder / STUDY_FILE).read_text())
+    stored["study"]["backbones"]["code"] = {"mine": "0123456789abcdef"}
+    (folder / STUDY_FILE).write_text(yaml.safe_dump(stored))
+    (folder / "checkpoints").mkdir()
+    (study,) = report_content([folder]).studies
+    assert study.first is not None
+    texts = [command.text for command in study.first.commands]
+    number = str(study.first.number)
+    assert f"predictive-exit evaluate --point {folder} {number} --code DIR" in texts
+    assert f"predictive-exit export {folder} --point {number} --code DIR" in texts
+    assert any(text.endswith(f"--name {study.name}-again --code DIR") for text in texts)
+    assert study.evaluate[1] == " --code DIR"
+    assert evaluate_command(folder, number).endswith(f" {number} --code DIR")
 
 
 def test_every_section_has_figures_or_says_what_the_study_lacks(study: StudyContent) -> None:
