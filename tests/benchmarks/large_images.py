@@ -64,6 +64,8 @@ def largest_memory(gigabytes: float, image_size: int, scratch: Path | None) -> d
     """
     images = int(gigabytes * 1e9) // (3 * image_size**2)
     largest: dict[str, float] = {}
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as text:
         folder = Path(text)
         fabricate(folder / "images", images)
