@@ -29,7 +29,26 @@ def ablation(data: str) -> str:
     sizes: dict[tuple[Any, ...], list[dict[str, str]]] = {}
     for row in rows:
         sizes.setdefault(_size(row), []).append(row)
-    return "\n\n".join(_table(own) for own in sizes.values()) or NO_ROWS
+    return "\n\n".join(_table(own) for own in _beside_a_base(sizes).values()) or NO_ROWS
+
+
+def _beside_a_base(
+    sizes: Mapping[tuple[Any, ...], Sequence[dict[str, str]]],
+) -> dict[tuple[Any, ...], list[dict[str, str]]]:
+    """The rows of each table: those of one size of the training, and those of other epochs without a base of their own.
+
+    The latter are named with their epochs.
+    """
+    tables = {size: list(rows) for size, rows in sizes.items() if any(row["recipe"] == BASE for row in rows)}
+    for size, rows in sizes.items():
+        if size in tables:
+            continue
+        beside = next((one for one in tables if one[:-1] == size[:-1]), None)
+        if beside is None:
+            tables[size] = list(rows)
+        else:
+            tables[beside] += [row | {"recipe": f"{row['recipe']}, {row['epochs']} epochs"} for row in rows]
+    return tables
 
 
 def _size(row: Mapping[str, str]) -> tuple[Any, ...]:

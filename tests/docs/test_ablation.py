@@ -114,6 +114,21 @@ def test_the_common_bound_counts_from_the_last_exit_of_the_base(
     assert "50 test images, 1+1 epochs:" in text and tables.ablation("digits") == tables.NO_ROWS
 
 
+def test_a_training_of_fewer_epochs_stands_beside_the_base_of_the_same_images(
+    scripts: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, tables = scripts
+    monkeypatch.setattr(tables, "ROWS", tmp_path / "rows.csv")
+    falling = np.interp(script.LOSSES, [0, 0.05], [1, 0.5]).tolist()
+    short = {"epochs": "1+0"}
+    for change in ({"recipe": "base"}, {"recipe": "base", "images": "7"}, short, short | {"images": "9"}):
+        script.add_row(tables.ROWS, row(script, "one", 0, 0.8, falling) | change)
+    found = [table.splitlines() for table in tables.ablation("cifar10").split("0.5 x 0.5, ")[1:]]
+    assert [lines[0].split(" ")[0] for lines in found] == ["100", "7", "9"]
+    assert [len(lines) for lines in found] == [len(found[1]) + 1, len(found[1]), len(found[1]) - 1]
+    assert any(line.startswith("| one, 1+0 epochs | 1 |") for line in found[0])
+
+
 def test_shares_of_the_base_are_geometric_means_with_intervals_over_seeds_and_images(
     scripts: tuple[ModuleType, ModuleType],
 ) -> None:
