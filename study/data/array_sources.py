@@ -4,6 +4,7 @@ Each part opens its own files only: loading the training part reads no test imag
 """
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,17 +81,21 @@ def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart
 
 
 def _digits(part: str) -> ArrayPart:
-    """1,797 digits of 8x8 pixels with levels 0..16. A fixed fifth of each class is the test part."""
-    from sklearn.datasets import load_digits
+    """1,797 digits of 8x8 pixels with levels 0..16. A fixed fifth of each class is the test part.
 
-    levels, labels = load_digits(return_X_y=True)
+    They are those of scikit-learn's ``load_digits``, read from its file: importing scikit-learn takes over a second.
+    """
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None and package.origin is not None, "scikit-learn is a dependency"
+    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    levels, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
     raw = np.floor(levels.reshape(-1, 1, 8, 8) * 255 / 16 + 0.5).astype(np.uint8)
-    test = fixed_test_part(labels.astype(np.int64), len(_DIGITS))
+    test = fixed_test_part(labels, len(_DIGITS))
     chosen = test if part == "test" else np.delete(np.arange(len(labels)), test)
     return ArrayPart(
         name="digits",
         raw=raw[chosen],
-        labels=labels[chosen].astype(np.int64),
+        labels=labels[chosen],
         class_names=_DIGITS,
         test_sizes=np.bincount(labels[test], minlength=len(_DIGITS)),
     )
