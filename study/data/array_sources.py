@@ -80,16 +80,21 @@ def array_part(name: str, part: str, root: Path, *, download: bool) -> ArrayPart
     return ArrayPart(name=name, raw=raw, labels=labels, class_names=class_names)
 
 
-def _digits(part: str) -> ArrayPart:
-    """1,797 digits of 8x8 pixels with levels 0..16. A fixed fifth of each class is the test part.
+def read_digits() -> tuple[Pixels, Indices]:
+    """The digits of scikit-learn's ``load_digits``: ``[1797, 1, 8, 8]`` uint8 from levels 0..16, and their labels.
 
-    They are those of scikit-learn's ``load_digits``, read from its file: importing scikit-learn takes over a second.
+    They are read from its file: importing scikit-learn takes over a second.
     """
     package = importlib.util.find_spec("sklearn")
     assert package is not None and package.origin is not None, "scikit-learn is a dependency"
     rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    levels, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
-    raw = np.floor(levels.reshape(-1, 1, 8, 8) * 255 / 16 + 0.5).astype(np.uint8)
+    levels = rows[:, :-1].reshape(-1, 1, 8, 8)
+    return np.floor(levels * 255 / 16 + 0.5).astype(np.uint8), rows[:, -1].astype(np.int64)
+
+
+def _digits(part: str) -> ArrayPart:
+    """A fixed fifth of each class is the test part."""
+    raw, labels = read_digits()
     test = fixed_test_part(labels, len(_DIGITS))
     chosen = test if part == "test" else np.delete(np.arange(len(labels)), test)
     return ArrayPart(
