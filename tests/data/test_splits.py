@@ -223,9 +223,8 @@ def test_digits_are_those_that_scikit_learn_loads() -> None:
 
     levels, labels = load_digits(return_X_y=True)
     raw, found = read_digits()
-    assert np.array_equal(raw.reshape(len(raw), -1), np.floor(levels * 255 / 16 + 0.5)) and np.array_equal(
-        found, labels
-    )
+    assert np.array_equal(raw.reshape(len(raw), -1), np.floor(levels * 255 / 16 + 0.5))
+    assert np.array_equal(found, labels)
 
 
 def test_digits_of_another_size_and_colour() -> None:
