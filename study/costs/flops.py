@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from study.arrays import Floats
+from study.data.settings import DataInfo
+from study.networks.construction import shaped_network
 from study.networks.inference_network import eval_mode
 from study.networks.multi_exit import MultiExitNetwork
+from study.networks.settings import NetworkSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,20 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
         segments.append(work)
     step = Work(flops=2.0 * network.classes, weight_elements=0.0, activation_elements=2.0 * network.classes)
     return NetworkWork(tuple(segments), tuple(heads), step)
+
+
+def work_of(settings: NetworkSettings, info: DataInfo) -> NetworkWork:
+    """The work of a network for a data set, by :func:`count_work`; counted once in a process.
+
+    Raises:
+        UserError: as of :func:`study.networks.construction.meta_network`.
+    """
+    return _work_of(settings, len(info.class_names), info.image_size, info.channels)
+
+
+@lru_cache
+def _work_of(settings: NetworkSettings, classes: int, image_size: int, channels: int) -> NetworkWork:
+    return count_work(shaped_network(settings, classes=classes, image_size=image_size, channels=channels))
 
 
 @contextmanager

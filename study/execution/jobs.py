@@ -11,12 +11,11 @@ from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec
 from study.checkpoints.description import WeightsId
 from study.checkpoints.tensors import read_best
-from study.costs.flops import count_work
+from study.costs.flops import work_of
 from study.data.settings import Dataset
 from study.execution.executor import NamedImages
 from study.execution.trial import run_trial
 from study.execution.trial_plan import TrialPlan
-from study.networks.construction import meta_network
 from study.networks.precisions import Precision
 from study.search.cost_source import measure
 from study.traces.store import TraceStore
@@ -78,6 +77,6 @@ def measure_job(
 ) -> None:
     """Measure what a network costs here, and write the profile."""
     checkpoint, _ = read_best(traces.checkpoints, weights)
-    work = count_work(meta_network(checkpoint.network, checkpoint.data))
+    work = work_of(checkpoint.network, checkpoint.data)
     with prepared(traces.device, threads):
         measure(points, work, precision, traces.network(weights, precision), profile, device=traces.device)

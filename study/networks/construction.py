@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import nn
 
@@ -45,21 +47,28 @@ def check_network(settings: NetworkSettings, data: DataSettings) -> int:
     Raises:
         UserError: the backbone is unknown or refuses the image size, or the network has more than ``MOST_PARAMETERS``.
     """
-    return described_network(settings, data).exit_count
+    assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
+    return _exit_count(settings, data.image_size, data.channels)
+
+
+@lru_cache
+def _exit_count(settings: NetworkSettings, image_size: int, channels: int) -> int:
+    return shaped_network(settings, classes=2, image_size=image_size, channels=channels).exit_count
 
 
 def described_network(settings: NetworkSettings, data: DataSettings) -> MultiExitNetwork:
     """A network of two classes for data of resolved settings, in shapes alone. Refused as by :func:`check_network`."""
     assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
-    return _meta_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
+    return shaped_network(settings, classes=2, image_size=data.image_size, channels=data.channels)
 
 
 def meta_network(settings: NetworkSettings, info: DataInfo) -> MultiExitNetwork:
     """A network for a data set on torch's meta device: shapes without numbers. Refused as by :func:`check_network`."""
-    return _meta_network(settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels)
+    return shaped_network(settings, classes=len(info.class_names), image_size=info.image_size, channels=info.channels)
 
 
-def _meta_network(settings: NetworkSettings, *, classes: int, image_size: int, channels: int) -> MultiExitNetwork:
+def shaped_network(settings: NetworkSettings, *, classes: int, image_size: int, channels: int) -> MultiExitNetwork:
+    """A network on torch's meta device. Refused as by :func:`check_network`."""
     with torch.device("meta"):
         network = build_network(settings, classes=classes, image_size=image_size, channels=channels)
     parameters = sum(parameter.numel() for parameter in network.parameters())

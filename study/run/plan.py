@@ -22,7 +22,7 @@ from search_spaces.settings import Mode
 from search_spaces.spec import OperatingPointsSpec, ResourcesSpec, StudySpec
 from study.checkpoints.initial import fit_initial, initial_id
 from study.checkpoints.pretrained import check_fit, load_pretrained
-from study.costs.flops import count_work
+from study.costs.flops import work_of
 from study.costs.model.devices import Device
 from study.data.loading import count_test_images, load_dataset
 from study.data.settings import Dataset, DataSettings, ImageSet, resolve
@@ -155,7 +155,7 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     for planned in datasets.values():
         info = planned.dataset.info
         with _named(spec.name):  # the costs of a network are known before the network is trained
-            check_slack(points, table, (count_work(meta_network(one, info)) for one in networks))
+            check_slack(points, table, (work_of(one, info) for one in networks))
         if own_path and own_weights is not None:
             check_fit(own_path, own_weights, trials.backbones.plans[0].network, info)
         if initial is not None:
@@ -353,9 +353,7 @@ def _varies(key: str, plans: Sequence[TrialPlan]) -> bool:
 
 def _seconds_per_epoch(plans: Sequence[TrialPlan], dataset: Dataset, resources: ResourcesSpec) -> float:
     """Seconds of an epoch of the mean trial: the largest network of each mode is timed, the others follow by FLOPs."""
-    flops = {
-        plan.network: float(count_work(meta_network(plan.network, dataset.info)).segment_flops.sum()) for plan in plans
-    }
+    flops = {plan.network: float(work_of(plan.network, dataset.info).segment_flops.sum()) for plan in plans}
     largest: dict[Mode, TrialPlan] = {}
     for plan in sorted(plans, key=lambda plan: flops[plan.network]):
         largest[plan.training.mode] = plan

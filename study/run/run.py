@@ -22,7 +22,7 @@ from results.storage.paths import Location
 from search_spaces.spec import OperatingPointsSpec, StudySpec
 from study.checkpoints.description import read_description
 from study.checkpoints.initial import initial_id, publish_initial
-from study.costs.flops import count_work
+from study.costs.flops import work_of
 from study.costs.published_program import published_program_flops
 from study.data.loading import load_test_set
 from study.errors import UserError
@@ -238,8 +238,8 @@ def _priced(run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
     points, where, (name, precision) = run.plan.spec.operating_points, run.where, network
     checkpoint = read_description(where.checkpoints / name.trial_id / "best")
     assert checkpoint is not None, "the network was just traced from this checkpoint"
-    network_shape = meta_network(checkpoint.network, checkpoint.data)
-    work = count_work(network_shape)
+    of_library = ":" in checkpoint.network.backbone
+    work = work_of(checkpoint.network, checkpoint.data)
     profile_path = where.folder / "profiles" / f"{name.file_stem}-{precision}-batch{points.batch_size}.json"
     # Of which device a profile is, its node has seen to; that of the driver may be another.
     any_device = run.plan.spec.resources.profiles_of_other_device or where.address is not None
@@ -260,7 +260,7 @@ def _priced(run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
         precision=precision,
         work=work,
         # The published program has tables for VGG and ResNet of its own shape, and for no model of a library.
-        published=None if ":" in checkpoint.network.backbone else published_program_flops(network_shape),
+        published=None if of_library else published_program_flops(meta_network(checkpoint.network, checkpoint.data)),
     )
 
 
