@@ -73,7 +73,7 @@ def read_or_empty(tables: Location, name: str) -> pd.DataFrame:
         TableError: a part is damaged, or the folder holds a copy of a part.
     """
     parts = [_read_part(part, name) for part in _parts(tables, name)]
-    table: pd.DataFrame = pd.concat(parts, ignore_index=True) if parts else SCHEMAS[name].empty_table().to_pandas()
+    table: pd.DataFrame = pa.concat_tables([SCHEMAS[name].empty_table(), *parts]).to_pandas()
     return table
 
 
@@ -90,7 +90,8 @@ def part_of(tables: Location, name: str, columns: Sequence[str], rows: Sequence[
         TableError: a part is damaged.
     """
     for part in _parts(tables, name):
-        if list(_read_part(part, name)[list(columns)].itertuples(index=False, name=None)) == list(rows):
+        stored = _read_part(part, name).select(columns).to_pandas()
+        if list(stored.itertuples(index=False, name=None)) == list(rows):
             return part.stem.removeprefix("part-")
     return None
 
@@ -135,7 +136,7 @@ def _copy_of(part: Location, own: Sequence[Location]) -> str:
     )
 
 
-def _read_part(part: Location, name: str) -> pd.DataFrame:
+def _read_part(part: Location, name: str) -> pa.Table:
     if is_no_file(part):
         raise TableError(f"{part} cannot be read as table {name}: it is no file")
     try:
@@ -144,14 +145,17 @@ def _read_part(part: Location, name: str) -> pd.DataFrame:
             stored = stored.append_column(column, pa.nulls(len(stored), pa.float64()))
         if other := sorted(set(stored.column_names) ^ set(SCHEMAS[name].names)):
             raise ValueError(f"the file or the table lacks {', '.join(other)}")
-        frame: pd.DataFrame = stored.select(SCHEMAS[name].names).cast(SCHEMAS[name]).to_pandas()
+        return stored.select(SCHEMAS[name].names).cast(SCHEMAS[name])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise TableError(f"{part} cannot be read as table {name}: {str(error).splitlines()[0]}") from None
-    return frame
 
 
 def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:
     """The rows of a table; a missing value is None."""
-    for row in frame.to_dict("records"):
-        missing = {key for key, value in row.items() if pd.api.types.is_scalar(value) and pd.isna(value)}
-        yield {str(key): None if key in missing else value for key, value in row.items()}
+    names = [str(name) for name in frame.columns]
+    columns = (
+        [None if missing else value for value, missing in zip(column.tolist(), column.isna(), strict=True)]
+        for _, column in frame.items()
+    )
+    for row in zip(*columns, strict=True):
+        yield dict(zip(names, row, strict=True))
