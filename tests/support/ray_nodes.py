@@ -38,7 +38,8 @@ class Node:
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         ray += ["--include-log-monitor=false"]  # nobody reads the logs of workers here
         always = [f"--node-ip-address={host}", "--dashboard-agent-listen-port=0", f"--object-store-memory={80 * 2**20}"]
-        own = {"RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0"}
+        # Without workers that wait for a driver: each imports Ray, and few are ever used.
+        own = {"RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0"}
         log = folder / f"{host}.txt"
         with log.open("w") as file:
             self.process = subprocess.Popen(
