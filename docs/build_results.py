@@ -28,7 +28,6 @@ from result_tables import (
     quality,
     ranking,
     rivals,
-    seeds,
     stops,
     trials,
     verdict,
@@ -37,7 +36,7 @@ from result_tables import (
 DOCS = Path(__file__).parent
 TABLES: dict[str, Callable[..., str]] = {
     made.__name__: made
-    for made in (ablation, backbone_studies, guarantees, headline, quality, rivals, seeds, trials, verdict)
+    for made in (ablation, backbone_studies, guarantees, headline, quality, rivals, trials, verdict)
 }
 """The tables that pages with text of their own contain."""
 WRITTEN = ("backbones.md", "results.md", "results/training.md")
@@ -73,6 +72,12 @@ STUDIES = (
         "resnet34-quarter-cifar10",
         "ResNet-34, a quarter of the width, CIFAR-10",
         "CIFAR-10 (JPEG quality 75). Heads of four convolutions, trained with the backbone, on two CPU cores.",
+    ),
+    Study(
+        "vgg19-quarter-cifar10",
+        "VGG-19, a quarter of the width, CIFAR-10",
+        "CIFAR-10 (JPEG quality 75). Heads of four convolutions, trained with the backbone by the recipe of the bundled "
+        "studies ([airbench](training.md#recipes-on-common-seeds)), twelve epochs in all, on one CPU core.",
     ),
     Study(
         "vgg19-quarter-fashion-mnist",

@@ -350,29 +350,6 @@ def percent(share: float | None) -> str:
     return "" if share is None or pd.isna(share) else f"{share * 100:.1f} %"
 
 
-def seeds(*studies: str) -> str:
-    """The points that lose at most one point, of studies that differ by their seed: mean, least and most."""
-    tables = [pd.read_csv(REFERENCE / study / "comparison.csv") for study in studies]
-    rows = pd.concat(table[table["drop"].isin([POINT]) | (table["family"] == "classic")] for table in tables)
-    found = rows.groupby("family")[["test_accuracy", "test_drop", "test_flops_share", "test_energy_share"]]
-    assert (found.size() == len(studies)).all(), "each policy has a point with each seed"
-    least, mean, most = found.min(), found.mean(), found.max()
-
-    def text(policy: str, column: str, form: Callable[[float], str] = percent) -> str:
-        return "{} ({} to {})".format(*(form(table[column][policy]) for table in (mean, least, most)))
-
-    return markdown(
-        {
-            "policy": policy,
-            "accuracy on test": text(policy, "test_accuracy"),
-            "lost on test": text(policy, "test_drop", lambda share: f"{share * 100:.2f}"),
-            "FLOPs": text(policy, "test_flops_share"),
-            "energy": text(policy, "test_energy_share"),
-        }
-        for policy in mean.sort_values("test_flops_share", ascending=False).index
-    )
-
-
 def interval(row: dict[str, Any]) -> str:
     """Points of accuracy lost, with their interval."""
     return f"{row['test_drop'] * 100:.2f} ({row['test_drop_low'] * 100:.2f} to {row['test_drop_high'] * 100:.2f})"

@@ -258,7 +258,7 @@ def test_matched_costs_lie_on_the_monotone_curve_to_the_classic_network():
     "reference",
     [
         *("vgg19-cifar10", "resnet34-quarter-cifar10", "vgg19-quarter-fashion-mnist"),
-        *("vgg19-quarter-tiny-imagenet", "vgg19-cifar10-published"),
+        *("vgg19-quarter-cifar10", "vgg19-quarter-tiny-imagenet", "vgg19-cifar10-published"),
     ],
 )
 def test_decisions_need_less_than_a_fivehundredth_of_the_network(reference):
