@@ -35,8 +35,7 @@ from result_tables import (
 
 DOCS = Path(__file__).parent
 TABLES: dict[str, Callable[..., str]] = {
-    made.__name__: made
-    for made in (ablation, backbone_studies, guarantees, headline, quality, rivals, trials, verdict)
+    made.__name__: made for made in (ablation, backbone_studies, guarantees, headline, quality, rivals, trials, verdict)
 }
 """The tables that pages with text of their own contain."""
 WRITTEN = ("backbones.md", "results.md", "results/training.md")
@@ -76,8 +75,8 @@ STUDIES = (
     Study(
         "vgg19-quarter-cifar10",
         "VGG-19, a quarter of the width, CIFAR-10",
-        "CIFAR-10 (JPEG quality 75). Heads of four convolutions, trained with the backbone by the recipe of the bundled "
-        "studies ([airbench](training.md#recipes-on-common-seeds)), twelve epochs in all, on one CPU core.",
+        "CIFAR-10 (JPEG quality 75). Heads of four convolutions, trained with the backbone by the recipe of the "
+        "bundled studies ([airbench](training.md#recipes-on-common-seeds)), twelve epochs in all, on one CPU core.",
     ),
     Study(
         "vgg19-quarter-fashion-mnist",
