@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,8 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [_line(recipe, own, bases) for recipe, own in recipes.items()]
     lines.sort(key=lambda line: line[0])
     against = _against_base(recipes)
-    return f"{heading}\n\n{markdown([line for _, line in lines])}" + (f"\n\n{against}" if against else "")
+    text = f"{textwrap.fill(heading, 100)}\n\n{markdown([line for _, line in lines])}"
+    return f"{text}\n\n{against}" if against else text
 
 
 def _against_base(recipes: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
