@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from results.parts import read_table
+from results.parts import read_or_empty
 from results.storage.atomic import write_atomic
 from study.progress import Reporter
 from study.run.folder import STUDY_FILE, Provenance, stored_study_file
@@ -46,7 +46,7 @@ def refresh(folder: Path, reporter: Reporter) -> None:
         if part.stem != f"part-{data}":  # of an earlier refresh; the rows of phase 1 name the part of the data set
             part.unlink()
     provenance = Provenance(stored_study(folder).plain(), digest)
-    if provenance.name() not in set(read_table(tables, "provenance")["provenance"]):  # as after `pack`
+    if provenance.name() not in set(read_or_empty(tables, "provenance")["provenance"]):  # as after `pack`
         provenance.record(tables)
     search_again(folder, reporter, provenance.name())
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -151,10 +152,13 @@ def _read_part(part: Location, name: str) -> pa.Table:
 
 
 def rows_of(frame: pd.DataFrame) -> Iterable[dict[str, Any]]:
-    """The rows of a table; a missing value is None."""
+    """The rows of a table, of Python's own values; a missing value is None."""
     names = [str(name) for name in frame.columns]
     columns = (
-        [None if missing else value for value, missing in zip(column.tolist(), column.isna(), strict=True)]
+        [
+            None if missing else value.item() if isinstance(value, np.generic) else value
+            for value, missing in zip(column.tolist(), column.isna(), strict=True)
+        ]
         for _, column in frame.items()
     )
     for row in zip(*columns, strict=True):

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from study.arrays import Floats
 from study.data.settings import DataInfo
-from study.networks.construction import shaped_network
+from study.networks.construction import shaped_network, with_code
 from study.networks.inference_network import eval_mode
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.settings import NetworkSettings
@@ -107,10 +107,10 @@ def work_of(settings: NetworkSettings, info: DataInfo) -> NetworkWork:
     Raises:
         UserError: as of :func:`study.networks.construction.meta_network`.
     """
-    return _work_of(settings, len(info.class_names), info.image_size, info.channels)
+    return _work_of(with_code(settings), len(info.class_names), info.image_size, info.channels)
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def _work_of(settings: NetworkSettings, classes: int, image_size: int, channels: int) -> NetworkWork:
     return count_work(shaped_network(settings, classes=classes, image_size=image_size, channels=channels))
 

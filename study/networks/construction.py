@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from study.data.settings import DataInfo, DataSettings
 from study.errors import UserError
 from study.networks.multi_exit import MultiExitNetwork, build_network
+from study.networks.own_code import digest_of, is_own
 from study.networks.settings import NetworkSettings
 
 MOST_PARAMETERS = 10**10
@@ -48,10 +50,21 @@ def check_network(settings: NetworkSettings, data: DataSettings) -> int:
         UserError: the backbone is unknown or refuses the image size, or the network has more than ``MOST_PARAMETERS``.
     """
     assert data.image_size is not None and data.channels is not None, "the data settings are resolved"
-    return _exit_count(settings, data.image_size, data.channels)
+    return _exit_count(with_code(settings), data.image_size, data.channels)
 
 
-@lru_cache
+def with_code(settings: NetworkSettings) -> NetworkSettings:
+    """Settings that name the content of the network: with the digest of the file of the user's own backbone.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    if settings.code is not None or not is_own(settings.backbone):
+        return settings
+    return replace(settings, code=digest_of(settings.backbone))
+
+
+@lru_cache(maxsize=4096)
 def _exit_count(settings: NetworkSettings, image_size: int, channels: int) -> int:
     return shaped_network(settings, classes=2, image_size=image_size, channels=channels).exit_count
 

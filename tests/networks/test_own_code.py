@@ -9,10 +9,13 @@ import pytest
 import torch
 from support.own_backbone import OWN_MODULE, write_own_backbone
 
+from study.data.settings import DataSettings
 from study.errors import UserError
 from study.networks import own_code
+from study.networks.construction import check_network
 from study.networks.own_code import add_sources, digest_of, is_own, known_sources, trust
 from study.networks.registry import Segmented, build_backbone
+from study.networks.settings import HeadSettings, NetworkSettings
 
 SIZES = {"classes": 5, "image_size": 8, "channels": 1, "width": 1.0}
 
@@ -92,6 +95,15 @@ def test_what_a_function_does_wrong_is_told_in_one_line(folder: Path, function: 
     with pytest.raises(UserError) as error:
         build(function)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_changed_file_is_another_network(folder: Path) -> None:
+    settings = NetworkSettings(backbone=f"{OWN_MODULE}:build", head=HeadSettings(kind="linear"))
+    data = DataSettings(name="digits", image_size=8, channels=1)
+    assert check_network(settings, data) == 3
+    more = '\n\ndef build(**sizes):\n    return bare(**sizes), ["0"]\n'
+    write_own_backbone(folder, more)
+    assert check_network(settings, data) == 1
 
 
 def test_names_of_libraries_and_paths_are_none_of_the_users_own() -> None:

@@ -215,3 +215,11 @@ def test_parts_of_before_a_column_was_added_are_read_with_null(tmp_path, table, 
     path = tmp_path / table / "part-00000.parquet"
     pq.write_table(pq.read_table(path).drop_columns([column]), path)
     assert stored(tmp_path, table) == [{**row, column: None}]
+
+
+def test_a_row_of_mixed_kinds_has_pythons_own_values() -> None:
+    frame = pd.DataFrame({"number": [3, 4], "share": [0.5, None], "kept": [True, False], "exits": [[1, 2], None]})
+    (row,) = rows_of(frame.iloc[0].to_frame().T)
+    assert row == {"number": 3, "share": 0.5, "kept": True, "exits": [1, 2]}
+    assert [type(value) for value in row.values()] == [int, float, bool, list]
+    assert list(rows_of(frame))[1] == {"number": 4, "share": None, "kept": False, "exits": None}
