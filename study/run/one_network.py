@@ -24,10 +24,9 @@ from study.errors import UserError
 from study.execution.trial import train_in_folder
 from study.execution.trial_plan import TrialPlan
 from study.networks.compiler import check_compiler
-from study.networks.construction import check_network, described_network, meta_network, new_network
+from study.networks.construction import check_network, described_network, meta_network, new_network, with_code
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork, build_network, load_backbone_weights
-from study.networks.own_code import digest_of, is_own
 from study.networks.precisions import FORMATS, INT8, Precision
 from study.networks.quantization import check_precision, prepare
 from study.networks.registry import native_image_size
@@ -74,9 +73,7 @@ def resolve_request(
         known = {name: setting.default for name, setting in settings_of(BackboneFields).items()}
     named = _filled(known, asked)
     code = known_network.code if named["backbone"] == known_network.backbone else None
-    if code is None and is_own(named["backbone"]):
-        code = digest_of(named["backbone"])
-    network = NetworkSettings(**named, head=head, code=code)
+    network = with_code(NetworkSettings(**named, head=head, code=code))
     values = _filled(known_data, data)
     if values.get("image_size") is None:
         values["image_size"] = native_image_size(network.backbone)
