@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
-from support.browser import CHROMIUM
+from support.browser import CHROMIUM, launched
 from support.exact_spaces import ALL_KINDS
 from support.run_folders import run_folder
 
@@ -278,14 +278,11 @@ def test_the_plot_is_a_frame_that_no_text_leaves(tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_the_plot_draws_the_front_in_a_notebook(tmp_path: Path) -> None:
     """A page stands for the notebook: the plot draws itself in its frame, and asks no host for anything."""
-    from playwright.sync_api import sync_playwright
-
     page = tmp_path / "notebook.html"
     page.write_text(f"<!doctype html><meta charset=utf-8>{Study.open(PACK).plot_front()._repr_html_()}")
     complaints: list[str] = []
     requests: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as browser:
         shown = browser.new_page(viewport={"width": 1000, "height": 950})
         shown.on("console", lambda one: complaints.append(one.text) if one.type in ("error", "warning") else None)
         shown.on("pageerror", lambda error: complaints.append(str(error)))
@@ -295,6 +292,5 @@ def test_the_plot_draws_the_front_in_a_notebook(tmp_path: Path) -> None:
         frame.locator('[data-figure="front"] canvas').wait_for(timeout=30_000)
         assert "recommended" in frame.locator("aside.fixed").inner_text().lower()
         assert frame.locator(".points tbody tr").count() == 100
-        browser.close()
     assert not complaints
     assert [url for url in requests if not url.startswith("about:")] == [page.as_uri()]

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
+"""The shell without windows comes first: a page costs it three quarters of the processor time."""
 FRONT = 'article:not([hidden]) [data-figure="front"] .chart'
 
 CHARTS = "[...document.querySelectorAll('.chart')].filter(one => one.offsetWidth)"
@@ -93,6 +95,17 @@ class Sheet:
     def overflow(self) -> int:
         """By how many pixels the page is wider than the window."""
         return int(self.ask("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """The browser while it runs."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @contextmanager
