@@ -117,12 +117,13 @@ class Origin:
             UserError: this machine finds no images at their place, or other ones.
         """
         from study.data.image_cache import ImageCache
-        from study.data.loading import load_split
 
         cache = ImageCache.of_machine()
         with cache.alone(self.entry) if cache else nullcontext():
             if cache and (found := cache.find(self.entry, self.shape)):
                 return found.images
+            from study.data.loading import load_split  # imports torch, which takes seconds
+
             loaded = load_split(self.settings, self.data_root, self.split)
         if loaded.source != self.source:
             raise UserError(f"{self.place}: this machine finds other images there than the one that started the study")

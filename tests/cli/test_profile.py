@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.cli import result_of
 
 from study.cli.main import main
+from study.costs.measure import profile as measure
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for an instant: no test looks at how long a part took."""
+    short = partial(measure.MeasureSettings, warm_up_seconds=0.01, timing_window_seconds=0.001)
+    monkeypatch.setattr(measure, "MeasureSettings", short)
 
 
 def test_profile_and_evaluate_with_it(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,11 +13,19 @@ from results.schemas import TableError
 from results.summary import recommended_by, summarize_front
 from study import Study, UserError
 from study.cli.main import main
+from study.costs.measure.profile import MeasureSettings
 from study.progress import Reporter
 from study.run import machine_seconds
 from study.run.machine_seconds import with_machine_seconds
 
 QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for an instant: no test looks at how long a part took."""
+    short = MeasureSettings(repeats=2, warm_up_seconds=0.01, timing_window_seconds=0.001)
+    monkeypatch.setattr(machine_seconds, "SHORT", short)
 
 
 def test_seconds_of_this_machine_choose_the_exported_point_and_stand_in_its_card(

@@ -48,7 +48,7 @@ def pets(tmp_path: Path) -> Path:
 def test_each_node_makes_its_own_cache_and_runs_a_backbone_in_a_file_beside_the_study_file(
     s3: S3Server, pets: Path, tmp_path: Path
 ) -> None:
-    """Images in a bucket, and the same images in a shared folder."""
+    """Images in a bucket; a study of the same images in a folder, in this process, has the same losses."""
     study = tmp_path / "study.yaml"
     write_own_backbone(tmp_path)
     study.write_text(
@@ -66,7 +66,6 @@ def test_each_node_makes_its_own_cache_and_runs_a_backbone_in_a_file_beside_the_
     def of(name: str) -> dict[str, str]:
         return {"PREDICTIVE_EXIT_CACHE": str(caches[name])}
 
-    digests = []
     with (
         s3.faulty({}) as line,
         pytest.MonkeyPatch.context() as patch,
@@ -76,23 +75,28 @@ def test_each_node_makes_its_own_cache_and_runs_a_backbone_in_a_file_beside_the_
             (bucket / path.relative_to(pets).as_posix()).write_bytes(path.read_bytes())
         line.requests.clear()
         patch.setenv("PREDICTIVE_EXIT_CACHE", str(caches["head"]))
-        with cluster("--num-cpus=1") as head, head.node("--num-cpus=1", environment=of("node")) as node:
-            for name, place in (("bucket", str(bucket)), ("folder", str(pets))):
-                run = ("run", study, "--name", name, "--storage", "runs", "--folder", place, "--no-report")
-                with started(tmp_path, *run, "--address", head.address, **CREDENTIALS, **of("driver")) as command:
-                    if name == "folder":
-                        wait_for_trials_on(command, [head.head, node], tmp_path / "runs" / name)
-                    assert command.wait() == 0, command.err
-                assert "sent through Ray" not in command.err
-                stored = yaml.safe_load((tmp_path / "runs" / name / "study.yaml").read_text())
-                digests.append(stored["provenance"]["data_digest"])
-                if name == "bucket":
-                    entries = {cache: entries_of(folder) for cache, folder in caches.items()}
+        run = ("run", study, "--storage", "runs", "--no-report")
+        with (
+            cluster("--num-cpus=1") as head,
+            head.node("--num-cpus=1", environment=of("node")) as node,
+            started(
+                tmp_path,
+                *(*run, "--name", "bucket", "--folder", str(bucket), "--address", head.address),
+                **{**CREDENTIALS, **of("driver")},
+            ) as command,
+        ):
+            wait_for_trials_on(command, [head.head, node], tmp_path / "runs" / "bucket")
+            assert command.wait() == 0, command.err
+        assert "sent through Ray" not in command.err
+    entries = {cache: entries_of(folder) for cache, folder in caches.items()}
     assert entries["driver"] == entries["head"] == entries["node"] and len(entries["node"]) == 4
     read = [request for request in line.requests if request.startswith("GET") and "list-type" not in request]
     assert len(read) == 3 * IMAGES, "the driver and each node read each object once, whatever the number of workers"
-    assert digests[0] == digests[1] and entries["node"] == entries_of(caches["node"])
-    assert set(read_table(tmp_path / "runs" / "folder" / "tables", "trials")["status"]) == {"finished"}
+    with started(tmp_path, *run, "--name", "folder", "--folder", str(pets), "--local", **of("driver")) as command:
+        assert command.wait() == 0, command.err
+    assert entries["driver"] == entries_of(caches["driver"]), "images of equal bytes have one entry"
+    assert digest_of(tmp_path / "runs" / "bucket") == digest_of(tmp_path / "runs" / "folder")
+    assert set(read_table(tmp_path / "runs" / "bucket" / "tables", "trials")["status"]) == {"finished"}
     pd.testing.assert_series_equal(*(epochs_of(tmp_path / "runs" / name) for name in ("bucket", "folder")))
 
 
@@ -115,6 +119,11 @@ def wait_for_trials_on(command: Command, nodes: list[Node], run_folder: Path) ->
 
 def entries_of(cache: Path) -> set[str]:
     return {path.name for path in (cache / "pixels").iterdir()}
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of the images that a study was trained on."""
+    return str(yaml.safe_load((folder / "study.yaml").read_text())["provenance"]["data_digest"])
 
 
 def epochs_of(folder: Path) -> pd.Series[float]:

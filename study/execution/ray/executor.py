@@ -55,6 +55,8 @@ class RayExecutor:
         self.device = device_of(resources)
         self._pool = WorkerPool(resources)
         self._stored: list[tuple[object, ray.ObjectRef]] = []
+        self._cached: set[str] = set()
+        """The entries of images that each node has in its cache."""
         self._traced: dict[Network, int] = {}
         """Networks in the order in which their traces were ready."""
 
@@ -94,14 +96,16 @@ class RayExecutor:
         Raises:
             UserError: a node has no access to the object store of the images.
         """
-        origins = [one.origin for one in images if one.origin is not None]
+        origins = [one.origin for one in images if one.origin is not None and one.origin.entry not in self._cached]
         if self._address is None or not origins:
             return True
         reason = node_without_images(origins, self._resources)
         place = origins[0].place
         if reason and "://" in place:
             raise UserError(f"{reason}; all nodes read the images there: give each node the credentials")
-        if reason and reporter:
+        if not reason:
+            self._cached.update(one.entry for one in origins)
+        elif reporter:
             reporter.line(f"images are sent through Ray: not all nodes read them from {place} ({reason})")
         return not reason
 
