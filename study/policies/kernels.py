@@ -28,8 +28,8 @@ def _cache_folder() -> str | None:
     numba's default is a folder beside this file. There the compiled code would outlive an uninstallation of the
     package, and the folder that stays would hide an editable installation from Python.
 
-    Each version of the loops has a folder of its own. Compiled code names the types of its arguments by their modules,
-    and numba looks only at the file of the loop itself: after a type has moved, old code could not be read.
+    Each version of the loops has a folder of its own: numba looks only at the file of the loop itself, and compiled
+    code names the types of its arguments by their modules.
     """
     sources = sorted(file for room in ("policies", "fronts") for file in (_STUDY / room).glob("*.py"))
     version = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
@@ -44,14 +44,44 @@ def _cache_folder() -> str | None:
 _CACHE_FOLDER = _cache_folder()
 
 
+class ByContent:
+    """Tells numba where the code of a loop lies: not by the path of the package, so that all installations share it.
+
+    A locator of ``NUMBA_CACHE_LOCATOR_CLASSES`` in numba's reference.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._module = function.__module__
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> ByContent:
+        """The locator of a function."""
+        return cls(function)
+
+    def ensure_cache_path(self) -> None:
+        """The folder is there."""
+
+    def get_cache_path(self) -> str | None:
+        """The folder."""
+        return _CACHE_FOLDER
+
+    def get_source_stamp(self) -> str:
+        """What must be equal for the code to be used; the name of the folder holds it."""
+        return ""
+
+    def get_disambiguator(self) -> str:
+        """Tells functions of one name apart."""
+        return str(self._module)
+
+
 def compiled(function: Any) -> Callable[..., Any]:
     """Compile at the first call. Keep the result on disk for later processes if a folder can be written."""
-    usual = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _CACHE_FOLDER or usual  # numba reads it while it decorates a function
+    usual = numba.config.CACHE_LOCATOR_CLASSES
+    numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.ByContent"  # numba reads it while it decorates a function
     try:
         return numba.njit(nogil=True, cache=_CACHE_FOLDER is not None)(function)  # type: ignore[no-any-return]
     finally:
-        numba.config.CACHE_DIR = usual
+        numba.config.CACHE_LOCATOR_CLASSES = usual
 
 
 @compiled
