@@ -135,6 +135,10 @@ def test_training_tracing_and_profiling_need_torch_and_little_else():
     assert loaded(f"import {modules}", suspects) == []
 
 
+def test_images_are_read_from_the_cache_without_torch():
+    assert loaded("import study.data.image_cache, study.data.settings, study.execution.failures", ["torch"]) == []
+
+
 def test_results_and_search_spaces_use_nothing_of_study():
     code = "import results.pareto, results.parts, results.storage.atomic, search_spaces, search_spaces.spec"
     assert loaded(code, ["study", "ray", "optuna", "torch"]) == []

@@ -113,9 +113,9 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def _tell(line: str) -> None:
+def _tell(line: str, program: str = "predictive-exit") -> None:
     with contextlib.suppress(BrokenPipeError):  # nobody reads stderr; the exit code still reports the error
-        print(f"predictive-exit: {line}", file=sys.stderr)
+        print(f"{program}: {line}", file=sys.stderr)
 
 
 def _one_line(message: str) -> str:
@@ -163,4 +163,5 @@ class _Parser(argparse.ArgumentParser):
     """Reports a wrong option in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
+        _tell(f"{_one_line(message)} (see {self.prog} --help)", self.prog)
+        self.exit(2)

@@ -2,8 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional
 
 from study.arrays import batches
 
@@ -33,6 +31,9 @@ def resize(images: Pixels, size: int) -> Pixels:
     """Square images ``[N, C, S, S]`` -> ``[N, C, size, size]``, bilinear with antialiasing."""
     if images.shape[2:] == (size, size):
         return images
+    import torch  # takes seconds: a process that reads the cache of images does without
+    from torch.nn import functional
+
     resized = np.empty((*images.shape[:2], size, size), np.uint8)
     for chunk in batches(len(images), _CHUNK):
         levels = torch.from_numpy(images[chunk].astype(np.float32))

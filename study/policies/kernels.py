@@ -28,11 +28,12 @@ def _cache_folder() -> str | None:
     numba's default is a folder beside this file. There the compiled code would outlive an uninstallation of the
     package, and the folder that stays would hide an editable installation from Python.
 
-    Each version of the loops has a folder of its own: numba looks only at the file of the loop itself, and compiled
-    code names the types of its arguments by their modules.
+    Each version of the loops, and of numba, has a folder of its own: numba looks only at the file of the loop itself,
+    and compiled code names the types of its arguments by their modules.
     """
     sources = sorted(file for room in ("policies", "fronts") for file in (_STUDY / room).glob("*.py"))
-    version = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
+    content = [numba.__version__.encode(), *(file.read_bytes() for file in sources)]
+    version = hashlib.sha256(b"".join(content)).hexdigest()[:12]
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("predictive-exit") / "numba") / version
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,16 +51,19 @@ class ByContent:
     A locator of ``NUMBA_CACHE_LOCATOR_CLASSES`` in numba's reference.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, file: str) -> None:
         self._module = function.__module__
+        self._py_file = file  # numba names it where a function cannot be kept
 
     @classmethod
     def from_function(cls, function: Any, file: str) -> ByContent:
         """The locator of a function."""
-        return cls(function)
+        return cls(function, file)
 
     def ensure_cache_path(self) -> None:
-        """The folder is there."""
+        """Make the folder, which may have been removed since the start."""
+        if _CACHE_FOLDER:
+            Path(_CACHE_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def get_cache_path(self) -> str | None:
         """The folder."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +23,11 @@ from support.studies import tiny_settings
 from results.parts import read_table
 from results.storage.paths import location
 from search_spaces.spec import ResourcesSpec
-from study.data.loading import load_dataset
-from study.data.settings import DataSettings
+from study.data.loading import load_dataset, load_test_set
+from study.data.settings import DataSettings, Origin
 from study.errors import UserError
 from study.execution.ray import executor as ray_executor
+from study.execution.ray import nodes as ray_nodes
 from study.progress import Reporter
 
 if TYPE_CHECKING:
@@ -148,3 +152,39 @@ def test_images_that_a_node_cannot_read_are_sent_or_the_store_is_named(
         with pytest.raises(UserError, match=r"^node 10\.0\.0\.2: it is not there; all nodes read the images there"):
             executor._nodes_read([images], Reporter())
     assert ray_executor.RayExecutor(ResourcesSpec())._nodes_read([images], None), "workers of this machine"
+
+
+def test_a_node_is_asked_once_for_each_entry_and_a_new_node_too(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks run in this process."""
+    settings = DataSettings(name="image_folder", folder=str(pets), image_size=8)
+    first, second = load_dataset(settings, pets).train.origin, load_test_set(settings, pets).origin
+    assert first is not None and second is not None
+    asked: list[tuple[str, list[str]]] = []
+    head, late = "a" * 56, "b" * 56  # identifiers as Ray writes them
+    alive = [head]
+
+    def task(function: Callable[[Sequence[Origin]], str], scheduling_strategy: Any) -> SimpleNamespace:
+        def remote(origins: Sequence[Origin]) -> str:
+            asked.append((scheduling_strategy.node_id, [one.entry for one in origins]))
+            return function(origins)
+
+        return SimpleNamespace(remote=remote)
+
+    def nodes() -> list[dict[str, Any]]:
+        return [{"NodeID": name, "Alive": True, "NodeManagerAddress": name, "Resources": {"CPU": 2}} for name in alive]
+
+    monkeypatch.setattr(
+        ray_nodes.ray, "remote", lambda **_: lambda function: SimpleNamespace(options=partial(task, function))
+    )
+    monkeypatch.setattr(ray_nodes.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray_nodes.ray, "nodes", nodes)
+    cached: set[tuple[str, str]] = set()
+    for origins in ([first], [first, second], [second]):
+        assert ray_nodes.node_without_images(origins, ResourcesSpec(), cached) == ""
+    assert asked == [(head, [first.entry]), (head, [second.entry])]
+    alive.append(late)
+    absent = replace(second, entry="other", settings=replace(second.settings, folder=str(pets / "gone")))
+    assert ray_nodes.node_without_images([first, second], ResourcesSpec(), cached) == ""
+    assert asked[2:] == [(late, [first.entry, second.entry])]
+    assert ray_nodes.node_without_images([absent], ResourcesSpec(), cached).startswith(f"node {head}: ")
+    assert (head, "other") not in cached

@@ -55,8 +55,8 @@ class RayExecutor:
         self.device = device_of(resources)
         self._pool = WorkerPool(resources)
         self._stored: list[tuple[object, ray.ObjectRef]] = []
-        self._cached: set[str] = set()
-        """The entries of images that each node has in its cache."""
+        self._cached: set[tuple[str, str]] = set()
+        """Nodes, each with an entry of images that it has read; see :func:`~nodes.node_without_images`."""
         self._traced: dict[Network, int] = {}
         """Networks in the order in which their traces were ready."""
 
@@ -96,16 +96,14 @@ class RayExecutor:
         Raises:
             UserError: a node has no access to the object store of the images.
         """
-        origins = [one.origin for one in images if one.origin is not None and one.origin.entry not in self._cached]
+        origins = [one.origin for one in images if one.origin is not None]
         if self._address is None or not origins:
             return True
-        reason = node_without_images(origins, self._resources)
+        reason = node_without_images(origins, self._resources, self._cached)
         place = origins[0].place
         if reason and "://" in place:
             raise UserError(f"{reason}; all nodes read the images there: give each node the credentials")
-        if not reason:
-            self._cached.update(one.entry for one in origins)
-        elif reporter:
+        if reason and reporter:
             reporter.line(f"images are sent through Ray: not all nodes read them from {place} ({reason})")
         return not reason
 

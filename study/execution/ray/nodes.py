@@ -60,23 +60,33 @@ _MARKER_SECONDS = 120.0
 """The time for an answer: a node may have to unpack the program first."""
 
 
-def node_without_images(origins: Sequence[Origin], resources: ResourcesSpec) -> str:
+def node_without_images(origins: Sequence[Origin], resources: ResourcesSpec, cached: set[tuple[str, str]]) -> str:
     """Let each node that can train make its own cache of images; nodes work at the same time.
+
+    Args:
+        origins: of the images.
+        resources: of a trial.
+        cached: the identifier of a node and the entry of images that the node has; those are not asked for again, and
+            new ones are added.
 
     Returns:
         The first node that cannot read the images, and why; empty where all nodes have them.
     """
     make = ray.remote(num_cpus=0)(_make_cache)
-    nodes = [node for node in _alive() if _slots(node, resources)]
-    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    answers = [make.options(scheduling_strategy=one).remote(tuple(origins)) for one in there]
-    for node, answer in zip(nodes, answers, strict=True):
+    asked = []
+    for node in _alive():
+        lacking = tuple(one for one in origins if (node["NodeID"], one.entry) not in cached)
+        if lacking and _slots(node, resources):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked.append((node, lacking, make.options(scheduling_strategy=there).remote(lacking)))
+    for node, lacking, answer in asked:
         try:
             reason = ray.get(answer)
         except RayError as error:
             reason = last_line(error) if node["NodeID"] in {one["NodeID"] for one in _alive()} else ""
         if reason:
             return f"node {node['NodeManagerAddress']}: {reason}"
+        cached.update((node["NodeID"], one.entry) for one in lacking)
     return ""
 
 
