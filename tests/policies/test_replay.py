@@ -1,7 +1,6 @@
 """Replay: equal to the plain twin, and the laws that it obeys."""
 
 from dataclasses import dataclass, replace
-from math import nan
 from typing import ClassVar
 
 import numpy as np
@@ -12,8 +11,7 @@ from support.laws import examples
 from support.plain_twins import engine_ratios, plain_cost, plain_walks, stops
 from support.random_traces import betas, learned_trace, policies, tied_policies, traces, whole_costs
 
-from study import Classic, Costs, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay, tally
-from study.fronts.exit_statistics import exit_statistics
+from study import Classic, Hierarchical, Placed, Predictive, Static, Trace, UserError, replay, tally
 from study.policies.base import Decision, Policy, betas_of
 from study.policies.criteria import CRITERIA
 from study.policies.decision_table import ratio_table, table_for
@@ -381,20 +379,3 @@ class SureOfSome(Policy):
 def test_a_policy_from_elsewhere_may_have_any_criterion_of_a_single_exit(trace):
     expected = replay(trace, Placed(0.5, range(1, trace.exit_count + 1, 2), "margin"))
     assert same(replay(trace, SureOfSome()), expected)
-
-
-# --- statistics of each layer ----------------------------------------------------------------------------------------
-
-
-def test_exit_statistics_by_hand():
-    """Sample 0 stops at exit 1, sample 1 at the classifier; nobody stops at exit 2."""
-    logits = np.array([[[5, 0], [1, 0], [0, 1]], [[1, 0], [1, 0], [0, 1]]], dtype=np.float32)
-    trace = Trace(logits=logits, labels=np.array([0, 1]), thresholds=np.array([1.0, 2.0]))
-    costs = Costs(segment_flops=[1.0, 2.0, 4.0], head_flops=[16.0, 32.0])
-    table = exit_statistics(trace, replay(trace, Hierarchical(4.0)), costs)
-    assert table["exit"].tolist() == [1, 2, 3]
-    assert table["share_stopped"].tolist() == [0.5, 0.0, 0.5]
-    assert table["accuracy_all"].tolist() == [0.5, 0.5, 0.5]
-    np.testing.assert_array_equal(table["accuracy_stopped"], [1.0, nan, 1.0])
-    np.testing.assert_array_equal(table["threshold"], [1.0, 2.0, nan])
-    assert table["cumulative_flops"].tolist() == [17.0, 35.0, 7.0]
