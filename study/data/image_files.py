@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -21,10 +21,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from results.storage.object_store import RemotePath
 from results.storage.paths import Location
 from study.data.image_modes import WHITE_LEVEL, plain_image
+from study.data.pixels import Pixels
 from study.errors import UserError
-
-if TYPE_CHECKING:
-    from study.data.pixels import Pixels  # at run time, torch takes a second to import
 
 
 class UnreadableImagesError(UserError):
