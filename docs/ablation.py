@@ -34,7 +34,6 @@ from search_spaces.settings import identity
 from search_spaces.spec import SpecError, StudySpec, TrainingSpec, parse_change, validate_space
 from search_spaces.strict_yaml import read_yaml
 from study.arrays import Floats
-from study.costs.costs import Costs
 from study.costs.flops import count_work
 from study.costs.measure.meters import device_name
 from study.data.loading import load_dataset, load_test_set
@@ -314,7 +313,7 @@ def traced(
     store = TraceStore(storage / "traces", storage / "checkpoints", dataset.calibration, executor.device)
     logits = trace_networks([network], splits, store, executor, reporter)
     work = count_work(meta_network(record.plan.network, dataset.info))
-    costs = Costs(segment_flops=work.segment_flops, head_flops=work.head_flops)
+    costs = work.flops()
     calibration, validation, tested = (logits[network, split] for split in splits)
     return TracedNetwork(record.weights, costs, calibration, validation), tested
 

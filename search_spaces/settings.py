@@ -190,6 +190,11 @@ class HeadFields:
     pooling_side: Annotated[
         int, Description("side of the map that the last pooling of a head leaves", least=1, most=2**16, added=True)
     ] = 1
+    cascade: Annotated[
+        float,
+        Description("share of the answer before that an exit adds to its own; 0: none", least=0, most=1, added=True),
+    ] = 0.0
+    """:mod:`study.networks.cascade`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ class Costs:
         seconds_source: ``measured`` or ``modelled:<device table>``.
         device: the device of seconds and energies.
         batch_size: images in a batch, for which seconds and energies hold.
+        cascaded: whether an image pays for the head of each segment that it runs through, tried or not
+            (:mod:`study.networks.cascade`). Costs of heads then hold with the decision there.
 
     Raises:
         UserError: lengths do not fit, a cost is negative or not finite, or energies have no source.
@@ -60,6 +62,7 @@ class Costs:
     seconds_source: str | None = None
     device: str | None = None
     batch_size: int = 1
+    cascaded: bool = False
 
     def __post_init__(self) -> None:
         exits = _numbers("head_flops", self.head_flops).size
@@ -95,7 +98,20 @@ class Costs:
         return getattr(self, f"segment_{measure}") is not None
 
     def parts(self, measure: str) -> tuple[Floats, Floats, float]:
-        """``(segments [E+1], heads [E], engine step)``; a UserError for an unknown measure or one without costs."""
+        """``(segments [E+1], heads [E], engine step)``, whose sum over a walk is its cost.
+
+        The segments of a cascade hold the costs of their heads, which then cost nothing more.
+
+        Raises:
+            UserError: the measure is unknown, or has no costs.
+        """
+        segments, heads, step = self._apart(measure)
+        if self.cascaded:
+            return segments + np.append(heads, 0.0), np.zeros_like(heads), step
+        return segments, heads, step
+
+    def _apart(self, measure: str) -> tuple[Floats, Floats, float]:
+        """Segments and heads, each by itself."""
         if measure not in MEASURES:
             raise UserError(f"cost {measure!r} is unknown: use one of {', '.join(MEASURES)}")
         segments, heads = getattr(self, f"segment_{measure}"), getattr(self, f"head_{measure}")
@@ -108,19 +124,31 @@ class Costs:
         return replace(self, head_flops=cast(Floats, self.head_flops) + flops) if flops else self
 
     def per_sample(self, walk: Walk, measure: str) -> Floats:
-        """Cost of each sample of a walk, ``[N]``: segments up to the exit, heads tried, engine steps run."""
+        """Cost of each sample of a walk, ``[N]``: segments up to the exit, heads tried, engine steps run.
+
+        A walk that tries no exit is a run of the network without exits.
+        """
+        if self.cascaded and not walk.tried.any():
+            return np.full(len(walk.exit_index), self.classic(measure))
         segments, heads, step = self.parts(measure)
         return segments.cumsum()[walk.exit_index - 1] + walk.tried @ heads + walk.engine_steps * step
 
     def mean(self, tally: Tally, measure: str) -> float:
         """Mean cost of a sample of a counted walk: the mean of :meth:`per_sample`, from the sums over the exits."""
+        if self.cascaded and not tally.tried.any():
+            return self.classic(measure)
         segments, heads, step = self.parts(measure)
         total = tally.stopped @ segments.cumsum() + tally.tried @ heads + tally.engine_steps * step
         return float(total / tally.samples)
 
     def classic(self, measure: str) -> float:
         """Cost of the network without exits."""
-        return float(self.parts(measure)[0].sum())
+        return float(self._apart(measure)[0].sum())
+
+    def of_cuts(self, measure: str) -> Floats:
+        """``[E+1]``: of the network cut at each exit; the last entry is that of the network without exits."""
+        segments, heads, _ = self.parts(measure)
+        return np.append(segments.cumsum()[:-1] + heads, self._apart(measure)[0].cumsum()[-1])
 
     def to_json(self) -> str:
         """All fields as JSON text."""

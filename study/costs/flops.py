@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from study.arrays import Floats
+from study.costs.costs import Costs
+from study.costs.memory import tensors_at_cuts
 from study.data.settings import DataInfo
 from study.networks.construction import shaped_network, with_code
 from study.networks.inference_network import eval_mode
@@ -59,6 +61,8 @@ class NetworkWork:
     """E entries."""
     engine_step: Work
     """One smoothing step of the prediction engine."""
+    cascaded: bool = False
+    """Whether an exit needs the heads of all exits before it (:mod:`study.networks.cascade`)."""
 
     @property
     def segment_flops(self) -> Floats:
@@ -70,14 +74,19 @@ class NetworkWork:
         """``[E]``."""
         return np.array([work.flops for work in self.heads])
 
+    def flops(self) -> Costs:
+        """The FLOPs as costs of the parts."""
+        return Costs(segment_flops=self.segment_flops, head_flops=self.head_flops, cascaded=self.cascaded)
+
     @property
     def parameters_at_exits(self) -> Floats:
         """``[E+1]``: of the network cut at each exit, with its segments and the head of the exit; last, without exits.
 
-        Shared parts of a head count whole: a codebook, linear layers, and the vector of E window scales.
+        Shared parts of a head count whole: a codebook, linear layers, and the vector of E window scales. In a cascade a
+        cut has all heads up to its exit.
         """
-        heads = np.array([*(work.parameters for work in self.heads), 0.0])
-        parameters: Floats = heads + np.cumsum([work.parameters for work in self.segments])
+        heads = tensors_at_cuts([work.parameter_sizes for work in self.heads], cascaded=self.cascaded)
+        parameters: Floats = np.append(heads, 0.0) + np.cumsum([work.parameters for work in self.segments])
         return parameters
 
 
@@ -98,7 +107,7 @@ def count_work(network: MultiExitNetwork) -> NetworkWork:
         work, _ = _measure(network.classifier, state, state)
         segments.append(work)
     step = Work(flops=2.0 * network.classes, weight_elements=0.0, activation_elements=2.0 * network.classes)
-    return NetworkWork(tuple(segments), tuple(heads), step)
+    return NetworkWork(tuple(segments), tuple(heads), step, cascaded=bool(network.cascade))
 
 
 def work_of(settings: NetworkSettings, info: DataInfo) -> NetworkWork:

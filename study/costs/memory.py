@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +30,8 @@ class Memory:
     """``[E+1]``: bytes of the maps alive at once, at most, while a batch runs through the part."""
     head_maps: Floats
     """``[E]``."""
+    cascaded: bool = False
+    """Whether an exit needs the heads of all exits before it."""
 
     @classmethod
     def of(cls, work: NetworkWork, precision: Precision, batch_size: int) -> Memory:
@@ -41,12 +45,15 @@ class Memory:
             ),
             segment_maps=_maps(work.segments, formats.backbone) * batch_size,
             head_maps=_maps(work.heads, formats.heads) * batch_size,
+            cascaded=work.cascaded,
         )
 
     def of_policy(self, policy: Policy) -> float:
         """Bytes of a program that keeps only the parts which a walk of the policy may run."""
         exits = len(self.head_weights)
         depth, tried = policy.depth(exits), policy.heads_it_may_run(exits)
+        if self.cascaded and tried.any():
+            tried = np.arange(exits) < depth
         shared = {
             name: size
             for head, kept in zip(self.head_weights, tried, strict=True)
@@ -58,14 +65,22 @@ class Memory:
 
     def of_cuts(self) -> Floats:
         """``[E+1]``: bytes of the network cut at each exit; the last entry is the network without exits."""
-        heads = [sum(head.values()) for head in self.head_weights]
-        weights = self.segment_weights.cumsum() + np.array([*heads, 0.0])
+        heads = tensors_at_cuts(self.head_weights, cascaded=self.cascaded)
+        weights = self.segment_weights.cumsum() + np.append(heads, 0.0)
         return np.asarray(weights + self.maps_of_cuts())
 
     def maps_of_cuts(self) -> Floats:
         """``[E+1]``: as :meth:`of_cuts`, the feature maps alone."""
         maps: Floats = np.maximum(np.maximum.accumulate(self.segment_maps), np.append(self.head_maps, 0.0))
         return maps
+
+
+def tensors_at_cuts(heads: Sequence[Mapping[str, float]], *, cascaded: bool) -> Floats:
+    """``[E]``: the size of all tensors of the heads that a network cut at each exit has, from sizes by name."""
+    kept = [dict(head) for head in heads]
+    if cascaded:
+        kept = list(accumulate(kept, operator.or_))
+    return np.array([sum(head.values()) for head in kept])
 
 
 def _maps(parts: tuple[Work, ...], number: NumberFormat) -> Floats:

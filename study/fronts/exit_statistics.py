@@ -30,7 +30,6 @@ def exit_columns(trace: Trace, walk: Walk, costs: Costs) -> dict[str, NDArray[An
     columns = trace.exit_count + 1
     stopped = np.bincount(walk.exit_index - 1, minlength=columns)
     right = np.bincount(walk.exit_index - 1, weights=walk.predictions == trace.labels, minlength=columns)
-    segments, heads, _ = costs.parts("flops")
     with np.errstate(invalid="ignore"):
         accuracy_stopped = right / stopped
     return {
@@ -40,5 +39,5 @@ def exit_columns(trace: Trace, walk: Walk, costs: Costs) -> dict[str, NDArray[An
         "accuracy_all": trace.exit_accuracies,
         "balanced_accuracy_all": trace.balanced_accuracies,
         "threshold": np.append(trace.thresholds, np.nan),
-        "cumulative_flops": segments.cumsum() + np.append(heads, 0.0),
+        "cumulative_flops": costs.of_cuts("flops"),
     }

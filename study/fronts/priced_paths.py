@@ -19,7 +19,7 @@ class PathShares(NamedTuple):
     """What a path costs, as shares of a run of the classic network."""
 
     reach: Floats
-    """``[E+1]``: all segments up to an exit; the last is 1."""
+    """``[E+1]``: all segments up to an exit; the last is 1, or in a cascade more by its heads."""
     head: Floats
     """``[E+1]``: the head of an exit and the decision there; 0 for the classifier."""
 
@@ -31,7 +31,7 @@ class PathShares(NamedTuple):
             UserError: the costs do not hold the measure, or the classic network costs nothing.
         """
         segments, heads, _ = costs.parts(measure)
-        total = segments.sum()
+        total = costs.classic(measure)
         if not total > 0:
             raise UserError(f"objective {measure}: the network without exits costs nothing, so that no share is known")
         own = decision_flops if measure == "flops" else 0.0

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from study.networks.cascade import running_answers
 from study.networks.heads import Shape
 from study.networks.precisions import Int8Execution, Precision
 from study.networks.registry import State
@@ -54,6 +55,8 @@ class RunnableNetwork:
     int8_execution: Int8Execution | None = None
     """How int8 is computed; None if no part is int8."""
     compiled: bool = False
+    apart: RunnableNetwork | None = None
+    """Of a cascade, whose segments run their heads: the network with segments and heads apart."""
 
     @property
     def exit_count(self) -> int:
@@ -77,11 +80,14 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def all_logits(network: InferenceNetwork, images: Tensor) -> Tensor:
-    """Logits ``[B, E+1, C]`` of all exits and the classifier for images ``[B, channels, height, width]``."""
+    """Logits ``[B, E+1, C]`` of all exits and the classifier for images ``[B, channels, height, width]``.
+
+    The heads of a :class:`RunnableNetwork` give the running answers of a cascade by themselves.
+    """
     state: State = (images,)
     logits = []
     for exit, segment in enumerate(network.segments, start=1):
         state = segment(state)
         logits.append(network.heads(state[0], exit))
-    logits.append(network.classifier(state))
-    return torch.stack(logits, dim=1)
+    exits = running_answers(torch.stack(logits), getattr(network, "cascade", 0.0))
+    return torch.cat([exits, network.classifier(state)[None]]).transpose(0, 1)

@@ -19,7 +19,8 @@ class MultiExitNetwork(nn.Module):
         backbone: the whole model, with its library's parameter names.
         segments: E modules, ``segment(state) -> state``, ``state = (feature, *carried)``; the first one gets
             ``(images,)``.
-        heads: ``heads(feature, exit) -> logits [B, C]``, exits from 1.
+        heads: ``heads(feature, exit) -> logits [B, C]``, exits from 1; in a cascade, of the head alone.
+        cascade: the share of the answer before that an exit adds to its own (:mod:`study.networks.cascade`).
         exits: place and sharing keys of each exit.
         classes: C.
         input_shape: (channels, height, width) of an image.
@@ -34,7 +35,7 @@ class MultiExitNetwork(nn.Module):
         super().__init__()
         self._segmented = segmented  # a dataclass, so that the classifier is not registered a second time
         self.segments, self.exits, self.backbone = segmented.segments, segmented.exits, segmented.model
-        self.classes, self.input_shape = classes, input_shape
+        self.classes, self.input_shape, self.cascade = classes, input_shape, head.cascade
         self.exit_shapes = segmented.map_shapes or _measure(segmented, input_shape)
         self.heads = build_heads(head, segmented.exits, shapes=self.exit_shapes, classes=classes)
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from study.errors import UserError
+from study.networks.cascade import cascaded
 from study.networks.inference_network import RunnableNetwork
 from study.networks.multi_exit import MultiExitNetwork
 from study.networks.precisions import PRECISIONS, Int8Execution, Precision
@@ -69,18 +70,22 @@ def prepare(
         UserError: the device lacks the precision, or int8 has no calibration images.
     """
     precision = check_precision(precision, network.device)
-    runnable = in_fp32(network)
+    runnable = _in_fp32(network)
     if precision == "bf16":
         runnable = _in_bf16(network, runnable)
     elif precision != "fp32":
         if calibration is None or not len(calibration):
             raise UserError("int8 needs images of the calibration split, which give the ranges of the activations")
         runnable = _in_int8(network, runnable, precision, calibration, compiled=compiled, lowered=lowered)
-    return _compile(runnable) if compiled else runnable
+    return cascaded(_compile(runnable) if compiled else runnable, network.cascade)
 
 
 def in_fp32(network: MultiExitNetwork) -> RunnableNetwork:
     """A network in fp32: put into eval mode, its parts shared."""
+    return cascaded(_in_fp32(network), network.cascade)
+
+
+def _in_fp32(network: MultiExitNetwork) -> RunnableNetwork:
     network.eval()
     return RunnableNetwork(
         segments=network.segments,

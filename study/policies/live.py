@@ -20,7 +20,7 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
     """Classify one batch, exit by exit.
 
     Args:
-        network: at any precision; a ``MultiExitNetwork`` in eval mode.
+        network: at any precision; without a cascade also a ``MultiExitNetwork`` in eval mode.
         images: ``[B, C, H, W]``, normalised, on the network's device. B may be 1.
         policy: decides which samples stop and which exit is tried next.
         thresholds: ``[E]``.
@@ -37,6 +37,7 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
     if thresholds.shape != (exit_count,):
         raise UserError(f"thresholds have shape {thresholds.shape}, but the network has {exit_count} exits")
     assert not getattr(network, "training", False), "batch statistics would make an answer depend on its batch"
+    assert not getattr(network, "cascade", 0.0), "the segments of a cascade run their heads: see in_fp32"
     target = np.full(count, policy.first_exit(exit_count), dtype=np.int64)
     predictions = np.zeros(count, dtype=np.int64)
     tried = np.zeros((count, exit_count), dtype=np.bool_)

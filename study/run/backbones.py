@@ -91,7 +91,7 @@ def _counted(folder: Location, spec: DataSpec, points: OperatingPointsSpec, tria
             return device.costs(work, precision="fp32", batch_size=points.batch_size)
         except UserError:
             pass  # the device has no fp32
-    return Costs(segment_flops=work.segment_flops, head_flops=work.head_flops)
+    return work.flops()
 
 
 def _costs_file(folder: Location, trial_id: str, points: OperatingPointsSpec) -> Location:

@@ -15,7 +15,7 @@ from results.pareto import non_dominated
 from results.parts import rows_of
 from results.schemas import SCHEMAS
 from study.arrays import Floats
-from study.costs.costs import MEASURES
+from study.costs.costs import MEASURES, Costs, Measure
 from study.fronts.exit_statistics import exit_columns
 from study.policies.policies import Classic
 from study.policies.replay import Walk, replay
@@ -138,8 +138,11 @@ def _exit_rows(
 ) -> list[dict[str, Any]]:
     """Statistics of each layer with the costs of the network cut at each exit; unknown costs are left out."""
     table = pd.DataFrame(dict(columns))
-    for name, (segments, heads, _) in _costs_of_parts(network).items():
-        table[f"cumulative_{name}"] = segments.cumsum() + np.append(heads, 0.0)
+    for measure, name in _columns_of_measures(network.costs).items():
+        table[f"cumulative_{name}"] = network.costs.of_cuts(measure)
+    if network.published is not None:
+        segments, heads = network.published
+        table["cumulative_flops_published"] = segments.cumsum() + np.append(heads, 0.0)
     if network.costs.holds("energy"):
         table["cumulative_energy_joules"] = network.cut_energies
     if network.work is not None and network.memory is not None:
@@ -159,10 +162,14 @@ def _exit_rows(
     return [row | known for row in rows_of(table)]
 
 
+def _columns_of_measures(costs: Costs) -> dict[Measure, str]:
+    """The measures that costs hold, and how columns call them."""
+    return {measure: measure.replace("energy", "energy_joules") for measure in MEASURES if costs.holds(measure)}
+
+
 def _costs_of_parts(network: TracedNetwork) -> dict[str, tuple[Floats, Floats, float]]:
     """Costs of segments ``[E+1]``, of heads ``[E]`` and of a step of the engine; unknown costs are left out."""
-    held = [measure for measure in MEASURES if network.costs.holds(measure)]
-    parts = {measure.replace("energy", "energy_joules"): network.costs.parts(measure) for measure in held}
+    parts = {name: network.costs.parts(measure) for measure, name in _columns_of_measures(network.costs).items()}
     if network.published is not None:
         parts["flops_published"] = (*network.published, 0.0)
     return parts

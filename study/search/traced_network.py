@@ -157,8 +157,7 @@ class TracedNetwork:
             UserError: the costs hold no energies.
         """
         if self.frequencies is None:
-            segments, heads, _ = self.costs.parts("energy")
-            return np.asarray(segments.cumsum() + np.append(heads, 0.0))
+            return self.costs.of_cuts("energy")
         exits = range(1, self.exit_count + 1)
         policies: list[Policy] = [*(Static(exit) for exit in exits), Classic()]
         one = Trace(self.validation.logits[:1], self.validation.labels[:1], np.ones(self.exit_count))

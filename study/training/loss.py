@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from study.networks.cascade import running_answers
 from study.networks.multi_exit import MultiExitNetwork
 from study.training.distillation import DISTANCES
 from study.training.gradient_rules import GRADIENT_RULES, scaled_gradient
@@ -70,7 +71,8 @@ def _answers(network: MultiExitNetwork, images: Tensor, settings: TrainingSettin
         scaled_gradient(feature, settings.exit_gradient * factors.of_head)
         for feature, factors in zip(features, places, strict=True)
     ]
-    return torch.stack([network.heads(one, exit) for exit, one in enumerate(features, start=1)]), classified
+    logits = torch.stack([network.heads(one, exit) for exit, one in enumerate(features, start=1)])
+    return running_answers(logits, network.cascade), classified
 
 
 def weights_by_difficulty(hardness: Tensor, exits: int, strength: float) -> Tensor:

@@ -143,7 +143,7 @@ def measure_profile(
         generator = torch.Generator().manual_seed(settings.seed)
         images = torch.randn(batch_size, *network.input_shape, generator=generator).to(network.device)
         bench = _Bench(
-            network,
+            network.apart or network,  # segments and heads of a cascade are timed apart, as those of other networks
             images,
             settings,
             stopwatch or (CudaStopwatch(network.device) if network.device.type == "cuda" else Stopwatch()),

@@ -285,6 +285,7 @@ def _counted(network: MultiExitNetwork | NetworkWork, batch_size: int) -> Networ
 def _operations(work: NetworkWork, formats: PartFormats) -> dict[str, Any]:
     """The fields of :class:`Costs` that are the same on every device."""
     return {
+        "cascaded": work.cascaded,
         **_each_part("flops", work, formats, lambda part, _: part.flops, work.engine_step.flops),
         **_each_part(
             "bitops",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias, get_args
 
@@ -82,9 +82,16 @@ def smallest_slack(levels: LevelCosts, policy: Policy, exit_count: int) -> float
     """
     if exit_count != levels.exit_count:
         raise UserError(f"levels: costs of {levels.exit_count} exits do not fit a network with {exit_count}")
-    worst = worst_seconds(levels.costs[-1], policy)[0]
+    worst = worst_seconds(_paid_by(policy, levels).costs[-1], policy)[0]
     exceeding = float(worst) / levels.costs[-1].classic("seconds") - 1.0
     return exceeding if exceeding > ROUNDING else 0.0
+
+
+def _paid_by(policy: Policy, levels: LevelCosts) -> LevelCosts:
+    """The costs of a policy's walks: a policy that tries no exit runs the network without the heads of a cascade."""
+    if not levels.costs[-1].cascaded or policy.heads_it_may_run(levels.exit_count).any():
+        return levels
+    return replace(levels, costs=tuple(replace(costs, cascaded=False) for costs in levels.costs))
 
 
 def worst_seconds(costs: Costs, policy: Policy) -> Floats:
@@ -142,6 +149,7 @@ def simulate(walk: Walk, levels: LevelCosts, *, rule: Rule, policy: Policy, slac
     if foreign or (walk.engine_steps > policy.max_jump * exit_count).any():
         raise UserError(f"this walk is not one of {policy}")
 
+    levels = _paid_by(policy, levels)
     seconds_of, joules_of = _cost_of_legs(levels, "seconds"), _cost_of_legs(levels, "energy")
     # Nothing is predicted before the first exit: legs from the input run at f_max, except towards a known end.
     known_end, top = rule == "deadline" and policy.knows_its_end, len(levels.costs) - 1
