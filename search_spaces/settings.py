@@ -296,6 +296,13 @@ class TrainingFields:
         ),
     ] = 0.0
     """:func:`study.training.loss.weights_by_difficulty`."""
+    reach: Annotated[
+        float, Description("how much more an exit weighs the images that reach it", least=0, most=1, added=True)
+    ] = 0.0
+    """:func:`study.training.loss.weights_by_reach`."""
+    reach_epochs: Annotated[
+        int, Description("last epochs of the schedule in which reach holds", least=1, most=MOST, added=True)
+    ] = 2
     patience: Annotated[
         int | None,
         Description("stop after this many epochs without a better score", least=1, most=MOST, searched=False),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from results.storage.paths import Location
+from study.arrays import Booleans
 from study.checkpoints.description import Checkpoint, MadeBy, WeightsId, made_by_now, read_description
 from study.checkpoints.initial import TRIAL, load_initial_weights, read_initial
 from study.checkpoints.tensors import load_weights, read, read_best, save
@@ -119,7 +120,20 @@ def train_in_folder(
             )
         on_epoch(state.history[-1])
 
-    return train(network, dataset, plan.training, epochs=epochs, resume=resume, on_epoch=save_then_report)
+    def reached() -> Booleans:
+        from study.execution.reached import images_that_reach  # the rules of phase 2 are slow to import
+
+        return images_that_reach(network, dataset, plan)
+
+    return train(
+        network,
+        dataset,
+        plan.training,
+        epochs=epochs,
+        resume=resume,
+        on_epoch=save_then_report,
+        reached=reached,
+    )
 
 
 def _last_state(folder: Location, network: MultiExitNetwork, *, partial: bool) -> tuple[TrainingState, MadeBy] | None:

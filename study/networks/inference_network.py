@@ -90,4 +90,4 @@ def all_logits(network: InferenceNetwork, images: Tensor) -> Tensor:
         state = segment(state)
         logits.append(network.heads(state[0], exit))
     exits = running_answers(torch.stack(logits), getattr(network, "cascade", 0.0))
-    return torch.cat([exits, network.classifier(state)[None]]).transpose(0, 1)
+    return torch.cat([exits.transpose(0, 1), network.classifier(state)[:, None]], dim=1)

@@ -368,7 +368,7 @@ def _probe(plan: TrialPlan, dataset: Dataset, device: torch.device) -> float:
     size = min(len(dataset.train.labels), _PROBED_BATCHES * plan.training.batch_size)
     part = replace(dataset, train=_first(dataset.train, size), validation=_first(dataset.validation, max(1, size // 4)))
     network = new_network(plan.network, dataset.info, 0).to(device)
-    history = train(network, part, replace(plan.training, patience=None), epochs=2)
+    history = train(network, part, replace(plan.training, patience=None, reach=0.0), epochs=2)
     # The first epoch includes work that happens once. An image takes a third of the time in validation as in training.
     images = size + len(part.validation.labels) / 3
     whole = len(dataset.train.labels) + len(dataset.validation.labels) / 3

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces.settings import Mode, TrainingPrecision
-from study.arrays import balanced, batches
+from study.arrays import Booleans, balanced, batches
 from study.data.augmentation import Augmentation
 from study.data.batches import images_at_once, normalize, place, to_device
 from study.data.settings import DataInfo, Dataset, ImageSet
@@ -29,7 +29,7 @@ from study.errors import UserError, is_lack_of_memory
 from study.networks.multi_exit import MultiExitNetwork
 from study.training.cuda_graphs import GraphedBackward
 from study.training.learning_curves import Epoch, best_epoch, outcome
-from study.training.loss import balanced_weights, training_loss
+from study.training.loss import balanced_weights, training_loss, weights_by_reach
 from study.training.optimizer import (
     frozen_segments,
     load_optimizer,
@@ -63,6 +63,7 @@ def train(
     epochs: int,
     resume: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
+    reached: Callable[[], Booleans] | None = None,
 ) -> tuple[Epoch, ...]:
     """Train up to ``epochs`` epochs in all, counted from the first start.
 
@@ -71,6 +72,8 @@ def train(
         dataset: the train and validation splits are used.
         resume: the state from which the run goes on.
         on_epoch: called after every epoch while ``network`` holds the weights of the epoch: saves checkpoints, reports.
+        reached: ``[E, N]``, which images of the train split reach which exit of ``network`` as it is; for the setting
+            ``reach``.
 
     Returns:
         The whole history, including the resumed part.
@@ -84,7 +87,11 @@ def train(
     while outcome(history, epochs=epochs, patience=settings.patience) == "running":
         epoch = len(history) + 1
         started = time.perf_counter()
-        train_loss = trainer.run_epoch(images, labels, epoch)
+        weights = None
+        if settings.weighs_by_reach(epoch):
+            assert reached is not None, "the setting reach needs to know which images reach an exit"
+            weights = weights_by_reach(torch.from_numpy(reached()).to(device), settings.reach)
+        train_loss = trainer.run_epoch(images, labels, epoch, weights)
         validation = evaluate_split(network, dataset.validation, dataset.info, settings)
         row = Epoch(
             epoch=epoch,
@@ -150,13 +157,14 @@ class Trainer:
         for segment in frozen_segments(self.network, self.settings):
             segment.eval()
 
-    def run_epoch(self, images: Tensor, labels: Tensor, epoch: int) -> float:
+    def run_epoch(self, images: Tensor, labels: Tensor, epoch: int, weights: Tensor | None = None) -> float:
         """One pass over the training images.
 
         Args:
             images: ``[N, C, H, W]`` uint8, on the device or on the host.
             labels: ``[N]`` int64, on the device.
             epoch: number of the epoch, from 1; decides order, augmentation and learning rate.
+            weights: ``[E, N]`` of the images in the losses of the exits, on the device; None: every image weighs 1.
 
         Returns:
             The mean loss per image.
@@ -170,9 +178,11 @@ class Trainer:
         on_device = torch.cuda.device(self.device) if cuda else contextlib.nullcontext()
         with on_device, torch.random.fork_rng(devices=[self.device] if cuda else []), self.average.live():
             torch.manual_seed(seed)  # for random layers that a backbone may have
-            return self._run_batches(images, labels, epoch, torch.Generator().manual_seed(seed))
+            return self._run_batches(images, labels, epoch, weights, torch.Generator().manual_seed(seed))
 
-    def _run_batches(self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> float:
+    def _run_batches(
+        self, images: Tensor, labels: Tensor, epoch: int, weights: Tensor | None, generator: torch.Generator
+    ) -> float:
         order = torch.randperm(len(images), generator=generator)
         mirrored = self.augmentation.mirrored(len(images), self.settings.seed, epoch)
         flips = None if mirrored is None else mirrored[order]
@@ -189,29 +199,32 @@ class Trainer:
                 group["lr"] = rate * group["scale"]
             own_flips = None if flips is None else flips[batch]
             pixels = self.augmentation.pixels(to_device(images[chosen], self.device), generator, own_flips)
-            target = labels[chosen.to(labels.device)]
-            loss = self._backward(*self.augmentation.mixed(normalize(pixels, self.info), target))
+            chosen = chosen.to(labels.device)
+            batch_of_all = self.augmentation.mixed(normalize(pixels, self.info), labels[chosen])
+            loss = self._backward(*batch_of_all, *([] if weights is None else [weights[:, chosen]]))
             self.optimizer.step()
             self.average.update((epoch - 1) * len(starts) + number + 1)
             total += loss.detach() * len(chosen)
             seen += len(chosen)
         return float(total) / max(seen, 1)
 
-    def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _backward(self, images: Tensor, labels: Tensor, *weights: Tensor) -> Tensor:
         """Leave the gradients of a batch in the parameters; return the loss."""
+        batch = (images, labels, *weights)
         if self.captures and len(labels) == self.settings.batch_size:
-            self._graph = self._graph or self._capture(images, labels)
+            if self._graph is None or len(self._graph.batch) != len(batch):
+                self._graph = self._capture(*batch)
             if self._graph:
-                return self._graph(images, labels)
+                return self._graph(*batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(images, labels)
+        loss = self._loss(*batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _capture(self, images: Tensor, labels: Tensor) -> GraphedBackward | None:
+    def _capture(self, *batch: Tensor) -> GraphedBackward | None:
         """Capture a graph; None, without a second try, if an operation of a user's backbone cannot be captured."""
         try:
-            return GraphedBackward(self._loss, self.network, images, labels)
+            return GraphedBackward(self._loss, self.network, *batch)
         except RuntimeError as error:
             if is_lack_of_memory(error):
                 raise
@@ -219,11 +232,11 @@ class Trainer:
             warnings.warn(f"training goes on without a CUDA graph, more slowly: {error}", stacklevel=2)
             return None
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         settings = self.settings
         teacher = self._averaged_answers(images) if settings.taught_by_average else None
         with autocast(self.device, settings.precision):
-            return training_loss(self.network, images, labels, settings, self.class_weights, teacher)
+            return training_loss(self.network, images, labels, settings, self.class_weights, teacher, weights)
 
     def _averaged_answers(self, images: Tensor) -> Tensor:
         """Logits ``[B, C]`` of the classifier with averaged weights, in eval mode.

@@ -20,6 +20,7 @@ def training_loss(
     settings: TrainingSettings,
     class_weights: Tensor | None = None,
     teacher: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Compute the loss of a batch, with gradients for the parts that the mode trains.
 
@@ -32,6 +33,7 @@ def training_loss(
         settings: of the training.
         class_weights: ``[C]``; None: every image weighs 1.
         teacher: ``[B, C]`` logits that exits learn from in the distillation; None: those of the classifier.
+        weights: ``[E, B]`` of images in the losses of the exits; None: every image weighs 1.
 
     Returns:
         ``[]`` float32: the classifier's cross-entropy, or the weighted sum over the exits, or in ``joint`` both.
@@ -39,10 +41,10 @@ def training_loss(
     if not settings.trains_heads:
         return _cross_entropies(network.classify(images)[None], labels, settings, class_weights).mean(dim=1)[0]
     logits, classified = _answers(network, images, settings)
-    weights = None
     if settings.difficulty:
         hardness = F.cross_entropy(classified.detach().float(), labels, reduction="none")
-        weights = weights_by_difficulty(hardness, network.exit_count, settings.difficulty)
+        by_difficulty = weights_by_difficulty(hardness, network.exit_count, settings.difficulty)
+        weights = by_difficulty if weights is None else weights * by_difficulty
     losses = _means(_cross_entropies(logits, labels, settings, class_weights), weights)
     if settings.distillation:
         taught = (classified if teacher is None else teacher).detach()
@@ -96,6 +98,25 @@ def weights_by_difficulty(hardness: Tensor, exits: int, strength: float) -> Tens
     ranks = hardness.argsort().argsort() / (len(hardness) - 1)
     depths = torch.arange(exits, device=hardness.device) / exits
     return 1 + strength * (1 - 2 * depths)[:, None] * (1 - 2 * ranks)
+
+
+def weights_by_reach(reached: Tensor, strength: float) -> Tensor:
+    """Weights of images in the losses of the exits: an exit weighs the images more that reach it under a rule.
+
+    If a share m of the images reaches an exit, an image that reaches it weighs 1 + s (1 / m - 1) and every other image
+    1 - s: the mean is 1. Shares below a tenth count as a tenth, so that few images do not decide alone. An exit that no
+    image reaches weighs all images equally.
+
+    Args:
+        reached: ``[E, N]`` bool.
+        strength: s, from 0 to 1.
+
+    Returns:
+        ``[E, N]`` float32.
+    """
+    share = reached.float().mean(dim=1, keepdim=True)
+    weights = 1 + strength * (reached / share.clamp(min=0.1) - 1)
+    return weights.where(share > 0, torch.ones_like(weights))
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

@@ -40,7 +40,13 @@ class TrainingSettings(TrainingFields):
             return "distillation_kind decoupled needs one label an image: set mixup to 0"
         if self.taught_by_average and not self.ema_decay:
             return "teacher average needs an average of the weights: set ema_decay above 0"
+        if self.reach and self.mixup:
+            return "reach asks for one exit an image: set mixup to 0"
         return None
+
+    def weighs_by_reach(self, epoch: int) -> bool:
+        """Whether, in an epoch from 1, exits weigh images by whether the images reach them."""
+        return self.trains_heads and self.reach > 0 and epoch > self.schedule_epochs - self.reach_epochs
 
     @property
     def trains_heads(self) -> bool:

@@ -95,6 +95,15 @@ def test_weights_that_the_checkpoint_does_not_hold_are_refused(store):
 
 
 @pytest.mark.parametrize("half", [False, True])
+def test_logits_in_another_order_of_memory_are_written_as_they_read(tmp_path, half):
+    logits = np.arange(24, dtype=np.float32).reshape(3, 2, 4).transpose(1, 0, 2)
+    split = SplitLogits(logits, np.array([0, 9, 3])[::2])
+    write_trace(tmp_path / "one", split, {"weights": "a@b", "precision": "fp32", "split": "validation"}, half=half)
+    (stored,) = stored_traces(tmp_path)
+    assert np.array_equal(stored.read().logits, logits) and stored.read().labels.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("half", [False, True])
 def test_logits_are_mapped_and_the_file_stays_as_it_is(tmp_path, half):
     split = SplitLogits(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.array([0, 3]))
     write_trace(tmp_path / "one", split, {"weights": "a@b", "precision": "fp32", "split": "validation"}, half=half)
