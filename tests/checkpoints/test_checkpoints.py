@@ -170,6 +170,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
         "frozen_to": "conv1_1",
         "precision": "bf16",
         "crop_padding": 2,
+        "reach_epochs": 5,
         "patience": 4,
         "batch_size": 64,
         "schedule_epochs": 2,
@@ -181,7 +182,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
     other |= {name: 0.5 * value + 0.25 for name, value in values.items() if name not in other}
     trainings = [replace(TRAINING, **{name: other[name]}) for name in values]
     heads = {"kind": "conv", "codewords": 5, "sharing": "none", "conv_channels": 5, "conv_side": 5, "conv_layers": 5}
-    heads |= {"pooling": "max_average", "pooling_side": 2}
+    heads |= {"pooling": "max_average", "pooling_side": 2, "cascade": 0.5}
     networks = [
         replace(NETWORK, weight_init="dirac"),
         replace(NETWORK, backbone="vgg13"),
@@ -192,7 +193,7 @@ def test_a_trial_s_name_depends_on_all_that_decides_its_result():
     changes = [{}, {"data_digest": "e"}, {"parent": "mother@1234"}, {"parent": "mother@5678"}]
     changes += [{"training": training} for training in trainings] + [{"network": network} for network in networks]
     names = [trial_id(**{**whole, **changed}) for changed in changes]
-    assert len(set(names)) == len(names) == 4 + len(fields(TRAINING)) + 11
+    assert len(set(names)) == len(names) == 4 + len(fields(TRAINING)) + 12
 
 
 SEARCH = """
