@@ -9,8 +9,8 @@ the base. A network is trained by phase 1 of a study, without Ray: a backbone, t
 backbone share it. A run that was killed goes on at its last epoch; a network whose row is in the file is left out.
 One process at a time may work in a folder ``--storage``.
 
-A row holds accuracies on test, and for each policy a curve: the FLOPs, as a share of the network without exits, at
-losses of accuracy on test from -1 to 5 points against the network's own last exit
+A row holds accuracies on test, and for each policy a curve: the FLOPs, as a share of the base's network without exits,
+at losses of accuracy on test from -1 to 5 points against the network's own last exit
 (:func:`study.fronts.matched_cost.matched_costs`). The settings of the policies are fitted and chosen on calibration and
 validation images. ``area`` is the mean of the curve of optimal stopping from 0 to 5 points. ``draws`` are
 accuracies, and curves at every second loss, on bootstrap samples of the test images: one sample after the other,
@@ -23,9 +23,9 @@ import argparse
 import csv
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from search_spaces.settings import identity
 from search_spaces.spec import SpecError, StudySpec, TrainingSpec, parse_change, validate_space
 from search_spaces.strict_yaml import read_yaml
 from study.arrays import Floats
-from study.costs.flops import count_work
+from study.costs.flops import work_of
 from study.costs.measure.meters import device_name
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import Dataset, DataSettings, ImageSet
@@ -44,7 +44,6 @@ from study.execution.local import LocalExecutor
 from study.execution.trial_plan import TrialPlan
 from study.execution.trial_record import TrialRecord
 from study.fronts.matched_cost import bootstrapped_costs, resamples
-from study.networks.construction import meta_network
 from study.progress import Reporter
 from study.run.phase_1 import run_phase
 from study.run.plan import resolve_names, resolve_precision
@@ -84,6 +83,8 @@ class Run:
     changes: str
     """What `--set` changed."""
     from_scratch: bool
+    wider: float
+    """Its width as a multiple of the base's."""
     spec: StudySpec
     data: DataSettings
     trials: StudyTrials
@@ -182,10 +183,11 @@ def chosen_recipes(options: argparse.Namespace) -> list[str]:
 
 def make_run(recipe: str, seed: int, options: argparse.Namespace) -> Run:
     """A recipe with a seed, with the changes of the command line; errors as of a study."""
-    study, from_scratch = recipe_keys(options.file, recipe)
-    study = merged(study, asked_of_all(options))
-    if from_scratch:
+    found = recipe_keys(options.file, recipe)
+    study = merged(found.study, asked_of_all(options))
+    if found.from_scratch:
         study["exits"]["epochs"] += study["backbones"]["epochs"]
+    study["backbones"]["width"] *= found.wider
     changes = [parse_change(text) for text in options.set]
     spec = validate_space({"name": "ablation", "seed": seed, **study}, f"recipe {recipe}", changes)
     executor = LocalExecutor(spec.resources)
@@ -194,20 +196,31 @@ def make_run(recipe: str, seed: int, options: argparse.Namespace) -> Run:
     return Run(
         recipe=recipe,
         changes=" ".join(options.set),
-        from_scratch=from_scratch,
+        from_scratch=found.from_scratch,
+        wider=found.wider,
         spec=spec,
         data=data,
         trials=trials,
     )
 
 
-def recipe_keys(file: Path, recipe: str) -> tuple[dict[str, dict[str, Any]], bool]:
-    """The keys of a study that trains by a recipe, and whether all is trained together from the seed."""
+class Recipe(NamedTuple):
+    """What a recipe asks for."""
+
+    study: dict[str, dict[str, Any]]
+    """The keys of a study."""
+    from_scratch: bool
+    """Whether all is trained together from the seed."""
+    wider: float
+    """A factor on the width."""
+
+
+def recipe_keys(file: Path, recipe: str) -> Recipe:
+    """What a recipe of a file asks for."""
     found = read_yaml(file, "recipes")
     own = dict(found["recipes"][recipe])
-    from_scratch = own.pop("from_scratch", False)
-    both = own.pop("both", {})
-    return merged(merged(found["base"], {"backbones": both, "exits": both}), own), from_scratch
+    from_scratch, wider, both = own.pop("from_scratch", False), own.pop("wider", 1.0), own.pop("both", {})
+    return Recipe(merged(merged(found["base"], {"backbones": both, "exits": both}), own), from_scratch, wider)
 
 
 def asked_of_all(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -251,12 +264,17 @@ def measured(run: Run, dataset: Dataset, test: ImageSet, storage: Path, reporter
     network, tested = traced(run, records[-1], dataset, test, storage, executor, reporter)
     hits = tested.logits.argmax(axis=2) == tested.labels[:, None]
     right = hits.mean(axis=0)
-    found = {name: curve(run.spec, network, family, tested) for name, family in FAMILIES.items()}
+    base = replace(plan.network, width=plan.network.width / run.wider)
+    flops = [float(work_of(one, dataset.info).segment_flops.sum()) for one in (plan.network, base)]
+    found = {
+        name: tuple(values * flops[0] / flops[1] for values in curve(run.spec, network, family, tested))
+        for name, family in FAMILIES.items()
+    }
     curves = {name: values for name, (values, _) in found.items()}
     return {
         "data": run.label,
         "backbone": plan.network.backbone,
-        "width": f"{plan.network.width:g}",
+        "width": f"{base.width:g}",
         "recipe": run.recipe,
         "changes": run.changes,
         "seed": run.data.seed,
@@ -312,8 +330,7 @@ def traced(
     }
     store = TraceStore(storage / "traces", storage / "checkpoints", dataset.calibration, executor.device)
     logits = trace_networks([network], splits, store, executor, reporter)
-    work = count_work(meta_network(record.plan.network, dataset.info))
-    costs = work.flops()
+    costs = work_of(record.plan.network, dataset.info).flops()
     calibration, validation, tested = (logits[network, split] for split in splits)
     return TracedNetwork(record.weights, costs, calibration, validation), tested
 

@@ -90,7 +90,7 @@ def cli(*words: object) -> tuple[str, ...]:
 
 def study_of(name: str) -> dict[str, Any]:
     """The study file of one of ``STUDIES``."""
-    keys, _ = recipe_keys(FOLDER / "recipes.yaml", RECIPE)
+    keys = recipe_keys(FOLDER / "recipes.yaml", RECIPE).study
     backbone, _, _ = name.partition("-")
     full: dict[str, dict[str, Any]] = {
         "data": {"name": "image_folder", "image_size": 32},

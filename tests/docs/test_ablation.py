@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 
 DOCS = Path(__file__).parents[2] / "docs"
 TINY = [
@@ -42,6 +43,26 @@ def test_every_recipe_is_a_study_and_no_two_are_the_same(scripts: tuple[ModuleTy
     keys = {name: script.make_run(name, 0, options).key("images") for name in script.chosen_recipes(options)}
     assert len(set(keys.values())) == len(keys) and {"base", "mixed"} <= set(keys)
     assert keys["base"] != script.make_run("base", 1, options).key("images")
+    width = script.make_run("wider", 0, script.parsed(["--width", "0.5"])).spec.backbones.width
+    assert width.values == (0.5625,), "a recipe that asks for a wider network changes the width of the command line"
+
+
+def test_the_flops_of_a_wider_network_are_shares_of_the_base(
+    scripts: tuple[ModuleType, ModuleType], tmp_path: Path
+) -> None:
+    script, _ = scripts
+    file = tmp_path / "recipes.yaml"
+    recipes = yaml.safe_load((script.FOLDER / "recipes.yaml").read_text("utf-8"))
+    file.write_text(yaml.safe_dump({"base": recipes["base"], "recipes": {"base": {}, "wider": {"wider": 2.0}}}))
+    arguments = [*TINY, "--file", str(file), "--storage", str(tmp_path), "--rows"]
+    assert script.main([*arguments, str(tmp_path / "one.csv"), "--width", "0.125", "--recipes", "wider"]) == 0
+    assert script.main([*arguments, str(tmp_path / "other.csv"), "--width", "0.25", "--recipes", "base"]) == 0
+    (wider,), (base,) = (list(csv.DictReader((tmp_path / name).open())) for name in ("one.csv", "other.csv"))
+    assert (wider["width"], base["width"]) == ("0.125", "0.25") and wider["accuracy"] == base["accuracy"]
+    own, whole = (np.array(row["stopping_curve"].split(), dtype=float) for row in (wider, base))
+    factor = own[0] / whole[0]
+    assert 3 < factor < 4, "nearly all FLOPs of twice the channels are four times those of the base"
+    np.testing.assert_allclose(own, whole * factor, atol=5e-4)
 
 
 def test_a_network_is_trained_once_and_recipes_share_its_backbone(
