@@ -330,7 +330,7 @@ def traced(
     }
     store = TraceStore(storage / "traces", storage / "checkpoints", dataset.calibration, executor.device)
     logits = trace_networks([network], splits, store, executor, reporter)
-    costs = work_of(record.plan.network, dataset.info).flops()
+    costs = work_of(record.plan.network, dataset.info).flop_costs()
     calibration, validation, tested = (logits[network, split] for split in splits)
     return TracedNetwork(record.weights, costs, calibration, validation), tested
 

@@ -40,7 +40,8 @@ class Costs:
         device: the device of seconds and energies.
         batch_size: images in a batch, for which seconds and energies hold.
         cascaded: whether an image pays for the head of each segment that it runs through, tried or not
-            (:mod:`study.networks.cascade`). Costs of heads then hold with the decision there.
+            (:mod:`study.networks.cascade`).
+        decision_flops: operations of a decision at an exit that is tried, beside ``head_flops``.
 
     Raises:
         UserError: lengths do not fit, a cost is negative or not finite, or energies have no source.
@@ -63,6 +64,7 @@ class Costs:
     device: str | None = None
     batch_size: int = 1
     cascaded: bool = False
+    decision_flops: float = 0.0
 
     def __post_init__(self) -> None:
         exits = _numbers("head_flops", self.head_flops).size
@@ -100,15 +102,16 @@ class Costs:
     def parts(self, measure: str) -> tuple[Floats, Floats, float]:
         """``(segments [E+1], heads [E], engine step)``, whose sum over a walk is its cost.
 
-        The segments of a cascade hold the costs of their heads, which then cost nothing more.
+        The segments of a cascade hold the costs of their heads. What is left as the costs of heads are the operations
+        of decisions; measured seconds of a decision are part of the head's.
 
         Raises:
             UserError: the measure is unknown, or has no costs.
         """
         segments, heads, step = self._apart(measure)
         if self.cascaded:
-            return segments + np.append(heads, 0.0), np.zeros_like(heads), step
-        return segments, heads, step
+            segments, heads = segments + np.append(heads, 0.0), np.zeros_like(heads)
+        return segments, heads + self.decision_flops if measure == "flops" else heads, step
 
     def _apart(self, measure: str) -> tuple[Floats, Floats, float]:
         """Segments and heads, each by itself."""
@@ -120,8 +123,8 @@ class Costs:
         return segments, heads, getattr(self, f"engine_step_{measure}")
 
     def with_decisions(self, flops: float) -> Costs:
-        """The same costs, with the operations of a decision added to the FLOPs of each head."""
-        return replace(self, head_flops=cast(Floats, self.head_flops) + flops) if flops else self
+        """The same costs, with the operations of a decision at each exit that is tried."""
+        return replace(self, decision_flops=self.decision_flops + flops)
 
     def per_sample(self, walk: Walk, measure: str) -> Floats:
         """Cost of each sample of a walk, ``[N]``: segments up to the exit, heads tried, engine steps run.

@@ -74,8 +74,8 @@ class NetworkWork:
         """``[E]``."""
         return np.array([work.flops for work in self.heads])
 
-    def flops(self) -> Costs:
-        """The FLOPs as costs of the parts."""
+    def flop_costs(self) -> Costs:
+        """The FLOPs, as costs of the parts."""
         return Costs(segment_flops=self.segment_flops, head_flops=self.head_flops, cascaded=self.cascaded)
 
     @property

@@ -170,6 +170,8 @@ class EarlyExit:
 
     def flops(self, prediction: Prediction) -> Floats:
         """``[N]``: the operations of each image: segments up to its exit, heads tried, engine steps run."""
+        if not prediction.tried.any():
+            return np.full(len(prediction.exits), self.classic_flops)
         segments = np.cumsum(self._costs["segments"])[prediction.exits - 1]
         heads = prediction.tried @ np.asarray(self._costs["heads"], dtype=np.float64)
         return np.asarray(segments + heads + prediction.engine_steps * self._costs["engine_step"])
@@ -177,7 +179,8 @@ class EarlyExit:
     @cached_property
     def classic_flops(self) -> float:
         """The operations of the whole network without exits, per image."""
-        return float(np.sum(self._costs["segments"]))
+        # The segments of a cascade hold their heads, so that their sum is more; exports of before name no such figure.
+        return float(self._costs.get("classic", np.sum(self._costs["segments"])))
 
 
 def _device(name: str) -> torch.device:

@@ -132,7 +132,7 @@ def train_in_folder(
         epochs=epochs,
         resume=resume,
         on_epoch=save_then_report,
-        reached=reached,
+        images_that_reach=reached,
     )
 
 

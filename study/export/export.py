@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import torch as safetensors
 
 from results.storage.atomic import sync_folder, write_atomic
+from study.costs.costs import Costs
 from study.data.image_modes import WHITE_LEVEL
 from study.data.settings import DataInfo
 from study.deploy.folder import FORMAT, FORMAT_VERSION, GRAPHS, MANIFEST, MODEL, WEIGHTS, read_file, read_manifest
@@ -135,9 +136,14 @@ def preprocessing_of(info: DataInfo) -> dict[str, Any]:
     }
 
 
+def flops_of(costs: Costs) -> dict[str, Any]:
+    """The FLOPs of each part and of the network without exits, as an export names them."""
+    segments, heads, step = costs.parts("flops")
+    return {"segments": segments, "heads": heads, "engine_step": step, "classic": costs.classic("flops")}
+
+
 def _facts(point: ChosenPoint, rule: dict[str, Any], described: DescribedParts) -> dict[str, Any]:
     checkpoint, costs = point.checkpoint, point.costs
-    segments, heads, step = costs.parts("flops")
     network = asdict(checkpoint.network)
     row = {name: value for name, value in point.row.items() if name not in ("provenance", "rule")}
     return {
@@ -146,7 +152,7 @@ def _facts(point: ChosenPoint, rule: dict[str, Any], described: DescribedParts) 
         "preprocessing": preprocessing_of(checkpoint.data),
         "precision": point.precision,
         "int8_execution": described.execution,
-        "network": {**network, "exits": len(heads), "trial_id": point.row["trial_id"]},
+        "network": {**network, "exits": costs.exit_count, "trial_id": point.row["trial_id"]},
         "rule": rule,
         "policy": {
             name: value for name, value in point.policy.to_row().items() if value is not None and name != "rule"
@@ -155,7 +161,7 @@ def _facts(point: ChosenPoint, rule: dict[str, Any], described: DescribedParts) 
         "parts": described.ends,
         "part_inputs": described.shapes,
         "costs": {
-            "flops": {"segments": segments, "heads": heads, "engine_step": step},
+            "flops": flops_of(costs),
             "energy_source": costs.energy_source,
             "device": costs.device,
         },

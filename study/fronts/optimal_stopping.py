@@ -29,6 +29,8 @@ from study.traces.trace import Trace
 
 Form = Literal["regression", "head_thresholds"]
 _FOLDS, _REPEATS, _RESAMPLES = 4, 2, 100
+LEAST_IMAGES = 2 * _FOLDS
+"""Calibration images that a fit needs."""
 _LOSSES = tuple(float(loss) for loss in np.linspace(0.004, 0.02, 9))
 """Losses of accuracy at which the forms are compared: many, because each alone rests on few images."""
 
@@ -57,7 +59,7 @@ def fit_optimal_stopping(
             images.
     """
     paths = PathShares.of(costs, measure, decision_flops(trace.logits.shape[2]))
-    if len(trace.labels) < 2 * _FOLDS:
+    if len(trace.labels) < LEAST_IMAGES:
         raise UserError(f"optimal_stopping: {len(trace.labels)} calibration images are too few to fit a rule")
     scores = table_for(trace, OptimalStopping(1, {}, 0.0)).stop
     form = chosen_form(trace, costs, measure) if form is None else form

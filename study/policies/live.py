@@ -38,6 +38,8 @@ def run_policy(network: InferenceNetwork, images: Tensor, policy: Policy, thresh
         raise UserError(f"thresholds have shape {thresholds.shape}, but the network has {exit_count} exits")
     assert not getattr(network, "training", False), "batch statistics would make an answer depend on its batch"
     assert not getattr(network, "cascade", 0.0), "the segments of a cascade run their heads: see in_fp32"
+    if not policy.heads_it_may_run(exit_count).any():
+        network = getattr(network, "apart", None) or network  # the heads of a cascade serve nobody
     target = np.full(count, policy.first_exit(exit_count), dtype=np.int64)
     predictions = np.zeros(count, dtype=np.int64)
     tried = np.zeros((count, exit_count), dtype=np.bool_)

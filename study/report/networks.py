@@ -201,6 +201,14 @@ def cost_section(source: Source) -> Section:
     one = own[(own["trial_id"] == best["trial_id"]) & (own["precision"] == best["precision"])]
     one = own if one.empty else one
     figures, heads = [], float(one.loc[one["part"] == "head", "flops"].sum() / one["flops"].sum())
+    paid = (
+        f"Heads together cost {heads * 100:.1f} % of all FLOPs here; an image pays the segments up to its exit and the "
+        "heads that it tried."
+    )
+    if not heads:
+        paid = (
+            "The exits are a cascade: a segment holds the cost of its head. An image pays the segments up to its exit."
+        )
     measures = {"flops": ("flops", "FLOPs"), "energy_joules": ("energy", "Energy"), "seconds": ("latency", "Time")}
     for column, (cost, name) in measures.items():
         if one[column].isna().all():
@@ -227,8 +235,7 @@ def cost_section(source: Source) -> Section:
     return Section(
         name="costs",
         title=title,
-        see=f"Heads together cost {heads * 100:.1f} % of all FLOPs here; an image pays the segments up to its exit and "
-        f"the heads that it tried.{other}",
+        see=paid + other,
         figures=figures,
     )
 

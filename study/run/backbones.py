@@ -91,7 +91,7 @@ def _counted(folder: Location, spec: DataSpec, points: OperatingPointsSpec, tria
             return device.costs(work, precision="fp32", batch_size=points.batch_size)
         except UserError:
             pass  # the device has no fp32
-    return work.flops()
+    return work.flop_costs()
 
 
 def _costs_file(folder: Location, trial_id: str, points: OperatingPointsSpec) -> Location:

@@ -21,6 +21,7 @@ from study.costs.model.devices import load_device
 from study.data.loading import load_dataset, load_test_set
 from study.data.settings import Dataset, DataSettings, ImageSet, resolve
 from study.errors import UserError
+from study.execution.reached import refuse_few_images
 from study.execution.trial import train_in_folder
 from study.execution.trial_plan import TrialPlan
 from study.networks.compiler import check_compiler
@@ -212,6 +213,7 @@ def train_one(
             f"{pretrained} was trained on other splits of {data.name}: its training images would be validation images "
             "here; use the same image settings and seed"
         )
+    refuse_few_images(training, dataset)
     if pretrained and tensors is not None:
         check_fit(pretrained, tensors, network, dataset.info)
     if initial is not None and tensors is not None:

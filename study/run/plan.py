@@ -29,6 +29,7 @@ from study.data.settings import Dataset, DataSettings, ImageSet, resolve
 from study.errors import UserError
 from study.execution.executor import Executor, device_of, threads_of
 from study.execution.jobs import prepared
+from study.execution.reached import refuse_few_images
 from study.execution.trial_log import check_loggers
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import check_network, described_network, meta_network, new_network
@@ -151,11 +152,14 @@ def make_plan(spec: StudySpec, where: RunContext, executor: Executor, *, extend:
     new = extend or not (where.folder / STUDY_FILE).is_file()
     datasets = {one.name: _dataset_plan(one, where, check_test=new) for one in all_settings}
     points = spec.operating_points
-    networks = {plan.network for plan in trials.exits_on_each(trials.backbones.plans)}
+    exits = trials.exits_on_each(trials.backbones.plans)
+    networks = {plan.network for plan in exits}
     for planned in datasets.values():
         info = planned.dataset.info
         with _named(spec.name):  # the costs of a network are known before the network is trained
             check_slack(points, table, (work_of(one, info) for one in networks))
+            for plan in exits:
+                refuse_few_images(plan.training, planned.dataset)
         if own_path and own_weights is not None:
             check_fit(own_path, own_weights, trials.backbones.plans[0].network, info)
         if initial is not None:

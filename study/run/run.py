@@ -238,7 +238,8 @@ def _priced(run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
     points, where, (name, precision) = run.plan.spec.operating_points, run.where, network
     checkpoint = read_description(where.checkpoints / name.trial_id / "best")
     assert checkpoint is not None, "the network was just traced from this checkpoint"
-    of_library = ":" in checkpoint.network.backbone
+    # The published program has tables for VGG and ResNet of its own shape, without cascades.
+    comparable = ":" not in checkpoint.network.backbone and not checkpoint.network.head.cascade
     work = work_of(checkpoint.network, checkpoint.data)
     profile_path = where.folder / "profiles" / f"{name.file_stem}-{precision}-batch{points.batch_size}.json"
     # Of which device a profile is, its node has seen to; that of the driver may be another.
@@ -259,8 +260,7 @@ def _priced(run: DatasetRun, network: Network, logits: Mapping[str, SplitLogits]
         logits["validation"],
         precision=precision,
         work=work,
-        # The published program has tables for VGG and ResNet of its own shape, and for no model of a library.
-        published=None if of_library else published_program_flops(meta_network(checkpoint.network, checkpoint.data)),
+        published=published_program_flops(meta_network(checkpoint.network, checkpoint.data)) if comparable else None,
     )
 
 

@@ -160,6 +160,6 @@ def _mapped(file: Path, name: str, kind: type[np.floating[Any]]) -> NDArray[Any]
 def write_trace(folder: Location, split: SplitLogits, description: Mapping[str, object], *, half: bool = False) -> None:
     """Publish a trace. ``description`` names the network and the images; ``half`` rounds the logits to float16."""
     logits = split.logits.astype(np.float16) if half else split.logits
-    # Without a word safetensors would write an array in the order of its memory under the shape of the array.
+    # safetensors ignores strides: it would write the numbers in the order of the memory, under the shape of the array.
     arrays = safetensors.save({"logits": np.ascontiguousarray(logits), "labels": np.ascontiguousarray(split.labels)})
     publish(folder, {"trace.safetensors": arrays, "trace.json": dumps(description, indent=1).encode()})

@@ -63,7 +63,7 @@ def train(
     epochs: int,
     resume: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
-    reached: Callable[[], Booleans] | None = None,
+    images_that_reach: Callable[[], Booleans] | None = None,
 ) -> tuple[Epoch, ...]:
     """Train up to ``epochs`` epochs in all, counted from the first start.
 
@@ -72,8 +72,8 @@ def train(
         dataset: the train and validation splits are used.
         resume: the state from which the run goes on.
         on_epoch: called after every epoch while ``network`` holds the weights of the epoch: saves checkpoints, reports.
-        reached: ``[E, N]``, which images of the train split reach which exit of ``network`` as it is; for the setting
-            ``reach``.
+        images_that_reach: ``[E, N]``, whether an image of the train split reaches an exit of ``network`` as it is now;
+            for the setting ``reach``.
 
     Returns:
         The whole history, including the resumed part.
@@ -89,8 +89,8 @@ def train(
         started = time.perf_counter()
         weights = None
         if settings.weighs_by_reach(epoch):
-            assert reached is not None, "the setting reach needs to know which images reach an exit"
-            weights = weights_by_reach(torch.from_numpy(reached()).to(device), settings.reach)
+            assert images_that_reach is not None, "the setting reach needs to know which images reach an exit"
+            weights = weights_by_reach(torch.from_numpy(images_that_reach()).to(device), settings.reach)
         train_loss = trainer.run_epoch(images, labels, epoch, weights)
         validation = evaluate_split(network, dataset.validation, dataset.info, settings)
         row = Epoch(
@@ -212,8 +212,9 @@ class Trainer:
         """Leave the gradients of a batch in the parameters; return the loss."""
         batch = (images, labels, *weights)
         if self.captures and len(labels) == self.settings.batch_size:
-            if self._graph is None or len(self._graph.batch) != len(batch):
-                self._graph = self._capture(*batch)
+            if self._graph and len(self._graph.batch) != len(batch):
+                self._graph = None  # before the next one is captured: both would need the memory of a batch
+            self._graph = self._graph or self._capture(*batch)
             if self._graph:
                 return self._graph(*batch)
         self.optimizer.zero_grad(set_to_none=True)

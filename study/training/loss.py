@@ -103,9 +103,9 @@ def weights_by_difficulty(hardness: Tensor, exits: int, strength: float) -> Tens
 def weights_by_reach(reached: Tensor, strength: float) -> Tensor:
     """Weights of images in the losses of the exits: an exit weighs the images more that reach it under a rule.
 
-    If a share m of the images reaches an exit, an image that reaches it weighs 1 + s (1 / m - 1) and every other image
-    1 - s: the mean is 1. Shares below a tenth count as a tenth, so that few images do not decide alone. An exit that no
-    image reaches weighs all images equally.
+    If a share m of the images reaches an exit, an image with r = 1 if it reaches the exit, else 0, weighs
+    1 + s (r - m) / max(m, 1/10). The mean at each exit is 1. The tenth bounds the weights, so that few images do not
+    decide alone; an exit that no image reaches weighs all images equally.
 
     Args:
         reached: ``[E, N]`` bool.
@@ -115,8 +115,7 @@ def weights_by_reach(reached: Tensor, strength: float) -> Tensor:
         ``[E, N]`` float32.
     """
     share = reached.float().mean(dim=1, keepdim=True)
-    weights = 1 + strength * (reached / share.clamp(min=0.1) - 1)
-    return weights.where(share > 0, torch.ones_like(weights))
+    return 1 + strength * (reached.float() - share) / share.clamp(min=0.1)
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

@@ -17,7 +17,6 @@ from study.costs.measure.profile import MeasureSettings
 from study.costs.memory import Memory
 from study.costs.model.devices import load_device
 from study.costs.model.dvfs import LevelCosts, simulate, smallest_slack
-from study.costs.published_program import published_program_flops
 from study.fronts.priced_paths import PathShares
 from study.networks.cascade import running_answers
 from study.networks.multi_exit import MultiExitNetwork, build_network
@@ -108,8 +107,8 @@ def test_live_runs_that_skip_exits_are_the_replay(kind: str, precision: str) -> 
     for exits in ([2], [1, 2]):
         policy = Placed(float(np.median(np.abs(trace.logits[:, exits[0] - 1]).max(axis=1))) * 1.001, exits)
         live, again = run_policy(ready, images(30), policy, trace.thresholds), replay(trace, policy)
-        assert (live.exit_index == again.exit_index).mean() >= 0.9
-        assert len(set(again.exit_index.tolist())) == len(exits) + 1 if exits == [2] else True
+        assert (live.exit_index == again.exit_index).mean() >= (1 if precision == "fp32" else 0.9)
+        assert len(set(again.exit_index.tolist())) > 1
     with pytest.raises(AssertionError, match="run their heads"):
         run_policy(made, images(3), Hierarchical(1.0), trace.thresholds)
 
@@ -125,7 +124,11 @@ def test_an_exported_model_walks_as_the_study(precision: str) -> None:
     thresholds = np.abs(logits[:, :-1]).max(axis=2).mean(axis=0)
     policy = Placed(1.001, [2, 5])
     expected = run_policy(ready, images(30), policy, thresholds)
-    found = EarlyExit(export_of(plain, policy, thresholds), CPU, compile=False, compact_below=1.0).run(images(30))
+    costs = count_work(made).flop_costs()
+    model = EarlyExit(export_of(plain, policy, thresholds, costs=costs), CPU, compile=False, compact_below=1.0)
+    found = model.run(images(30))
+    assert model.classic_flops == costs.classic("flops")
+    np.testing.assert_allclose(model.flops(found).mean(), costs.per_sample(expected, "flops").mean(), rtol=0.1)
     assert (found.exits == expected.exit_index).mean() >= (1 if precision == "fp32" else 0.9)
     assert len(set(expected.exit_index.tolist())) == 3
 
@@ -156,6 +159,23 @@ def test_shares_are_those_of_the_network_without_exits() -> None:
     assert PathShares.of(COSTS, "flops").reach.tolist() == [9 / 7, 27 / 7, 31 / 7]
 
 
+def test_a_decision_is_paid_where_it_is_made() -> None:
+    costs = COSTS.with_decisions(0.5)
+    assert costs.per_sample(walk(2, [0, 1]), "flops").tolist() == [27.5]
+    assert costs.per_sample(walk(3, [0, 0]), "flops").tolist() == [7]
+
+
+def test_a_live_run_without_exits_runs_no_head() -> None:
+    made, ran = network(), []
+    for head in made.heads.exits:  # type: ignore[union-attr]
+        head.register_forward_hook(lambda *call: ran.append(call))
+    ready, thresholds = prepare(made, "fp32"), np.ones(made.exit_count)
+    run_policy(ready, images(3), Classic(), thresholds)
+    assert not ran
+    run_policy(ready, images(3), Placed(1e9, [2]), thresholds)
+    assert len(ran) == made.exit_count
+
+
 @pytest.fixture(scope="module")
 def work() -> NetworkWork:
     return count_work(network())
@@ -165,17 +185,15 @@ def test_counted_modelled_and_published_costs_know_the_cascade(work: NetworkWork
     plain = count_work(network(cascade=0.0))
     assert (work.cascaded, plain.cascaded) == (True, False)
     assert replace(work, cascaded=False) == plain, "the parts themselves are the same"
-    whole = plain.flops().classic("flops")
+    whole = plain.flop_costs().classic("flops")
     last = plain.segment_flops[:-1].sum() + plain.head_flops.sum()
-    assert work.flops().of_cuts("flops")[-2:].tolist() == [last, whole]
+    assert work.flop_costs().of_cuts("flops")[-2:].tolist() == [last, whole]
     for device in ("horowitz-2014-45nm", "jetson-tx2"):
         costs = load_device(device).costs(work, precision="fp32", batch_size=1)
         apart = replace(costs, cascaded=False)
         assert costs.cascaded and costs.classic("energy") == apart.classic("energy")
         heads = apart.parts("energy")[1].sum()
         assert costs.of_cuts("energy")[-2] == pytest.approx(apart.parts("energy")[0][:-1].sum() + heads)
-    segments, heads = published_program_flops(network())
-    assert not heads.any() and segments.sum() > published_program_flops(network(cascade=0.0))[0].sum()
 
 
 def test_a_program_keeps_the_heads_before_the_exits_that_it_tries(work: NetworkWork) -> None:
@@ -201,7 +219,7 @@ def test_under_frequency_scaling_the_network_without_exits_runs_no_head(work: Ne
         found = simulate(replay(trace, policy), levels, rule="race_to_idle", policy=policy, slack=1.0, period=period)
         return float(found.joules[0])
 
-    assert smallest_slack(cascade, Classic(), work.flops().exit_count) == 0
+    assert smallest_slack(cascade, Classic(), work.flop_costs().exit_count) == 0
     assert joules(cascade, Classic()) == joules(plain, Classic())
     assert joules(cascade, Static(1)) == joules(plain, Static(1))
     assert joules(cascade, Static(4)) > joules(plain, Static(4))
@@ -210,7 +228,7 @@ def test_under_frequency_scaling_the_network_without_exits_runs_no_head(work: Ne
 def test_a_profile_measures_segments_and_heads_apart(work: NetworkWork) -> None:
     settings = MeasureSettings(repeats=2, warm_up_seconds=1e-3, timing_window_seconds=2e-3)
     profile = measure_profile(
-        prepare(network(), "fp32"), counted=work.flops(), batch_size=4, meter=None, settings=settings
+        prepare(network(), "fp32"), counted=work.flop_costs(), batch_size=4, meter=None, settings=settings
     )
     assert profile.costs.cascaded
     segments, heads, _ = profile.costs.parts("seconds")

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from results.parts import read_table
 from study.arrays import Floats
+from study.costs.costs import Costs
 from study.deploy.early_exit import EarlyExit
 from study.deploy.folder import Export, parsed
 from study.deploy.rule import Rule
+from study.export.export import flops_of
 from study.export.parts import describe_parts
 from study.export.rule import rule_of
 from study.networks.inference_network import RunnableNetwork
@@ -40,9 +42,14 @@ def small_network(backbone: str, kind: str, *, channels: int = 1, seed: int = 7)
 
 
 def export_of(
-    runnable: RunnableNetwork, policy: Policy, thresholds: Floats, *, class_names: tuple[str, ...] = tuple("abcde")
+    runnable: RunnableNetwork,
+    policy: Policy,
+    thresholds: Floats,
+    *,
+    class_names: tuple[str, ...] = tuple("abcde"),
+    costs: Costs | None = None,
 ) -> Export:
-    """What a folder of this network under this policy holds."""
+    """What a folder of this network under this policy holds; each part costs 1 where no costs are given."""
     rule = rule_of(policy, thresholds)
     described = describe_parts(runnable, Rule.from_json(rule), lambda what: None)
     exits = runnable.exit_count
@@ -61,7 +68,11 @@ def export_of(
         "int8_execution": described.execution,
         "rule": rule,
         "parts": described.ends,
-        "costs": {"flops": {"segments": np.ones(exits + 1), "heads": np.ones(exits), "engine_step": 1.0}},
+        "costs": {
+            "flops": flops_of(
+                costs or Costs(segment_flops=np.ones(exits + 1), head_flops=np.ones(exits), engine_step_flops=1.0)
+            )
+        },
     }
     graphs = {"parts": described.parts, "heads": {str(exit): one for exit, one in described.heads.items()}}
     return parsed(facts, graphs, described.tensors)

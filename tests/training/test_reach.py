@@ -13,7 +13,7 @@ from study import Trace, replay
 from study.data.settings import DataInfo, Dataset, ImageSet
 from study.errors import UserError
 from study.execution import reached as reached_module
-from study.execution.reached import LOSS, images_that_reach
+from study.execution.reached import LOSS, images_that_reach, refuse_few_images
 from study.execution.trial import train_in_folder
 from study.execution.trial_plan import TrialPlan
 from study.fronts.optimal_stopping import fit_optimal_stopping
@@ -22,7 +22,7 @@ from study.networks.multi_exit import MultiExitNetwork
 from study.networks.settings import HeadSettings, NetworkSettings
 from study.traces.trace import SplitLogits
 from study.training.loop import Trainer, TrainingState, train
-from study.training.loss import training_loss, weights_by_reach
+from study.training.loss import training_loss, weights_by_difficulty, weights_by_reach
 from study.training.settings import TrainingSettings
 
 DATASET = Dataset(
@@ -59,9 +59,10 @@ def test_weights_by_hand() -> None:
     reached[2, :2] = True  # a twentieth counts as a tenth
     weights = weights_by_reach(reached, 0.5)
     torch.testing.assert_close(weights[0], torch.ones(40))
-    assert weights[1, [0, 9, 10]].tolist() == [2.5, 2.5, 0.5] and weights[1].mean().item() == pytest.approx(1)
-    assert weights[2, [0, 2]].tolist() == [5.5, 0.5]
+    assert weights[1, [0, 9, 10]].tolist() == [2.5, 2.5, 0.5]
+    torch.testing.assert_close(weights[2, [0, 2]], torch.tensor([1 + 0.5 * 0.95 / 0.1, 1 - 0.5 * 0.05 / 0.1]))
     torch.testing.assert_close(weights[3], torch.ones(40))
+    torch.testing.assert_close(weights.mean(dim=1), torch.ones(4))
     torch.testing.assert_close(weights_by_reach(reached, 0.0), torch.ones(4, 40))
 
 
@@ -76,12 +77,13 @@ def test_the_loss_of_an_exit_is_the_weighted_mean() -> None:
     settings = TrainingSettings(mode="joint")
     assert training_loss(made, images, labels, settings, weights=weights).item() == pytest.approx(float(expected))
     settings = replace(settings, difficulty=0.5)
-    plain = training_loss(made, images, labels, settings, weights=torch.ones(2, 6))
-    assert plain.item() == training_loss(made, images, labels, settings).item()
+    both = weights * weights_by_difficulty(each[2], 2, 0.5)
+    expected = (both * each[:2]).mean(dim=1).sum() + each[2].mean()
+    assert training_loss(made, images, labels, settings, weights=weights).item() == pytest.approx(float(expected))
 
 
 def test_an_image_keeps_its_weight_in_any_order() -> None:
-    """An epoch on images of which half have no weight has the exits' gradients of those that have."""
+    """Half of the images, which are drawn in an order of the epoch, have a weight."""
     images, labels = torch.from_numpy(DATASET.train.images), torch.from_numpy(DATASET.train.labels)
     weights = torch.from_numpy(by_brightness()).float()
     seen: list[torch.Tensor] = []
@@ -111,7 +113,7 @@ def test_reach_holds_in_the_last_epochs_and_a_resumed_run_ends_alike() -> None:
             return by_brightness()
 
         resume = states[-1] if states else None
-        train(made, DATASET, SETTINGS, epochs=epochs, resume=resume, on_epoch=states.append, reached=reached)
+        train(made, DATASET, SETTINGS, epochs=epochs, resume=resume, on_epoch=states.append, images_that_reach=reached)
         return made
 
     whole = trained(3, network(), [])
@@ -147,7 +149,7 @@ def test_the_rule_is_the_cheapest_within_a_point_on_calibration(monkeypatch: pyt
         split = noisy_answers(network(), images, TINY_INFO)
         return Trace(split.logits, split.labels, np.ones(2))
 
-    costs = reached_module.work_of(PLAN.network, TINY_INFO).flops()
+    costs = reached_module.work_of(PLAN.network, TINY_INFO).flop_costs()
     own = trace_of(DATASET.calibration)
     walks = [(rule, replay(own, rule)) for rule in fit_optimal_stopping(own, costs)]
     enough = [(rule, walk) for rule, walk in walks if walk.accuracy(own.labels) >= own.classic_accuracy - LOSS]
@@ -155,6 +157,16 @@ def test_the_rule_is_the_cheapest_within_a_point_on_calibration(monkeypatch: pyt
     cheapest, _ = min(enough, key=lambda pair: costs.per_sample(pair[1], "flops").mean())
     np.testing.assert_array_equal(found, replay(trace_of(DATASET.train), cheapest).tried.T)
     assert 0 < found.mean() < 1
+
+
+def test_too_few_calibration_images_are_told_before_the_training() -> None:
+    few = replace(DATASET, calibration=image_set(7, 1))
+    with pytest.raises(UserError, match=r"reach: 7 calibration images are too few .* needs 8; set data.calibration"):
+        refuse_few_images(SETTINGS, few)
+    for training in (replace(SETTINGS, reach=0.0), replace(SETTINGS, mode="original")):
+        refuse_few_images(training, few)
+    refuse_few_images(SETTINGS, replace(DATASET, calibration=image_set(8, 1)))
+    assert images_that_reach(network(), replace(DATASET, calibration=image_set(8, 1)), PLAN).shape == (2, 50)
 
 
 def test_a_trial_asks_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
