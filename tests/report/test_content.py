@@ -335,3 +335,20 @@ def test_the_balanced_accuracy_of_uneven_classes_is_told(finished_study: Path, t
         (content,) = report_content([folder]).studies
         facts = str(content.first)
         assert ("balanced accuracy, the mean over the classes" in facts) is told
+
+
+def test_the_costs_of_a_cascade_are_told_as_they_are_paid(
+    study: StudyContent, finished_study: Path, tmp_path: Path
+) -> None:
+    def told(content: StudyContent) -> str:
+        return next(section.see for section in content.sections if section.name == "costs")
+
+    folder = shutil.copytree(finished_study, tmp_path / "cascade")
+    costs = read_table(folder / "tables", "costs")
+    costs.loc[costs["part"] == "head", "flops"] = 0.0
+    for path in (folder / "tables" / "costs").iterdir():
+        path.unlink()
+    write_part(folder / "tables", "costs", list(rows_of(costs)))
+    (content,) = report_content([folder]).studies
+    assert told(content).startswith("The exits are a cascade: a segment holds the cost of its head.")
+    assert "Heads together cost" in told(study) and "cascade" not in told(study)
