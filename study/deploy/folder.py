@@ -184,7 +184,7 @@ def parsed(facts: Any, graphs: Any, tensors: Mapping[str, Tensor]) -> Export:
     costs = facts["costs"]["flops"]
     if len(costs["segments"]) != last or len(costs["heads"]) != last - 1:
         raise ValueError("the costs are of another network")
-    numbers = [*costs["segments"], *costs["heads"], costs["engine_step"]]
+    numbers = [*costs["segments"], *costs["heads"], costs["engine_step"], costs["classic"]]
     if not all(isinstance(one, int | float) and one >= 0 for one in numbers):
         raise ValueError("the costs are no numbers")
     raw = facts["preprocessing"]

@@ -74,7 +74,7 @@ def export_of(network: MultiExitNetwork, precision: Precision, exits: Sequence[i
     policy, thresholds = policy_with(exits, network.exit_count, [0.5] * len(exits)), np.ones(network.exit_count)
     export = exports.export_of(runnable, policy, thresholds, class_names=tuple(map(str, range(CLASSES))))
     segments, heads, step = modelled_costs(network).parts("flops")
-    return replace(export, costs={"segments": segments, "heads": heads, "engine_step": step})
+    return replace(export, costs={"segments": segments, "heads": heads, "engine_step": step, "classic": sum(segments)})
 
 
 def with_stops(export: Export, model: EarlyExit, images: Tensor, stops: Stops) -> Export:
