@@ -111,7 +111,9 @@ class Costs:
         segments, heads, step = self._apart(measure)
         if self.cascaded:
             segments, heads = segments + np.append(heads, 0.0), np.zeros_like(heads)
-        return segments, heads + self.decision_flops if measure == "flops" else heads, step
+        if measure == "flops":
+            heads = heads + self.decision_flops
+        return segments, heads, step
 
     def _apart(self, measure: str) -> tuple[Floats, Floats, float]:
         """Segments and heads, each by itself."""

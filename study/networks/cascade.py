@@ -7,8 +7,8 @@ A cascade needs all heads up to an exit. In inference each head therefore runs a
 the running answer on; the head of an exit only hands the answer over. A policy may try any exits, as before: the heads
 between them are paid for with the segments.
 
-Sources: Yu et al., "Boosted Dynamic Neural Networks", AAAI 2023 (BoostNet), equations 3 to 5, where s is 1 or 1/2;
-Wołczyk et al., "Zero Time Waste", NeurIPS 2021, where the answer before is an input of the head.
+Sources: Yu et al., "Boosted Dynamic Neural Networks", AAAI 2023 (BoostNet); Wołczyk et al., "Zero Time Waste", NeurIPS
+2021, where the answer before is an input of the head.
 """
 
 from __future__ import annotations

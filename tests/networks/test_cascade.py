@@ -117,12 +117,12 @@ def test_live_runs_that_skip_exits_are_the_replay(kind: str, precision: str) -> 
 def test_an_exported_model_walks_as_the_study(precision: str) -> None:
     if precision == "int8" and int8_execution(CPU) == "simulated":
         pytest.skip("needs an x86 CPU")
-    made = network()
+    made = network(TINY)
     known = check_precision(precision, CPU)
     ready, plain = (prepare(made, known, calibration=images(40), lowered=one) for one in (True, False))
     logits = logits_of(ready)
     thresholds = np.abs(logits[:, :-1]).max(axis=2).mean(axis=0)
-    policy = Placed(1.001, [2, 5])
+    policy = Placed(1.001, [1, 2])
     expected = run_policy(ready, images(30), policy, thresholds)
     costs = count_work(made).flop_costs()
     model = EarlyExit(export_of(plain, policy, thresholds, costs=costs), CPU, compile=False, compact_below=1.0)
