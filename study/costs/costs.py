@@ -80,11 +80,14 @@ class Costs:
                 if not (np.isfinite(array).all() and (array >= 0).all()):
                     raise UserError(f"costs: {name} holds a negative or non-finite value")
                 object.__setattr__(self, name, array)
-            step = getattr(self, f"engine_step_{measure}")
-            if not (isinstance(step, int | float) and np.isfinite(step) and step >= 0):
-                raise UserError(f"costs: engine_step_{measure} is {short(step)!r}, but must be finite and >= 0")
             if (getattr(self, f"segment_{measure}") is None) != (getattr(self, f"head_{measure}") is None):
                 raise UserError(f"costs: segment_{measure} and head_{measure} belong together, but one is missing")
+        for name in (*(f"engine_step_{measure}" for measure in MEASURES), "decision_flops"):
+            cost = getattr(self, name)
+            if not (isinstance(cost, int | float) and np.isfinite(cost) and cost >= 0):
+                raise UserError(f"costs: {name} is {short(cost)!r}, but must be finite and >= 0")
+        if not isinstance(self.cascaded, bool):
+            raise UserError(f"costs: cascaded is {short(self.cascaded)!r}, but must be true or false")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise UserError(f"costs: batch_size is {self.batch_size!r}, but must be a whole number from 1")
         if self.segment_energy is not None and not self.energy_source:

@@ -70,6 +70,9 @@ def test_a_profile_without_a_measure_refuses_it():
         {"segment_seconds": None},
         {"energy_source": None},
         {"energy_source": ""},
+        {"decision_flops": -1.0},
+        {"decision_flops": "many"},
+        {"cascaded": 1},
     ],
 )
 def test_bad_costs_are_refused_in_one_line(changes):
