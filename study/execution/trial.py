@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 import torch
 
 from results.storage.paths import Location
-from study.arrays import Booleans
 from study.checkpoints.description import Checkpoint, MadeBy, WeightsId, made_by_now, read_description
 from study.checkpoints.initial import TRIAL, load_initial_weights, read_initial
 from study.checkpoints.tensors import load_weights, read, read_best, save
 from study.costs.measure.meters import device_name
 from study.data.settings import Dataset
+from study.execution.reached import images_that_reach
 from study.execution.trial_plan import TrialPlan
 from study.networks.construction import new_network
 from study.networks.multi_exit import MultiExitNetwork
@@ -120,11 +120,6 @@ def train_in_folder(
             )
         on_epoch(state.history[-1])
 
-    def reached() -> Booleans:
-        from study.execution.reached import images_that_reach  # the rules of phase 2 are slow to import
-
-        return images_that_reach(network, dataset, plan)
-
     return train(
         network,
         dataset,
@@ -132,7 +127,7 @@ def train_in_folder(
         epochs=epochs,
         resume=resume,
         on_epoch=save_then_report,
-        images_that_reach=reached,
+        images_that_reach=lambda: images_that_reach(network, dataset, plan),
     )
 
 

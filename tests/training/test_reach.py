@@ -13,6 +13,7 @@ from study import Trace, replay
 from study.data.settings import DataInfo, Dataset, ImageSet
 from study.errors import UserError
 from study.execution import reached as reached_module
+from study.execution import trial
 from study.execution.reached import LOSS, images_that_reach, refuse_few_images
 from study.execution.trial import train_in_folder
 from study.execution.trial_plan import TrialPlan
@@ -176,6 +177,6 @@ def test_a_trial_asks_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(images_that_reach(made, dataset, plan).shape)
         return by_brightness()
 
-    monkeypatch.setattr(reached_module, "images_that_reach", watched)
+    monkeypatch.setattr(trial, "images_that_reach", watched)
     train_in_folder(PLAN, DATASET, None, epochs=3, device=torch.device("cpu"))
     assert asked == [(2, 50), (2, 50)]
