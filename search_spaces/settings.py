@@ -43,9 +43,9 @@ LARGEST_SEED = 2**63 - 1
 MOST = 10**9
 """The largest count that a setting may have, where no smaller bound is stated."""
 DEFAULT_DEVICE = "horowitz-2014-45nm"
+"""The device table that gives the energies where no other one is named."""
 MEASURED = "measured"
 """The value of ``operating_points.costs`` for costs that are measured where the study runs."""
-"""The device table that gives the energies where no other one is named."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,7 @@ class DataFields:
         int | None, Description("most images of the test part", least=1, most=MOST, searched=False)
     ] = None
     """The images are a stratified sample, the same for every seed."""
-    folder: Annotated[str | None, Description("data set image_folder: the folder with the images", searched=False)] = (
-        None
-    )
+    folder: Annotated[str | None, Description("image_folder: the folder with the images", searched=False)] = None
     """An absolute path, or a path below the data root."""
     table: Annotated[
         str | None,
@@ -191,8 +189,7 @@ class HeadFields:
         int, Description("side of the map that the last pooling of a head leaves", least=1, most=2**16, added=True)
     ] = 1
     cascade: Annotated[
-        float,
-        Description("share of the answer before that an exit adds to its own; 0: none", least=0, most=1, added=True),
+        float, Description("share of the answer before that an exit adds to its own", least=0, most=1, added=True)
     ] = 0.0
     """:mod:`study.networks.cascade`."""
 
@@ -217,9 +214,7 @@ class TrainingFields:
         float, Description("epochs in which the learning rate rises linearly at the start", least=0)
     ] = 0.0
     label_smoothing: Annotated[float, Description("label smoothing", least=0, below=1)] = 0.0
-    ema_decay: Annotated[float, Description("decay of a moving average of the weights; 0: none", least=0, below=1)] = (
-        0.0
-    )
+    ema_decay: Annotated[float, Description("decay of an average of the weights; 0: none", least=0, below=1)] = 0.0
     """The averaged weights are those that are validated and kept."""
     class_weights: Annotated[
         ClassWeights, Description("weights of classes in the loss; balanced: N / (C n_c)", added=True)
@@ -290,14 +285,11 @@ class TrainingFields:
         Description("whose answers exits learn from; average: averaged weights", added=True),
     ] = "classifier"
     difficulty: Annotated[
-        float,
-        Description(
-            "how much more early exits weigh easy images, and late exits hard ones", least=0, most=1, added=True
-        ),
+        float, Description("how much more easy images weigh early, and hard images late", least=0, most=1, added=True)
     ] = 0.0
     """:func:`study.training.loss.weights_by_difficulty`."""
     reach: Annotated[
-        float, Description("how much more an exit weighs the images that reach it", least=0, most=1, added=True)
+        float, Description("how much more images weigh that reach an exit", least=0, most=1, added=True)
     ] = 0.0
     """:func:`study.training.loss.weights_by_reach`."""
     reach_epochs: Annotated[
