@@ -219,6 +219,7 @@ def recipe_keys(file: Path, recipe: str) -> Recipe:
     """What a recipe of a file asks for."""
     found = read_yaml(file, "recipes")
     own = dict(found["recipes"][recipe])
+    own = {**found["recipes"].get(own.pop("like", None), {}), **own}
     from_scratch, wider, both = own.pop("from_scratch", False), own.pop("wider", 1.0), own.pop("both", {})
     return Recipe(merged(merged(found["base"], {"backbones": both, "exits": both}), own), from_scratch, wider)
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -20,7 +21,9 @@ from study.checkpoints.description import WeightsId
 from study.cli.main import main
 from study.progress import Reporter
 from study.run.folder import stored_study_file
+from study.run.reader import stored_networks, stored_study
 from study.run.trials import draw_trials
+from study.search.exact_search import exact_points
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -109,6 +112,16 @@ def test_every_reference_study_is_described() -> None:
     assert all(fnmatch.filter(folders, name) for name in named)
 
 
+def dominated(pack: Path, policy: str, front: pd.DataFrame) -> bool:
+    """Whether each point of a policy is no better than some point of a front, in accuracy, FLOPs and energy."""
+    points = stored_study(pack, [("operating_points.policy", policy)]).operating_points
+    assert points.objectives == ["accuracy", "flops", "energy"]
+    _, values = exact_points(points, stored_networks(pack, points), 0.0)
+    found, losses = front[["accuracy", "flops", "energy_joules"]].to_numpy(), np.array([-1, 1, 1])
+    worse = [((found * losses <= own * losses + 1e-9 * own).all(axis=1)).any() for own in values]
+    return len(worse) > 0 and all(worse)
+
+
 @pytest.mark.parametrize("pack", PACKS, ids=lambda path: path.name)
 def test_a_pack_holds_the_front_of_all_policies_and_says_what_computed_it(pack: Path, refresher: ModuleType) -> None:
     stored = stored_study_file(pack)
@@ -118,7 +131,9 @@ def test_a_pack_holds_the_front_of_all_policies_and_says_what_computed_it(pack: 
     (used,) = front["provenance"].unique()
     assert json.loads(table["versions"][used]) == stored["provenance"]["searched_again"]["versions"]
     assert used not in set(read_table(pack / "tables", "trials")["provenance"]) <= set(table.index)
-    assert {"head_thresholds"} <= set(front["policy"]) <= set(refresher.SPACE["policy"]) | {"classic"}
+    assert set(front["policy"]) <= set(refresher.SPACE["policy"]) | {"classic"}
+    for policy in {"head_thresholds", "predictive"} - set(front["policy"]):
+        assert dominated(pack, policy, front), f"{policy} has points that the front lacks"
     assert front["recommended"].sum() == 1
 
 
